@@ -1,0 +1,5 @@
+//! RecBole YAML → checked, typed configuration. Raw maps end here.
+
+mod types;
+
+pub use types::*;

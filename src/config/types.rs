@@ -1,0 +1,229 @@
+//! The valid configuration of a run: what the raw keys become once they are checked.
+//! Field names are RecBole's keys, in RecBole's case where Rust allows it.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+/// One run: what to read, what to build, how to train it and how to judge it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RunConfig {
+    pub run: RunOptions,
+    pub data: DataConfig,
+    pub model: ModelConfig,
+    pub train: TrainConfig,
+    pub eval: EvalConfig,
+}
+
+/// RecBole's "General Hyper Parameters", and the threads libtorch may use.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RunOptions {
+    /// `seed`: seeds libtorch's generator once, before the model is built.
+    pub seed: i64,
+    /// `use_gpu`: `None` where the key was left at its default, which means a GPU if there is one.
+    pub use_gpu: Option<bool>,
+    /// `gpu_id`: index of the CUDA device.
+    pub gpu_id: usize,
+    /// `checkpoint_dir`: folder in which run folders are made.
+    pub checkpoint_dir: PathBuf,
+    /// `show_progress`: progress bars on a terminal.
+    pub show_progress: bool,
+    /// `threads` (this project's key): libtorch's threads; `None` leaves the choice to libtorch.
+    pub threads: Option<usize>,
+    /// `loss_decimal_place`: decimals of the losses in the log.
+    pub loss_decimal_place: usize,
+}
+
+/// What to read and how to filter, order and cut it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct DataConfig {
+    /// `dataset`: the name, which is also the folder's and the files' name.
+    pub dataset: String,
+    /// `data_path`: the folder that holds the folder `dataset`.
+    pub data_path: PathBuf,
+    /// `field_separator`: one byte between fields.
+    pub field_separator: u8,
+    /// `seq_separator`: between the tokens of a sequence field.
+    pub seq_separator: String,
+    /// `USER_ID_FIELD`.
+    pub user_id_field: String,
+    /// `ITEM_ID_FIELD`.
+    pub item_id_field: String,
+    /// `TIME_FIELD`.
+    pub time_field: String,
+    /// `load_col.inter`: columns to load; `None` loads all.
+    pub load_inter: Option<Vec<String>>,
+    /// `load_col.item`: columns to load; `None` loads all.
+    pub load_item: Option<Vec<String>>,
+    /// `user_inter_num_interval`; `None` does not filter users.
+    pub user_inter_num_interval: Option<Interval>,
+    /// `item_inter_num_interval`; `None` does not filter items.
+    pub item_inter_num_interval: Option<Interval>,
+    /// `filter_inter_by_user_or_item`: drop interactions whose item has no row in the `.item` file.
+    pub filter_inter_by_user_or_item: bool,
+    /// `rm_dup_inter`: which interaction of a repeated (user, item) pair stays; `None` keeps all.
+    pub rm_dup_inter: Option<Keep>,
+    /// `MAX_ITEM_LIST_LENGTH`, L.
+    pub max_item_list_length: usize,
+    /// `time_precision` (this project's key).
+    pub time_precision: TimePrecision,
+    /// `selected_features`: attributes in the order of the model.
+    pub selected_features: Vec<String>,
+}
+
+/// A count must lie in this interval: `[5,inf)`, `(0,100]`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Interval {
+    pub low: f64,
+    pub low_closed: bool,
+    pub high: f64,
+    pub high_closed: bool,
+}
+
+/// `rm_dup_inter`: which of several equal (user, item) pairs stays, in order of time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Keep {
+    First,
+    Last,
+}
+
+/// The precision in which times are compared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TimePrecision {
+    /// As the reference: Unix seconds then tie within 64 to 128 s (RecBole issue #2204).
+    Float32,
+    /// The exact time.
+    Float64,
+}
+
+/// The architecture. Sizes that come from the data (items, vocabularies) are given to the constructor apart.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ModelConfig {
+    pub n_layers: i64,
+    pub n_heads: i64,
+    /// H.
+    pub hidden_size: i64,
+    pub inner_size: i64,
+    /// One size per attribute.
+    pub attribute_hidden_size: Vec<i64>,
+    pub hidden_dropout_prob: f64,
+    pub attn_dropout_prob: f64,
+    pub hidden_act: Activation,
+    pub layer_norm_eps: f64,
+    pub initializer_range: f64,
+    pub fusion_type: Fusion,
+    pub pooling_mode: Pooling,
+    pub attribute_predictor: Predictor,
+    /// One weight per attribute loss (the paper's λ).
+    pub lamdas: Vec<f64>,
+    pub loss_type: Loss,
+}
+
+/// `hidden_act`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Activation {
+    Gelu,
+    Relu,
+    Swish,
+    Tanh,
+    Sigmoid,
+}
+
+/// `fusion_type`: the paper's F.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Fusion {
+    Sum,
+    Concat,
+    Gate,
+}
+
+/// `pooling_mode`: how the tokens of a `token_seq` attribute become one vector.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Pooling {
+    Sum,
+    Mean,
+    Max,
+}
+
+/// `attribute_predictor`: the auxiliary attribute predictor, or `not` for none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Predictor {
+    Linear,
+    Not,
+}
+
+/// `loss_type`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Loss {
+    /// Softmax over all items.
+    #[serde(rename = "CE")]
+    Ce,
+    /// One sampled negative per positive.
+    #[serde(rename = "BPR")]
+    Bpr,
+}
+
+/// The training loop.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TrainConfig {
+    pub epochs: usize,
+    pub train_batch_size: usize,
+    pub learning_rate: f64,
+    pub weight_decay: f64,
+    /// `clip_grad_norm`: `max_norm` of the 2-norm, or of `norm_type`; `None` does not clip.
+    pub clip_grad_norm: Option<ClipGradNorm>,
+    /// `eval_step`: epochs between evaluations.
+    pub eval_step: usize,
+    /// `stopping_step`: stop when `stopping_step` + 1 evaluations in a row have not improved.
+    pub stopping_step: usize,
+}
+
+/// `clip_grad_norm: {max_norm: 5, norm_type: 2}`, as `torch.nn.utils.clip_grad_norm_` takes it.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct ClipGradNorm {
+    pub max_norm: f64,
+    pub norm_type: f64,
+}
+
+/// Full-ranking evaluation.
+#[derive(Debug, Clone, PartialEq)]
+pub struct EvalConfig {
+    pub metrics: Vec<MetricKind>,
+    pub topk: Vec<usize>,
+    /// `valid_metric`: the metric that stops training and picks the best epoch.
+    pub valid_metric: (MetricKind, usize),
+    pub eval_batch_size: usize,
+    pub metric_decimal_place: usize,
+}
+
+/// RecBole's ranking metrics.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum MetricKind {
+    Recall,
+    Ndcg,
+    Mrr,
+    Hit,
+    Precision,
+    Map,
+}
+
+impl MetricKind {
+    /// The name that RecBole prints before the `@`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Recall => "recall",
+            Self::Ndcg => "ndcg",
+            Self::Mrr => "mrr",
+            Self::Hit => "hit",
+            Self::Precision => "precision",
+            Self::Map => "map",
+        }
+    }
+}

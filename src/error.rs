@@ -1,0 +1,103 @@
+//! The crate's one error: a sentence that names the place, what was found there, what was expected and what to do.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+/// Result of everything in this crate that can fail.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What went wrong, where, and what to do about it.
+///
+/// ```
+/// use dif_sr::Error;
+/// let e = Error::new("expected a number, found `abc`").at("toy.inter").line(3).column("timestamp:float").hint("correct the value");
+/// assert_eq!(e.to_string(), "toy.inter, line 3, column `timestamp:float`: expected a number, found `abc`; correct the value");
+/// ```
+#[derive(Debug)]
+pub struct Error(Box<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    path: Option<PathBuf>,
+    line: Option<u64>,
+    column: Option<String>,
+    problem: String,
+    hint: Option<String>,
+    source: Option<Box<dyn std::error::Error + Send + Sync>>,
+}
+
+impl Error {
+    /// A problem, stated as what was expected and what was found.
+    pub fn new(problem: impl Into<String>) -> Self {
+        Self(Box::new(Inner {
+            path: None,
+            line: None,
+            column: None,
+            problem: problem.into(),
+            hint: None,
+            source: None,
+        }))
+    }
+
+    /// An operating-system error on `path`, met while `doing`.
+    pub fn io(path: impl AsRef<Path>, doing: &str, source: std::io::Error) -> Self {
+        let mut error = Self::new(format!("cannot {doing}: {source}")).at(path);
+        error.0.source = Some(Box::new(source));
+        error
+    }
+
+    /// The file or folder concerned.
+    pub fn at(mut self, path: impl AsRef<Path>) -> Self {
+        self.0.path = Some(path.as_ref().to_path_buf());
+        self
+    }
+
+    /// The line of the file, counted from 1.
+    pub fn line(mut self, line: u64) -> Self {
+        self.0.line = Some(line);
+        self
+    }
+
+    /// The column, key or tensor concerned.
+    pub fn column(mut self, column: impl Into<String>) -> Self {
+        self.0.column = Some(column.into());
+        self
+    }
+
+    /// What the reader can do about it.
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.0.hint = Some(hint.into());
+        self
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Inner { path, line, column, problem, hint, .. } = &*self.0;
+        let mut place = Vec::new();
+        place.extend(path.as_ref().map(|p| p.display().to_string()));
+        place.extend(line.map(|l| format!("line {l}")));
+        place.extend(column.as_ref().map(|c| format!("column `{c}`")));
+        if !place.is_empty() {
+            write!(f, "{}: ", place.join(", "))?;
+        }
+        write!(f, "{problem}")?;
+        hint.as_ref().map_or(Ok(()), |h| write!(f, "; {h}"))
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.0.source.as_deref().map(|s| s as _)
+    }
+}
+
+impl From<tch::TchError> for Error {
+    fn from(source: tch::TchError) -> Self {
+        // libtorch appends a C++ stack trace; the first line is the message.
+        let text = source.to_string();
+        let mut error = Self::new(format!("libtorch: {}", text.lines().next().unwrap_or_default()));
+        error.0.source = Some(Box::new(source));
+        error
+    }
+}

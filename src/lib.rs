@@ -1,0 +1,11 @@
+//! DIF-SR in Rust on libtorch, and the harness that proves that it is DIF-SR.
+
+pub mod config;
+pub mod data;
+mod error;
+pub mod eval;
+pub mod golden;
+pub mod model;
+pub mod train;
+
+pub use error::{Error, Result};
