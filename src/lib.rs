@@ -6,6 +6,7 @@ mod error;
 pub mod eval;
 pub mod golden;
 pub mod model;
+pub mod tensors;
 pub mod train;
 
 pub use error::{Error, Result};

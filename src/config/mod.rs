@@ -3,3 +3,5 @@
 mod types;
 
 pub use types::*;
+mod case;
+pub use case::*;

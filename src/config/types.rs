@@ -112,6 +112,7 @@ pub struct ModelConfig {
     pub attn_dropout_prob: f64,
     pub hidden_act: Activation,
     pub layer_norm_eps: f64,
+    #[serde(default = "range")]
     pub initializer_range: f64,
     pub fusion_type: Fusion,
     pub pooling_mode: Pooling,
@@ -227,3 +228,4 @@ impl MetricKind {
         }
     }
 }
+fn range() -> f64 { 0.02 }
