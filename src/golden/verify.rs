@@ -2,10 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use tch::{Tensor, no_grad};
+use tch::{Kind, Tensor, no_grad};
 
 use super::{Case, Comparison, Tolerance, compare};
-use crate::config::{Fusion, ModelConfig};
+use crate::config::{Fusion, ModelConfig, Pooling};
 use crate::model::SasRecD;
 use crate::train::Adam;
 use crate::{Error, Result};
@@ -49,11 +49,13 @@ const GROUPS: [(&str, &str, &str); 10] = [
     ("parameters after training", "after5.", ""),
 ];
 
-/// Runs the case's batch through the model and compares every golden tensor.
-///
-/// Consumes the case, for its optimizer steps change the parameters.
-pub fn verify(case: Case) -> Result<CaseReport> {
-    let ours = compute(&case);
+/// Runs the case's batch through the model and compares every golden tensor. The model is left as it was.
+pub fn verify(case: &Case) -> Result<CaseReport> {
+    let ours = compute(case);
+    let noise = match case.config.model.pooling_mode {
+        Pooling::Max => rounding_noise(case, &ours),
+        Pooling::Sum | Pooling::Mean => BTreeMap::new(),
+    };
     let null = null_gradients(&case.config.model);
     let mut groups: BTreeMap<usize, Vec<Comparison>> = BTreeMap::new();
     for (name, golden) in &case.expected {
@@ -64,7 +66,8 @@ pub fn verify(case: Case) -> Result<CaseReport> {
                 .hint("make the case's config.yaml and its tensors agree")
         })?;
         let tensor = &ours[name];
-        let tolerance = Tolerance::of(tensor.kind());
+        let mut tolerance = Tolerance::of(tensor.kind());
+        tolerance.atol += noise.get(name).copied().unwrap_or_default();
         let comparison = match null.contains(parameter) {
             // Both sides hold rounding noise, which Adam turns into steps of arbitrary sign.
             true if name.starts_with("after5.") => continue,
@@ -82,6 +85,34 @@ pub fn verify(case: Case) -> Result<CaseReport> {
     Ok(CaseReport { case: case_name, groups: groups.collect() })
 }
 
+/// How far rounding alone moves each tensor: ten times the largest change under eight random perturbations of the
+/// parameters by at most one unit in the last place.
+///
+/// DIFFERENCE: `max` pooling puts scores near 1e18 into the softmax, in the reference as here (golden README), so that
+/// what follows depends on the order in which a processor sums products: the authors' own operations on an AVX2 machine
+/// leave the goldens, which come from AVX-512, by as much. Tensors that rounding does not move keep the usual tolerance.
+fn rounding_noise(case: &Case, ours: &BTreeMap<String, Tensor>) -> BTreeMap<String, f64> {
+    let parameters = case.model.named_parameters();
+    let initial: Vec<Tensor> = parameters.iter().map(|(_, p)| p.detach().copy()).collect();
+    let mut noise: BTreeMap<String, f64> = BTreeMap::new();
+    for seed in 0..8 {
+        tch::manual_seed(seed);
+        no_grad(|| {
+            for ((_, parameter), initial) in parameters.iter().zip(&initial) {
+                let ulps = Tensor::randint_low(-1, 2, initial.size(), (Kind::Double, initial.device()));
+                parameter.shallow_clone().copy_(&(initial * (ulps * f64::EPSILON + 1.0)));
+            }
+        });
+        for (name, moved) in compute(case) {
+            let change = (moved - &ours[&name]).abs().nan_to_num(0.0, None, None).max().double_value(&[]);
+            let largest = noise.entry(name).or_default();
+            *largest = largest.max(10.0 * change);
+        }
+    }
+    no_grad(|| parameters.iter().zip(&initial).for_each(|((_, p), initial)| p.shallow_clone().copy_(initial)));
+    noise
+}
+
 fn group_of(name: &str) -> Option<usize> {
     GROUPS.iter().position(|(_, prefix, suffix)| name.starts_with(prefix) && name.ends_with(suffix))
 }
@@ -89,6 +120,7 @@ fn group_of(name: &str) -> Option<usize> {
 /// Everything that the reference wrote down, computed by this project's model and named alike.
 fn compute(case: &Case) -> BTreeMap<String, Tensor> {
     let Case { model, batch, config, .. } = case;
+    let initial: Vec<Tensor> = model.named_parameters().iter().map(|(_, p)| p.detach().copy()).collect();
     let mut ours = BTreeMap::new();
     let mut put = |name: String, tensor: &Tensor| ours.insert(name, tensor.detach().copy());
 
@@ -120,9 +152,11 @@ fn compute(case: &Case) -> BTreeMap<String, Tensor> {
         adam.step();
         total = model.losses(batch, true).total;
     }
-    for (name, parameter) in adam.parameters() {
+    for ((name, parameter), initial) in adam.parameters().zip(&initial) {
         put(format!("after5.{name}"), parameter);
+        no_grad(|| parameter.shallow_clone().copy_(initial));
     }
+    adam.zero_grad();
     ours
 }
 
