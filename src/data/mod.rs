@@ -1,31 +1,19 @@
-//! data (stub until the branch lands)
-use tch::Tensor;
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum AttributeKind {
-    Token,
-    TokenSeq,
-}
-#[derive(Debug)]
-pub struct Vocabulary(Vec<String>);
-impl Vocabulary {
-    pub fn len(&self) -> usize {
-        self.0.len()
-    }
-}
-#[derive(Debug)]
-pub struct Attribute {
-    pub name: String,
-    pub kind: AttributeKind,
-    pub vocab: Vocabulary,
-    pub width: usize,
-    pub ids: Vec<i64>,
-}
-#[derive(Debug)]
-pub struct Batch {
-    pub user: Tensor,
-    pub item_seq: Tensor,
-    pub item_seq_len: Tensor,
-    pub pos_items: Tensor,
-    pub neg_items: Option<Tensor>,
-}
+//! From RecBole's atomic files to batches, one step a module:
+//! [`atomic`] parses into a [`table`], [`dataset`] filters and numbers, [`split`] cuts, [`batch`] makes tensors; [`inspect`] describes.
+//!
+//! Ids are `i64` and start at 1; id 0 is `[PAD]`, which stands for padding and for a missing token alike.
+
+pub mod atomic;
+pub mod batch;
+pub mod dataset;
+pub mod filter;
+pub mod inspect;
+pub mod split;
+pub mod table;
+pub mod vocabulary;
+
+pub use batch::{Batch, NegativeSampler, RowTensors};
+pub use dataset::{Attribute, AttributeKind, Dataset};
+pub use inspect::{Inspection, Summary};
+pub use split::{Rows, Splits};
+pub use vocabulary::Vocabulary;
