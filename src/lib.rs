@@ -8,5 +8,6 @@ pub mod golden;
 pub mod model;
 pub mod tensors;
 pub mod train;
+pub mod verdict;
 
 pub use error::{Error, Result};

@@ -55,7 +55,8 @@ pub struct Attribute {
 }
 
 /// One token an item, or any number.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum AttributeKind {
     Token,
     TokenSeq,

@@ -52,6 +52,14 @@ impl Comparison {
         matches!(self.outcome, Outcome::Compared { error, bound, .. } if error <= bound)
     }
 
+    /// The error and what is allowed; both infinite where the shapes differ.
+    pub fn error_and_bound(&self) -> (f64, f64) {
+        match self.outcome {
+            Outcome::Compared { error, bound, .. } => (error, bound),
+            Outcome::Shapes { .. } => (f64::INFINITY, f64::INFINITY),
+        }
+    }
+
     /// Error over bound: 1 is the limit; infinite where shapes differ or a value is not a number.
     pub fn ratio(&self) -> f64 {
         match self.outcome {

@@ -10,7 +10,8 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use tch::Kind;
 
-use crate::config::{AttributeKind, RunConfig};
+use crate::config::RunConfig;
+use crate::data::AttributeKind;
 use crate::data::Dataset;
 use crate::model::{ItemFeature, SasRecD};
 use crate::tensors::{TensorFile, write};
@@ -129,7 +130,7 @@ impl AttributeTokens {
     fn of(dataset: &Dataset) -> Vec<Self> {
         let attributes = dataset.attributes.iter();
         attributes
-            .map(|a| Self { name: a.name.clone(), kind: a.kind, tokens: a.vocab.iter().map(str::to_owned).collect() })
+            .map(|a| Self { name: a.name.clone(), kind: a.kind, tokens: a.vocabulary.iter().map(str::to_owned).collect() })
             .collect()
     }
 }

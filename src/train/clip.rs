@@ -11,7 +11,7 @@ pub fn clip_grad_norm<'a>(parameters: impl Iterator<Item = &'a Tensor>, ClipGrad
         if grads.is_empty() {
             return;
         }
-        let norm = |t: &Tensor| t.linalg_vector_norm(norm_type, None::<i64>, false, None::<Kind>);
+        let norm = |t: &Tensor| t.linalg_norm(norm_type, None::<i64>, false, None::<Kind>);
         let norms: Vec<Tensor> = grads.iter().map(norm).collect();
         let scale = (norm(&Tensor::stack(&norms, 0)) + 1e-6).reciprocal() * max_norm;
         let scale = scale.clamp_max(1.0);

@@ -35,7 +35,7 @@ impl Environment {
             gpus: gpus(),
             threads: tch::get_num_threads(),
             seed: config.run.seed,
-            started: jiff::Zoned::now().strftime("%Y-%m-%dT%H:%M:%S%:z").to_string(),
+            started: jiff::ZonedDateTime::now().strftime("%Y-%m-%dT%H:%M:%S%:z").to_string(),
         }
     }
 }

@@ -27,7 +27,7 @@ impl RunFolder {
     /// A folder that exists and is not empty: nothing of another run is overwritten.
     pub fn create(path: Option<PathBuf>, config: &RunConfig) -> Result<Self> {
         let path = path.unwrap_or_else(|| {
-            let now = jiff::Zoned::now().strftime("%Y%m%d-%H%M%S");
+            let now = jiff::ZonedDateTime::now().strftime("%Y%m%d-%H%M%S");
             config.run.checkpoint_dir.join(format!("{}-{now}", config.data.dataset))
         });
         fs::create_dir_all(&path).map_err(|e| {

@@ -8,6 +8,7 @@ use tch::Device;
 
 use super::{BatchLosses, Checkpoint, Event, Fitted, RunFolder, device, fit};
 use crate::config::{Loss, RunConfig};
+use crate::data::split::split;
 use crate::data::{Dataset, RowTensors, Rows, Splits, Summary};
 use crate::eval::{MetricValues, Ranking, rank};
 use crate::model::{ItemFeature, SasRecD};
@@ -38,7 +39,7 @@ impl Prepared {
     pub fn new(config: &RunConfig) -> Result<Self> {
         let device = set_up(config)?;
         let dataset = Dataset::load(&config.data)?;
-        let splits = Splits::new(&dataset, &config.data)?;
+        let splits = split(&dataset, &config.data)?;
         tch::manual_seed(config.run.seed);
         let features = dataset.attributes.iter().map(|a| ItemFeature::new(a, Device::Cpu)).collect();
         let length = config.data.max_item_list_length as i64;
@@ -223,7 +224,7 @@ struct Log<'a> {
 impl Log<'_> {
     fn say(&mut self, message: &str) -> Result<()> {
         // RecBole's format: `19 Jan 18:11    INFO  message`.
-        let line = format!("{}    INFO  {message}", jiff::Zoned::now().strftime("%d %b %H:%M"));
+        let line = format!("{}    INFO  {message}", jiff::ZonedDateTime::now().strftime("%d %b %H:%M"));
         self.report.log(&line);
         self.folder.log(&line)
     }
