@@ -112,7 +112,6 @@ pub struct ModelConfig {
     pub attn_dropout_prob: f64,
     pub hidden_act: Activation,
     pub layer_norm_eps: f64,
-    #[serde(default = "range")]
     pub initializer_range: f64,
     pub fusion_type: Fusion,
     pub pooling_mode: Pooling,
@@ -140,6 +139,16 @@ pub enum Fusion {
     Sum,
     Concat,
     Gate,
+}
+
+/// The two types of attribute that the model takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AttributeKind {
+    /// `token`: one token for each item.
+    Token,
+    /// `token_seq`: any number of tokens for each item.
+    TokenSeq,
 }
 
 /// `pooling_mode`: how the tokens of a `token_seq` attribute become one vector.
@@ -228,4 +237,3 @@ impl MetricKind {
         }
     }
 }
-fn range() -> f64 { 0.02 }
