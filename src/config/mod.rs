@@ -1,5 +1,20 @@
 //! RecBole YAML → checked, typed configuration. Raw maps end here.
+//!
+//! [`RunConfig::load`] reads files and command-line values in RecBole's order, [`CaseConfig::load`] the
+//! configuration of a golden case. What keys there are stands in one table, from which `docs/configuration.md` is made.
 
+mod build;
+mod case;
+mod check;
+mod defaults;
+mod keys;
+mod print;
+mod python;
+mod raw;
+mod read;
 mod types;
 
+pub use build::refuse_ini;
+pub use case::{CaseAttribute, CaseConfig};
+pub use keys::{key_names, keys_markdown};
 pub use types::*;

@@ -1,0 +1,116 @@
+//! From keys as written to a configuration that holds.
+
+use std::path::{Path, PathBuf};
+
+use super::keys::{self, Key, Kind};
+use super::raw::{Entry, Raw};
+use super::{RunConfig, python};
+use crate::{Error, Result};
+
+impl RunConfig {
+    /// Reads YAML files, later ones winning key by key, then `--key=value` overrides, which win over all files.
+    ///
+    /// ```
+    /// use dif_sr::config::RunConfig;
+    /// let over = |k: &str, v: &str| (k.to_owned(), v.to_owned());
+    /// let config = RunConfig::load(&[], &[over("dataset", "toy"), over("learning_rate", "1e-4")])?;
+    /// assert_eq!(config.train.learning_rate, 1e-4);
+    /// # Ok::<(), dif_sr::Error>(())
+    /// ```
+    pub fn load(files: &[PathBuf], overrides: &[(String, String)]) -> Result<Self> {
+        Self::layer(Raw::default(), files, overrides)
+    }
+
+    /// The same on top of this configuration instead of the defaults.
+    pub fn load_over(&self, files: &[PathBuf], overrides: &[(String, String)]) -> Result<Self> {
+        let mut raw = Raw::default();
+        raw.add_text(&self.to_yaml(), Path::new("the configuration of the run"))?;
+        Self::layer(raw, files, overrides)
+    }
+
+    fn layer(mut raw: Raw, files: &[PathBuf], overrides: &[(String, String)]) -> Result<Self> {
+        for file in files {
+            refuse_ini(file)?;
+            raw.add_file(file)?;
+        }
+        for (key, value) in overrides {
+            raw.add_override(key, value);
+        }
+        Self::build(&raw, true)
+    }
+
+    /// Reads YAML text, such as [`RunConfig::to_yaml`] writes, that was found in `origin`.
+    pub fn from_yaml(text: &str, origin: &Path) -> Result<Self> {
+        let mut raw = Raw::default();
+        raw.add_text(text, origin)?;
+        Self::build(&raw, true)
+    }
+
+    /// Sets every key and checks what keys say together; a golden case names no data set.
+    pub(super) fn build(raw: &Raw, with_dataset: bool) -> Result<Self> {
+        let mut config = Self::defaults();
+        for entry in raw.iter() {
+            let key = keys::find(&entry.key).ok_or_else(|| unknown(entry, keys::key_names()))?;
+            if let Kind::Honoured { set, takes, .. } = key.kind {
+                set(&mut config, &entry.value).ok_or_else(|| wrong_value(entry, takes))?;
+            }
+        }
+        for entry in raw.iter() {
+            if let Some(Key { kind: Kind::Accepted { values, reason }, .. }) = keys::find(&entry.key) {
+                accept(entry, values(&config), reason)?;
+            }
+        }
+        if with_dataset {
+            config.settle_data(raw)?;
+        }
+        config.check_model(raw)?;
+        config.check_valid_metric(raw)?;
+        Ok(config)
+    }
+}
+
+/// Refuses an `.ini` file, the form of the authors' first command, and names the YAML file to use instead.
+pub fn refuse_ini(path: &Path) -> Result<()> {
+    match path.extension() {
+        Some(extension) if extension.eq_ignore_ascii_case("ini") => Err(Error::new(
+            "expected a RecBole YAML file, found an INI file, which only the authors' first script read",
+        )
+        .at(path)
+        .hint("use `--config_files configs/amazon_beauty.yaml`, which holds the same configuration")),
+        _ => Ok(()),
+    }
+}
+
+/// The error for a key that is not among `names`.
+pub(super) fn unknown<'a>(entry: &Entry, names: impl Iterator<Item = &'a str>) -> Error {
+    let error = Error::new(format!("unknown key `{}`", entry.key));
+    entry.origin.name(error.hint(match keys::nearest(&entry.key, names) {
+        Some(name) => format!("did you mean `{name}`?"),
+        None => "remove it, or see docs/configuration.md for the keys that there are".to_owned(),
+    }))
+}
+
+fn wrong_value(entry: &Entry, takes: &str) -> Error {
+    let key = &entry.key;
+    let defaults = RunConfig::defaults();
+    let error = Error::new(format!("`{key}`: expected {takes}, found {}", python::shown(&entry.value)));
+    entry.origin.name(match keys::find(key).map(|key| &key.kind) {
+        Some(Kind::Honoured { get, .. }) if key != "dataset" => {
+            error.hint(format!("the default is `{}`", python::shown(&get(&defaults))))
+        }
+        _ => error.hint("correct the value"),
+    })
+}
+
+fn accept(entry: &Entry, values: &[&str], reason: &str) -> Result<()> {
+    let Entry { key, value, origin } = entry;
+    // A text such as `None` or `0.2,0.2` may stand for itself, whatever it would be in Python.
+    let is = |accepted: &&str| value.as_str() == Some(accepted) || python::literal(accepted).as_ref() == Some(value);
+    if values.iter().any(is) {
+        return Ok(());
+    }
+    let supported: Vec<_> = values.iter().map(|v| format!("`{v}`")).collect();
+    let (found, supported) = (python::shown(value), supported.join(" or "));
+    let problem = format!("`{key}`: {found} is not supported here, only {supported} ({reason})");
+    Err(origin.name(Error::new(problem).hint("remove the key, or set it so")))
+}

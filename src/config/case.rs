@@ -1,0 +1,114 @@
+//! The configuration of a golden case, `golden/<case>/config.yaml`.
+
+use std::path::Path;
+
+use serde_yaml::Value;
+
+use super::build::unknown;
+use super::raw::{Entry, Raw};
+use super::read::{distinct, list, text, whole};
+use super::{ModelConfig, RunConfig, python};
+use crate::data::AttributeKind;
+use crate::{Error, Result};
+
+/// A golden case's model, the sizes that a run takes from its data and a case states, and how the case was trained.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CaseConfig {
+    pub model: ModelConfig,
+    /// Items, the padding item included.
+    pub n_items: i64,
+    /// L.
+    pub max_item_list_length: i64,
+    /// In the order of the model.
+    pub attributes: Vec<CaseAttribute>,
+    pub learning_rate: f64,
+    /// Adam steps that the case holds.
+    pub train_steps: usize,
+}
+
+/// One attribute of a golden case.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CaseAttribute {
+    pub name: String,
+    pub kind: AttributeKind,
+    /// Tokens, padding included.
+    pub vocab: i64,
+}
+
+/// Keys that only a case has.
+const OF_CASES: [&str; 3] = ["n_items", "attributes", "train_steps"];
+/// Keys of runs that a case must have: no default may stand in for what the golden values were computed with.
+const OF_RUNS: [&str; 17] = [
+    "MAX_ITEM_LIST_LENGTH",
+    "n_layers",
+    "n_heads",
+    "hidden_size",
+    "inner_size",
+    "attribute_hidden_size",
+    "hidden_dropout_prob",
+    "attn_dropout_prob",
+    "hidden_act",
+    "layer_norm_eps",
+    "selected_features",
+    "pooling_mode",
+    "loss_type",
+    "fusion_type",
+    "attribute_predictor",
+    "lamdas",
+    "learning_rate",
+];
+/// Keys of runs that a case may have.
+const OPTIONAL: [&str; 3] = ["model", "learner", "initializer_range"];
+
+impl CaseConfig {
+    /// Reads and checks a case's `config.yaml`.
+    pub fn load(path: &Path) -> Result<Self> {
+        let mut raw = Raw::default();
+        raw.add_file(path)?;
+        let known = || [&OF_CASES[..], &OF_RUNS, &OPTIONAL].into_iter().flatten().copied();
+        if let Some(entry) = raw.iter().find(|entry| !known().any(|name| name == entry.key)) {
+            return Err(unknown(entry, known()));
+        }
+        if let Some(key) = OF_CASES.iter().chain(&OF_RUNS).find(|key| raw.get(key).is_none()) {
+            return Err(Error::new(format!("expected the key `{key}`, found none"))
+                .at(path)
+                .hint("add it to the case"));
+        }
+        let n_items = take(&mut raw, "n_items", "a whole number of at least 2", |v| whole(v, 2, i64::MAX))?;
+        let train_steps = take(&mut raw, "train_steps", "a whole number of at least 0", |v| whole(v, 0, usize::MAX))?;
+        let names = raw.get("selected_features").and_then(|entry| distinct(&entry.value, text)).unwrap_or_default();
+        let takes = "for each of `selected_features`, in order, its `name`, its `type` (`token` or `token_seq`) and its \
+                     `vocab` of at least 1";
+        let attributes = take(&mut raw, "attributes", takes, |v| {
+            list(v, attribute).filter(|list| list.iter().map(|a| &a.name).eq(&names))
+        })?;
+        let config = RunConfig::build(&raw, false)?;
+        Ok(Self {
+            model: config.model,
+            n_items,
+            max_item_list_length: config.data.max_item_list_length as i64,
+            attributes,
+            learning_rate: config.train.learning_rate,
+            train_steps,
+        })
+    }
+}
+
+fn take<T>(raw: &mut Raw, key: &str, takes: &str, read: impl Fn(&Value) -> Option<T>) -> Result<T> {
+    let entry = raw.take(key);
+    let value = entry.as_ref().map_or(&Value::Null, |entry| &entry.value);
+    read(value).ok_or_else(|| {
+        let error = Error::new(format!("`{key}`: expected {takes}, found {}", python::shown(value)));
+        entry.iter().fold(error.hint("correct the case"), |error, Entry { origin, .. }| origin.name(error))
+    })
+}
+
+fn attribute(value: &Value) -> Option<CaseAttribute> {
+    let pairs = value.as_mapping().filter(|pairs| pairs.len() == 3)?;
+    let kind = match pairs.get("type")?.as_str()? {
+        "token" => AttributeKind::Token,
+        "token_seq" => AttributeKind::TokenSeq,
+        _ => return None,
+    };
+    Some(CaseAttribute { name: text(pairs.get("name")?)?, kind, vocab: whole(pairs.get("vocab")?, 1, i64::MAX)? })
+}

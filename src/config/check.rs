@@ -1,0 +1,112 @@
+//! What keys must say together.
+
+use std::path::PathBuf;
+
+use super::keys::{self, Kind};
+use super::raw::Raw;
+use super::read::value;
+use super::{RunConfig, python};
+use crate::{Error, Result};
+
+impl RunConfig {
+    /// The data set is named, its folder is found from `data_path`, and the columns that the job needs are loaded.
+    pub(super) fn settle_data(&mut self, raw: &Raw) -> Result<()> {
+        let data = &mut self.data;
+        if data.dataset.is_empty() {
+            return Err(Error::new("no data set is named").hint("give `--dataset=NAME`, or `dataset: NAME` in a file"));
+        }
+        if data.data_path.file_name().is_some_and(|name| name == data.dataset.as_str()) {
+            data.data_path = data.data_path.parent().map(PathBuf::from).unwrap_or_default();
+        }
+        let names = [&data.user_id_field, &data.item_id_field, &data.time_field];
+        if names[0] == names[1] || names[0] == names[2] || names[1] == names[2] {
+            let problem =
+                format!("expected three columns for user, item and time, found {}", python::shown(&value(names)));
+            let keys = ["USER_ID_FIELD", "ITEM_ID_FIELD", "TIME_FIELD"];
+            return Err(place(
+                raw,
+                &keys,
+                Error::new(problem).hint("give `USER_ID_FIELD`, `ITEM_ID_FIELD` and `TIME_FIELD` different names"),
+            ));
+        }
+        let inter = (data.load_inter.as_ref(), "inter", names.to_vec());
+        let item =
+            (data.load_item.as_ref(), "item", std::iter::once(names[1]).chain(&data.selected_features).collect());
+        for (loaded, file, needed) in [inter, item] {
+            let Some(loaded) = loaded else { continue };
+            if let Some(missing) = needed.into_iter().find(|name| !loaded.contains(name)) {
+                let problem = format!(
+                    "`load_col`: expected `{missing}` among the columns of `{file}`, found {}",
+                    python::shown(&value(loaded))
+                );
+                return Err(place(
+                    raw,
+                    &["load_col"],
+                    Error::new(problem).hint("add the column, or leave `load_col` out to load all"),
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// Heads divide the vectors that they share out, and each attribute has its size and its weight.
+    pub(super) fn check_model(&self, raw: &Raw) -> Result<()> {
+        let (model, attributes) = (&self.model, &self.data.selected_features);
+        let heads = model.n_heads;
+        let lengths = [("attribute_hidden_size", model.attribute_hidden_size.len()), ("lamdas", model.lamdas.len())];
+        for (key, length) in lengths {
+            if length != attributes.len() {
+                let problem = format!(
+                    "`{key}`: expected one value for each of the {} `selected_features` ({}), found {length}",
+                    attributes.len(),
+                    attributes.join(", ")
+                );
+                let hint = format!("give `{key}` as many values as there are attributes");
+                return Err(place(raw, &[key, "selected_features"], Error::new(problem).hint(hint)));
+            }
+        }
+        let sizes = std::iter::once(("hidden_size", model.hidden_size))
+            .chain(model.attribute_hidden_size.iter().map(|size| ("attribute_hidden_size", *size)));
+        for (key, size) in sizes {
+            if size % heads != 0 {
+                let divisors: Vec<_> = (1..=size.min(64)).filter(|d| size % d == 0).map(|d| d.to_string()).collect();
+                let problem = format!("`{key}`: expected a multiple of `n_heads`, which is {heads}, found {size}");
+                let hint = format!("change `{key}`, or set `n_heads` to one of {}", divisors.join(", "));
+                return Err(place(raw, &[key, "n_heads"], Error::new(problem).hint(hint)));
+            }
+        }
+        Ok(())
+    }
+
+    /// The metric that stops training is one of those that are computed.
+    pub(super) fn check_valid_metric(&self, raw: &Raw) -> Result<()> {
+        let (metric, k) = self.eval.valid_metric;
+        if self.eval.metrics.contains(&metric) && self.eval.topk.contains(&k) {
+            return Ok(());
+        }
+        let problem = format!(
+            "`valid_metric`: expected one of `metrics` {} at one of `topk` {}, found {}",
+            self.shown("metrics"),
+            self.shown("topk"),
+            self.shown("valid_metric")
+        );
+        let error =
+            Error::new(problem).hint("set `valid_metric` to one that is computed, or add it to `metrics` and `topk`");
+        Err(place(raw, &["valid_metric", "metrics", "topk"], error))
+    }
+
+    fn shown(&self, key: &str) -> String {
+        match keys::find(key).map(|key| &key.kind) {
+            Some(Kind::Honoured { get, .. }) => python::printed(&get(self)),
+            _ => String::new(),
+        }
+    }
+}
+
+/// Names the place of the first of `keys` that was written.
+fn place(raw: &Raw, keys: &[&str], error: Error) -> Error {
+    match keys.iter().find_map(|key| raw.get(key)) {
+        Some(entry) => entry.origin.name(error),
+        None => error,
+    }
+}

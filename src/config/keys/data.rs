@@ -1,0 +1,158 @@
+//! Keys of the data set.
+
+use serde_yaml::{Mapping, Value};
+
+use super::Section::{Dataset, Unprinted};
+use super::{Key, accepted, honoured, own, unused};
+use crate::config::RunConfig;
+use crate::config::read::*;
+
+/// Names of columns that RecBole makes, or of columns that this job does not read.
+const NAME: &str = "the column that it names is not used";
+/// Names of a knowledge graph's columns.
+const GRAPH: &str = "there is no knowledge graph";
+
+pub(super) static KEYS: &[Key] = &[
+    honoured(
+        Dataset,
+        "field_separator",
+        "one ASCII character other than a quote or a line end",
+        "stands between the fields of a line",
+        |c, v| put(&mut c.data.field_separator, separator(v)),
+        |c| char::from(c.data.field_separator).to_string().into(),
+    ),
+    honoured(
+        Dataset,
+        "seq_separator",
+        "text of at least one character",
+        "stands between the tokens of a sequence field",
+        |c, v| put(&mut c.data.seq_separator, text(v)),
+        |c| c.data.seq_separator.clone().into(),
+    ),
+    honoured(
+        Dataset,
+        "USER_ID_FIELD",
+        "the name of a column",
+        "column of users",
+        |c, v| put(&mut c.data.user_id_field, text(v)),
+        |c| c.data.user_id_field.clone().into(),
+    ),
+    honoured(
+        Dataset,
+        "ITEM_ID_FIELD",
+        "the name of a column",
+        "column of items, in `.inter` and `.item`",
+        |c, v| put(&mut c.data.item_id_field, text(v)),
+        |c| c.data.item_id_field.clone().into(),
+    ),
+    unused(Dataset, "RATING_FIELD", "ratings are not used: every interaction is implicit feedback"),
+    honoured(
+        Dataset,
+        "TIME_FIELD",
+        "the name of a column",
+        "column of times",
+        |c, v| put(&mut c.data.time_field, text(v)),
+        |c| c.data.time_field.clone().into(),
+    ),
+    accepted(Dataset, "seq_len", |_| &["None"], "sequence fields are read in full"),
+    unused(Dataset, "LABEL_FIELD", NAME),
+    accepted(Dataset, "threshold", |_| &["None"], "interactions are not labelled by a threshold"),
+    unused(Dataset, "NEG_PREFIX", NAME),
+    honoured(
+        Dataset,
+        "load_col",
+        "`None`, or `{'inter': [columns], 'item': [columns]}` with `'*'` for all columns",
+        "columns to load; `None` loads all (RecBole's own default has no times and no attributes, with which this job cannot be done)",
+        set_load_col,
+        load_col,
+    ),
+    accepted(Dataset, "unload_col", |_| &["None"], "`load_col` says what is loaded"),
+    accepted(Dataset, "unused_col", |_| &["None"], "`load_col` says what is loaded"),
+    accepted(Dataset, "additional_feat_suffix", |_| &["None"], "only `.inter` and `.item` are read"),
+    honoured(
+        Dataset,
+        "rm_dup_inter",
+        "`None`, `first` or `last`",
+        "which interaction of a repeated (user, item) pair stays; `None` keeps all",
+        |c, v| put(&mut c.data.rm_dup_inter, optional(v, word)),
+        |c| value(c.data.rm_dup_inter),
+    ),
+    accepted(Dataset, "val_interval", |_| &["None"], "interactions are not filtered by the value of a column"),
+    honoured(
+        Dataset,
+        "filter_inter_by_user_or_item",
+        "`True` or `False`",
+        "drop interactions whose item has no row in `.item`",
+        |c, v| put(&mut c.data.filter_inter_by_user_or_item, v.as_bool()),
+        |c| c.data.filter_inter_by_user_or_item.into(),
+    ),
+    honoured(
+        Dataset,
+        "user_inter_num_interval",
+        "`None`, or one non-empty interval such as `'[5,inf)'`",
+        "users with another number of interactions are dropped, in turn with items until none is; `None` keeps all, as `'[0,inf)'` does",
+        |c, v| put(&mut c.data.user_inter_num_interval, optional(v, interval)),
+        |c| value(c.data.user_inter_num_interval.map(interval_text)),
+    ),
+    honoured(
+        Dataset,
+        "item_inter_num_interval",
+        "`None`, or one non-empty interval such as `'[5,inf)'`",
+        "the same for items",
+        |c, v| put(&mut c.data.item_inter_num_interval, optional(v, interval)),
+        |c| value(c.data.item_inter_num_interval.map(interval_text)),
+    ),
+    accepted(Dataset, "alias_of_user_id", |_| &["None"], "no other column holds users"),
+    accepted(Dataset, "alias_of_item_id", |_| &["None"], "no other column holds items"),
+    accepted(Dataset, "alias_of_entity_id", |_| &["None"], GRAPH),
+    accepted(Dataset, "alias_of_relation_id", |_| &["None"], GRAPH),
+    accepted(Dataset, "preload_weight", |_| &["None"], "no vectors are loaded"),
+    accepted(Dataset, "normalize_field", |_| &["None"], "no column is normalised"),
+    accepted(Dataset, "normalize_all", |_| &["None", "False"], "no column is normalised"),
+    unused(Dataset, "ITEM_LIST_LENGTH_FIELD", NAME),
+    unused(Dataset, "LIST_SUFFIX", NAME),
+    honoured(
+        Dataset,
+        "MAX_ITEM_LIST_LENGTH",
+        "a whole number from 1 to 100000",
+        "L: items of the history that the model sees",
+        |c, v| put(&mut c.data.max_item_list_length, whole(v, 1, 100_000)),
+        |c| c.data.max_item_list_length.into(),
+    ),
+    unused(Dataset, "POSITION_FIELD", NAME),
+    unused(Dataset, "HEAD_ENTITY_ID_FIELD", GRAPH),
+    unused(Dataset, "TAIL_ENTITY_ID_FIELD", GRAPH),
+    unused(Dataset, "RELATION_ID_FIELD", GRAPH),
+    unused(Dataset, "ENTITY_ID_FIELD", GRAPH),
+    own(
+        Dataset,
+        "time_precision",
+        "`float32` or `float64`",
+        "precision in which times are compared, see above",
+        |c, v| put(&mut c.data.time_precision, word(v)),
+        |c| value(c.data.time_precision),
+    ),
+    accepted(Unprinted, "numerical_features", |_| &["[]"], "RecBole 1.2: attributes are tokens"),
+    accepted(Unprinted, "discretization", |_| &["None"], "RecBole 1.2: attributes are tokens"),
+    accepted(Unprinted, "kg_reverse_r", |_| &["False"], GRAPH),
+    unused(Unprinted, "entity_kg_num_interval", GRAPH),
+    unused(Unprinted, "relation_kg_num_interval", GRAPH),
+];
+
+fn set_load_col(config: &mut RunConfig, value: &Value) -> Option<()> {
+    let columns = |v: &Value| if v.as_str() == Some("*") { Some(None) } else { texts(v).map(Some) };
+    let of_files = |v: &Value| {
+        let files = v.as_mapping().filter(|files| files.len() == 2)?;
+        Some((columns(files.get("inter")?)?, columns(files.get("item")?)?))
+    };
+    (config.data.load_inter, config.data.load_item) = optional(value, of_files)?.unwrap_or_default();
+    Some(())
+}
+
+fn load_col(config: &RunConfig) -> Value {
+    let columns = |list: &Option<Vec<String>>| list.as_ref().map_or_else(|| "*".into(), value);
+    match (&config.data.load_inter, &config.data.load_item) {
+        (None, None) => Value::Null,
+        (inter, item) => Mapping::from_iter([("inter".into(), columns(inter)), ("item".into(), columns(item))]).into(),
+    }
+}

@@ -1,0 +1,142 @@
+//! The one table of keys: what each is, which values it takes, how it is read and printed.
+
+mod data;
+mod model;
+mod run;
+
+use std::fmt::Write;
+
+use serde_yaml::Value;
+
+use super::{RunConfig, python};
+
+/// The block of the log in which a key is printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Section {
+    General,
+    Training,
+    Evaluation,
+    Dataset,
+    Other,
+    /// Not in RecBole 1.0.1's log.
+    Unprinted,
+}
+
+/// One key.
+pub(super) struct Key {
+    pub(super) name: &'static str,
+    pub(super) section: Section,
+    pub(super) kind: Kind,
+}
+
+/// What becomes of a key's value.
+pub(super) enum Kind {
+    /// It is part of the configuration.
+    Honoured {
+        /// What values there are, to follow "expected".
+        takes: &'static str,
+        meaning: &'static str,
+        /// Sets the value, or returns `None` where it is not what the key takes.
+        set: fn(&mut RunConfig, &Value) -> Option<()>,
+        get: fn(&RunConfig) -> Value,
+        /// Of this project, not of RecBole.
+        own: bool,
+    },
+    /// These values, the first of them the default, change nothing; others would, and are refused.
+    Accepted { values: fn(&RunConfig) -> &'static [&'static str], reason: &'static str },
+    /// No value changes anything.
+    Unused { reason: &'static str },
+}
+
+type Set = fn(&mut RunConfig, &Value) -> Option<()>;
+type Get = fn(&RunConfig) -> Value;
+
+const fn honoured(
+    section: Section,
+    name: &'static str,
+    takes: &'static str,
+    meaning: &'static str,
+    set: Set,
+    get: Get,
+) -> Key {
+    Key { name, section, kind: Kind::Honoured { takes, meaning, set, get, own: false } }
+}
+
+const fn own(
+    section: Section,
+    name: &'static str,
+    takes: &'static str,
+    meaning: &'static str,
+    set: Set,
+    get: Get,
+) -> Key {
+    Key { name, section, kind: Kind::Honoured { takes, meaning, set, get, own: true } }
+}
+
+const fn accepted(
+    section: Section,
+    name: &'static str,
+    values: fn(&RunConfig) -> &'static [&'static str],
+    reason: &'static str,
+) -> Key {
+    Key { name, section, kind: Kind::Accepted { values, reason } }
+}
+
+const fn unused(section: Section, name: &'static str, reason: &'static str) -> Key {
+    Key { name, section, kind: Kind::Unused { reason } }
+}
+
+/// Every key, in the order of the notebook's log.
+pub(super) fn table() -> impl Iterator<Item = &'static Key> {
+    run::KEYS.iter().chain(data::KEYS).chain(model::KEYS)
+}
+
+pub(super) fn find(name: &str) -> Option<&'static Key> {
+    table().find(|key| key.name == name)
+}
+
+/// The name among `names` that was probably meant by `written`.
+pub(super) fn nearest<'a>(written: &str, names: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    let written = written.to_lowercase();
+    names
+        .map(|name| (strsim::damerau_levenshtein(&written, &name.to_lowercase()), name))
+        .min()
+        .filter(|(distance, name)| *distance <= 1 + name.len() / 4)
+        .map(|(_, name)| name)
+}
+
+/// The names of all keys that are read.
+pub fn key_names() -> impl Iterator<Item = &'static str> {
+    table().map(|key| key.name)
+}
+
+/// The tables of `docs/configuration.md`.
+pub fn keys_markdown() -> String {
+    let defaults = RunConfig::defaults();
+    let (mut recbole, mut ours, mut accepted) = (String::new(), String::new(), String::new());
+    for Key { name, kind, .. } in table() {
+        match kind {
+            Kind::Honoured { takes, meaning, get, own, .. } => {
+                let default = match get(&defaults) {
+                    _ if *name == "dataset" => "required".to_owned(),
+                    value => format!("`{}`", python::repr(&value)),
+                };
+                let rows = if *own { &mut ours } else { &mut recbole };
+                writeln!(rows, "| `{name}` | {default} | {takes} | {meaning} |").expect("writing to a string");
+            }
+            Kind::Accepted { values, reason } => {
+                let values: Vec<_> = values(&defaults).iter().map(|v| format!("`{v}`")).collect();
+                writeln!(accepted, "| `{name}` | {} | {reason} |", values.join(", ")).expect("writing to a string");
+            }
+            Kind::Unused { reason } => {
+                writeln!(accepted, "| `{name}` | any | {reason} |").expect("writing to a string");
+            }
+        }
+    }
+    let head = "| key | default | takes | meaning |\n| --- | --- | --- | --- |\n";
+    format!(
+        "## RecBole's keys that are honoured\n\n{head}{recbole}\n## This project's own keys\n\n{head}{ours}\n\
+         ## Keys that are accepted without effect\n\n\
+         | key | values | why it changes nothing |\n| --- | --- | --- |\n{accepted}"
+    )
+}

@@ -1,0 +1,40 @@
+//! A configuration as YAML and as RecBole's log prints it.
+
+use serde_yaml::Mapping;
+
+use super::keys::{self, Kind, Section};
+use super::{RunConfig, python};
+
+impl RunConfig {
+    /// Every honoured key under RecBole's name; [`RunConfig::load`] and [`RunConfig::from_yaml`] read the same back.
+    pub fn to_yaml(&self) -> String {
+        let honoured = keys::table().filter_map(|key| match key.kind {
+            Kind::Honoured { get, .. } => Some((key.name.into(), get(self))),
+            _ => None,
+        });
+        serde_yaml::to_string(&honoured.collect::<Mapping>()).expect("keys and values are YAML")
+    }
+
+    /// The block that RecBole's log opens with.
+    ///
+    /// Left out are the names of columns that this job does not use: any value of theirs is accepted, and none is kept.
+    pub fn log_block(&self) -> String {
+        let blocks = [
+            ("General Hyper Parameters:", Section::General),
+            ("Training Hyper Parameters:", Section::Training),
+            ("Evaluation Hyper Parameters:", Section::Evaluation),
+            ("Dataset Hyper Parameters:", Section::Dataset),
+            ("Other Hyper Parameters: ", Section::Other), // the space is RecBole's
+        ];
+        let block = |(title, section): (&str, Section)| {
+            let keys = keys::table().filter(|key| key.section == section);
+            let lines = keys.filter_map(|key| match &key.kind {
+                Kind::Honoured { get, .. } => Some(format!("{} = {}", key.name, python::printed(&get(self)))),
+                Kind::Accepted { values, .. } => Some(format!("{} = {}", key.name, values(self)[0])),
+                Kind::Unused { .. } => None,
+            });
+            std::iter::once(title.to_owned()).chain(lines).collect::<Vec<_>>().join("\n")
+        };
+        blocks.map(block).join("\n\n") + "\n"
+    }
+}
