@@ -6,6 +6,8 @@ mod error;
 pub mod eval;
 pub mod golden;
 pub mod model;
+pub mod tensors;
 pub mod train;
+pub mod verdict;
 
 pub use error::{Error, Result};

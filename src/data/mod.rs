@@ -1,1 +1,19 @@
-//! data
+//! From RecBole's atomic files to batches, one step a module:
+//! [`atomic`] parses into a [`table`], [`dataset`] filters and numbers, [`split`] cuts, [`batch`] makes tensors; [`inspect`] describes.
+//!
+//! Ids are `i64` and start at 1; id 0 is `[PAD]`, which stands for padding and for a missing token alike.
+
+pub mod atomic;
+pub mod batch;
+pub mod dataset;
+pub mod filter;
+pub mod inspect;
+pub mod split;
+pub mod table;
+pub mod vocabulary;
+
+pub use batch::{Batch, NegativeSampler, RowTensors};
+pub use dataset::{Attribute, AttributeKind, Dataset};
+pub use inspect::{Inspection, Summary};
+pub use split::{Rows, Splits};
+pub use vocabulary::Vocabulary;

@@ -1,1 +1,7 @@
-//! eval
+//! Full-ranking evaluation: every item is scored, the target's rank is counted, and metrics follow from ranks alone.
+
+mod metrics;
+mod ranking;
+
+pub use metrics::{MetricValues, metric};
+pub use ranking::{Ranking, rank};

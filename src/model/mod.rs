@@ -1,1 +1,29 @@
-//! model
+//! SASRecD, the model of DIF-SR (Xie, Zhou, Kim, SIGIR 2022), leaf to root, one layer a file.
+//!
+//! This is the **reference path**: the authors' operations in the authors' order, with nothing hoisted, fused or skipped.
+//! It is plain on purpose, for it is the oracle that every faster path is held to.
+//!
+//! Shapes are written with B sequences in a batch, L positions (`MAX_ITEM_LIST_LENGTH`), H (`hidden_size`), `heads`
+//! attention heads of size d = H / heads, and S attribute tokens an item.
+
+mod activation;
+mod attention;
+mod dropout;
+mod embedding;
+mod encoder;
+mod feed_forward;
+mod fusion;
+pub mod init;
+mod predictor;
+mod sasrecd;
+mod tree;
+
+pub use attention::{Attention, AttentionOutput};
+pub use dropout::Dropout;
+pub use embedding::{FeatureSeqEmbLayer, ItemFeature};
+pub use encoder::{Encoder, Layer, LayerOutput};
+pub use feed_forward::FeedForward;
+pub use fusion::FusionLayer;
+pub use predictor::AttributePredictor;
+pub use sasrecd::{Encoded, Losses, SasRecD};
+pub use tree::Tree;

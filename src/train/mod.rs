@@ -1,1 +1,19 @@
-//! train
+//! Training: the optimizer, the loop with its early stopping, checkpoints, and a whole run with its folder.
+
+mod adam;
+mod checkpoint;
+mod clip;
+mod device;
+mod environment;
+mod early_stopping;
+mod fit;
+mod folder;
+mod run;
+
+pub use adam::Adam;
+pub use checkpoint::Checkpoint;
+pub use device::{device, load_cuda};
+pub use early_stopping::{EarlyStopping, Step};
+pub use fit::{BatchLosses, Event, Fitted, fit};
+pub use folder::RunFolder;
+pub use run::{Prepared, Report, RunResult, evaluate_rows, run, set_up};

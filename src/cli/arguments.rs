@@ -1,0 +1,103 @@
+//! RecBole's flags beside clap's: `--config_files`, `--model`, `--dataset`, and any configuration key as `--key=value`.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::error::{ContextKind, ContextValue};
+use clap::{Args, Command};
+use dif_sr::config::{RunConfig, key_names, refuse_ini};
+use dif_sr::{Error, Result};
+
+use super::output;
+
+/// The flags of RecBole's own runner.
+#[derive(Debug, Args)]
+pub struct ConfigArgs {
+    /// The model: SASRecD.
+    #[arg(long, value_name = "NAME")]
+    model: Option<String>,
+    /// The data set, which is also the name of its folder and files.
+    #[arg(long, value_name = "NAME")]
+    dataset: Option<String>,
+    /// RecBole YAML files; later ones win, --key=value wins over all.
+    #[arg(long = "config_files", value_name = "FILE", num_args = 1..)]
+    config_files: Vec<PathBuf>,
+    /// The authors' `.ini` command, refused with the name of the file to use.
+    #[arg(long = "config_file", hide = true)]
+    config_file: Option<PathBuf>,
+}
+
+impl ConfigArgs {
+    /// The configuration of these flags on top of `first` files, without the checks of a whole one.
+    pub fn load(&self, first: &[PathBuf], overrides: &[(String, String)]) -> Result<RunConfig> {
+        let mut files = first.to_vec();
+        files.extend(self.files()?);
+        RunConfig::load(&files, &self.overrides(overrides))
+    }
+
+    /// The named files. RecBole takes several in one argument, separated by spaces.
+    pub fn files(&self) -> Result<Vec<PathBuf>> {
+        if let Some(ini) = &self.config_file {
+            refuse_ini(ini)?;
+            return Err(Error::new("expected --config_files, found --config_file")
+                .hint("name RecBole YAML files with --config_files"));
+        }
+        let mut files = Vec::new();
+        for file in &self.config_files {
+            match file.to_str() {
+                Some(text) if !file.exists() => files.extend(text.split_whitespace().map(PathBuf::from)),
+                _ => files.push(file.clone()),
+            }
+        }
+        files.iter().try_for_each(|file| refuse_ini(file))?;
+        Ok(files)
+    }
+
+    /// `--model` and `--dataset` as the keys that they stand for, then the others.
+    pub fn overrides(&self, others: &[(String, String)]) -> Vec<(String, String)> {
+        let named = [("model", &self.model), ("dataset", &self.dataset)];
+        let named = named.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value.clone()?)));
+        named.chain(others.iter().cloned()).collect()
+    }
+}
+
+/// The arguments for clap, and the configuration's keys with their values.
+type Split = (Vec<OsString>, Vec<(String, String)>);
+
+/// Takes every `--key=value` that is none of the program's own flags out of the arguments.
+pub fn split(arguments: impl Iterator<Item = OsString>, command: &Command) -> Result<Split> {
+    let own = flags(command);
+    let (mut rest, mut overrides) = (Vec::new(), Vec::new());
+    for argument in arguments {
+        let pair = argument.to_str().and_then(|text| text.strip_prefix("--")?.split_once('='));
+        match pair {
+            Some((key, value)) if !own.iter().any(|flag| flag == key) => {
+                overrides.push((key.to_owned(), value.to_owned()));
+            }
+            _ => rest.push(argument),
+        }
+    }
+    Ok((rest, overrides))
+}
+
+/// The long flags of a command and of all below it.
+fn flags(command: &Command) -> Vec<String> {
+    let own = command.get_arguments().filter_map(|argument| argument.get_long().map(str::to_owned));
+    own.chain(command.get_subcommands().flat_map(flags)).collect()
+}
+
+/// Prints clap's message; for a configuration key without `=`, says how to write it.
+pub fn usage(error: &clap::Error) -> ExitCode {
+    if let Some(ContextValue::String(flag)) = error.get(ContextKind::InvalidArg) {
+        if let Some(key) = key_names().find(|key| flag.strip_prefix("--") == Some(key)) {
+            return output::fail(
+                &Error::new(format!("expected a value joined by `=`, found `--{key}` alone"))
+                    .hint(format!("write --{key}=value")),
+            );
+        }
+    }
+    // Help and version are no errors; whether they could be printed is of no interest any more.
+    let _ = error.print();
+    ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
+}

@@ -1,0 +1,15 @@
+//! `dif-sr data inspect`
+
+use dif_sr::Result;
+use dif_sr::data::split::split;
+use dif_sr::data::{Dataset, Inspection};
+
+use super::{InspectArgs, Outcome, output};
+
+pub fn run(args: InspectArgs, overrides: &[(String, String)], json: bool) -> Result<Outcome> {
+    let config = args.config_args.load(&[], overrides)?.data;
+    let dataset = Dataset::load(&config)?;
+    let inspection = Inspection::new(&dataset, &split(&dataset, &config)?, &config);
+    if json { output::print_json(&inspection)? } else { output::print(&inspection.to_string())? }
+    Ok(Outcome::Holds)
+}

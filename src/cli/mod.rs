@@ -1,0 +1,142 @@
+//! Argument parsing and one file per command; no logic.
+
+mod arguments;
+mod evaluate;
+mod inspect;
+mod output;
+mod progress;
+mod reproduce;
+mod train;
+mod verify;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+use dif_sr::Result;
+
+use arguments::ConfigArgs;
+
+/// DIF-SR on libtorch: train, evaluate, and prove that it is DIF-SR.
+///
+/// Commands that read a configuration take RecBole's flags: --model, --dataset, --config_files, and any key as
+/// --key=value (docs/configuration.md lists them). Results go to standard output, the log to standard error.
+#[derive(Debug, Parser)]
+#[command(version, max_term_width = 100, after_help = EXIT_CODES)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    /// Print the result as JSON.
+    #[arg(long, global = true)]
+    json: bool,
+}
+
+const EXIT_CODES: &str = "Exit codes: 0 it holds; 1 it does not hold (verdict, tolerance); 2 it could not run (input, \
+                          configuration, device).";
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Train, evaluate, compare with what is expected, and say whether it holds.
+    ///
+    /// Without CONFIG: configs/ml-100k.yaml, held to the authors' run in golden/ml-100k_full.json.
+    Reproduce(ReproduceArgs),
+    /// Train a model, test its best epoch, and write a run folder.
+    Train(TrainArgs),
+    /// Evaluate the best model of a run folder, or a checkpoint.
+    ///
+    /// The configuration is the checkpoint's own; --key=value changes it (--data_path=…).
+    Evaluate(EvaluateArgs),
+    /// Hold the model to golden cases, folders with config.yaml and tensors.safetensors.
+    Verify(VerifyArgs),
+    /// Look at a data set.
+    #[command(subcommand)]
+    Data(DataCommand),
+}
+
+#[derive(Debug, Subcommand)]
+enum DataCommand {
+    /// Statistics, splits and hashes, and what decides whether two copies agree.
+    Inspect(InspectArgs),
+}
+
+#[derive(Debug, Args)]
+struct ReproduceArgs {
+    /// A RecBole YAML file.
+    #[arg(default_value = "configs/ml-100k.yaml")]
+    config: PathBuf,
+    /// What is expected [default: expectations/<the same name> beside CONFIG].
+    #[arg(long, value_name = "FILE")]
+    expect: Option<PathBuf>,
+    /// The run folder, new or empty [default: checkpoint_dir/<dataset>-<date>-<time>].
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    #[command(flatten)]
+    config_args: ConfigArgs,
+}
+
+#[derive(Debug, Args)]
+struct TrainArgs {
+    /// The run folder, new or empty [default: checkpoint_dir/<dataset>-<date>-<time>].
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    #[command(flatten)]
+    config_args: ConfigArgs,
+}
+
+#[derive(Debug, Args)]
+struct EvaluateArgs {
+    /// A run folder or a .safetensors checkpoint.
+    run: PathBuf,
+    #[command(flatten)]
+    config_args: ConfigArgs,
+}
+
+#[derive(Debug, Args)]
+struct VerifyArgs {
+    /// Folders in the golden case format; files among them are passed over.
+    #[arg(required = true, value_name = "DIR")]
+    cases: Vec<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+struct InspectArgs {
+    #[command(flatten)]
+    config_args: ConfigArgs,
+}
+
+/// Whether what a command was asked holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Outcome {
+    Holds,
+    DoesNotHold,
+}
+
+/// Parses the process's arguments and runs the command.
+pub fn main() -> ExitCode {
+    let (arguments, overrides) = match arguments::split(std::env::args_os(), &<Cli as clap::CommandFactory>::command()) {
+        Ok(split) => split,
+        Err(error) => return output::fail(&error),
+    };
+    let cli = match Cli::try_parse_from(arguments) {
+        Ok(cli) => cli,
+        Err(error) => return arguments::usage(&error),
+    };
+    match cli.run(&overrides) {
+        Ok(Outcome::Holds) => ExitCode::SUCCESS,
+        Ok(Outcome::DoesNotHold) => ExitCode::from(1),
+        Err(error) => output::fail(&error),
+    }
+}
+
+impl Cli {
+    fn run(self, overrides: &[(String, String)]) -> Result<Outcome> {
+        let json = self.json;
+        match self.command {
+            Command::Reproduce(args) => reproduce::run(args, overrides, json),
+            Command::Train(args) => train::run(args, overrides, json),
+            Command::Evaluate(args) => evaluate::run(args, overrides, json),
+            Command::Verify(args) => verify::run(&args.cases, json),
+            Command::Data(DataCommand::Inspect(args)) => inspect::run(args, overrides, json),
+        }
+    }
+}

@@ -1,0 +1,54 @@
+//! What the commands print, and how they end on an error.
+
+use std::io::{ErrorKind, Write, stdout};
+use std::process::ExitCode;
+
+use dif_sr::eval::MetricValues;
+use dif_sr::{Error, Result};
+use serde::Serialize;
+
+/// Prints to standard output. A reader who has left (`| head`) is no error.
+pub fn print(text: &str) -> Result<()> {
+    match writeln!(stdout(), "{text}") {
+        Err(e) if e.kind() != ErrorKind::BrokenPipe => Err(Error::io("standard output", "print the result", e)),
+        _ => Ok(()),
+    }
+}
+
+/// Prints `value` as indented JSON.
+pub fn print_json(value: &impl Serialize) -> Result<()> {
+    print(&serde_json::to_string_pretty(value).expect("results are JSON"))
+}
+
+/// Prints an error and gives the exit code of a command that could not run.
+pub fn fail(error: &Error) -> ExitCode {
+    let _ = writeln!(std::io::stderr(), "dif-sr: {error}");
+    ExitCode::from(2)
+}
+
+/// Rows of columns, each as wide as its widest cell: the first to the left, the others to the right.
+pub fn table(rows: &[Vec<String>]) -> String {
+    let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
+    let width = |c: usize| rows.iter().filter_map(|row| row.get(c)).map(|cell| cell.chars().count()).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..columns).map(width).collect();
+    let line = |row: &Vec<String>| {
+        let cells = row.iter().zip(&widths).enumerate();
+        let cells = cells.map(|(c, (cell, &w))| if c == 0 { format!("{cell:<w$}") } else { format!("{cell:>w$}") });
+        cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
+    };
+    rows.iter().map(line).collect::<Vec<_>>().join("\n")
+}
+
+/// A metrics table: a row for each metric, a column for each named result.
+pub fn metrics_table(columns: &[(&str, &MetricValues)], decimals: usize) -> String {
+    let mut rows = vec![vec!["metric".to_owned()]];
+    rows[0].extend(columns.iter().map(|(name, _)| (*name).to_owned()));
+    let names: Vec<String> = columns.first().map_or_else(Vec::new, |(_, m)| m.named().map(|(name, _)| name).collect());
+    for (i, name) in names.into_iter().enumerate() {
+        let values = columns.iter().filter_map(|(_, metrics)| metrics.named().nth(i));
+        let mut row = vec![name];
+        row.extend(values.map(|(_, value)| format!("{value:.decimals$}")));
+        rows.push(row);
+    }
+    table(&rows)
+}

@@ -1,0 +1,52 @@
+//! `dif-sr reproduce`
+
+use std::path::{Path, PathBuf};
+
+use dif_sr::Result;
+use dif_sr::train::{RunFolder, run as train};
+use dif_sr::verdict::{Expectation, Verdict};
+use serde_json::json;
+
+use super::progress::Progress;
+use super::{Outcome, ReproduceArgs, output};
+
+pub fn run(args: ReproduceArgs, overrides: &[(String, String)], json: bool) -> Result<Outcome> {
+    // Everything that can be wrong with the input is found out before the training.
+    let config = args.config_args.load(std::slice::from_ref(&args.config), overrides)?;
+    let expectation = Expectation::load(&args.expect.unwrap_or_else(|| beside(&args.config)))?;
+    let mut folder = RunFolder::create(args.out, &config)?;
+    let result = train(&config, &mut folder, &mut Progress::new(config.run.show_progress))?;
+    let verdict = expectation.judge(&result);
+    folder.write_json("verdict.json", &verdict)?;
+    if json {
+        output::print_json(&json!({ "run": folder.path(), "verdict": verdict, "result": result }))?;
+    } else {
+        output::print(&format!("{}\n\nrun folder: {}", text(&verdict), folder.path().display()))?;
+    }
+    Ok(if verdict.holds { Outcome::Holds } else { Outcome::DoesNotHold })
+}
+
+/// `configs/expectations/x.yaml` for `configs/x.yaml`.
+fn beside(config: &Path) -> PathBuf {
+    let folder = config.parent().unwrap_or(Path::new(""));
+    folder.join("expectations").join(config.file_name().unwrap_or_default())
+}
+
+/// Ours, the expected value, the difference, pass or fail.
+fn text(verdict: &Verdict) -> String {
+    let header = ["", "ours", "expected", "difference", "allowed", ""];
+    let mut rows = vec![header.map(str::to_owned).to_vec()];
+    for row in &verdict.rows {
+        let number = |x: f64| format!("{x:.*}", row.decimals);
+        let difference = row.ours - row.expected;
+        rows.push(vec![
+            row.name.clone(),
+            number(row.ours),
+            number(row.expected),
+            format!("{difference:+.*}", row.decimals),
+            format!("±{}", number(row.allowed)),
+            if row.holds { "pass" } else { "FAIL" }.to_owned(),
+        ]);
+    }
+    format!("expected: {}\n\n{}\n\n{}", verdict.source, output::table(&rows), verdict.sentence)
+}

@@ -1,0 +1,35 @@
+//! `dif-sr train`
+
+use dif_sr::Result;
+use dif_sr::config::RunConfig;
+use dif_sr::train::{RunFolder, RunResult, run as train};
+
+use super::progress::Progress;
+use super::{Outcome, TrainArgs, output};
+
+pub fn run(args: TrainArgs, overrides: &[(String, String)], json: bool) -> Result<Outcome> {
+    let config = args.config_args.load(&[], overrides)?;
+    let mut folder = RunFolder::create(args.out, &config)?;
+    let result = train(&config, &mut folder, &mut Progress::new(config.run.show_progress))?;
+    if json {
+        output::print_json(&result)?;
+    } else {
+        output::print(&summary(&config, &folder, &result))?;
+    }
+    Ok(Outcome::Holds)
+}
+
+/// The result for a reader.
+fn summary(config: &RunConfig, folder: &RunFolder, result: &RunResult) -> String {
+    let test = ("test", &result.test.metrics);
+    let columns: Vec<_> = result.best_valid.iter().map(|valid| ("valid", valid)).chain([test]).collect();
+    format!(
+        "{} on {}: best epoch {} of {}\n\n{}\n\nrun folder: {}",
+        result.model,
+        result.dataset,
+        result.best_epoch,
+        result.epochs,
+        output::metrics_table(&columns, config.eval.metric_decimal_place),
+        folder.path().display()
+    )
+}

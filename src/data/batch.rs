@@ -1,0 +1,232 @@
+//! Rows as tensors, and batches of them.
+
+use tch::{Device, Tensor};
+
+use super::split::Rows;
+use crate::{Error, Result};
+
+/// Rows on a device, in the order in which batches are taken.
+#[derive(Debug)]
+pub struct RowTensors {
+    /// `[n]`.
+    user: Tensor,
+    /// `[n, L]`.
+    item_seq: Tensor,
+    /// `[n]`.
+    item_seq_len: Tensor,
+    /// `[n]`.
+    pos_items: Tensor,
+}
+
+/// B rows; `i64` tensors.
+#[derive(Debug)]
+pub struct Batch {
+    /// `[B]`.
+    pub user: Tensor,
+    /// `[B, L]`, right-padded with 0.
+    pub item_seq: Tensor,
+    /// `[B]`, 1 to L.
+    pub item_seq_len: Tensor,
+    /// `[B]`: the targets.
+    pub pos_items: Tensor,
+    /// `[B]`: items that the users did not choose; for BPR only.
+    pub neg_items: Option<Tensor>,
+}
+
+impl RowTensors {
+    /// Copies the rows to `device`.
+    pub fn new(rows: &Rows, device: Device) -> Self {
+        let column = |values: &[i64]| Tensor::from_slice(values).to_device(device);
+        Self {
+            user: column(&rows.user),
+            item_seq: column(&rows.seq).view([rows.n() as i64, rows.l as i64]),
+            item_seq_len: column(&rows.len),
+            pos_items: column(&rows.target),
+        }
+    }
+
+    /// The number of rows.
+    pub fn n(&self) -> i64 {
+        self.user.size()[0]
+    }
+
+    /// Reorders the rows: row i becomes the row that was at `permutation[i]`. As in the reference, the order stays, so
+    /// that the permutations of several epochs compound.
+    ///
+    /// # Shapes
+    /// `permutation`: `[n]`, a permutation of 0..n, on the rows' device.
+    pub fn permute(&mut self, permutation: &Tensor) {
+        for column in [&mut self.user, &mut self.item_seq, &mut self.item_seq_len, &mut self.pos_items] {
+            *column = column.index_select(0, permutation);
+        }
+    }
+
+    /// All rows in order, `size` at a time, the last batch being what is left. Batches are views, not copies.
+    pub fn batches(&self, size: usize) -> impl ExactSizeIterator<Item = Batch> {
+        let n = self.n() as usize;
+        (0..n).step_by(size.max(1)).map(move |start| {
+            let narrow = |column: &Tensor| column.narrow(0, start as i64, size.max(1).min(n - start) as i64);
+            Batch {
+                user: narrow(&self.user),
+                item_seq: narrow(&self.item_seq),
+                item_seq_len: narrow(&self.item_seq_len),
+                pos_items: narrow(&self.pos_items),
+                neg_items: None,
+            }
+        })
+    }
+}
+
+impl Batch {
+    /// The batch with a negative item for each positive one.
+    ///
+    /// # Errors
+    /// As [`NegativeSampler::sample`].
+    pub fn with_negatives(self, sampler: &mut NegativeSampler) -> Result<Self> {
+        let users = Vec::<i64>::try_from(&self.user)?;
+        let negatives = Tensor::from_slice(&sampler.sample(&users)?).to_device(self.user.device());
+        Ok(Self { neg_items: Some(negatives), ..self })
+    }
+}
+
+/// Draws, for a user, one of the items that are not in the user's training rows, all with the same probability.
+///
+/// The items of validation and test can be drawn: leaving them out would tell the model which they are.
+///
+/// DIFFERENCE: the reference draws from NumPy's generator, and under `repeatable: True` avoids the positive item only.
+/// Here it is SplitMix64, whose whole state is one number, and what the user is known to like is never a negative.
+#[derive(Debug)]
+pub struct NegativeSampler {
+    /// By user id: the distinct items of the training rows, ascending.
+    chosen: Vec<Vec<i64>>,
+    n_items: i64,
+    state: u64,
+}
+
+impl NegativeSampler {
+    /// A sampler for the users of `train` among the items 1 to `n_items` − 1, started at `seed`.
+    pub fn new(train: &Rows, n_items: usize, seed: u64) -> Self {
+        let n_users = train.user.iter().max().map_or(0, |&user| user as usize + 1);
+        let mut chosen = vec![Vec::new(); n_users];
+        for row in 0..train.n() {
+            let items: &mut Vec<i64> = &mut chosen[train.user[row] as usize];
+            items.push(train.target[row]);
+            items.extend(&train.seq_of(row)[..train.len[row] as usize]);
+        }
+        for items in &mut chosen {
+            items.sort_unstable();
+            items.dedup();
+        }
+        Self { chosen, n_items: n_items as i64, state: seed }
+    }
+
+    /// One item for each of `users`. Users without training rows have chosen nothing.
+    ///
+    /// # Errors
+    /// A user has chosen every item.
+    pub fn sample(&mut self, users: &[i64]) -> Result<Vec<i64>> {
+        users.iter().map(|&user| self.sample_one(user)).collect()
+    }
+
+    fn sample_one(&mut self, user: i64) -> Result<i64> {
+        let n = self.n_items - 1 - self.chosen.get(user as usize).map_or(0, Vec::len) as i64;
+        if n <= 0 {
+            return Err(Error::new(format!(
+                "expected an item that user {user} has not chosen, found all {} items in the user's training rows",
+                self.n_items - 1
+            ))
+            .hint("use `loss_type: CE`, which needs no negative items, or remove the user"));
+        }
+        // The high half of a 64 by 64 bit product: uniform below n but for a bias of n / 2^64.
+        let nth = ((u128::from(self.next()) * n as u128) >> 64) as i64;
+        // chosen[i] - i counts, from 1, the free items up to chosen[i]: as many chosen items precede the nth free one
+        // (from 0) as have that count at most nth + 1.
+        let chosen = self.chosen.get(user as usize).map_or(&[] as &[i64], Vec::as_slice);
+        let (mut before, mut end) = (0, chosen.len());
+        while before < end {
+            let middle = (before + end) / 2;
+            if chosen[middle] - middle as i64 <= nth + 1 { before = middle + 1 } else { end = middle }
+        }
+        Ok(nth + 1 + before as i64)
+    }
+
+    /// The generator's state: a sampler that is started with it goes on where this one is.
+    pub fn state(&self) -> u64 {
+        self.state
+    }
+
+    /// SplitMix64 (Steele, Lea and Flood 2014).
+    fn next(&mut self) -> u64 {
+        self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.state;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// One user with three training rows over items 2, 4 and 5; L = 2.
+    fn rows() -> Rows {
+        Rows { l: 2, user: vec![1, 1, 1], target: vec![4, 5, 2], seq: vec![2, 0, 2, 4, 4, 5], len: vec![1, 2, 2] }
+    }
+
+    #[test]
+    fn batches_cover_all_rows_in_order_and_the_last_is_shorter() {
+        let tensors = RowTensors::new(&rows(), Device::Cpu);
+        let batches: Vec<_> = tensors.batches(2).collect();
+        assert_eq!(batches.iter().map(|batch| batch.item_seq.size()).collect::<Vec<_>>(), [[2, 2], [1, 2]]);
+        assert_eq!(Vec::<i64>::try_from(&batches[0].pos_items).unwrap(), [4, 5]);
+        assert_eq!(Vec::<i64>::try_from(&batches[1].pos_items).unwrap(), [2]);
+    }
+
+    #[test]
+    fn permutations_compound() {
+        let mut tensors = RowTensors::new(&rows(), Device::Cpu);
+        let permutation = Tensor::from_slice(&[1i64, 2, 0]);
+        tensors.permute(&permutation);
+        assert_eq!(Vec::<i64>::try_from(&tensors.pos_items).unwrap(), [5, 2, 4]);
+        tensors.permute(&permutation);
+        assert_eq!(Vec::<i64>::try_from(&tensors.pos_items).unwrap(), [2, 4, 5]);
+        assert_eq!(Vec::<i64>::try_from(&tensors.item_seq_len).unwrap(), [2, 1, 2]);
+        assert_eq!(Vec::<i64>::try_from(tensors.item_seq.view([-1])).unwrap(), [4, 5, 2, 0, 2, 4]);
+    }
+
+    #[test]
+    fn negatives_are_uniform_among_the_items_that_the_user_has_not_chosen() {
+        let mut sampler = NegativeSampler::new(&rows(), 8, 212);
+        let mut counts = [0; 8];
+        for item in sampler.sample(&vec![1; 40_000]).unwrap() {
+            counts[item as usize] += 1;
+        }
+        assert_eq!([0, 2, 4, 5].map(|item| counts[item]), [0; 4]);
+        // Four standard deviations of a binomial with n = 40,000 and p = 1/4 are 346.
+        assert!([1, 3, 6, 7].iter().all(|&item| (counts[item] - 10_000i32).abs() < 346), "seed 212: {counts:?}");
+    }
+
+    #[test]
+    fn a_sampler_started_with_the_state_of_another_goes_on_where_that_one_is() {
+        let mut sampler = NegativeSampler::new(&rows(), 100, 3);
+        sampler.sample(&[1; 5]).unwrap();
+        let mut resumed = NegativeSampler::new(&rows(), 100, sampler.state());
+        assert_eq!(sampler.sample(&[1; 50]).unwrap(), resumed.sample(&[1; 50]).unwrap());
+    }
+
+    #[test]
+    fn a_user_who_has_chosen_every_item_is_an_error() {
+        let rows = Rows { l: 1, user: vec![1], target: vec![2], seq: vec![1], len: vec![1] };
+        let error = NegativeSampler::new(&rows, 3, 0).sample(&[1]).unwrap_err();
+        assert!(error.to_string().contains("user 1 has not chosen, found all 2 items"), "{error}");
+    }
+
+    #[test]
+    fn a_batch_with_negatives_has_one_for_each_positive() {
+        let tensors = RowTensors::new(&rows(), Device::Cpu);
+        let mut sampler = NegativeSampler::new(&rows(), 8, 0);
+        let batch = tensors.batches(3).next().unwrap().with_negatives(&mut sampler).unwrap();
+        assert_eq!(batch.neg_items.unwrap().size(), [3]);
+    }
+}

@@ -1,0 +1,122 @@
+//! K-core filtering, as RecBole does it.
+
+use crate::config::Interval;
+
+/// What filtering leaves.
+pub struct Core {
+    /// The interactions that stay, in the given order.
+    pub rows: Vec<usize>,
+    /// By item id: whether the item was banned, from the interactions and from the item file.
+    pub banned_items: Vec<bool>,
+}
+
+/// The counts of interactions that are allowed.
+pub struct Limits<'a> {
+    pub users: Option<&'a Interval>,
+    pub items: Option<&'a Interval>,
+}
+
+/// Bans the users and the items whose number of interactions is outside its interval, then counts again, until none is.
+///
+/// `users[row]` and `items[row]` are ids, `rows` the interactions to look at, and `listed[item]` says whether the item
+/// file has the item: such items are also banned when fewer interactions than the lower bound are left, be it none.
+/// The result does not depend on the order of the interactions: every round looks at all users and items at once.
+pub fn k_core(mut rows: Vec<usize>, users: &[i64], items: &[i64], listed: &[bool], limits: &Limits) -> Core {
+    let n_users = users.iter().max().map_or(0, |&max| max as usize + 1);
+    let mut banned_users = vec![false; n_users];
+    let mut banned_items = vec![false; listed.len()];
+    loop {
+        let user_counts = counts(&rows, users, n_users);
+        let item_counts = counts(&rows, items, listed.len());
+        let mut changed = false;
+        if let Some(interval) = limits.users {
+            changed |= ban(&mut banned_users, &user_counts, interval, |_| false);
+        }
+        if let Some(interval) = limits.items {
+            changed |= ban(&mut banned_items, &item_counts, interval, |item| listed[item]);
+        }
+        if !changed {
+            return Core { rows, banned_items };
+        }
+        rows.retain(|&row| !banned_users[users[row] as usize] && !banned_items[items[row] as usize]);
+    }
+}
+
+/// How often each id occurs in `rows`.
+fn counts(rows: &[usize], ids: &[i64], n: usize) -> Vec<usize> {
+    let mut counts = vec![0; n];
+    rows.iter().for_each(|&row| counts[ids[row] as usize] += 1);
+    counts
+}
+
+/// Bans what is outside the interval; whether anything was. Ids that do not occur are banned only if `listed`.
+fn ban(banned: &mut [bool], counts: &[usize], interval: &Interval, listed: impl Fn(usize) -> bool) -> bool {
+    let mut changed = false;
+    for (id, (banned, &count)) in banned.iter_mut().zip(counts).enumerate() {
+        // RecBole's two rules: the interval for what occurs, the lower end (even of an open interval) for what is listed.
+        let outside = count > 0 && !contains(interval, count);
+        let too_few = (count as f64) < interval.low && listed(id);
+        if !*banned && (outside || too_few) {
+            *banned = true;
+            changed = true;
+        }
+    }
+    changed
+}
+
+/// Whether a number of interactions lies in the interval.
+pub fn contains(interval: &Interval, count: usize) -> bool {
+    let count = count as f64;
+    let above = if interval.low_closed { count >= interval.low } else { count > interval.low };
+    let below = if interval.high_closed { count <= interval.high } else { count < interval.high };
+    above && below
+}
+
+/// The interval as RecBole writes it: `[5,inf)`.
+pub fn describe(interval: &Interval) -> String {
+    let Interval { low, low_closed, high, high_closed } = interval;
+    format!("{}{low},{high}{}", if *low_closed { '[' } else { '(' }, if *high_closed { ']' } else { ')' })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const AT_LEAST_TWO: Interval = Interval { low: 2.0, low_closed: true, high: f64::INFINITY, high_closed: false };
+
+    #[test]
+    fn an_interval_is_described_as_recbole_writes_it() {
+        assert_eq!(describe(&AT_LEAST_TWO), "[2,inf)");
+        assert_eq!(describe(&Interval { low: 0.0, low_closed: false, high: 100.0, high_closed: true }), "(0,100]");
+    }
+
+    #[test]
+    fn an_interval_holds_its_closed_ends_only() {
+        let half_open = Interval { low: 1.0, low_closed: false, high: 3.0, high_closed: true };
+        assert_eq!([1, 2, 3, 4].map(|count| contains(&half_open, count)), [false, true, true, false]);
+        let other = Interval { low: 1.0, low_closed: true, high: 3.0, high_closed: false };
+        assert_eq!([0, 1, 2, 3].map(|count| contains(&other, count)), [false, true, true, false]);
+    }
+
+    #[test]
+    fn a_ban_that_leaves_others_too_few_goes_on_until_nothing_changes() {
+        // User 3 has one interaction; without it item 3 has one left, without which user 2 has one left.
+        let (users, items) = ([1, 1, 2, 2, 3, 4, 4], [1, 2, 2, 3, 3, 1, 2]);
+        let limits = Limits { users: Some(&AT_LEAST_TWO), items: Some(&AT_LEAST_TWO) };
+        let core = k_core((0..7).collect(), &users, &items, &[false; 4], &limits);
+        assert_eq!(core.rows, [0, 1, 5, 6]);
+        assert_eq!(core.banned_items, [false, false, false, true]);
+    }
+
+    #[test]
+    fn listed_items_without_interactions_are_banned_only_below_the_lower_end() {
+        let banned = |items: Option<&Interval>| {
+            k_core(vec![0], &[1], &[1], &[false, true, true], &Limits { users: None, items }).banned_items
+        };
+        let from_one = Interval { low: 1.0, ..AT_LEAST_TWO };
+        let from_none = Interval { low: 0.0, low_closed: false, ..AT_LEAST_TWO };
+        assert_eq!(banned(None), [false; 3]);
+        assert_eq!(banned(Some(&from_none)), [false; 3]);
+        assert_eq!(banned(Some(&from_one)), [false, false, true]);
+    }
+}

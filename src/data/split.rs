@@ -1,0 +1,183 @@
+//! Leave-one-out: every user's last interaction is for the test, the one before it for validation, the rest for training.
+//!
+//! The reference sorts interactions by (user, time); turns every interaction but a user's first into a row, whose
+//! sequence is what the user did before; sorts all rows by the time of their target; groups them by user in order of
+//! first appearance; and cuts each group. All its sorts are stable. A user's rows are in order of time already, so the
+//! second sort only decides the order of the users: by the time of their first row, then by id.
+
+use std::cmp::Ordering;
+
+use serde::Serialize;
+use sha2::{Digest, Sha256};
+
+use super::dataset::Dataset;
+use crate::config::{DataConfig, TimePrecision};
+use crate::{Error, Result};
+
+/// Rows to train on, to stop by and to judge by.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Splits {
+    pub train: Rows,
+    pub valid: Rows,
+    pub test: Rows,
+}
+
+/// Histories, each with the item to predict. All columns have n rows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rows {
+    /// L: the length of `seq`'s rows.
+    pub l: usize,
+    /// `[n]`.
+    pub user: Vec<i64>,
+    /// `[n]`: the item to predict.
+    pub target: Vec<i64>,
+    /// `[n, L]`, row-major: the last L items before the target, oldest first, right-padded with 0.
+    pub seq: Vec<i64>,
+    /// `[n]`: how many items of `seq` are no padding, 1 to L.
+    pub len: Vec<i64>,
+}
+
+/// SHA-256 of each column of [`Rows`] as little-endian `i64`, row-major; under RecBole's names of the columns.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Hashes {
+    pub user_id: String,
+    /// The target.
+    pub item_id: String,
+    pub item_id_list: String,
+    pub item_length: String,
+}
+
+impl Rows {
+    /// No rows, of sequences of length `l`.
+    fn new(l: usize) -> Self {
+        Self { l, user: Vec::new(), target: Vec::new(), seq: Vec::new(), len: Vec::new() }
+    }
+
+    /// Adds a row; of `history`, oldest first, the last L items are kept.
+    fn push(&mut self, user: i64, history: &[i64], target: i64) {
+        let kept = &history[history.len().saturating_sub(self.l)..];
+        self.user.push(user);
+        self.target.push(target);
+        self.seq.extend(kept);
+        self.seq.resize(self.user.len() * self.l, 0);
+        self.len.push(kept.len() as i64);
+    }
+
+    /// The number of rows.
+    pub fn n(&self) -> usize {
+        self.user.len()
+    }
+
+    /// The row's sequence with its padding, `[L]`. Panics if there is no such row.
+    pub fn seq_of(&self, row: usize) -> &[i64] {
+        &self.seq[row * self.l..][..self.l]
+    }
+
+    /// What identifies the rows and their order.
+    pub fn hashes(&self) -> Hashes {
+        Hashes {
+            user_id: sha256(&self.user),
+            item_id: sha256(&self.target),
+            item_id_list: sha256(&self.seq),
+            item_length: sha256(&self.len),
+        }
+    }
+}
+
+fn sha256(values: &[i64]) -> String {
+    let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// A time as the configured precision sees it.
+pub(super) fn at_precision(time: f64, precision: TimePrecision) -> f64 {
+    match precision {
+        TimePrecision::Float32 => f64::from(time as f32),
+        TimePrecision::Float64 => time,
+    }
+}
+
+/// Every user's interactions in order of time; the order of the file decides between equal times.
+#[derive(Debug)]
+pub struct Histories {
+    /// Interactions (indices into the data set's columns), user by user.
+    order: Vec<usize>,
+    /// Where each user's interactions begin in `order`, and the end of the last one's.
+    starts: Vec<usize>,
+}
+
+impl Histories {
+    /// Sorts the interactions by (user, time), stably.
+    pub fn new(dataset: &Dataset, precision: TimePrecision) -> Self {
+        let n_users = dataset.users.len();
+        let mut starts = vec![0; n_users + 1];
+        dataset.user.iter().for_each(|&user| starts[user as usize + 1] += 1);
+        (0..n_users).for_each(|user| starts[user + 1] += starts[user]);
+        let mut next = starts.clone();
+        let mut order = vec![0; dataset.user.len()];
+        for (interaction, &user) in dataset.user.iter().enumerate() {
+            order[next[user as usize]] = interaction;
+            next[user as usize] += 1;
+        }
+        let time = |&interaction: &usize| at_precision(dataset.time[interaction], precision);
+        for user in 0..n_users {
+            order[starts[user]..starts[user + 1]].sort_by(|a, b| compare(time(a), time(b)));
+        }
+        Self { order, starts }
+    }
+
+    /// The interactions of one user. Panics if there is no such user.
+    pub fn of(&self, user: i64) -> &[usize] {
+        &self.order[self.starts[user as usize]..self.starts[user as usize + 1]]
+    }
+
+    /// All users with their interactions, in the order of their ids; the padding has none.
+    pub fn iter(&self) -> impl Iterator<Item = (i64, &[usize])> {
+        (1..self.starts.len() as i64 - 1).map(|user| (user, self.of(user)))
+    }
+}
+
+/// Orders times, none of which is NaN.
+fn compare(a: f64, b: f64) -> Ordering {
+    a.partial_cmp(&b).unwrap_or(Ordering::Equal)
+}
+
+/// How many of a user's rows, the last ones, are not for training: with two rows the second is for the test and none for
+/// validation, a single row is for training.
+pub fn n_held_out(n_rows: usize) -> usize {
+    n_rows.saturating_sub(1).min(2)
+}
+
+/// Cuts the data set as described above.
+///
+/// # Errors
+/// No user has two interactions, so that there is nothing to train on.
+pub fn split(dataset: &Dataset, config: &DataConfig) -> Result<Splits> {
+    let histories = Histories::new(dataset, config.time_precision);
+    let mut users: Vec<_> = histories.iter().filter(|(_, history)| history.len() > 1).collect();
+    if users.is_empty() {
+        return Err(Error::new("expected users with two interactions or more, found none after filtering")
+            .at(config.data_path.join(&config.dataset))
+            .hint("loosen the filters, or check USER_ID_FIELD"));
+    }
+    let first_row = |history: &[usize]| at_precision(dataset.time[history[1]], config.time_precision);
+    users.sort_by(|(_, a), (_, b)| compare(first_row(a), first_row(b)));
+
+    let rows = || Rows::new(config.max_item_list_length);
+    let mut splits = Splits { train: rows(), valid: rows(), test: rows() };
+    let mut items = Vec::new();
+    for (user, history) in users {
+        items.clear();
+        items.extend(history.iter().map(|&interaction| dataset.item[interaction]));
+        let held_out = n_held_out(items.len() - 1);
+        for target in 1..items.len() {
+            let rows = match items.len() - target {
+                1 if held_out >= 1 => &mut splits.test,
+                2 if held_out == 2 => &mut splits.valid,
+                _ => &mut splits.train,
+            };
+            rows.push(user, &items[..target], items[target]);
+        }
+    }
+    Ok(splits)
+}

@@ -1,0 +1,270 @@
+//! What an atomic file holds: typed columns, and the line of every row.
+
+use std::path::{Path, PathBuf};
+
+use super::vocabulary::Vocabulary;
+use crate::{Error, Result};
+
+/// The columns of one file that were asked for.
+#[derive(Debug)]
+pub struct Table {
+    path: PathBuf,
+    /// All columns of the file by name, loaded or not.
+    header: Vec<String>,
+    columns: Vec<Column>,
+    /// The place of each loaded column in a row.
+    indices: Vec<usize>,
+    /// The line, counted from 1, on which each row starts.
+    lines: Vec<u64>,
+}
+
+/// A column that was loaded.
+#[derive(Debug)]
+pub struct Column {
+    pub name: String,
+    pub values: Values,
+}
+
+/// The values of a column, one a row.
+#[derive(Debug)]
+pub enum Values {
+    Token(Tokens),
+    TokenSeq(TokenSeqs),
+    /// NaN where the value is missing.
+    Float(Vec<f64>),
+    /// Empty where the value is missing.
+    FloatSeq(Ragged<f64>),
+}
+
+/// A column of tokens.
+#[derive(Debug, Default)]
+pub struct Tokens {
+    /// The tokens of the column by first appearance.
+    pub vocabulary: Vocabulary,
+    /// One id of `vocabulary` a row, 0 where the value is missing.
+    pub ids: Vec<i64>,
+}
+
+/// A column of token sequences.
+#[derive(Debug, Default)]
+pub struct TokenSeqs {
+    /// The tokens of the column by first appearance.
+    pub vocabulary: Vocabulary,
+    /// Ids of `vocabulary`; empty where the value is missing.
+    pub ids: Ragged<i64>,
+}
+
+/// Rows of different lengths, one after the other.
+#[derive(Debug)]
+pub struct Ragged<T> {
+    values: Vec<T>,
+    ends: Vec<usize>,
+}
+
+impl<T> Default for Ragged<T> {
+    fn default() -> Self {
+        Self { values: Vec::new(), ends: Vec::new() }
+    }
+}
+
+impl<T> Ragged<T> {
+    fn push(&mut self, row: impl IntoIterator<Item = T>) {
+        self.values.extend(row);
+        self.ends.push(self.values.len());
+    }
+
+    /// The values of one row. Panics if there is no such row.
+    pub fn row(&self, index: usize) -> &[T] {
+        let start = index.checked_sub(1).map_or(0, |before| self.ends[before]);
+        &self.values[start..self.ends[index]]
+    }
+}
+
+impl Values {
+    /// An empty column of RecBole's type `kind`.
+    pub(super) fn of_type(kind: &str) -> Option<Self> {
+        Some(match kind {
+            "token" => Self::Token(Tokens::default()),
+            "token_seq" => Self::TokenSeq(TokenSeqs::default()),
+            "float" => Self::Float(Vec::new()),
+            "float_seq" => Self::FloatSeq(Ragged::default()),
+            _ => return None,
+        })
+    }
+
+    /// RecBole's name of the type.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Token(_) => "token",
+            Self::TokenSeq(_) => "token_seq",
+            Self::Float(_) => "float",
+            Self::FloatSeq(_) => "float_seq",
+        }
+    }
+
+    /// The tokens of one row by their ids: empty, or one 0, if the value is missing. Panics if there is no such row.
+    pub fn token_ids(&self, row: usize) -> &[i64] {
+        match self {
+            Self::Token(tokens) => &tokens.ids[row..=row],
+            Self::TokenSeq(tokens) => tokens.ids.row(row),
+            Self::Float(_) | Self::FloatSeq(_) => &[],
+        }
+    }
+
+    /// Adds the value of one row. The error says what was expected and found.
+    fn push(&mut self, field: &str, seq_separator: &str) -> Result<()> {
+        let missing = is_missing(field);
+        let pieces = || field.split(seq_separator).filter(|piece| !missing && !piece.is_empty());
+        match self {
+            Self::Token(tokens) => tokens.ids.push(if missing { 0 } else { tokens.vocabulary.intern(field) }),
+            Self::TokenSeq(TokenSeqs { vocabulary, ids }) => ids.push(pieces().map(|piece| vocabulary.intern(piece))),
+            Self::Float(values) => values.push(if missing { f64::NAN } else { number(field)? }),
+            Self::FloatSeq(rows) => rows.push(pieces().map(number).collect::<Result<Vec<_>>>()?),
+        }
+        Ok(())
+    }
+}
+
+/// Whether pandas takes `field` for a missing value.
+pub fn is_missing(field: &str) -> bool {
+    matches!(
+        field,
+        "" | "#N/A"
+            | "#N/A N/A"
+            | "#NA"
+            | "-1.#IND"
+            | "-1.#QNAN"
+            | "-NaN"
+            | "-nan"
+            | "1.#IND"
+            | "1.#QNAN"
+            | "<NA>"
+            | "N/A"
+            | "NA"
+            | "NULL"
+            | "NaN"
+            | "None"
+            | "n/a"
+            | "nan"
+            | "null"
+    )
+}
+
+/// A number as pandas reads it, infinities included, except that it is rounded to the nearest `f64`.
+fn number(field: &str) -> Result<f64> {
+    match field.trim_matches([' ', '\t']).parse::<f64>() {
+        Ok(value) if !value.is_nan() => Ok(value),
+        _ => Err(Error::new(format!("expected a number, found `{}`", excerpt(field)))
+            .hint("correct the value, or leave the field empty if it is unknown")),
+    }
+}
+
+/// `field` as it can stand in a message.
+pub(super) fn excerpt(field: &str) -> String {
+    let text = field.chars().take(40).collect::<String>();
+    let dots = if text.len() < field.len() { "…" } else { "" };
+    format!("{}{dots}", text.escape_debug())
+}
+
+impl Table {
+    /// A table without rows. `header` names all columns of the file; `columns` are those to load, each with its place.
+    pub(super) fn new(path: &Path, header: Vec<String>, columns: Vec<(usize, Column)>) -> Self {
+        let (indices, columns) = columns.into_iter().unzip();
+        Self { path: path.to_path_buf(), header, columns, indices, lines: Vec::new() }
+    }
+
+    /// Adds the row that starts on `line`.
+    pub(super) fn push(&mut self, record: &csv::StringRecord, line: u64, seq_separator: &str) -> Result<()> {
+        if record.len() > self.header.len() {
+            let problem = format!("expected at most {} fields, found {}", self.header.len(), record.len());
+            return Err(Error::new(problem)
+                .at(&self.path)
+                .line(line)
+                .hint("remove the surplus separator, or quote the field that holds it"));
+        }
+        for (column, &index) in self.columns.iter_mut().zip(&self.indices) {
+            column
+                .values
+                .push(record.get(index).unwrap_or_default(), seq_separator)
+                .map_err(|error| error.at(&self.path).line(line).column(&column.name))?;
+        }
+        self.lines.push(line);
+        Ok(())
+    }
+
+    /// All columns of the file by name, loaded or not.
+    pub fn header(&self) -> &[String] {
+        &self.header
+    }
+
+    /// The file that was read.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The number of rows.
+    pub fn n_rows(&self) -> usize {
+        self.lines.len()
+    }
+
+    /// The line of the file, counted from 1, on which a row starts. Panics if there is no such row.
+    pub fn line(&self, row: usize) -> u64 {
+        self.lines[row]
+    }
+
+    /// The columns that were loaded, in the order of the file.
+    pub fn columns(&self) -> &[Column] {
+        &self.columns
+    }
+
+    /// The values of the column `name`, which the configuration's key `key` asks for.
+    ///
+    /// # Errors
+    /// The file has no such column, or it was not loaded.
+    pub fn column(&self, name: &str, key: &str) -> Result<&Values> {
+        if let Some(column) = self.columns.iter().find(|column| column.name == name) {
+            return Ok(&column.values);
+        }
+        let has = self.header.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
+        let error = if self.header.iter().any(|known| known == name) {
+            Error::new(format!(
+                "expected `load_col` to name this column, which `{key}` asks for, found that it does not"
+            ))
+            .hint("add it to `load_col`, or remove `load_col`")
+        } else {
+            Error::new(format!("expected a column of this name, which `{key}` asks for, found {has}"))
+                .hint(format!("correct `{key}` or the header"))
+        };
+        Err(error.at(&self.path).column(name))
+    }
+
+    /// The tokens of the column `name`, which the configuration's key `key` asks for.
+    ///
+    /// # Errors
+    /// There is no such column, or it is not of type token.
+    pub fn tokens(&self, name: &str, key: &str) -> Result<&Tokens> {
+        match self.column(name, key)? {
+            Values::Token(tokens) => Ok(tokens),
+            other => Err(self.wrong_type(name, key, "token", other)),
+        }
+    }
+
+    /// The numbers of the column `name`, which the configuration's key `key` asks for; NaN where missing.
+    ///
+    /// # Errors
+    /// There is no such column, or it is not of type float.
+    pub fn floats(&self, name: &str, key: &str) -> Result<&[f64]> {
+        match self.column(name, key)? {
+            Values::Float(values) => Ok(values),
+            other => Err(self.wrong_type(name, key, "float", other)),
+        }
+    }
+
+    /// The error for a column that is not of the type that `key` needs.
+    pub fn wrong_type(&self, name: &str, key: &str, expected: &str, found: &Values) -> Error {
+        Error::new(format!("expected the type {expected}, which `{key}` needs, found {}", found.kind()))
+            .at(&self.path)
+            .column(name)
+            .hint(format!("correct the header, or name another column in `{key}`"))
+    }
+}

@@ -1,0 +1,68 @@
+//! The rank of every user's target among all items.
+
+use tch::{Kind, Tensor, no_grad};
+
+use crate::data::RowTensors;
+use crate::model::SasRecD;
+use crate::{Error, Result};
+
+/// Where the targets of a split stand, in the order of its rows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ranking {
+    /// Items scored strictly higher than the target.
+    pub rank: Vec<usize>,
+    /// Other items scored exactly as the target.
+    pub ties: Vec<usize>,
+}
+
+impl Ranking {
+    /// Rows whose target ties with another item: with any, the order among equals would decide the metrics.
+    pub fn tied_rows(&self) -> usize {
+        self.ties.iter().filter(|&&ties| ties > 0).count()
+    }
+
+    /// Ranks from a matrix of scores. Item 0 is padding and stands behind all others; history is not masked.
+    ///
+    /// # Shapes
+    /// scores `[B, n_items]`, targets `[B]`
+    pub fn of_scores(scores: &Tensor, targets: &Tensor) -> Self {
+        let scores = scores.detach().copy();
+        let _ = scores.select(1, 0).fill_(f64::NEG_INFINITY);
+        let target = scores.gather(1, &targets.unsqueeze(1), false);
+        let count = |which: Tensor| -> Vec<usize> {
+            let counts = Vec::<i64>::try_from(which.sum_dim_intlist(1, false, Kind::Int64)).expect("counts are int64");
+            counts.into_iter().map(|n| n as usize).collect()
+        };
+        let rank = count(scores.gt_tensor(&target));
+        let ties = count(scores.eq_tensor(&target)).into_iter().map(|n| n - 1).collect();
+        Self { rank, ties }
+    }
+}
+
+/// Ranks the target of every row with the model in evaluation mode.
+///
+/// `progress` is told the rows done after every batch.
+pub fn rank(
+    model: &SasRecD,
+    rows: &RowTensors,
+    batch_size: usize,
+    mut progress: impl FnMut(usize),
+) -> Result<Ranking> {
+    let mut all = Ranking { rank: Vec::with_capacity(rows.n() as usize), ties: Vec::with_capacity(rows.n() as usize) };
+    no_grad(|| {
+        for batch in rows.batches(batch_size) {
+            let seq_output = model.forward(&batch.item_seq, &batch.item_seq_len, false).seq_output;
+            let scores = model.scores(&seq_output);
+            // No score is higher than NaN, so that a broken model would rank every target first.
+            if !bool::try_from(scores.isfinite().all())? {
+                return Err(Error::new("the model's scores are not all finite numbers")
+                    .hint("the parameters hold NaN or infinity: train again with a smaller learning_rate"));
+            }
+            let Ranking { rank, ties } = Ranking::of_scores(&scores, &batch.pos_items);
+            all.rank.extend(rank);
+            all.ties.extend(ties);
+            progress(all.rank.len());
+        }
+        Ok(all)
+    })
+}

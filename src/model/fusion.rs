@@ -1,0 +1,68 @@
+//! How the attention scores of the streams become one (the paper's fusion function F, section 4.2.2).
+
+use tch::nn::{self, Module};
+use tch::{Kind, Tensor};
+
+use super::Tree;
+use super::init::linear;
+use crate::config::Fusion;
+
+/// The fusion function with its parameters. Score maps come in the order attributes, item, position.
+#[derive(Debug)]
+pub enum FusionLayer {
+    /// Adds the maps.
+    Sum,
+    /// One linear layer over the rows of all maps side by side.
+    Concat(nn::Linear),
+    /// A softmax over the streams, from a two-layer perceptron over each map's row (RecBole's `VanillaAttention`).
+    Gate { hidden: nn::Linear, energy: nn::Linear },
+}
+
+impl FusionLayer {
+    /// `fusion_type` for `attributes` attributes and sequences of `max_len` positions.
+    pub fn new(p: nn::Path<'_>, fusion: Fusion, attributes: i64, max_len: i64) -> Self {
+        match fusion {
+            Fusion::Sum => Self::Sum,
+            Fusion::Concat => Self::Concat(linear(p, max_len * (2 + attributes), max_len)),
+            Fusion::Gate => {
+                let p = p / "projection";
+                Self::Gate { hidden: linear(&p / 0, max_len, max_len), energy: linear(&p / 2, max_len, 1) }
+            }
+        }
+    }
+
+    /// Fuses the score maps. `concat` and `gate` see the whole row of scores, the columns of padded and future keys
+    /// included: the mask comes later, as in the reference.
+    ///
+    /// # Shapes
+    /// every map `[B, heads, L, L]` → `[B, heads, L, L]`
+    pub fn forward(&self, attributes: &[Tensor], item: &Tensor, position: &Tensor) -> Tensor {
+        match self {
+            Self::Sum if attributes.is_empty() => item + position,
+            Self::Sum => Tensor::stack(attributes, -2).sum_dim_intlist(-2, false, None::<Kind>) + item + position,
+            Self::Concat(layer) => {
+                let maps: Vec<&Tensor> = attributes.iter().chain([item, position]).collect();
+                layer.forward(&Tensor::cat(&maps, -1))
+            }
+            Self::Gate { hidden, energy } => {
+                let maps: Vec<&Tensor> = attributes.iter().chain([item, position]).collect();
+                let maps = Tensor::stack(&maps, -2); // [B, heads, L, 2 + attributes, L]
+                let energy = energy.forward(&hidden.forward(&maps).relu());
+                let weights = energy.squeeze_dim(-1).softmax(-1, None);
+                (maps * weights.unsqueeze(-1)).sum_dim_intlist(-2, false, None::<Kind>)
+            }
+        }
+    }
+
+    /// `None` for `sum`, which registers no module.
+    pub(super) fn tree(&self) -> Option<Tree> {
+        match self {
+            Self::Sum => None,
+            Self::Concat(layer) => Some(Tree::linear(layer)),
+            Self::Gate { hidden, energy } => {
+                let parts = [Tree::linear(hidden), Tree::inert("ReLU(inplace=True)"), Tree::linear(energy)];
+                Some(Tree::node("VanillaAttention", vec![("projection", Tree::list("Sequential", parts))]))
+            }
+        }
+    }
+}

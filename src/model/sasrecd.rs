@@ -1,0 +1,268 @@
+//! The whole model: embeddings, encoder, scores and losses.
+
+use std::path::Path;
+
+use tch::nn::{self, Module, VarStore};
+use tch::{Device, Kind, Reduction, Tensor, no_grad};
+
+use super::init::{embedding, initialize, layer_norm};
+use super::{AttributePredictor, Dropout, Encoder, FeatureSeqEmbLayer, ItemFeature, LayerOutput, Tree};
+use crate::config::{Loss, ModelConfig, Predictor};
+use crate::data::Batch;
+use crate::tensors::TensorFile;
+use crate::{Error, Result};
+
+/// DIF-SR on the SASRec backbone, as RecBole's `SASRecD`.
+///
+/// Items are the only input stream; positions and attributes enter the attention scores alone.
+#[derive(Debug)]
+pub struct SasRecD {
+    config: ModelConfig,
+    vs: VarStore,
+    features: Vec<ItemFeature>,
+    item_embedding: nn::Embedding,
+    position_embedding: nn::Embedding,
+    feature_embed_layer_list: Vec<FeatureSeqEmbLayer>,
+    trm_encoder: Encoder,
+    /// `None` for `attribute_predictor: not`.
+    ap: Option<AttributePredictor>,
+    layer_norm: nn::LayerNorm,
+    dropout: Dropout,
+}
+
+/// A batch of sequences after the encoder.
+#[derive(Debug)]
+pub struct Encoded {
+    /// What each layer computed, first to last.
+    pub layers: Vec<LayerOutput>,
+    /// The output at the last true position, `[B, H]`.
+    pub seq_output: Tensor,
+}
+
+/// The losses of a batch, each `[]`.
+#[derive(Debug)]
+pub struct Losses {
+    /// item + Σ λᵢ · attributeᵢ (equation 13).
+    pub total: Tensor,
+    pub item: Tensor,
+    /// One per attribute; empty without a predictor.
+    pub attributes: Vec<Tensor>,
+}
+
+impl SasRecD {
+    /// A model of zeros on the CPU: [`SasRecD::initialize`] or a checkpoint fills it, [`SasRecD::to_device`] moves it.
+    ///
+    /// `n_items` counts the padding item; `features` follow `selected_features`.
+    pub fn new(config: &ModelConfig, n_items: i64, max_len: i64, features: Vec<ItemFeature>, kind: Kind) -> Self {
+        let mut vs = VarStore::new(Device::Cpu);
+        vs.set_kind(kind);
+        let p = vs.root();
+        let h = config.hidden_size;
+        let tables = (features.iter().zip(&config.attribute_hidden_size))
+            .map(|(feature, &size)| FeatureSeqEmbLayer::new(feature, size, config.pooling_mode, (kind, Device::Cpu)))
+            .collect();
+        let ap = match config.attribute_predictor {
+            Predictor::Linear => Some(AttributePredictor::new(&p / "ap", h, &features)),
+            Predictor::Not => None,
+        };
+        Self {
+            item_embedding: embedding(&p / "item_embedding", n_items, h, Some(0)),
+            position_embedding: embedding(&p / "position_embedding", max_len, h, None),
+            feature_embed_layer_list: tables,
+            trm_encoder: Encoder::new(&p / "trm_encoder", config, max_len),
+            ap,
+            layer_norm: layer_norm(&p / "LayerNorm", h, config.layer_norm_eps),
+            dropout: Dropout { p: config.hidden_dropout_prob },
+            features,
+            config: config.clone(),
+            vs,
+        }
+    }
+
+    /// Draws every initial value from libtorch's generator; the model must still be on the CPU.
+    pub fn initialize(&mut self) {
+        initialize(&self.tree(), self.config.initializer_range);
+    }
+
+    /// Moves parameters, attribute tables and attribute ids.
+    pub fn to_device(&mut self, device: Device) {
+        self.vs.set_device(device);
+        for layer in &mut self.feature_embed_layer_list {
+            layer.table = layer.table.to_device(device);
+        }
+        for feature in &mut self.features {
+            feature.ids = feature.ids.to_device(device);
+        }
+    }
+
+    pub fn device(&self) -> Device {
+        self.vs.device()
+    }
+
+    pub fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
+    pub fn features(&self) -> &[ItemFeature] {
+        &self.features
+    }
+
+    /// Rows of the item embedding, the padding item included.
+    pub fn n_items(&self) -> i64 {
+        self.item_embedding.ws.size()[0]
+    }
+
+    /// Encodes sequences.
+    ///
+    /// # Shapes
+    /// item_seq `[B, L]` (right-padded with 0), item_seq_len `[B]` (1 to L)
+    pub fn forward(&self, item_seq: &Tensor, item_seq_len: &Tensor, train: bool) -> Encoded {
+        let length = item_seq.size()[1];
+        let item = self.item_embedding.forward(item_seq);
+        // Looked up for every row, although all rows are equal: the gradient's rounding depends on it.
+        let position = Tensor::arange(length, (Kind::Int64, item_seq.device())).unsqueeze(0).expand_as(item_seq);
+        let position = self.position_embedding.forward(&position);
+        let attributes: Vec<Tensor> = (self.feature_embed_layer_list.iter().zip(&self.features))
+            .map(|(layer, feature)| layer.forward(&feature.of(item_seq)))
+            .collect();
+
+        let hidden = self.dropout.forward(&self.layer_norm.forward(&item), train);
+        let mask = attention_mask(item_seq, hidden.kind());
+        let layers = self.trm_encoder.forward(&hidden, &attributes, &position, &mask, train);
+        let output = layers.last().map_or(&hidden, |layer| &layer.output);
+        let seq_output = last_position(output, item_seq_len);
+        Encoded { layers, seq_output }
+    }
+
+    /// The score of every item, the padding item included (equation 10).
+    ///
+    /// # Shapes
+    /// seq_output `[B, H]` → `[B, n_items]`
+    pub fn scores(&self, seq_output: &Tensor) -> Tensor {
+        seq_output.matmul(&self.item_embedding.ws.transpose(0, 1))
+    }
+
+    /// Encodes a batch and computes its losses.
+    pub fn losses(&self, batch: &Batch, train: bool) -> Losses {
+        let seq_output = self.forward(&batch.item_seq, &batch.item_seq_len, train).seq_output;
+        self.losses_of(&seq_output, batch)
+    }
+
+    /// The losses of an encoded batch (equations 11 to 13).
+    ///
+    /// Known behaviours: the softmax runs over all items, the padding item included; BPR ignores the predictors.
+    ///
+    /// # Panics
+    /// With `loss_type: BPR` and a batch without `neg_items`.
+    pub fn losses_of(&self, seq_output: &Tensor, batch: &Batch) -> Losses {
+        match self.config.loss_type {
+            Loss::Ce => {
+                let logits = self.scores(seq_output);
+                let item = logits.cross_entropy_loss::<Tensor>(&batch.pos_items, None, Reduction::Mean, -100, 0.0);
+                let attributes = (self.ap.as_ref())
+                    .map_or_else(Vec::new, |ap| ap.losses(seq_output, &self.features, &batch.pos_items));
+                Losses { total: self.total(&item, &attributes), item, attributes }
+            }
+            Loss::Bpr => {
+                let negatives = batch.neg_items.as_ref().expect("BPR batches carry negative items");
+                let score = |items: &Tensor| {
+                    (seq_output * self.item_embedding.forward(items)).sum_dim_intlist(-1, false, None::<Kind>)
+                };
+                let margin = score(&batch.pos_items) - score(negatives);
+                let item = -(margin.sigmoid() + 1e-10).log().mean(None::<Kind>);
+                Losses { total: item.shallow_clone(), item, attributes: Vec::new() }
+            }
+        }
+    }
+
+    /// One attribute is weighted and added at once; several are summed first, as in the reference.
+    fn total(&self, item: &Tensor, attributes: &[Tensor]) -> Tensor {
+        let weighted = attributes.iter().zip(&self.config.lamdas).map(|(loss, &lamda)| loss * lamda);
+        weighted.reduce(|sum, loss| sum + loss).map_or_else(|| item.shallow_clone(), |sum| item + sum)
+    }
+
+    /// Every trained parameter under its `state_dict` name, in RecBole's order.
+    pub fn named_parameters(&self) -> Vec<(String, Tensor)> {
+        self.tree().named_parameters()
+    }
+
+    /// Copies every parameter and attribute table from `file`, where they are named `prefix` + their own name.
+    pub fn load(&mut self, path: &Path, file: &mut TensorFile, prefix: &str) -> Result<()> {
+        let mut named = self.named_parameters();
+        named.extend(self.named_tables());
+        // Everything is checked before anything is written.
+        let mut found = Vec::with_capacity(named.len());
+        for (name, target) in named {
+            let tensor = file.take(path, &format!("{prefix}{name}"))?;
+            if tensor.size() != target.size() {
+                return Err(Error::new(format!("expected shape {:?}, found {:?}", target.size(), tensor.size()))
+                    .at(path)
+                    .column(name)
+                    .hint("the file belongs to another configuration or data set"));
+            }
+            found.push((target, tensor));
+        }
+        no_grad(|| found.iter_mut().for_each(|(target, tensor)| target.copy_(tensor)));
+        Ok(())
+    }
+
+    /// The attribute tables under the goldens' names; they are not trained.
+    pub fn named_tables(&self) -> Vec<(String, Tensor)> {
+        let layers = self.feature_embed_layer_list.iter().enumerate();
+        layers
+            .map(|(i, layer)| {
+                (format!("feature_embed_layer_list.{i}.{}", layer.table_name()), layer.table.shallow_clone())
+            })
+            .collect()
+    }
+
+    /// RecBole's count of trained parameters: the notebook's `Trainable parameters` line.
+    pub fn trainable_parameters(&self) -> usize {
+        self.named_parameters().iter().map(|(_, parameter)| parameter.numel()).sum()
+    }
+
+    /// The module tree, which prints as PyTorch prints the model.
+    pub fn tree(&self) -> Tree {
+        let mut children = vec![
+            ("item_embedding", Tree::embedding(&self.item_embedding, Some(0))),
+            ("position_embedding", Tree::embedding(&self.position_embedding, None)),
+            (
+                "feature_embed_layer_list",
+                Tree::list("ModuleList", self.feature_embed_layer_list.iter().map(FeatureSeqEmbLayer::tree)),
+            ),
+            ("trm_encoder", self.trm_encoder.tree()),
+        ];
+        children.extend(self.ap.as_ref().map(|ap| ("ap", ap.tree())));
+        children.extend([
+            ("LayerNorm", Tree::layer_norm(&self.layer_norm, self.config.layer_norm_eps)),
+            ("dropout", self.dropout.tree()),
+        ]);
+        match self.config.loss_type {
+            Loss::Ce => children.extend([
+                ("loss_fct", Tree::inert("CrossEntropyLoss()")),
+                ("attribute_loss_fct", Tree::inert("BCEWithLogitsLoss()")),
+            ]),
+            Loss::Bpr => children.push(("loss_fct", Tree::inert("BPRLoss()"))),
+        }
+        Tree::node("SASRecD", children)
+    }
+}
+
+/// 0 where a query may see a key, −10000 where the key is padding or comes later.
+///
+/// # Shapes
+/// `[B, L]` → `[B, 1, L, L]`
+fn attention_mask(item_seq: &Tensor, kind: Kind) -> Tensor {
+    let length = item_seq.size()[1];
+    let true_items = item_seq.gt(0).to_kind(Kind::Int64).unsqueeze(1).unsqueeze(2);
+    let causal = Tensor::ones([1, length, length], (Kind::Float, item_seq.device())).triu(1).eq(0);
+    let visible = (true_items * causal.unsqueeze(1).to_kind(Kind::Int64)).to_kind(kind);
+    (1.0 - visible) * -10000.0
+}
+
+/// # Shapes
+/// `[B, L, H]`, `[B]` → `[B, H]`
+fn last_position(output: &Tensor, item_seq_len: &Tensor) -> Tensor {
+    let index = (item_seq_len - 1).view([-1, 1, 1]).expand([-1, -1, output.size()[2]], false);
+    output.gather(1, &index, false).squeeze_dim(1)
+}

@@ -1,0 +1,144 @@
+//! The module tree: what is registered where, in RecBole's order.
+//!
+//! One description serves everything that depends on that order: the parameters' names, the optimizer's order, the order
+//! in which initial values are drawn, and what printing the model shows.
+
+use std::fmt;
+
+use tch::{Tensor, nn};
+
+/// A module and its sub-modules in order of registration.
+#[derive(Debug)]
+pub struct Tree {
+    label: String,
+    leaf: Leaf,
+    children: Vec<(String, Tree)>,
+}
+
+/// What a module without sub-modules holds.
+#[derive(Debug)]
+pub(super) enum Leaf {
+    /// Nothing to train.
+    Inert,
+    Linear {
+        weight: Tensor,
+        bias: Tensor,
+    },
+    Embedding {
+        weight: Tensor,
+    },
+    LayerNorm {
+        weight: Tensor,
+        bias: Tensor,
+    },
+    /// An attribute table, which RecBole keeps outside of `parameters()`.
+    Frozen {
+        table: Tensor,
+    },
+}
+
+impl Tree {
+    /// A module with sub-modules.
+    pub(super) fn node(class: &str, children: Vec<(&str, Tree)>) -> Self {
+        let children = children.into_iter().map(|(name, tree)| (name.to_owned(), tree)).collect();
+        Self { label: class.to_owned(), leaf: Leaf::Inert, children }
+    }
+
+    /// PyTorch's `ModuleList` or `Sequential`: children named by their position.
+    pub(super) fn list(class: &str, children: impl IntoIterator<Item = Tree>) -> Self {
+        let children = children.into_iter().enumerate().map(|(i, tree)| (i.to_string(), tree)).collect();
+        Self { label: class.to_owned(), leaf: Leaf::Inert, children }
+    }
+
+    /// A module without parameters.
+    pub(super) fn inert(label: impl Into<String>) -> Self {
+        Self { label: label.into(), leaf: Leaf::Inert, children: Vec::new() }
+    }
+
+    /// A [`FeatureSeqEmbLayer`](super::FeatureSeqEmbLayer), whose table is no parameter.
+    pub(super) fn frozen(table: &Tensor) -> Self {
+        let leaf = Leaf::Frozen { table: table.shallow_clone() };
+        Self { label: "FeatureSeqEmbLayer()".to_owned(), leaf, children: Vec::new() }
+    }
+
+    pub(super) fn linear(layer: &nn::Linear) -> Self {
+        let weight = layer.ws.shallow_clone();
+        let bias = layer.bs.as_ref().expect("every linear layer of the model has a bias").shallow_clone();
+        let (output, input) = weight.size2().expect("a linear weight is a matrix");
+        let label = format!("Linear(in_features={input}, out_features={output}, bias=True)");
+        Self { label, leaf: Leaf::Linear { weight, bias }, children: Vec::new() }
+    }
+
+    pub(super) fn embedding(layer: &nn::Embedding, padding_idx: Option<i64>) -> Self {
+        let weight = layer.ws.shallow_clone();
+        let (rows, size) = weight.size2().expect("an embedding is a matrix");
+        let padding = padding_idx.map_or(String::new(), |i| format!(", padding_idx={i}"));
+        Self {
+            label: format!("Embedding({rows}, {size}{padding})"),
+            leaf: Leaf::Embedding { weight },
+            children: vec![],
+        }
+    }
+
+    pub(super) fn layer_norm(layer: &nn::LayerNorm, eps: f64) -> Self {
+        let part = |t: &Option<Tensor>| t.as_ref().expect("every LayerNorm of the model is affine").shallow_clone();
+        // Python prints a one-element tuple with a comma and a two-digit exponent.
+        let label =
+            format!("LayerNorm(({},), eps={}, elementwise_affine=True)", layer.normalized_shape[0], python(eps));
+        let leaf = Leaf::LayerNorm { weight: part(&layer.ws), bias: part(&layer.bs) };
+        Self { label, leaf, children: Vec::new() }
+    }
+
+    /// Every trained parameter under its `state_dict` name, in order of registration.
+    pub fn named_parameters(&self) -> Vec<(String, Tensor)> {
+        let mut found = Vec::new();
+        self.visit("", &mut |prefix, leaf| match leaf {
+            Leaf::Inert | Leaf::Frozen { .. } => {}
+            Leaf::Embedding { weight } => found.push((format!("{prefix}.weight"), weight.shallow_clone())),
+            Leaf::Linear { weight, bias } | Leaf::LayerNorm { weight, bias } => {
+                found.push((format!("{prefix}.weight"), weight.shallow_clone()));
+                found.push((format!("{prefix}.bias"), bias.shallow_clone()));
+            }
+        });
+        found
+    }
+
+    /// Calls `f` with the path and content of every module, children before their parent, in order of registration.
+    pub(super) fn visit(&self, path: &str, f: &mut impl FnMut(&str, &Leaf)) {
+        for (name, child) in &self.children {
+            let path = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
+            child.visit(&path, f);
+        }
+        f(path, &self.leaf);
+    }
+
+    fn write(&self, f: &mut fmt::Formatter<'_>, indent: usize) -> fmt::Result {
+        if self.children.is_empty() {
+            return f.write_str(&self.label);
+        }
+        writeln!(f, "{}(", self.label)?;
+        for (name, child) in &self.children {
+            write!(f, "{:indent$}({name}): ", "", indent = indent + 2)?;
+            child.write(f, indent + 2)?;
+            writeln!(f)?;
+        }
+        write!(f, "{:indent$})", "")
+    }
+}
+
+/// As PyTorch prints a model.
+impl fmt::Display for Tree {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.write(f, 0)
+    }
+}
+
+/// A float as Python prints it: exponents have at least two digits and are used below 1e-4.
+fn python(x: f64) -> String {
+    if x != 0.0 && x.abs() < 1e-4 {
+        let text = format!("{x:e}");
+        let (mantissa, exponent) = text.split_once("e-").expect("a number below 1 has a negative exponent");
+        return format!("{mantissa}e-{exponent:0>2}");
+    }
+    format!("{x:?}")
+}

@@ -1,0 +1,81 @@
+//! Adam (Kingma & Ba, 2015) from tensor operations: tch's own optimizer does not show its state, which resuming needs.
+
+use tch::{Tensor, no_grad};
+
+/// β₁, β₂ and ε of PyTorch's `torch.optim.Adam`, which RecBole leaves as they are.
+const BETA1: f64 = 0.9;
+const BETA2: f64 = 0.999;
+const EPS: f64 = 1e-8;
+
+/// The optimizer with its state, one entry per parameter.
+#[derive(Debug)]
+pub struct Adam {
+    learning_rate: f64,
+    weight_decay: f64,
+    slots: Vec<Slot>,
+}
+
+#[derive(Debug)]
+struct Slot {
+    name: String,
+    parameter: Tensor,
+    /// Steps taken; a parameter without a gradient takes none.
+    step: i64,
+    /// First moment.
+    exp_avg: Tensor,
+    /// Second moment.
+    exp_avg_sq: Tensor,
+}
+
+impl Adam {
+    /// An optimizer at its start. `weight_decay` adds to the gradient (L2), as in `torch.optim.Adam`.
+    pub fn new(parameters: Vec<(String, Tensor)>, learning_rate: f64, weight_decay: f64) -> Self {
+        let slots = parameters.into_iter().map(|(name, parameter)| {
+            let (exp_avg, exp_avg_sq) = (parameter.zeros_like().detach(), parameter.zeros_like().detach());
+            Slot { name, parameter, step: 0, exp_avg, exp_avg_sq }
+        });
+        Self { learning_rate, weight_decay, slots: slots.collect() }
+    }
+
+    /// Forgets the gradients of the last step.
+    pub fn zero_grad(&mut self) {
+        self.slots.iter_mut().for_each(|slot| slot.parameter.zero_grad());
+    }
+
+    /// One step on the gradients that the last backward pass left.
+    ///
+    /// The operations and their order are those of PyTorch's single-tensor form: the first moment moves by `lerp_`, and
+    /// a scale enters a product before the second factor, so that every rounding is the same.
+    pub fn step(&mut self) {
+        no_grad(|| {
+            for slot in &mut self.slots {
+                let grad = slot.parameter.grad();
+                if grad.defined() {
+                    slot.update(grad, self.learning_rate, self.weight_decay);
+                }
+            }
+        });
+    }
+
+    /// The parameters with their names, in order.
+    pub fn parameters(&self) -> impl Iterator<Item = (&str, &Tensor)> {
+        self.slots.iter().map(|slot| (slot.name.as_str(), &slot.parameter))
+    }
+}
+
+impl Slot {
+    fn update(&mut self, mut grad: Tensor, learning_rate: f64, weight_decay: f64) {
+        self.step += 1;
+        if weight_decay != 0.0 {
+            grad = grad + &self.parameter * weight_decay;
+        }
+        let _ = self.exp_avg.lerp_(&grad, 1.0 - BETA1);
+        // addcmul with value v computes (v · a) · b; tch offers it without the value.
+        let _ = self.exp_avg_sq.g_mul_scalar_(BETA2).addcmul_(&(&grad * (1.0 - BETA2)), &grad);
+        let bias_correction1 = 1.0 - BETA1.powf(self.step as f64);
+        let bias_correction2 = 1.0 - BETA2.powf(self.step as f64);
+        let denominator = self.exp_avg_sq.sqrt() / bias_correction2.sqrt() + EPS;
+        let step_size = learning_rate / bias_correction1;
+        let _ = self.parameter.addcdiv_(&(&self.exp_avg * -step_size), &denominator);
+    }
+}

@@ -1,0 +1,148 @@
+//! Checkpoints: a model with all that using it needs, in one safetensors file.
+//!
+//! Tensors bear RecBole's parameter names; beside them stand the attribute tables, which RecBole does not put into its
+//! own, and `item_feat.<attribute>`, the attribute ids of every item. The metadata hold the resolved configuration and
+//! the vocabularies.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+use tch::Kind;
+
+use crate::config::RunConfig;
+use crate::data::AttributeKind;
+use crate::data::Dataset;
+use crate::model::{ItemFeature, SasRecD};
+use crate::tensors::{TensorFile, write};
+use crate::{Error, Result};
+
+/// The version of this layout, under the metadata key `format`.
+const FORMAT: &str = "dif-sr checkpoint 1";
+
+/// A model with its configuration and the tokens that its rows stand for.
+#[derive(Debug)]
+pub struct Checkpoint {
+    pub config: RunConfig,
+    pub model: SasRecD,
+    /// The item of every row of the embedding; the first is `[PAD]`.
+    pub items: Vec<String>,
+    /// The attributes' vocabularies, in the order of `selected_features`.
+    pub attributes: Vec<AttributeTokens>,
+    /// The epoch after which it was written, from 0.
+    pub epoch: usize,
+}
+
+/// One attribute's vocabulary; the first token is `[PAD]`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AttributeTokens {
+    pub name: String,
+    #[serde(rename = "type")]
+    pub kind: AttributeKind,
+    pub tokens: Vec<String>,
+}
+
+impl Checkpoint {
+    /// Writes the model as it is now. The file is complete or as it was before at every moment.
+    pub fn save(path: &Path, config: &RunConfig, dataset: &Dataset, model: &SasRecD, epoch: usize) -> Result<()> {
+        let mut tensors = model.named_parameters();
+        tensors.extend(model.named_tables());
+        tensors.extend(model.features().iter().map(|f| (format!("item_feat.{}", f.name), f.ids.shallow_clone())));
+        let items: Vec<&str> = dataset.items.iter().collect();
+        let attributes: Vec<AttributeTokens> = AttributeTokens::of(dataset);
+        let metadata = HashMap::from([
+            ("format".to_owned(), FORMAT.to_owned()),
+            ("config".to_owned(), config.to_yaml()),
+            ("items".to_owned(), json(&items)),
+            ("attributes".to_owned(), json(&attributes)),
+            ("epoch".to_owned(), epoch.to_string()),
+        ]);
+        write(path, &tensors, metadata)
+    }
+
+    /// Reads a checkpoint; the model is on the CPU.
+    pub fn load(path: &Path) -> Result<Self> {
+        let mut file = TensorFile::read(path)?;
+        let metadata = std::mem::take(&mut file.metadata);
+        let get = |key: &str| {
+            metadata.get(key).ok_or_else(|| {
+                Error::new(format!("expected a checkpoint of this program, found no `{key}` in the metadata"))
+                    .at(path)
+                    .hint("give a best.safetensors or the run folder that holds it")
+            })
+        };
+        if get("format")? != FORMAT {
+            return Err(Error::new(format!("expected the format `{FORMAT}`, found `{}`", get("format")?))
+                .at(path)
+                .hint("use the version of dif-sr that wrote it"));
+        }
+        let config = RunConfig::from_yaml(get("config")?, path)?;
+        let items: Vec<String> = parse(get("items")?, "items", path)?;
+        let attributes: Vec<AttributeTokens> = parse(get("attributes")?, "attributes", path)?;
+        let epoch = parse(get("epoch")?, "epoch", path)?;
+
+        let features = (attributes.iter())
+            .map(|attribute| {
+                let name = format!("item_feat.{}", attribute.name);
+                let ids = file.take(path, &name)?;
+                let vocab = attribute.tokens.len() as i64;
+                let known = ids.kind() == Kind::Int64 && ids.dim() == 2 && ids.size()[0] == items.len() as i64;
+                if !known || ids.numel() == 0 || ids.min().int64_value(&[]) < 0 || ids.max().int64_value(&[]) >= vocab {
+                    return Err(Error::new(format!(
+                        "expected [{}, S] ids below {vocab}, found something else",
+                        items.len()
+                    ))
+                    .at(path)
+                    .column(name)
+                    .hint("the file is damaged: use another checkpoint"));
+                }
+                Ok(ItemFeature { name: attribute.name.clone(), kind: attribute.kind, vocab, ids })
+            })
+            .collect::<Result<Vec<_>>>()?;
+        let length = config.data.max_item_list_length as i64;
+        let mut model = SasRecD::new(&config.model, items.len() as i64, length, features, Kind::Float);
+        model.load(path, &mut file, "")?;
+        Ok(Self { config, model, items, attributes, epoch })
+    }
+
+    /// Checks that a data set numbers the same items and attribute tokens as the model.
+    pub fn check_dataset(&self, path: &Path, dataset: &Dataset) -> Result<()> {
+        let attributes = AttributeTokens::of(dataset);
+        let differs = if !self.items.iter().map(String::as_str).eq(dataset.items.iter()) {
+            Some(("items".to_owned(), self.items.len(), dataset.items.len()))
+        } else {
+            (self.attributes.iter().zip(&attributes))
+                .find(|(ours, theirs)| ours != theirs)
+                .map(|(ours, theirs)| (format!("tokens of `{}`", ours.name), ours.tokens.len(), theirs.tokens.len()))
+        };
+        match differs {
+            None => Ok(()),
+            Some((what, expected, found)) => Err(Error::new(format!(
+                "the data set's {what} are not the checkpoint's: expected {expected}, found {found}, or others"
+            ))
+            .at(path)
+            .hint("evaluate on the files and filters that the model was trained on")),
+        }
+    }
+}
+
+impl AttributeTokens {
+    fn of(dataset: &Dataset) -> Vec<Self> {
+        let attributes = dataset.attributes.iter();
+        attributes
+            .map(|a| Self { name: a.name.clone(), kind: a.kind, tokens: a.vocabulary.iter().map(str::to_owned).collect() })
+            .collect()
+    }
+}
+
+fn json(value: &impl Serialize) -> String {
+    serde_json::to_string(value).expect("strings and numbers are JSON")
+}
+
+fn parse<T: for<'a> Deserialize<'a>>(text: &str, key: &str, path: &Path) -> Result<T> {
+    serde_json::from_str(text).map_err(|e| {
+        Error::new(format!("cannot read `{key}` in the metadata: {e}"))
+            .at(path)
+            .hint("the file is damaged: use another checkpoint")
+    })
+}

@@ -1,0 +1,37 @@
+//! Gradient clipping by the norm of all gradients together.
+
+use tch::{Kind, Tensor, no_grad};
+
+use crate::config::ClipGradNorm;
+
+/// Scales all gradients by one factor so that their norm is at most `max_norm`, as `torch.nn.utils.clip_grad_norm_`.
+pub fn clip_grad_norm<'a>(parameters: impl Iterator<Item = &'a Tensor>, ClipGradNorm { max_norm, norm_type }: ClipGradNorm) {
+    no_grad(|| {
+        let mut grads: Vec<Tensor> = parameters.map(Tensor::grad).filter(Tensor::defined).collect();
+        if grads.is_empty() {
+            return;
+        }
+        let norm = |t: &Tensor| t.linalg_norm(norm_type, None::<i64>, false, None::<Kind>);
+        let norms: Vec<Tensor> = grads.iter().map(norm).collect();
+        let scale = (norm(&Tensor::stack(&norms, 0)) + 1e-6).reciprocal() * max_norm;
+        let scale = scale.clamp_max(1.0);
+        grads.iter_mut().for_each(|grad| _ = grad.g_mul_(&scale));
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn gradients_beyond_the_norm_are_scaled_together_and_others_are_left() {
+        let parameters = [Tensor::from_slice(&[3.0, 0.0]), Tensor::from_slice(&[4.0])].map(|t| t.set_requires_grad(true));
+        let loss = &parameters[0].dot(&Tensor::from_slice(&[3.0, 0.0])) + &parameters[1].sum(None::<Kind>) * 4.0;
+        loss.backward();
+        clip_grad_norm(parameters.iter(), ClipGradNorm { max_norm: 10.0, norm_type: 2.0 });
+        assert_eq!(parameters[0].grad().double_value(&[0]), 3.0, "a norm of 5 is below 10");
+        clip_grad_norm(parameters.iter(), ClipGradNorm { max_norm: 1.0, norm_type: 2.0 });
+        let clipped = [parameters[0].grad().double_value(&[0]), parameters[1].grad().double_value(&[0])];
+        assert!((clipped[0] - 0.6).abs() < 1e-6 && (clipped[1] - 0.8).abs() < 1e-6, "{clipped:?}");
+    }
+}

@@ -1,0 +1,37 @@
+//! Which device a run computes on.
+
+use tch::{Cuda, Device};
+
+use crate::config::RunOptions;
+use crate::{Error, Result};
+
+/// Loads libtorch's CUDA half where it is installed, so that one binary serves machines with and without a GPU.
+///
+/// Linkers drop `libtorch_cuda.so`, of which no symbol is called by name, and CUDA would seem absent. Call once, before
+/// the first use of libtorch; does nothing where the library is not in the run-time search path.
+pub fn load_cuda() {
+    use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
+    // SAFETY: opening runs libtorch's own initialisers alone, and the library is never closed.
+    if let Ok(library) = unsafe { Library::open(Some("libtorch_cuda.so"), RTLD_NOW | RTLD_GLOBAL) } {
+        std::mem::forget(library);
+    }
+}
+
+/// The device that `use_gpu` and `gpu_id` name.
+///
+/// Left at its default, `use_gpu` means a GPU if there is one; `True` demands it.
+pub fn device(options: &RunOptions) -> Result<Device> {
+    if options.use_gpu == Some(false) || (options.use_gpu.is_none() && !Cuda::is_available()) {
+        return Ok(Device::Cpu);
+    }
+    let found = Cuda::device_count();
+    if !Cuda::is_available() || found == 0 {
+        return Err(Error::new("use_gpu is True, but libtorch finds no CUDA device")
+            .hint("set use_gpu: False, or run `./setup --cuda` on a machine with an NVIDIA driver"));
+    }
+    if options.gpu_id as i64 >= found {
+        return Err(Error::new(format!("gpu_id is {}, but libtorch finds {found} CUDA devices", options.gpu_id))
+            .hint(format!("use an id from 0 to {}", found - 1)));
+    }
+    Ok(Device::Cuda(options.gpu_id))
+}

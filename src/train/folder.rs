@@ -1,0 +1,78 @@
+//! The run folder: all evidence of a run. It is only ever appended to, and files are replaced atomically.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use super::environment::Environment;
+use crate::config::RunConfig;
+use crate::tensors::replace;
+use crate::{Error, Result};
+
+/// A folder with `config.yaml`, `environment.json`, `log.txt`, `metrics.jsonl`, `best.safetensors`, `ranks.tsv` and
+/// `result.json`.
+#[derive(Debug)]
+pub struct RunFolder {
+    path: PathBuf,
+    log: File,
+    metrics: File,
+}
+
+impl RunFolder {
+    /// Makes `path`, or `checkpoint_dir/<dataset>-<date>-<time>`, and writes what is known before the run.
+    ///
+    /// # Errors
+    /// A folder that exists and is not empty: nothing of another run is overwritten.
+    pub fn create(path: Option<PathBuf>, config: &RunConfig) -> Result<Self> {
+        let path = path.unwrap_or_else(|| {
+            let now = jiff::ZonedDateTime::now().strftime("%Y%m%d-%H%M%S");
+            config.run.checkpoint_dir.join(format!("{}-{now}", config.data.dataset))
+        });
+        fs::create_dir_all(&path).map_err(|e| {
+            Error::io(&path, "make the run folder", e).hint("choose another place with --out or checkpoint_dir")
+        })?;
+        let mut entries = fs::read_dir(&path).map_err(|e| Error::io(&path, "read the run folder", e))?;
+        if entries.next().is_some() {
+            return Err(Error::new("expected a new or empty folder, found files in it")
+                .at(&path)
+                .hint("choose another place with --out: runs are never overwritten"));
+        }
+        replace(&path.join("config.yaml"), config.to_yaml().as_bytes())?;
+        let folder = Self { log: append(&path.join("log.txt"))?, metrics: append(&path.join("metrics.jsonl"))?, path };
+        folder.write_json("environment.json", &Environment::here(config))?;
+        Ok(folder)
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The best model so far.
+    pub fn best(&self) -> PathBuf {
+        self.path.join("best.safetensors")
+    }
+
+    /// Appends a line to `log.txt`.
+    pub fn log(&mut self, line: &str) -> Result<()> {
+        writeln!(self.log, "{line}").map_err(|e| Error::io(self.path.join("log.txt"), "append to the log", e))
+    }
+
+    /// Appends a JSON line to `metrics.jsonl`.
+    pub fn metrics(&mut self, line: &impl Serialize) -> Result<()> {
+        let line = serde_json::to_string(line).expect("metrics are JSON");
+        writeln!(self.metrics, "{line}").map_err(|e| Error::io(self.path.join("metrics.jsonl"), "append metrics", e))
+    }
+
+    /// Writes one of the folder's JSON files.
+    pub fn write_json(&self, name: &str, value: &impl Serialize) -> Result<()> {
+        let text = serde_json::to_string_pretty(value).expect("results are JSON");
+        replace(&self.path.join(name), format!("{text}\n").as_bytes())
+    }
+}
+
+fn append(path: &Path) -> Result<File> {
+    let file = OpenOptions::new().create(true).append(true).open(path);
+    file.map_err(|e| Error::io(path, "open the file", e))
+}

@@ -1,0 +1,47 @@
+//! What several test binaries share: the goldens and the data sets, read once.
+#![allow(dead_code, reason = "each test binary uses its own part")]
+
+use std::path::{Path, PathBuf};
+
+use dif_sr::config::RunConfig;
+use once_cell::sync::Lazy;
+use serde_json::Value;
+
+/// The repository.
+pub fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// A golden whole-run file.
+pub fn golden(name: &str) -> Value {
+    let path = root().join("golden").join(format!("{name}.json"));
+    let text = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    serde_json::from_str(&text).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+}
+
+/// `configs/<name>.yaml` with overrides, on one thread of the CPU.
+pub fn config(name: &str, overrides: &[(&str, &str)]) -> RunConfig {
+    let file = root().join("configs").join(format!("{name}.yaml"));
+    let fixed = [("threads", "1"), ("use_gpu", "False"), ("show_progress", "False")];
+    let all = fixed.iter().chain(overrides).map(|&(key, value)| (key.to_owned(), value.to_owned()));
+    RunConfig::load(&[file], &all.collect::<Vec<_>>()).unwrap_or_else(|e| panic!("{e}"))
+}
+
+/// The folder that holds `ml-100k/`, which `./setup` fetches.
+pub static ML_100K: Lazy<String> = Lazy::new(|| {
+    let path = root().join("dataset");
+    assert!(path.join("ml-100k/ml-100k.inter").is_file(), "dataset/ml-100k is missing: run ./setup");
+    path.display().to_string()
+});
+
+/// The folder that holds `Amazon_Beauty/`: `DIF_SR_AMAZON_BEAUTY`, or `../shared/data`. It is not part of the
+/// repository, so that tests on it say that they are left out where it is missing.
+pub static AMAZON_BEAUTY: Lazy<Option<String>> = Lazy::new(|| {
+    let named = std::env::var_os("DIF_SR_AMAZON_BEAUTY").map(PathBuf::from);
+    let path = named.unwrap_or_else(|| root().join("../shared/data"));
+    let there = path.join("Amazon_Beauty/Amazon_Beauty.inter").is_file();
+    if !there {
+        eprintln!("left out: no Amazon_Beauty in {}; set DIF_SR_AMAZON_BEAUTY", path.display());
+    }
+    there.then(|| path.display().to_string())
+});
