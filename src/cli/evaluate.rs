@@ -1,7 +1,6 @@
 //! `dif-sr evaluate`
 
 use dif_sr::Result;
-use dif_sr::config::RunConfig;
 use dif_sr::data::Dataset;
 use dif_sr::data::split::split;
 use dif_sr::train::{Checkpoint, Report, evaluate_rows, set_up};
@@ -14,7 +13,7 @@ pub fn run(args: EvaluateArgs, overrides: &[(String, String)], json: bool) -> Re
     let path = if args.run.is_dir() { args.run.join("best.safetensors") } else { args.run };
     let mut checkpoint = Checkpoint::load(&path)?;
     let overrides = args.config_args.overrides(overrides);
-    let config = RunConfig::load_over(&checkpoint.config, &args.config_args.files()?, &overrides)?;
+    let config = checkpoint.config.changed(&args.config_args.files()?, &overrides)?;
     checkpoint.check_model(&path, &config)?;
     let device = set_up(&config)?;
     let dataset = Dataset::load(&config.data)?;

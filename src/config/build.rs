@@ -18,17 +18,17 @@ impl RunConfig {
     /// # Ok::<(), dif_sr::Error>(())
     /// ```
     pub fn load(files: &[PathBuf], overrides: &[(String, String)]) -> Result<Self> {
-        Self::layer(Raw::default(), files, overrides)
+        Self::layered(Raw::default(), files, overrides)
     }
 
-    /// The same on top of this configuration instead of the defaults.
-    pub fn load_over(&self, files: &[PathBuf], overrides: &[(String, String)]) -> Result<Self> {
+    /// This configuration, changed by files and overrides as [`RunConfig::load`] reads them.
+    pub fn changed(&self, files: &[PathBuf], overrides: &[(String, String)]) -> Result<Self> {
         let mut raw = Raw::default();
-        raw.add_text(&self.to_yaml(), Path::new("the configuration of the run"))?;
-        Self::layer(raw, files, overrides)
+        raw.add_text(&self.to_yaml(), Path::new("the checkpoint's configuration"))?;
+        Self::layered(raw, files, overrides)
     }
 
-    fn layer(mut raw: Raw, files: &[PathBuf], overrides: &[(String, String)]) -> Result<Self> {
+    fn layered(mut raw: Raw, files: &[PathBuf], overrides: &[(String, String)]) -> Result<Self> {
         for file in files {
             refuse_ini(file)?;
             raw.add_file(file)?;

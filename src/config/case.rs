@@ -7,14 +7,12 @@ use serde_yaml::Value;
 use super::build::unknown;
 use super::raw::{Entry, Raw};
 use super::read::{distinct, list, text, whole};
-use super::{ModelConfig, RunConfig, python};
-use crate::data::AttributeKind;
+use super::{AttributeKind, ModelConfig, RunConfig, python};
 use crate::{Error, Result};
 
-/// A golden case's model, the sizes that a run takes from its data and a case states, and how the case was trained.
+/// Sizes that a run takes from its data and a golden case states, and how the case was trained.
 #[derive(Debug, Clone, PartialEq)]
-pub struct CaseConfig {
-    pub model: ModelConfig,
+pub struct CaseShape {
     /// Items, the padding item included.
     pub n_items: i64,
     /// L.
@@ -60,9 +58,9 @@ const OF_RUNS: [&str; 17] = [
 /// Keys of runs that a case may have.
 const OPTIONAL: [&str; 3] = ["model", "learner", "initializer_range"];
 
-impl CaseConfig {
-    /// Reads and checks a case's `config.yaml`.
-    pub fn load(path: &Path) -> Result<Self> {
+impl ModelConfig {
+    /// Reads and checks the configuration of a golden case.
+    pub fn from_case(path: &Path) -> Result<(Self, CaseShape)> {
         let mut raw = Raw::default();
         raw.add_file(path)?;
         let known = || [&OF_CASES[..], &OF_RUNS, &OPTIONAL].into_iter().flatten().copied();
@@ -83,14 +81,14 @@ impl CaseConfig {
             list(v, attribute).filter(|list| list.iter().map(|a| &a.name).eq(&names))
         })?;
         let config = RunConfig::build(&raw, false)?;
-        Ok(Self {
-            model: config.model,
+        let shape = CaseShape {
             n_items,
             max_item_list_length: config.data.max_item_list_length as i64,
             attributes,
             learning_rate: config.train.learning_rate,
             train_steps,
-        })
+        };
+        Ok((config.model, shape))
     }
 }
 

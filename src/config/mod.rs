@@ -1,6 +1,6 @@
 //! RecBole YAML → checked, typed configuration. Raw maps end here.
 //!
-//! [`RunConfig::load`] reads files and command-line values in RecBole's order, [`CaseConfig::load`] the
+//! [`RunConfig::load`] reads files and command-line values in RecBole's order, [`ModelConfig::from_case`] the
 //! configuration of a golden case. What keys there are stands in one table, from which `docs/configuration.md` is made.
 
 mod build;
@@ -15,6 +15,6 @@ mod read;
 mod types;
 
 pub use build::refuse_ini;
-pub use case::{CaseAttribute, CaseConfig};
+pub use case::{CaseAttribute, CaseShape};
 pub use keys::{key_names, keys_markdown};
 pub use types::*;

@@ -141,6 +141,16 @@ pub enum Fusion {
     Gate,
 }
 
+/// The two types of attribute that the model takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AttributeKind {
+    /// `token`: one token for each item.
+    Token,
+    /// `token_seq`: any number of tokens for each item.
+    TokenSeq,
+}
+
 /// `pooling_mode`: how the tokens of a `token_seq` attribute become one vector.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

@@ -16,7 +16,7 @@ use super::atomic::{self, Format};
 use super::filter::{self, Limits};
 use super::table::{Table, Values};
 use super::vocabulary::{Renumbering, Vocabulary};
-use crate::config::{DataConfig, Keep};
+use crate::config::{AttributeKind, DataConfig, Keep};
 use crate::{Error, Result};
 
 /// Interactions and attributes after filtering.
@@ -52,14 +52,6 @@ pub struct Attribute {
     pub width: usize,
     /// `[n_items, S]`, row-major: ids of `vocabulary`, right-padded with 0. Items without a row are all padding.
     pub ids: Vec<i64>,
-}
-
-/// One token an item, or any number.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, serde::Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum AttributeKind {
-    Token,
-    TokenSeq,
 }
 
 /// Rows of the `.inter` file, and how many of them each filter dropped.

@@ -13,7 +13,7 @@ pub mod table;
 pub mod vocabulary;
 
 pub use batch::{Batch, NegativeSampler, RowTensors};
-pub use dataset::{Attribute, AttributeKind, Dataset};
+pub use dataset::{Attribute, Dataset};
 pub use inspect::{Inspection, Summary};
 pub use split::{Rows, Splits};
 pub use vocabulary::Vocabulary;

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use tch::{Device, Kind, Tensor};
 
-use crate::config::{CaseConfig, Loss};
+use crate::config::{CaseShape, Loss, ModelConfig};
 use crate::data::Batch;
 use crate::model::{ItemFeature, SasRecD};
 use crate::tensors::TensorFile;
@@ -16,7 +16,7 @@ use crate::{Error, Result};
 pub struct Case {
     /// The folder.
     pub path: PathBuf,
-    pub config: CaseConfig,
+    pub shape: CaseShape,
     pub model: SasRecD,
     pub batch: Batch,
     /// `out.*`, `grad.*`, `train.loss.*` and `after5.*`.
@@ -26,22 +26,22 @@ pub struct Case {
 impl Case {
     /// Reads and checks a case. The model computes in the kind of the case's parameters.
     pub fn load(path: &Path) -> Result<Self> {
-        let config = CaseConfig::load(&path.join("config.yaml"))?;
+        let (config, shape) = ModelConfig::from_case(&path.join("config.yaml"))?;
         let tensors_path = &path.join("tensors.safetensors");
         let mut file = TensorFile::read(tensors_path)?;
 
-        let features = (config.attributes.iter())
+        let features = (shape.attributes.iter())
             .map(|attribute| {
                 let ids = file.take(tensors_path, &format!("in.item_feat.{}", attribute.name))?;
-                let ids = ids.view([config.n_items, -1]);
+                let ids = ids.view([shape.n_items, -1]);
                 check_range(&ids, 0, attribute.vocab - 1, tensors_path, &attribute.name)?;
                 Ok(ItemFeature { name: attribute.name.clone(), kind: attribute.kind, vocab: attribute.vocab, ids })
             })
             .collect::<Result<Vec<_>>>()?;
         let kind = file.tensors.get("param.item_embedding.weight").map_or(Kind::Double, Tensor::kind);
-        let mut model = SasRecD::new(&config.model, config.n_items, config.max_item_list_length, features, kind);
+        let mut model = SasRecD::new(&config, shape.n_items, shape.max_item_list_length, features, kind);
         model.load(tensors_path, &mut file, "param.")?;
-        let batch = read_batch(&config, &mut file, tensors_path)?;
+        let batch = read_batch(&shape, config.loss_type, &mut file, tensors_path)?;
 
         let (expected, rest): (BTreeMap<_, _>, BTreeMap<_, _>) = (file.tensors.into_iter())
             .partition(|(name, _)| ["out.", "grad.", "train.loss.", "after5."].iter().any(|p| name.starts_with(p)));
@@ -50,23 +50,23 @@ impl Case {
                 .at(tensors_path)
                 .hint("rename or remove it: an unknown tensor would go unchecked"));
         }
-        Ok(Self { path: path.to_path_buf(), config, model, batch, expected })
+        Ok(Self { path: path.to_path_buf(), shape, model, batch, expected })
     }
 }
 
-fn read_batch(config: &CaseConfig, file: &mut TensorFile, path: &Path) -> Result<Batch> {
+fn read_batch(shape: &CaseShape, loss: Loss, file: &mut TensorFile, path: &Path) -> Result<Batch> {
     let item_seq = file.take(path, "in.item_seq")?;
     let has_negatives = file.tensors.contains_key("in.neg_items");
     let (rows, length) = item_seq.size2().map_err(|_| {
         Error::new(format!("expected shape [B, L], found {:?}", item_seq.size())).at(path).column("in.item_seq")
     })?;
-    if length != config.max_item_list_length {
-        return Err(Error::new(format!("expected sequences of {} items, found {length}", config.max_item_list_length))
+    if length != shape.max_item_list_length {
+        return Err(Error::new(format!("expected sequences of {} items, found {length}", shape.max_item_list_length))
             .at(path)
             .column("in.item_seq")
             .hint("make MAX_ITEM_LIST_LENGTH and the tensor agree"));
     }
-    check_range(&item_seq, 0, config.n_items - 1, path, "in.item_seq")?;
+    check_range(&item_seq, 0, shape.n_items - 1, path, "in.item_seq")?;
     let mut take = |name: &str, low: i64, high: i64| -> Result<Tensor> {
         let tensor = file.take(path, name)?;
         if tensor.size() != [rows] {
@@ -77,10 +77,10 @@ fn read_batch(config: &CaseConfig, file: &mut TensorFile, path: &Path) -> Result
         Ok(tensor)
     };
     let item_seq_len = take("in.item_seq_len", 1, length)?;
-    let pos_items = take("in.pos_items", 0, config.n_items - 1)?;
+    let pos_items = take("in.pos_items", 0, shape.n_items - 1)?;
     // Only BPR reads negative items; other cases may carry them.
-    let neg_items = match has_negatives || config.model.loss_type == Loss::Bpr {
-        true => Some(take("in.neg_items", 0, config.n_items - 1)?),
+    let neg_items = match has_negatives || loss == Loss::Bpr {
+        true => Some(take("in.neg_items", 0, shape.n_items - 1)?),
         false => None,
     };
     let user = Tensor::zeros([rows], (Kind::Int64, Device::Cpu));

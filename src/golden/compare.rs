@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use serde::Serialize;
 use tch::{Kind, Tensor};
 
 /// |ours − golden| may reach `rtol · max|golden tensor| + atol`.
@@ -32,15 +33,17 @@ impl Tolerance {
 }
 
 /// How far one tensor lies from its golden.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Comparison {
     pub name: String,
+    #[serde(flatten)]
     /// The largest error, or what makes an error meaningless.
     pub outcome: Outcome,
 }
 
 /// What a comparison found.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Outcome {
     Shapes { ours: Vec<i64>, golden: Vec<i64> },
     Compared { error: f64, bound: f64, index: Vec<i64>, ours: f64, golden: f64 },

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use serde::Serialize;
 use tch::{Kind, Tensor, no_grad};
 
 use super::{Case, Comparison, Tolerance, compare};
@@ -11,7 +12,7 @@ use crate::train::Adam;
 use crate::{Error, Result};
 
 /// The comparisons of one case, in the order in which the model computes.
-#[derive(Debug)]
+#[derive(Debug, Serialize)]
 pub struct CaseReport {
     /// The folder's name.
     pub case: String,
@@ -19,7 +20,7 @@ pub struct CaseReport {
 }
 
 /// Tensors of one sort.
-#[derive(Debug)]
+#[derive(Debug, Serialize)]
 pub struct Group {
     pub name: &'static str,
     /// How many tensors were compared.
@@ -52,11 +53,11 @@ const GROUPS: [(&str, &str, &str); 10] = [
 /// Runs the case's batch through the model and compares every golden tensor. The model is left as it was.
 pub fn verify(case: &Case) -> Result<CaseReport> {
     let ours = compute(case);
-    let noise = match case.config.model.pooling_mode {
+    let noise = match case.model.config().pooling_mode {
         Pooling::Max => rounding_noise(case, &ours),
         Pooling::Sum | Pooling::Mean => BTreeMap::new(),
     };
-    let null = null_gradients(&case.config.model);
+    let null = null_gradients(case.model.config());
     let mut groups: BTreeMap<usize, Vec<Comparison>> = BTreeMap::new();
     for (name, golden) in &case.expected {
         let parameter = name.split_once('.').map_or("", |(_, rest)| rest);
@@ -119,7 +120,7 @@ fn group_of(name: &str) -> Option<usize> {
 
 /// Everything that the reference wrote down, computed by this project's model and named alike.
 fn compute(case: &Case) -> BTreeMap<String, Tensor> {
-    let Case { model, batch, config, .. } = case;
+    let Case { model, batch, shape, .. } = case;
     let initial: Vec<Tensor> = model.named_parameters().iter().map(|(_, p)| p.detach().copy()).collect();
     let mut ours = BTreeMap::new();
     let mut put = |name: String, tensor: &Tensor| ours.insert(name, tensor.detach().copy());
@@ -140,9 +141,9 @@ fn compute(case: &Case) -> BTreeMap<String, Tensor> {
         put(format!("out.loss.attribute.{}", feature.name), loss);
     }
 
-    let mut adam = Adam::new(model.named_parameters(), config.learning_rate, 0.0);
+    let mut adam = Adam::new(model.named_parameters(), shape.learning_rate, 0.0);
     let mut total = losses.total;
-    for step in 1..=config.train_steps {
+    for step in 1..=shape.train_steps {
         adam.zero_grad();
         total.backward();
         if step == 1 {

@@ -3,8 +3,8 @@
 use tch::{Device, Kind, Tensor};
 
 use super::Tree;
-use crate::config::Pooling;
-use crate::data::{Attribute, AttributeKind};
+use crate::config::{AttributeKind, Pooling};
+use crate::data::Attribute;
 
 /// The attribute ids of every item, as the model reads them.
 #[derive(Debug)]

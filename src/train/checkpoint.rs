@@ -10,8 +10,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use tch::Kind;
 
-use crate::config::RunConfig;
-use crate::data::AttributeKind;
+use crate::config::{AttributeKind, RunConfig};
 use crate::data::Dataset;
 use crate::model::{ItemFeature, SasRecD};
 use crate::tensors::{TensorFile, write};
@@ -103,6 +102,17 @@ impl Checkpoint {
         let mut model = SasRecD::new(&config.model, items.len() as i64, length, features, Kind::Float);
         model.load(path, &mut file, "")?;
         Ok(Self { config, model, items, attributes, epoch })
+    }
+
+    /// Checks that `config` leaves the model as it was trained.
+    pub fn check_model(&self, path: &Path, config: &RunConfig) -> Result<()> {
+        let length = |config: &RunConfig| config.data.max_item_list_length;
+        if config.model == self.config.model && length(config) == length(&self.config) {
+            return Ok(());
+        }
+        Err(Error::new("a model key or MAX_ITEM_LIST_LENGTH differs from the checkpoint's configuration")
+            .at(path)
+            .hint("leave the model's keys away: a checkpoint brings its own"))
     }
 
     /// Checks that a data set numbers the same items and attribute tokens as the model.

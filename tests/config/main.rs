@@ -7,7 +7,6 @@ use std::path::{Path, PathBuf};
 
 use dif_sr::Result;
 use dif_sr::config::*;
-use dif_sr::data::AttributeKind;
 use serde_json::Value as Json;
 
 const SHIPPED: [&str; 5] = ["amazon_beauty", "amazon_sports_and_outdoors", "amazon_toys_and_games", "ml-100k", "yelp"];
@@ -176,9 +175,9 @@ fn later_files_win_over_earlier_ones_and_the_command_line_over_all() {
 #[test]
 fn values_over_a_runs_configuration_leave_its_other_values() {
     let run = shipped("ml-100k", &[("data_path", "a/ml-100k/ml-100k")]).unwrap();
-    assert_eq!(run.load_over(&[], &[]).unwrap(), run);
+    assert_eq!(run.changed(&[], &[]).unwrap(), run);
     let over = [("eval_batch_size".to_owned(), "64".to_owned())];
-    let changed = run.load_over(&[path("fixtures/config/later.yaml")], &over).unwrap();
+    let changed = run.changed(&[path("fixtures/config/later.yaml")], &over).unwrap();
     assert_eq!((changed.train.epochs, changed.eval.eval_batch_size), (5, 64));
     assert_eq!((changed.model, changed.data), (run.model, run.data));
 }
@@ -236,13 +235,13 @@ fn bpr_takes_its_own_negative_sampling() {
 fn golden_cases_load_with_their_shapes() {
     let mut cases = 0;
     for entry in fs::read_dir("golden").unwrap().map(|entry| entry.unwrap().path()).filter(|entry| entry.is_dir()) {
-        let case = CaseConfig::load(&entry.join("config.yaml")).unwrap();
+        let (model, case) = ModelConfig::from_case(&entry.join("config.yaml")).unwrap();
         assert_eq!((case.n_items, case.train_steps, case.learning_rate), (40, 5, 0.001));
-        assert_eq!(case.model.lamdas.len(), case.attributes.len());
+        assert_eq!(model.lamdas.len(), case.attributes.len());
         cases += 1;
     }
     assert_eq!(cases, 15);
-    let case = CaseConfig::load(Path::new("golden/concat_two_attributes/config.yaml")).unwrap();
+    let (_, case) = ModelConfig::from_case(Path::new("golden/concat_two_attributes/config.yaml")).unwrap();
     let attribute = |name: &str, kind, vocab| CaseAttribute { name: name.to_owned(), kind, vocab };
     let expected = [attribute("categories", AttributeKind::TokenSeq, 12), attribute("brand", AttributeKind::Token, 9)];
     assert_eq!(case.attributes, expected);
@@ -263,7 +262,7 @@ fn every_bad_file_gets_its_message() {
 
 #[test]
 fn every_bad_case_gets_its_message() {
-    insta::assert_snapshot!(messages("fixtures/config/bad_case", CaseConfig::load));
+    insta::assert_snapshot!(messages("fixtures/config/bad_case", ModelConfig::from_case));
 }
 
 #[test]

@@ -147,7 +147,7 @@ proptest! {
         let file = folder.path().join("any.yaml");
         fs::write(&file, bytes).unwrap();
         let _ = RunConfig::load(std::slice::from_ref(&file), &[]);
-        let _ = CaseConfig::load(&file);
+        let _ = ModelConfig::from_case(&file);
     }
 
     #[test]
