@@ -1,15 +1,35 @@
 //! Records libtorch's folder as the run-time search path, so that binaries, tests, benches and doctests start with
-//! nothing exported by hand (cargo's `[env]` cannot set `LD_LIBRARY_PATH`).
+//! nothing exported by hand (cargo's `[env]` cannot set `LD_LIBRARY_PATH`), and the commit that is built.
 //!
 //! A missing libtorch cannot be reported here: torch-sys, whose C++ needs it, is built first and fails first, with
 //! `torch/torch.h: No such file or directory`. The cure is `./setup` (docs/setup.md).
 
+use std::process::Command;
+
 fn main() {
-    // The path comes from torch-sys, and cargo runs this again whenever torch-sys was built anew.
-    println!("cargo:rerun-if-changed=build.rs");
-    // Set by torch-sys, which has already resolved LIBTORCH or LIBTORCH_USE_PYTORCH.
+    // Set by torch-sys, which has already resolved LIBTORCH or LIBTORCH_USE_PYTORCH. Cargo runs this again whenever
+    // torch-sys was built anew.
     if let Ok(lib) = std::env::var("DEP_TCH_LIBTORCH_LIB") {
         println!("cargo:rustc-link-arg=-Wl,-rpath,{lib}");
     }
-    println!("cargo:rustc-env=DIF_SR_COMMIT=x");
+    println!("cargo:rustc-env=DIF_SR_COMMIT={}", commit());
+    for path in ["build.rs", "Cargo.toml", "src"] {
+        println!("cargo:rerun-if-changed={path}");
+    }
+    // Git appends to this file at every commit. It may be missing; cargo would then run this at every build.
+    if let Some(log) = git(&["rev-parse", "--git-path", "logs/HEAD"]).filter(|log| std::path::Path::new(log).exists()) {
+        println!("cargo:rerun-if-changed={log}");
+    }
+}
+
+/// The commit, with `-dirty` if tracked files differ from it; `unknown` outside of a git checkout.
+fn commit() -> String {
+    let Some(commit) = git(&["rev-parse", "--short=12", "HEAD"]) else { return "unknown".to_owned() };
+    let clean = git(&["status", "--porcelain", "--untracked-files=no"]).is_some_and(|changes| changes.is_empty());
+    if clean { commit } else { format!("{commit}-dirty") }
+}
+
+fn git(arguments: &[&str]) -> Option<String> {
+    let output = Command::new("git").args(arguments).output().ok().filter(|output| output.status.success())?;
+    Some(String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }

@@ -121,10 +121,13 @@ pub fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => return arguments::usage(&error),
     };
-    match cli.run(&overrides) {
-        Ok(Outcome::Holds) => ExitCode::SUCCESS,
-        Ok(Outcome::DoesNotHold) => ExitCode::from(1),
-        Err(error) => output::fail(&error),
+    // libtorch's errors inside of the model (no memory left, say) arrive as panics: one sentence for these too.
+    std::panic::set_hook(Box::new(|_| {}));
+    match std::panic::catch_unwind(|| cli.run(&overrides)) {
+        Ok(Ok(Outcome::Holds)) => ExitCode::SUCCESS,
+        Ok(Ok(Outcome::DoesNotHold)) => ExitCode::from(1),
+        Ok(Err(error)) => output::fail(&error),
+        Err(panic) => output::fail(&output::of_panic(panic.as_ref())),
     }
 }
 

@@ -1,5 +1,6 @@
 //! What the commands print, and how they end on an error.
 
+use std::any::Any;
 use std::io::{ErrorKind, Write, stdout};
 use std::process::ExitCode;
 
@@ -24,6 +25,16 @@ pub fn print_json(value: &impl Serialize) -> Result<()> {
 pub fn fail(error: &Error) -> ExitCode {
     let _ = writeln!(std::io::stderr(), "dif-sr: {error}");
     ExitCode::from(2)
+}
+
+/// What a panic said, without libtorch's C++ stack.
+pub fn of_panic(panic: &(dyn Any + Send)) -> Error {
+    let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
+    let text = text.unwrap_or("no message");
+    // tch panics with the Debug form of its error, in which line breaks are escaped.
+    let line = text.split(['\n']).next().unwrap_or(text).split("\\n").next().unwrap_or(text);
+    Error::new(format!("stopped inside of the computation: {line}"))
+        .hint("if memory ran out, use smaller batches or sizes; otherwise this is a bug: report it with the command")
 }
 
 /// Rows of columns, each as wide as its widest cell: the first to the left, the others to the right.

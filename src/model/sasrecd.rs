@@ -159,8 +159,7 @@ impl SasRecD {
             Loss::Ce => {
                 let logits = self.scores(seq_output);
                 let item = logits.cross_entropy_loss::<Tensor>(&batch.pos_items, None, Reduction::Mean, -100, 0.0);
-                let attributes = (self.ap.as_ref())
-                    .map_or_else(Vec::new, |ap| ap.losses(seq_output, &self.features, &batch.pos_items));
+                let attributes = self.attribute_losses(seq_output, &batch.pos_items, Kind::Float);
                 Losses { total: self.total(&item, &attributes), item, attributes }
             }
             Loss::Bpr => {
@@ -173,6 +172,12 @@ impl SasRecD {
                 Losses { total: item.shallow_clone(), item, attributes: Vec::new() }
             }
         }
+    }
+
+    /// The attribute losses of an encoded batch, computed with labels of this kind; none without a predictor.
+    pub fn attribute_losses(&self, seq_output: &Tensor, pos_items: &Tensor, labels: Kind) -> Vec<Tensor> {
+        let ap = self.ap.as_ref();
+        ap.map_or_else(Vec::new, |ap| ap.losses(seq_output, &self.features, pos_items, labels))
     }
 
     /// One attribute is weighted and added at once; several are summed first, as in the reference.

@@ -67,7 +67,7 @@ impl Slot {
     fn update(&mut self, mut grad: Tensor, learning_rate: f64, weight_decay: f64) {
         self.step += 1;
         if weight_decay != 0.0 {
-            grad = grad + &self.parameter * weight_decay;
+            grad += &self.parameter * weight_decay;
         }
         let _ = self.exp_avg.lerp_(&grad, 1.0 - BETA1);
         // addcmul with value v computes (v · a) · b; tch offers it without the value.

@@ -45,3 +45,41 @@ pub static AMAZON_BEAUTY: Lazy<Option<String>> = Lazy::new(|| {
     }
     there.then(|| path.display().to_string())
 });
+
+/// Writes a small data set `toy` to `folder/toy`: 60 users, 30 items, 8 interactions each, one to three tags an item.
+/// Users walk through the items in a fixed stride, so that there is something to learn.
+pub fn write_toy(folder: &Path) {
+    let (mut inter, mut item) = (String::from("user_id:token\titem_id:token\ttimestamp:float\n"), String::new());
+    item += "item_id:token\ttags:token_seq\tbrand:token\n";
+    for user in 0..60 {
+        for step in 0..8 {
+            inter += &format!("u{user}\ti{}\t{}\n", (user + step * (1 + user % 3)) % 30, 1000 + step);
+        }
+    }
+    for i in 0..30 {
+        let tags: Vec<String> = (0..=i % 3).map(|t| format!("t{}", (i + t) % 5)).collect();
+        item += &format!("i{i}\t{}\tb{}\n", tags.join(" "), i % 4);
+    }
+    let toy = folder.join("toy");
+    std::fs::create_dir_all(&toy).expect("a writable folder");
+    std::fs::write(toy.join("toy.inter"), inter).expect("a writable folder");
+    std::fs::write(toy.join("toy.item"), item).expect("a writable folder");
+}
+
+/// `--key=value` for a small model on [`write_toy`]'s data.
+pub const TOY: [&str; 14] = [
+    "--dataset=toy",
+    "--data_path=.",
+    "--selected_features=[tags]",
+    "--attribute_hidden_size=[8]",
+    "--lamdas=[5]",
+    "--hidden_size=16",
+    "--inner_size=16",
+    "--n_layers=2",
+    "--n_heads=2",
+    "--MAX_ITEM_LIST_LENGTH=5",
+    "--learning_rate=0.01",
+    "--valid_metric=Recall@10",
+    "--use_gpu=False",
+    "--threads=1",
+];

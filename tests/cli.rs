@@ -1,0 +1,227 @@
+//! The binary as a process: exit codes, what it prints where, and what it leaves on disk.
+
+mod common;
+
+use std::fs;
+use std::path::Path;
+use std::process::Output;
+
+use common::{TOY, root, write_toy};
+use dif_sr::tensors::{TensorFile, write};
+use tempfile::TempDir;
+
+/// Runs `dif-sr` in `folder`.
+fn dif_sr(folder: &Path, arguments: &[&str]) -> Output {
+    let mut command = assert_cmd::Command::cargo_bin("dif-sr").expect("the binary is built with the tests");
+    command.current_dir(folder).args(arguments).output().expect("the binary runs")
+}
+
+fn code(output: &Output) -> i32 {
+    output.status.code().expect("no signal ended it")
+}
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).expect("UTF-8")
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).expect("UTF-8")
+}
+
+/// The one line that a command which could not run leaves, without `dif-sr: `.
+fn refusal(output: &Output) -> String {
+    let text = stderr(output);
+    assert_eq!(code(output), 2, "{text}");
+    assert!(output.stdout.is_empty(), "a command that could not run prints no result");
+    let line = text.lines().last().unwrap_or_default();
+    line.strip_prefix("dif-sr: ").unwrap_or_else(|| panic!("one sentence, found: {text}")).to_owned()
+}
+
+fn toy() -> TempDir {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    write_toy(folder.path());
+    folder
+}
+
+/// A trained toy model in `run`.
+fn trained(folder: &Path) -> Output {
+    let output = dif_sr(folder, &[&["train", "--out=run", "--epochs=3"], &TOY[..]].concat());
+    assert_eq!(code(&output), 0, "{}", stderr(&output));
+    output
+}
+
+#[test]
+fn train_leaves_all_evidence_and_evaluate_finds_the_same_metrics() {
+    let folder = toy();
+    let output = trained(folder.path());
+    assert!(stdout(&output).contains("best epoch"), "{}", stdout(&output));
+    let run = folder.path().join("run");
+    for file in
+        ["best.safetensors", "config.yaml", "environment.json", "log.txt", "metrics.jsonl", "ranks.tsv", "result.json"]
+    {
+        assert!(run.join(file).metadata().is_ok_and(|m| m.len() > 0), "{file}");
+    }
+    let log = fs::read_to_string(run.join("log.txt")).expect("a log");
+    assert_eq!(stderr(&output), log, "piped, the log goes to standard error line by line");
+    assert_eq!(fs::read_to_string(run.join("ranks.tsv")).expect("ranks").lines().count(), 61);
+    assert_eq!(fs::read_to_string(run.join("metrics.jsonl")).expect("metrics").lines().count(), 6);
+
+    let result: serde_json::Value =
+        serde_json::from_str(&fs::read_to_string(run.join("result.json")).expect("a result")).expect("JSON");
+    let output = dif_sr(folder.path(), &["evaluate", "run", "--json"]);
+    assert_eq!(code(&output), 0, "{}", stderr(&output));
+    let evaluated: serde_json::Value = serde_json::from_str(&stdout(&output)).expect("JSON");
+    assert_eq!(evaluated["test"], result["test"]);
+    assert_eq!(evaluated["valid"]["metrics"], result["best_valid"]);
+    assert_eq!(evaluated["epoch"], result["best_epoch"]);
+}
+
+#[test]
+fn the_same_seed_trains_the_same_model_and_another_does_not() {
+    let folder = toy();
+    let train = |out: &str, seed: &str| {
+        let output = dif_sr(folder.path(), &[&["train", "--epochs=2", out, seed], &TOY[..]].concat());
+        assert_eq!(code(&output), 0, "{}", stderr(&output));
+    };
+    let parameters = |run: &str| {
+        let tensors = TensorFile::read(&folder.path().join(run).join("best.safetensors")).expect("a checkpoint").tensors;
+        Vec::<f32>::try_from(tensors["item_embedding.weight"].flatten(0, -1)).expect("float32")
+    };
+    train("--out=a", "--seed=1");
+    train("--out=b", "--seed=1");
+    train("--out=c", "--seed=2");
+    assert_eq!(parameters("a"), parameters("b"));
+    assert_ne!(parameters("a"), parameters("c"));
+}
+
+#[test]
+fn every_fusion_loss_and_number_of_attributes_trains() {
+    let folder = toy();
+    let cases: [&[&str]; 6] = [
+        &["--fusion_type=sum"],
+        &["--fusion_type=concat", "--pooling_mode=mean"],
+        &["--fusion_type=gate", "--attribute_predictor=not"],
+        &["--selected_features=[tags,brand]", "--attribute_hidden_size=[8,4]", "--lamdas=[5,1]"],
+        &["--selected_features=[]", "--attribute_hidden_size=[]", "--lamdas=[]", "--attribute_predictor=not"],
+        &["--loss_type=BPR", "--neg_sampling={'uniform': 1}", "--attribute_predictor=not", "--clip_grad_norm={'max_norm': 1}"],
+    ];
+    for (i, case) in cases.iter().enumerate() {
+        let out = format!("--out=run{i}");
+        let output = dif_sr(folder.path(), &[&["train", &out, "--epochs=1"], &TOY[..], case].concat());
+        assert_eq!(code(&output), 0, "{case:?}: {}", stderr(&output));
+    }
+}
+
+#[test]
+fn a_run_folder_is_never_overwritten() {
+    let folder = toy();
+    trained(folder.path());
+    let before = fs::read(folder.path().join("run/best.safetensors")).expect("a checkpoint");
+    let output = dif_sr(folder.path(), &[&["train", "--out=run", "--epochs=1"], &TOY[..]].concat());
+    assert_eq!(
+        refusal(&output),
+        "run: expected a new or empty folder, found files in it; choose another place with --out: runs are never overwritten"
+    );
+    assert_eq!(fs::read(folder.path().join("run/best.safetensors")).expect("a checkpoint"), before);
+}
+
+#[test]
+fn a_checkpoint_of_another_shape_data_set_or_format_is_refused() {
+    let folder = toy();
+    trained(folder.path());
+    let run = folder.path().join("run/best.safetensors");
+    let evaluate = |path: &str, extra: &[&str]| refusal(&dif_sr(folder.path(), &[&["evaluate", path], extra].concat()));
+
+    insta::assert_snapshot!(evaluate("run", &["--MAX_ITEM_LIST_LENGTH=9"]), @"");
+    insta::assert_snapshot!(evaluate("nowhere", &[]), @"");
+
+    let TensorFile { mut tensors, metadata } = TensorFile::read(&run).expect("a checkpoint");
+    let embedding = tensors["position_embedding.weight"].narrow(0, 0, 3);
+    tensors.insert("position_embedding.weight".to_owned(), embedding);
+    let tensors: Vec<_> = tensors.into_iter().collect();
+    write(&folder.path().join("short.safetensors"), &tensors, metadata.clone()).expect("written");
+    insta::assert_snapshot!(evaluate("short.safetensors", &[]), @"");
+
+    write(&folder.path().join("bare.safetensors"), &tensors, Default::default()).expect("written");
+    insta::assert_snapshot!(evaluate("bare.safetensors", &[]), @"");
+
+    let bytes = fs::read(&run).expect("a checkpoint");
+    fs::write(folder.path().join("cut.safetensors"), &bytes[..bytes.len() / 2]).expect("written");
+    insta::assert_snapshot!(evaluate("cut.safetensors", &[]), @"");
+
+    let items = fs::read_to_string(folder.path().join("toy/toy.inter")).expect("readable").replace("\ti7\t", "\ti700\t");
+    fs::write(folder.path().join("toy/toy.inter"), items).expect("written");
+    insta::assert_snapshot!(evaluate("run", &["--filter_inter_by_user_or_item=False"]), @"");
+}
+
+#[test]
+fn verify_passes_a_true_case_and_names_what_a_false_one_breaks() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let case = |name: &str| root().join("golden").join(name).display().to_string();
+    let output = dif_sr(folder.path(), &["verify", &case("sum"), &case("README.md")]);
+    assert_eq!(code(&output), 0, "{}", stderr(&output));
+    assert!(stdout(&output).ends_with("pass: 1 cases are within tolerance\n"), "{}", stdout(&output));
+
+    // One weight of one gradient, off by a millionth of the largest.
+    let false_case = folder.path().join("false");
+    fs::create_dir(&false_case).expect("a folder");
+    fs::copy(root().join("golden/sum/config.yaml"), false_case.join("config.yaml")).expect("copied");
+    let TensorFile { tensors, metadata } =
+        TensorFile::read(&root().join("golden/sum/tensors.safetensors")).expect("a case");
+    let gradient = &tensors["grad.ap.0.bias"];
+    let _ = gradient.get(3).g_add_scalar_(gradient.abs().max().double_value(&[]) * 1e-6);
+    write(&false_case.join("tensors.safetensors"), &tensors.into_iter().collect::<Vec<_>>(), metadata).expect("written");
+    let output = dif_sr(folder.path(), &["verify", "false", &case("sum")]);
+    assert_eq!(code(&output), 1);
+    let text = stdout(&output);
+    assert!(text.contains("FAIL `grad.ap.0.bias` at [3]: expected"), "{text}");
+    assert!(text.ends_with("FAIL: 1 of 2 cases: false\n"), "{text}");
+}
+
+#[test]
+fn verify_cannot_run_on_an_unreadable_folder() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    assert!(refusal(&dif_sr(folder.path(), &["verify", "nowhere"])).starts_with("nowhere/config.yaml: "));
+    fs::write(folder.path().join("a.json"), "{}").expect("written");
+    insta::assert_snapshot!(refusal(&dif_sr(folder.path(), &["verify", "a.json"])), @"");
+}
+
+#[test]
+fn wrong_flags_are_told_what_to_write() {
+    let folder = toy();
+    let told = |arguments: &[&str]| refusal(&dif_sr(folder.path(), arguments));
+    insta::assert_snapshot!(told(&["train", "--epochs", "3"]), @"");
+    insta::assert_snapshot!(told(&["train", "--epoch=3"]), @"");
+    insta::assert_snapshot!(told(&["train", "--config_file", "amazon_config.ini"]), @"");
+    insta::assert_snapshot!(told(&["train", "--config_files", "nowhere.yaml"]), @"");
+    insta::assert_snapshot!(told(&["train"]), @"");
+    insta::assert_snapshot!(told(&["train", "--dataset=nowhere", "--data_path=."]), @"");
+    insta::assert_snapshot!(told(&[&["train", "--use_gpu=True"], &TOY[..12]].concat()), @"");
+    insta::assert_snapshot!(told(&["reproduce", "nowhere.yaml"]), @"");
+    insta::assert_snapshot!(told(&["reproduce", "--expect=nowhere.yaml", "--dataset=toy"]), @"");
+    assert!(!folder.path().join("runs").exists(), "what cannot run leaves no run folder");
+}
+
+#[test]
+fn reproduce_says_pass_or_fail_and_exits_accordingly() {
+    let folder = toy();
+    fs::write(folder.path().join("toy.yaml"), "epochs: 2\nmetrics: [Recall]\ntopk: [5]\n").expect("written");
+    let expect = |value: f64| {
+        let text = format!("source: by hand\nmargin: {{metric: 0.6}}\ntest: {{recall@5: {value}}}\n");
+        fs::write(folder.path().join("expect.yaml"), text).expect("written");
+    };
+    let reproduce = |out: &str| {
+        let toy = TOY.iter().filter(|a| !a.starts_with("--valid_metric")).copied();
+        let arguments = ["reproduce", "toy.yaml", "--expect=expect.yaml", "--valid_metric=Recall@5", out].into_iter();
+        dif_sr(folder.path(), &arguments.chain(toy).collect::<Vec<_>>())
+    };
+    expect(0.5);
+    let output = reproduce("--out=a");
+    assert_eq!(code(&output), 0, "{}{}", stdout(&output), stderr(&output));
+    assert!(stdout(&output).contains("pass: all 1 values are within their margin"), "{}", stdout(&output));
+    expect(2.0);
+    let output = reproduce("--out=b");
+    assert_eq!(code(&output), 1);
+    assert!(stdout(&output).contains("FAIL: 1 of 1 values are outside their margin: test recall@5"));
+    assert!(folder.path().join("b/verdict.json").is_file());
+}
