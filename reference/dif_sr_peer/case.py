@@ -9,21 +9,27 @@ from pathlib import Path
 import torch
 import yaml
 
+from .config import stop
 from .export import Dump, Input, Method, Output, load_case
 from .model import Attribute, SASRecD
 from .train import parameters
 
 
-def build(case_dir, model_class=SASRecD):
+def configuration(case_dir):
+    return yaml.safe_load((Path(case_dir) / "config.yaml").read_text())
+
+
+def build(case_dir):
     """-> the model in float64 with the case's parameters, its inputs, its configuration."""
-    case_dir = Path(case_dir)
-    config = yaml.safe_load((case_dir / "config.yaml").read_text())
+    case_dir, config = Path(case_dir), configuration(case_dir)
     inputs, values = load_case(case_dir / "tensors.safetensors")
-    attributes = [Attribute(a["name"], a["type"], a["vocab"], inputs[f"item_feat.{a['name']}"]) for a in config["attributes"]]
-    model = model_class(config, config["n_items"], attributes).double()
+    attributes = [
+        Attribute(a["name"], a["type"], a["vocab"], inputs[f"item_feat.{a['name']}"]) for a in config["attributes"]
+    ]
+    model = SASRecD(config, config["n_items"], attributes).double()
     own = parameters(model)
     if own.keys() != values.keys():
-        raise SystemExit(f"{case_dir}: parameters differ from the peer's: {sorted(own.keys() ^ values.keys())}")
+        stop(f"{case_dir}: parameters differ from the peer's: {sorted(own.keys() ^ values.keys())}")
     with torch.no_grad():
         for name, value in values.items():
             own[name].copy_(value)
@@ -60,8 +66,11 @@ def exact_attribute_losses(model, seq_output, items):
     }
 
 
-def compute(model, inputs, config):
-    """Forward, losses, gradients and Adam steps -> an exporter's `Dump` with all keys of the case but the inputs."""
+def compute(model, inputs, config, also_trained=()):
+    """Forward, losses, gradients and Adam steps -> an exporter's `Dump` with all keys of the case but the inputs.
+
+    `also_trained` are tensors given to Adam beside the model's parameters (a planted fault).
+    """
     dump = Dump(model, {name: name for name, _ in model.named_parameters()}, stages(config))
     for name, table in model.attribute_tables().items():
         dump.record(f"param.{name}", table)
@@ -76,7 +85,7 @@ def compute(model, inputs, config):
     dump.losses(values | exact_attribute_losses(model, seq_output, inputs["pos_items"]))
     values["total"].backward()
     dump.gradients()
-    optimizer = torch.optim.Adam(model.parameters(), lr=config["learning_rate"])
+    optimizer = torch.optim.Adam([*model.parameters(), *also_trained], lr=config["learning_rate"])
     dump.train(lambda: losses()[0]["total"], optimizer, config["train_steps"])
     return dump
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 from pathlib import Path
 
 import yaml
@@ -34,6 +35,18 @@ DEFAULTS = {
     "initializer_range": 0.02,
 }
 
+REQUIRED = (
+    *("dataset", "selected_features", "MAX_ITEM_LIST_LENGTH", "train_batch_size", "eval_batch_size", "learning_rate"),
+    *("n_layers", "n_heads", "hidden_size", "inner_size", "attribute_hidden_size", "hidden_dropout_prob"),
+    *("attn_dropout_prob", "fusion_type", "pooling_mode", "attribute_predictor", "lamdas"),
+)
+
+
+def stop(message):
+    """Could not run."""
+    print(message, file=sys.stderr)
+    raise SystemExit(2)
+
 
 class Loader(yaml.SafeLoader):
     """YAML with numbers as RecBole reads them: `1e-12` is a float."""
@@ -41,17 +54,25 @@ class Loader(yaml.SafeLoader):
 
 Loader.yaml_implicit_resolvers = {k: list(v) for k, v in yaml.SafeLoader.yaml_implicit_resolvers.items()}
 Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$"),
+    list("-+0123456789"),
 )
 
 
 def read(path):
     """One configuration file: RecBole YAML, or a golden `.json` with its `resolved_config` or `config`."""
-    text = Path(path).read_text(encoding="utf-8")
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except OSError as error:
+        stop(f"{path}: {error.strerror}")
     if str(path).endswith(".json"):
         golden = json.loads(text)
         return golden.get("resolved_config", golden["config"])
-    return yaml.load(text, Loader) or {}
+    read = yaml.load(text, Loader) or {}
+    if not isinstance(read, dict):
+        stop(f"{path}: expected `key: value` lines")
+    return read
 
 
 def load(paths, overrides=()):
@@ -62,12 +83,13 @@ def load(paths, overrides=()):
     for override in overrides:
         key, separator, value = override.partition("=")
         if not separator:
-            raise SystemExit(f"{override}: expected --key=value")
+            stop(f"{override}: expected --key=value")
         config[key] = yaml.load(value, Loader)
-    if "dataset" not in config:
-        raise SystemExit("no `dataset` in the configuration")
+    missing = [key for key in REQUIRED if key not in config]
+    if missing:
+        stop(f"not in the configuration: {', '.join(missing)}")
     if config.get("time_precision", "float32") != "float32":
-        raise SystemExit("time_precision: the peer casts times to float32 as the reference does")
+        stop("time_precision: the peer casts times to float32 as the reference does")
     config.setdefault("load_col", {})
     config["load_col"] = {
         "inter": [config["USER_ID_FIELD"], config["ITEM_ID_FIELD"], config["TIME_FIELD"]],

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import torch
 
+from .config import stop
 from .model import Attribute
 
 COLUMNS = ("user_id", "item_id", "item_id_list", "item_length")
@@ -93,7 +94,7 @@ def load(options):
 
     config = recbole_config(options)
     if not os.path.isdir(config["data_path"]):  # RecBole would try to download it
-        raise SystemExit(f"{config['data_path']}: no such folder (data_path holds one folder per data set)")
+        stop(f"{config['data_path']}: no such folder (data_path holds one folder per data set)")
     dataset = SequentialDataset(config)
     names = [options["USER_ID_FIELD"], options["ITEM_ID_FIELD"], options["ITEM_ID_FIELD"] + "_list", "item_length"]
     parts = [

@@ -100,22 +100,25 @@ class Dump:
                 hook = lambda _m, args, key=key, stage=stage: keep(key, stage, args[0])
                 handles.append(module.register_forward_pre_hook(hook))
             else:
-                method = getattr(module, stage.name)
+                method, before = getattr(module, stage.name), module.__dict__.get(stage.name)
 
                 def wrapped(*args, method=method, key=key, stage=stage, **kwargs):
                     value = method(*args, **kwargs)
                     keep(key, stage, value)
                     return value
 
-                object.__setattr__(module, stage.name, wrapped)
-                patched.append((module, stage.name))
+                module.__dict__[stage.name] = wrapped
+                patched.append((module, stage.name, before))
         try:
             yield self
         finally:
             for handle in handles:
                 handle.remove()
-            for module, name in patched:
-                module.__dict__.pop(name, None)
+            for module, name, before in reversed(patched):
+                if before is None:
+                    module.__dict__.pop(name)
+                else:
+                    module.__dict__[name] = before
         unseen = self.stages.keys() - hits
         if unseen:
             raise RuntimeError(f"never computed in this forward pass: {', '.join(sorted(unseen))}")

@@ -28,6 +28,10 @@ INIT = (1e-6, 1e-6)
 # last place moves them by up to their own size, so these keys cannot hold on another processor; see README.
 MAX_POOLING = ("grad.", "train.loss.2", "train.loss.3", "train.loss.4", "train.loss.5", "after5.")
 
+# The four batches of this file come from the second opening of the training loader: two permutations were drawn, one
+# on top of the other, before the first batch. Nothing else was drawn in between.
+EXTRA_SHUFFLES = {"Amazon_Beauty_seed_config": 1}
+
 
 def null_gradient(key, fusion):
     """Parameters that the loss does not depend on: the goldens hold rounding noise."""
@@ -56,14 +60,15 @@ class Report:
         print(f"{name:28} {what:24} {text:64} {mark}", flush=True)
 
     def equal(self, name, what, ours, golden):
-        self.line(name, what, "equal" if ours == golden else f"ours {str(ours)[:60]} golden {str(golden)[:60]}", ours == golden)
+        text = "equal" if ours == golden else f"ours {str(ours)[:60]} golden {str(golden)[:60]}"
+        self.line(name, what, text, ours == golden)
 
 
 def compare_case(report, name, ours, golden, fusion):
     rows, missing = {}, {key for key in golden if not key.startswith("in.")} - ours.keys()
     if missing:
         report.line(name, "keys", f"not computed: {', '.join(sorted(missing))[:60]}", False)
-    for key in golden.keys() & ours.keys():
+    for key in [key for key in ours if key in golden]:
         theirs, mine = golden[key], ours[key]
         if null_gradient(key, fusion):
             if key.startswith("grad."):
@@ -85,16 +90,15 @@ def compare_case(report, name, ours, golden, fusion):
         worst, key, _, _ = max(row)
         verdicts = [passed for _, _, passed, _ in row]
         passed = False if False in verdicts else None if None in verdicts else True
-        bits = sum(equal for *_, equal in row)
-        report.line(name, what, f"{worst:.1e}  equal bits {bits}/{len(row)}" + (f"  {key[-34:]}" if not passed else ""), passed)
+        text = f"{worst:.1e}  equal bits {sum(equal for *_, equal in row)}/{len(row)}"
+        report.line(name, what, text if passed else f"{text}  {key[-34:]}", passed)
 
 
 def model_case(report, folder, write):
     golden = load_file(folder / "tensors.safetensors")
     model, inputs, options = case.build(folder)
     ours = case.compute(model, inputs, options).tensors
-    order = {key: i for i, key in enumerate(ours)}
-    compare_case(report, folder.name, dict(sorted(ours.items(), key=lambda kv: order[kv[0]])), golden, options["fusion_type"])
+    compare_case(report, folder.name, ours, golden, options["fusion_type"])
     if write:
         (write / folder.name).mkdir(parents=True, exist_ok=True)
         (write / folder.name / "config.yaml").write_text((folder / "config.yaml").read_text())
@@ -125,7 +129,7 @@ def pipeline_case(report, path, data_path, max_epochs, write):
         key = f"{part}_rows_first" + ("_unshuffled" if part == "train" else "")
         ours |= {f"n_{part}": len(rows), f"{part}_sha256": rows.sha256(), key: rows.first(len(golden[key]))}
     ours = {key: value for key, value in ours.items() if key in golden}
-    for key in ours.keys() - {"stats"}:
+    for key in [key for key in ours if key != "stats"]:
         report.equal(name, key, ours[key], golden[key])
     worst = max(relative(ours["stats"][key], value) for key, value in golden["stats"].items())
     report.line(name, "stats", f"{worst:.1e}", worst < 1e-12)
@@ -146,7 +150,8 @@ def pipeline_case(report, path, data_path, max_epochs, write):
         report.line(name, "init", f"{worst:.1e}  equal bits {sum(a == b for a, b in pairs)}/{len(pairs)}", within)
 
     only_batches = None if "valid" in golden else len(golden["batches"])
-    run = train.train(options, data, model, max_batches=only_batches, max_epochs=max_epochs)
+    extra = EXTRA_SHUFFLES.get(name, 0)
+    run = train.train(options, data, model, extra_shuffles=extra, max_batches=only_batches, max_epochs=max_epochs)
     ours |= run
     compare_run(report, name, run, golden, complete=only_batches is None and not max_epochs)
     if write:

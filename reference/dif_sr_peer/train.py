@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 
 from . import config as configuration
 from . import data as pipeline
+from .config import stop
 from .model import SASRecD
 
 
@@ -69,10 +70,13 @@ class Evaluation:
         return {name: float(value) for name, value in metrics.items()}
 
 
-def train(options, data, model, *, max_batches=None, max_epochs=None, device="cpu", on_event=lambda *_: None):
-    """The run, as a mapping with the goldens' keys. `on_event(kind, ...)` hears of batches, steps and evaluations."""
+def train(options, data, model, *, extra_shuffles=0, max_batches=None, max_epochs=None, device="cpu", on_event=lambda *_: None):
+    """The run, as a mapping with the goldens' keys. `on_event(kind, ...)` hears of batches, epochs and evaluations.
+
+    `extra_shuffles` permutations come before the first epoch's own: see `EXTRA_SHUFFLES` in `goldens`.
+    """
     if options["loss_type"] != "CE" or options.get("learner", "adam") != "adam":
-        raise SystemExit("the peer trains with loss_type CE and learner adam only")
+        stop("the peer trains with loss_type CE and learner adam only")
     model.to(device)
     optimizer = torch.optim.Adam(model.parameters(), lr=options["learning_rate"], weight_decay=options["weight_decay"])
     evaluate = Evaluation(options, data)
@@ -80,6 +84,8 @@ def train(options, data, model, *, max_batches=None, max_epochs=None, device="cp
     result = {"batches": [], "epoch_losses": [], "valid": [], "epoch_seconds": []}
     best_score, best_state, misses = float("-inf"), None, 0
 
+    for _ in range(extra_shuffles):
+        data.train.shuffle_()
     for epoch in range(min(options["epochs"], max_epochs or options["epochs"])):
         model.train()
         started, epoch_loss = time.perf_counter(), 0.0
@@ -147,6 +153,7 @@ def main():
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--batches", type=int, help="stop after so many batches, without evaluation")
     parser.add_argument("--epochs", type=int, help="stop after so many epochs")
+    parser.add_argument("--extra_shuffles", type=int, default=0, help="1 for the first batches of the Amazon_Beauty golden")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dropout", choices=["portable", "torch"], default="portable", help="how masks are drawn")
     parser.add_argument("--json", metavar="OUT", help="write the run as JSON, with the goldens' keys")
@@ -183,6 +190,7 @@ def main():
         options,
         data,
         model,
+        extra_shuffles=arguments.extra_shuffles,
         max_batches=arguments.batches,
         max_epochs=arguments.epochs,
         device=arguments.device,
