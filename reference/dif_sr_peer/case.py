@@ -1,0 +1,105 @@
+"""One golden model case: the peer built from it, and everything that it computes on it.
+
+    python -m dif_sr_peer.case CASE_DIR OUT.safetensors     # the peer's dump, by the exporter
+"""
+
+import argparse
+from pathlib import Path
+
+import torch
+import yaml
+
+from .config import stop
+from .export import Dump, Input, Method, Output, load_case
+from .model import Attribute, SASRecD
+from .train import parameters
+
+
+def configuration(case_dir):
+    return yaml.safe_load((Path(case_dir) / "config.yaml").read_text())
+
+
+def build(case_dir):
+    """-> the model in float64 with the case's parameters, its inputs, its configuration."""
+    case_dir, config = Path(case_dir), configuration(case_dir)
+    inputs, values = load_case(case_dir / "tensors.safetensors")
+    attributes = [
+        Attribute(a["name"], a["type"], a["vocab"], inputs[f"item_feat.{a['name']}"]) for a in config["attributes"]
+    ]
+    model = SASRecD(config, config["n_items"], attributes).double()
+    own = parameters(model)
+    if own.keys() != values.keys():
+        stop(f"{case_dir}: parameters differ from the peer's: {sorted(own.keys() ^ values.keys())}")
+    with torch.no_grad():
+        for name, value in values.items():
+            own[name].copy_(value)
+    return model.train(), inputs, config
+
+
+def stages(config):
+    """Where the peer computes what the golden cases hold: the map of the exporter."""
+    where = {"out.seq_output": Method("", "last_position"), "out.scores": Method("", "full_sort_scores")}
+    for k in range(config["n_layers"]):
+        layer = f"trm_encoder.layer.{k}"
+        attention = f"{layer}.multi_head_attention"
+        where |= {
+            f"out.layer.{k}.attention_probs": Input(f"{attention}.attn_dropout"),
+            f"out.layer.{k}.attention_output": Output(attention),
+            f"out.layer.{k}.output": Output(layer),
+        }
+        if config["fusion_type"] != "sum":  # the goldens hold them for `gate` and `concat`
+            where[f"out.layer.{k}.fused_scores"] = Method(attention, "fuse")
+    return where
+
+
+def exact_attribute_losses(model, seq_output, items):
+    """`attribute.<name>` as the golden cases hold it: with labels in float64.
+
+    The authors' labels are float32, and `BCEWithLogitsLoss` returns the type of its labels. In a float64 case the total
+    loss and its gradients therefore carry an attribute loss rounded to float32 (1e-8 relative), which is not this one.
+    """
+    return {
+        f"attribute.{attribute.name}": model.attribute_mean(
+            model.attribute_loss_fct(predictor(seq_output), model.attribute_labels(attribute, items).double())
+        )
+        for attribute, predictor in zip(model.attributes, getattr(model, "ap", []))
+    }
+
+
+def compute(model, inputs, config, also_trained=()):
+    """Forward, losses, gradients and Adam steps -> an exporter's `Dump` with all keys of the case but the inputs.
+
+    `also_trained` are tensors given to Adam beside the model's parameters (a planted fault).
+    """
+    dump = Dump(model, {name: name for name, _ in model.named_parameters()}, stages(config))
+    for name, table in model.attribute_tables().items():
+        dump.record(f"param.{name}", table)
+
+    def losses():
+        seq_output = model(inputs["item_seq"], inputs["item_seq_len"])
+        return model.losses(seq_output, inputs["pos_items"], inputs["neg_items"]), seq_output
+
+    with dump.forward():
+        values, seq_output = losses()
+        model.full_sort_scores(seq_output)  # BPR's loss has no use for it
+    dump.losses(values | exact_attribute_losses(model, seq_output, inputs["pos_items"]))
+    values["total"].backward()
+    dump.gradients()
+    optimizer = torch.optim.Adam([*model.parameters(), *also_trained], lr=config["learning_rate"])
+    dump.train(lambda: losses()[0]["total"], optimizer, config["train_steps"])
+    return dump
+
+
+def main():
+    parser = argparse.ArgumentParser(prog="dif_sr_peer.case", description="write the peer's dump of a golden case")
+    parser.add_argument("case_dir")
+    parser.add_argument("out")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    dump = compute(*build(arguments.case_dir))
+    dump.save(arguments.out)
+    print(f"{arguments.out}: {len(dump.tensors)} tensors")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,205 @@
+"""The seeded run: training, validation, early stopping, test.
+
+    python -m dif_sr_peer.train --config FILE... [--data_path DIR] [--threads 1] [--batches N] [--json OUT] [--key=value]
+
+Prints every batch's total loss with nine significant digits, enough to tell any two float32 values apart.
+"""
+
+import argparse
+import copy
+import json
+import platform
+import time
+
+import torch
+from safetensors.torch import save_file
+
+from . import config as configuration
+from . import data as pipeline
+from .config import stop
+from .model import SASRecD
+
+
+def build(options, data, portable_dropout=True):
+    """Seeds the one generator and builds the model: everything random follows from here."""
+    torch.manual_seed(options["seed"])
+    return SASRecD(options, data.n_items, data.attributes, portable_dropout)
+
+
+def parameters(model):
+    """Trained parameters and attribute tables, by their golden names."""
+    return dict(model.named_parameters()) | model.attribute_tables()
+
+
+def trainable(model):
+    return sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+
+def init_summary(model):
+    """As the goldens keep initial parameters: the sum (in float64) and the first three values."""
+    summary = {name: tensor_summary(p) for name, p in model.named_parameters()}
+    return summary, tensor_summary(next(iter(model.attribute_tables().values())))
+
+
+def tensor_summary(tensor):
+    flat = tensor.detach().flatten()
+    return {"sum": flat.double().sum().item(), "first": flat[:3].tolist()}
+
+
+class Evaluation:
+    """Full ranking: id 0 is hidden, the history is not; RecBole's collector and metrics."""
+
+    def __init__(self, options, data):
+        from recbole.evaluator import Collector, Evaluator
+
+        config = pipeline.recbole_config(options)
+        self.collector, self.evaluator = Collector(config), Evaluator(config)
+        self.batch_size = options["eval_batch_size"]
+        self.n_items = data.n_items
+
+    @torch.no_grad()
+    def __call__(self, model, split, device="cpu"):
+        model.eval()
+        for batch in split.batches(self.batch_size):
+            seq_output = model(batch["item_id_list"].to(device), batch["item_length"].to(device))
+            scores = model.full_sort_scores(seq_output).view(-1, self.n_items)
+            scores[:, 0] = -torch.inf
+            rows = torch.arange(len(scores))
+            self.collector.eval_batch_collect(scores.cpu(), None, rows, batch["item_id"])
+        metrics = self.evaluator.evaluate(self.collector.get_data_struct())
+        return {name: float(value) for name, value in metrics.items()}
+
+
+def train(options, data, model, *, extra_shuffles=0, max_batches=None, max_epochs=None, device="cpu", on_event=lambda *_: None):
+    """The run, as a mapping with the goldens' keys. `on_event(kind, ...)` hears of batches, epochs and evaluations.
+
+    `extra_shuffles` permutations come before the first epoch's own: see `EXTRA_SHUFFLES` in `goldens`.
+    """
+    if options["loss_type"] != "CE" or options.get("learner", "adam") != "adam":
+        stop("the peer trains with loss_type CE and learner adam only")
+    model.to(device)
+    optimizer = torch.optim.Adam(model.parameters(), lr=options["learning_rate"], weight_decay=options["weight_decay"])
+    evaluate = Evaluation(options, data)
+    valid_metric = options["valid_metric"].lower()
+    result = {"batches": [], "epoch_losses": [], "valid": [], "epoch_seconds": []}
+    best_score, best_state, misses = float("-inf"), None, 0
+
+    for _ in range(extra_shuffles):
+        data.train.shuffle_()
+    for epoch in range(min(options["epochs"], max_epochs or options["epochs"])):
+        model.train()
+        started, epoch_loss = time.perf_counter(), 0.0
+        data.train.shuffle_()
+        for batch in data.train.batches(options["train_batch_size"]):
+            batch = {name: column.to(device) for name, column in batch.items()}
+            optimizer.zero_grad()
+            seq_output = model(batch["item_id_list"], batch["item_length"])
+            losses = model.losses(seq_output, batch["item_id"])
+            loss = losses["total"].item()
+            losses["total"].backward()
+            if options["clip_grad_norm"]:
+                torch.nn.utils.clip_grad_norm_(model.parameters(), **options["clip_grad_norm"])
+            optimizer.step()
+            epoch_loss += loss
+            result["batches"].append({"loss": loss, "pos_first": batch["item_id"][:8].tolist()})
+            on_event("batch", epoch, len(result["batches"]), loss)
+            if len(result["batches"]) == max_batches:
+                return result
+        result["epoch_seconds"].append(round(time.perf_counter() - started, 3))
+        result["epoch_losses"].append(epoch_loss)
+        on_event("epoch", epoch, epoch_loss, result["epoch_seconds"][-1])
+        if (epoch + 1) % options["eval_step"] != 0:
+            continue
+        metrics = evaluate(model, data.valid, device)
+        result["valid"].append(metrics)
+        on_event("valid", epoch, metrics)
+        if metrics[valid_metric] > best_score:  # rounded to four decimals, strictly greater
+            best_score, misses = metrics[valid_metric], 0
+            best_state = copy.deepcopy(model.state_dict())
+            result |= {"best_epoch": epoch, "best_valid_score": best_score}
+        else:
+            misses += 1
+            if misses > options["stopping_step"]:
+                break
+    if best_state is not None:
+        model.load_state_dict(best_state)
+        result["test"] = evaluate(model, data.test, device)
+        on_event("test", result["best_epoch"], result["test"])
+    return result
+
+
+def environment():
+    return {
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def print_event(kind, epoch, *values):
+    if kind == "batch":
+        print(f"batch {values[0]} loss {values[1]:.9g}")
+    elif kind == "epoch":
+        print(f"epoch {epoch} loss {values[0]:.9g} seconds {values[1]:.2f}")
+    else:
+        print(f"{kind} epoch {epoch} " + " ".join(f"{name} {value:g}" for name, value in values[0].items()))
+
+
+def main():
+    parser = argparse.ArgumentParser(prog="dif_sr_peer.train", description=__doc__.splitlines()[0])
+    parser.add_argument("--config", "--config_files", nargs="+", required=True, help="RecBole YAML, or a golden .json")
+    parser.add_argument("--data_path", help="folder that holds the data set's folder (ml-100k: recbole's own copy)")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--batches", type=int, help="stop after so many batches, without evaluation")
+    parser.add_argument("--epochs", type=int, help="stop after so many epochs")
+    parser.add_argument("--extra_shuffles", type=int, default=0, help="1 for the first batches of the Amazon_Beauty golden")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--dropout", choices=["portable", "torch"], default="portable", help="how masks are drawn")
+    parser.add_argument("--json", metavar="OUT", help="write the run as JSON, with the goldens' keys")
+    parser.add_argument("--save_init", metavar="FILE", help="write the initial parameters (.safetensors)")
+    parser.add_argument("--save_step1", metavar="FILE", help="write gradients of batch 1 and parameters after its step")
+    arguments, rest = parser.parse_known_args()
+    torch.set_num_threads(arguments.threads)
+    torch.set_num_interop_threads(1)
+
+    unknown = [option for option in rest if not option.startswith("--") or "=" not in option]
+    if unknown:
+        parser.error(f"expected --key=value, found {' '.join(unknown)}")
+    options = configuration.load(arguments.config, [option[2:] for option in rest])
+    if arguments.data_path:
+        options["data_path"] = arguments.data_path
+    data = pipeline.load(options)
+    model = build(options, data, arguments.dropout == "portable")
+    print(model, f"Trainable parameters: {trainable(model)}", sep="\n")
+
+    if arguments.save_init:
+        save_file({f"param.{n}": p.detach().clone() for n, p in parameters(model).items()}, arguments.save_init)
+
+    def on_event(kind, epoch, *values):
+        print_event(kind, epoch, *values)
+        if kind == "batch" and values[0] == 1 and arguments.save_step1:
+            tensors = {f"grad.{n}": p.grad.cpu().clone() for n, p in model.named_parameters()}
+            tensors |= {f"param.{n}": p.detach().cpu().clone() for n, p in parameters(model).items()}
+            save_file(tensors, arguments.save_step1)
+
+    init, table = init_summary(model)
+    result = {"config": options, "environment": environment(), "stats": data.stats, "trainable": trainable(model)}
+    result |= {"init": init, "init_attribute_table": table}
+    run = train(
+        options,
+        data,
+        model,
+        extra_shuffles=arguments.extra_shuffles,
+        max_batches=arguments.batches,
+        max_epochs=arguments.epochs,
+        device=arguments.device,
+        on_event=on_event,
+    )
+    if arguments.json:
+        with open(arguments.json, "w", encoding="utf-8") as file:
+            json.dump(result | run, file, indent=1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,170 @@
+"""Quick checks of the peer: `PYTHONPATH=reference pytest reference/tests` from the repository root (under a minute)."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from dif_sr_peer import case, config, data, goldens, planted_faults, train
+from dif_sr_peer.export import Dump, Input, Method, Output
+from dif_sr_peer.model import Attribute, PortableDropout, SASRecD
+
+GOLDEN = Path(__file__).parents[2] / "golden"
+CASES = sorted(path.parent.name for path in GOLDEN.glob("*/config.yaml"))
+NOTEBOOK = {
+    **{"n_layers": 4, "n_heads": 4, "hidden_size": 256, "inner_size": 256, "attribute_hidden_size": [256]},
+    **{"MAX_ITEM_LIST_LENGTH": 7, "hidden_dropout_prob": 0.5, "attn_dropout_prob": 0.3, "hidden_act": "gelu"},
+    **{"layer_norm_eps": 1e-12, "pooling_mode": "sum", "loss_type": "CE", "fusion_type": "gate", "lamdas": [10]},
+    **{"attribute_predictor": "linear"},
+}
+
+torch.set_num_threads(1)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_model_case_is_recomputed(name):
+    report = goldens.Report()
+    goldens.model_case(report, GOLDEN / name, write=None)
+    assert not report.failed
+
+
+def test_there_are_15_model_cases():
+    assert len(CASES) == 15
+
+
+@pytest.mark.parametrize("name", ["metrics_single", "metrics_multi"])
+def test_metrics_are_recbole_s(name):
+    report = goldens.Report()
+    goldens.metric_case(report, GOLDEN / f"{name}.json", write=None)
+    assert not report.failed
+
+
+def test_a_seeded_run_starts_as_the_golden_one():
+    path = GOLDEN / "ml-100k_dropout.json"
+    golden, options = json.loads(path.read_text()), config.load([path])
+    loaded = data.load(options)
+    assert loaded.train.sha256() == golden["train_sha256"]
+    model = train.build(options, loaded)
+    table = train.init_summary(model)[1]
+    assert table["first"] == pytest.approx(golden["init_attribute_table"]["first"])
+    run = train.train(options, loaded, model, max_batches=3)
+    for ours, theirs in zip(run["batches"], golden["batches"]):
+        assert ours["pos_first"] == theirs["pos_first"]
+        assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-5)
+
+
+def test_the_module_tree_is_the_notebook_s():
+    attribute = Attribute("categories", "token_seq", 355, torch.zeros(12102, 1, dtype=torch.long))
+    model = SASRecD(NOTEBOOK, 12102, [attribute])
+    assert train.trainable(model) == 5_827_683
+    tree = str(model).splitlines()
+    assert len(tree) == 146
+    assert [line for line in tree if "DeTransformerLayer" in line] == [f"      ({k}): DeTransformerLayer(" for k in range(4)]
+    assert "    (0): FeatureSeqEmbLayer()" in tree
+    assert tree[-2:] == ["  (attribute_loss_fct): BCEWithLogitsLoss()", ")"]
+
+
+def test_portable_dropout_draws_float64_and_nothing_when_off():
+    x = torch.ones(4, 5)
+    torch.manual_seed(3)
+    dropped = PortableDropout(0.25)(x)
+    torch.manual_seed(3)
+    assert torch.equal(dropped, (torch.rand(4, 5, dtype=torch.float64) < 0.75).float() / 0.75)
+    state = torch.get_rng_state()
+    PortableDropout(0.0)(x)
+    PortableDropout(0.25).eval()(x)
+    assert torch.equal(state, torch.get_rng_state())
+
+
+def test_max_pooling_is_chaotic_as_documented():
+    """One unit in the last place of a parameter moves the golden gradients by far more than rounding."""
+    folder = GOLDEN / "max_pooling"
+    plain = case.compute(*case.build(folder)).tensors
+    model, inputs, options = case.build(folder)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "feed_forward" in name:
+                parameter.copy_(torch.nextafter(parameter, parameter + 1))
+    nudged = case.compute(model, inputs, options).tensors
+    key = "grad.trm_encoder.layer.1.multi_head_attention.query_layers.0.bias"
+    assert (nudged[key] - plain[key]).abs().max() > 1e-8 * plain[key].abs().max()
+
+
+FIRST = {
+    "scale_by_attribute_head_size": "out.layer.0.attention_probs",
+    "mask_before_fusion": "out.layer.0.fused_scores",
+    "attribute_table_trained": "train.loss.2",
+    "padding_row_zeroed": "param.item_embedding.weight",
+    "position_added_to_input": "out.layer.0.fused_scores",
+    "off_by_one_gather": "out.seq_output",
+    "left_padding": "out.layer.0.fused_scores",
+    "label_clipped_to_1": "out.loss.attribute.categories",
+    "index_0_in_attribute_loss": "out.loss.attribute.categories",
+    "tanh_gelu": "out.layer.0.output",
+    "layer_norm_eps_1e_5": "out.layer.0.fused_scores",
+}
+
+
+@pytest.mark.parametrize("fault", planted_faults.FAULTS)
+def test_a_planted_fault_shows_first_where_it_was_planted(fault, tmp_path):
+    dump = planted_faults.faulty_dump(GOLDEN / "gate", fault)
+    dump.save(tmp_path / "dump.safetensors")
+    assert load_file(tmp_path / "dump.safetensors").keys() == dump.tensors.keys()
+    assert dump.tensors.keys() <= load_file(GOLDEN / "gate" / "tensors.safetensors").keys()
+    assert planted_faults.compare(GOLDEN / "gate", dump)[0] == FIRST[fault]
+
+
+class Foreign(nn.Module):
+    """Query and key in one matrix, the fusion in a method: names and layout of someone else."""
+
+    def __init__(self):
+        super().__init__()
+        self.in_proj, self.norm = nn.Linear(4, 8), nn.LayerNorm(4)
+
+    def mix(self, x):
+        return x * 2
+
+    def forward(self, x):
+        query, key = self.in_proj(x).chunk(2, -1)
+        return self.norm(self.mix(query) + key)
+
+
+def test_the_exporter_maps_a_foreign_module(tmp_path):
+    torch.manual_seed(0)
+    model, x = Foreign(), torch.randn(3, 4)
+    dump = Dump(
+        model,
+        {"LayerNorm.bias": "norm.bias", "query.weight": lambda own: own["in_proj.weight"][:4]},
+        {
+            "out.layer.0.fused_scores": Method("", "mix"),
+            "out.layer.0.attention_output": Input("norm"),
+            "out.layer.0.output": Output("norm", lambda value: value + 1),
+        },
+    )
+    with dump.forward():
+        loss = model(x).pow(3).sum()
+    dump.losses({"total": loss})
+    loss.backward()
+    dump.gradients()
+    optimizer = torch.optim.Adam(model.parameters())
+    dump.train(lambda: model(x).pow(3).sum(), optimizer)
+    dump.save(tmp_path / "dump.safetensors")
+    tensors = load_file(tmp_path / "dump.safetensors")
+    names = ("LayerNorm.bias", "query.weight")
+    expected = {f"{prefix}.{name}" for prefix in ("param", "grad", "after5") for name in names} | set(dump.stages)
+    assert tensors.keys() == expected | {"out.loss.total"} | {f"train.loss.{step}" for step in range(1, 6)}
+    assert tensors["grad.query.weight"].shape == (4, 4)
+    assert not torch.equal(tensors["param.query.weight"], tensors["after5.query.weight"])
+    assert "mix" not in model.__dict__
+
+
+def test_the_exporter_names_a_stage_that_never_came():
+    model = Foreign()
+    dump = Dump(model, {}, {"out.layer.0.output": Output("in_proj"), "out.scores": Method("", "mix")})
+    with pytest.raises(RuntimeError, match="out.layer.0.output, out.scores"), dump.forward():
+        pass
+    with pytest.raises(KeyError, match="param.query.weight"):
+        Dump(model, {"query.weight": "query.weight"}, {})
