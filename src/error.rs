@@ -20,7 +20,8 @@ pub struct Error(Box<Inner>);
 struct Inner {
     path: Option<PathBuf>,
     line: Option<u64>,
-    column: Option<String>,
+    /// What of the file, with its name: "column `x`".
+    part: Option<String>,
     problem: String,
     hint: Option<String>,
     source: Option<Box<dyn std::error::Error + Send + Sync>>,
@@ -29,14 +30,7 @@ struct Inner {
 impl Error {
     /// A problem, stated as what was expected and what was found.
     pub fn new(problem: impl Into<String>) -> Self {
-        Self(Box::new(Inner {
-            path: None,
-            line: None,
-            column: None,
-            problem: problem.into(),
-            hint: None,
-            source: None,
-        }))
+        Self(Box::new(Inner { path: None, line: None, part: None, problem: problem.into(), hint: None, source: None }))
     }
 
     /// An operating-system error on `path`, met while `doing`.
@@ -58,9 +52,15 @@ impl Error {
         self
     }
 
-    /// The column, key or tensor concerned.
-    pub fn column(mut self, column: impl Into<String>) -> Self {
-        self.0.column = Some(column.into());
+    /// The column concerned.
+    pub fn column(mut self, name: impl fmt::Display) -> Self {
+        self.0.part = Some(format!("column `{name}`"));
+        self
+    }
+
+    /// The tensor concerned.
+    pub fn tensor(mut self, name: impl fmt::Display) -> Self {
+        self.0.part = Some(format!("tensor `{name}`"));
         self
     }
 
@@ -73,11 +73,11 @@ impl Error {
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Inner { path, line, column, problem, hint, .. } = &*self.0;
+        let Inner { path, line, part, problem, hint, .. } = &*self.0;
         let mut place = Vec::new();
         place.extend(path.as_ref().map(|p| p.display().to_string()));
         place.extend(line.map(|l| format!("line {l}")));
-        place.extend(column.as_ref().map(|c| format!("column `{c}`")));
+        place.extend(part.clone());
         if !place.is_empty() {
             write!(f, "{}: ", place.join(", "))?;
         }

@@ -34,7 +34,7 @@ impl TensorFile {
             let kind = kind(view.dtype()).ok_or_else(|| {
                 Error::new(format!("expected float32, float64, bfloat16 or integers, found {:?}", view.dtype()))
                     .at(path)
-                    .column(name)
+                    .tensor(name)
                     .hint("convert the tensor")
             })?;
             let shape: Vec<i64> = view.shape().iter().map(|&n| n as i64).collect();

@@ -43,6 +43,23 @@ fn toy() -> TempDir {
     folder
 }
 
+/// Commands that could not run, with the sentence that each was answered.
+struct Told<'a> {
+    folder: &'a Path,
+    text: String,
+}
+
+impl<'a> Told<'a> {
+    fn in_folder(folder: &'a Path) -> Self {
+        Self { folder, text: String::new() }
+    }
+
+    fn by(&mut self, arguments: &[&str]) {
+        let sentence = refusal(&dif_sr(self.folder, arguments));
+        self.text += &format!("$ dif-sr {}\n{sentence}\n\n", arguments.join(" "));
+    }
+}
+
 /// A trained toy model in `run`.
 fn trained(folder: &Path) -> Output {
     let output = dif_sr(folder, &[&["train", "--out=run", "--epochs=3"], &TOY[..]].concat());
@@ -84,7 +101,8 @@ fn the_same_seed_trains_the_same_model_and_another_does_not() {
         assert_eq!(code(&output), 0, "{}", stderr(&output));
     };
     let parameters = |run: &str| {
-        let tensors = TensorFile::read(&folder.path().join(run).join("best.safetensors")).expect("a checkpoint").tensors;
+        let tensors =
+            TensorFile::read(&folder.path().join(run).join("best.safetensors")).expect("a checkpoint").tensors;
         Vec::<f32>::try_from(tensors["item_embedding.weight"].flatten(0, -1)).expect("float32")
     };
     train("--out=a", "--seed=1");
@@ -103,7 +121,12 @@ fn every_fusion_loss_and_number_of_attributes_trains() {
         &["--fusion_type=gate", "--attribute_predictor=not"],
         &["--selected_features=[tags,brand]", "--attribute_hidden_size=[8,4]", "--lamdas=[5,1]"],
         &["--selected_features=[]", "--attribute_hidden_size=[]", "--lamdas=[]", "--attribute_predictor=not"],
-        &["--loss_type=BPR", "--neg_sampling={'uniform': 1}", "--attribute_predictor=not", "--clip_grad_norm={'max_norm': 1}"],
+        &[
+            "--loss_type=BPR",
+            "--neg_sampling={'uniform': 1}",
+            "--attribute_predictor=not",
+            "--clip_grad_norm={'max_norm': 1}",
+        ],
     ];
     for (i, case) in cases.iter().enumerate() {
         let out = format!("--out=run{i}");
@@ -130,28 +153,26 @@ fn a_checkpoint_of_another_shape_data_set_or_format_is_refused() {
     let folder = toy();
     trained(folder.path());
     let run = folder.path().join("run/best.safetensors");
-    let evaluate = |path: &str, extra: &[&str]| refusal(&dif_sr(folder.path(), &[&["evaluate", path], extra].concat()));
-
-    insta::assert_snapshot!(evaluate("run", &["--MAX_ITEM_LIST_LENGTH=9"]), @"");
-    insta::assert_snapshot!(evaluate("nowhere", &[]), @"");
-
     let TensorFile { mut tensors, metadata } = TensorFile::read(&run).expect("a checkpoint");
-    let embedding = tensors["position_embedding.weight"].narrow(0, 0, 3);
-    tensors.insert("position_embedding.weight".to_owned(), embedding);
+    let short = tensors["position_embedding.weight"].narrow(0, 0, 3);
+    tensors.insert("position_embedding.weight".to_owned(), short);
     let tensors: Vec<_> = tensors.into_iter().collect();
-    write(&folder.path().join("short.safetensors"), &tensors, metadata.clone()).expect("written");
-    insta::assert_snapshot!(evaluate("short.safetensors", &[]), @"");
-
+    write(&folder.path().join("short.safetensors"), &tensors, metadata).expect("written");
     write(&folder.path().join("bare.safetensors"), &tensors, Default::default()).expect("written");
-    insta::assert_snapshot!(evaluate("bare.safetensors", &[]), @"");
-
     let bytes = fs::read(&run).expect("a checkpoint");
     fs::write(folder.path().join("cut.safetensors"), &bytes[..bytes.len() / 2]).expect("written");
-    insta::assert_snapshot!(evaluate("cut.safetensors", &[]), @"");
 
-    let items = fs::read_to_string(folder.path().join("toy/toy.inter")).expect("readable").replace("\ti7\t", "\ti700\t");
+    let mut told = Told::in_folder(folder.path());
+    told.by(&["evaluate", "run", "--MAX_ITEM_LIST_LENGTH=9"]);
+    told.by(&["evaluate", "nowhere"]);
+    for file in ["short.safetensors", "bare.safetensors", "cut.safetensors"] {
+        told.by(&["evaluate", file]);
+    }
+    let items =
+        fs::read_to_string(folder.path().join("toy/toy.inter")).expect("readable").replace("\ti7\t", "\ti700\t");
     fs::write(folder.path().join("toy/toy.inter"), items).expect("written");
-    insta::assert_snapshot!(evaluate("run", &["--filter_inter_by_user_or_item=False"]), @"");
+    told.by(&["evaluate", "run", "--filter_inter_by_user_or_item=False"]);
+    insta::assert_snapshot!(told.text);
 }
 
 #[test]
@@ -170,7 +191,8 @@ fn verify_passes_a_true_case_and_names_what_a_false_one_breaks() {
         TensorFile::read(&root().join("golden/sum/tensors.safetensors")).expect("a case");
     let gradient = &tensors["grad.ap.0.bias"];
     let _ = gradient.get(3).g_add_scalar_(gradient.abs().max().double_value(&[]) * 1e-6);
-    write(&false_case.join("tensors.safetensors"), &tensors.into_iter().collect::<Vec<_>>(), metadata).expect("written");
+    write(&false_case.join("tensors.safetensors"), &tensors.into_iter().collect::<Vec<_>>(), metadata)
+        .expect("written");
     let output = dif_sr(folder.path(), &["verify", "false", &case("sum")]);
     assert_eq!(code(&output), 1);
     let text = stdout(&output);
@@ -181,24 +203,30 @@ fn verify_passes_a_true_case_and_names_what_a_false_one_breaks() {
 #[test]
 fn verify_cannot_run_on_an_unreadable_folder() {
     let folder = tempfile::tempdir().expect("a temporary folder");
-    assert!(refusal(&dif_sr(folder.path(), &["verify", "nowhere"])).starts_with("nowhere/config.yaml: "));
     fs::write(folder.path().join("a.json"), "{}").expect("written");
-    insta::assert_snapshot!(refusal(&dif_sr(folder.path(), &["verify", "a.json"])), @"");
+    fs::create_dir(folder.path().join("half")).expect("a folder");
+    fs::copy(root().join("golden/sum/config.yaml"), folder.path().join("half/config.yaml")).expect("copied");
+    let mut told = Told::in_folder(folder.path());
+    told.by(&["verify", "nowhere"]);
+    told.by(&["verify", "a.json"]);
+    told.by(&["verify", "half"]);
+    insta::assert_snapshot!(told.text);
 }
 
 #[test]
 fn wrong_flags_are_told_what_to_write() {
     let folder = toy();
-    let told = |arguments: &[&str]| refusal(&dif_sr(folder.path(), arguments));
-    insta::assert_snapshot!(told(&["train", "--epochs", "3"]), @"");
-    insta::assert_snapshot!(told(&["train", "--epoch=3"]), @"");
-    insta::assert_snapshot!(told(&["train", "--config_file", "amazon_config.ini"]), @"");
-    insta::assert_snapshot!(told(&["train", "--config_files", "nowhere.yaml"]), @"");
-    insta::assert_snapshot!(told(&["train"]), @"");
-    insta::assert_snapshot!(told(&["train", "--dataset=nowhere", "--data_path=."]), @"");
-    insta::assert_snapshot!(told(&[&["train", "--use_gpu=True"], &TOY[..12]].concat()), @"");
-    insta::assert_snapshot!(told(&["reproduce", "nowhere.yaml"]), @"");
-    insta::assert_snapshot!(told(&["reproduce", "--expect=nowhere.yaml", "--dataset=toy"]), @"");
+    let mut told = Told::in_folder(folder.path());
+    told.by(&["train", "--epochs", "3"]);
+    told.by(&["train", "--epoch=3"]);
+    told.by(&["train", "--config_file", "amazon_config.ini"]);
+    told.by(&["train", "--config_files", "nowhere.yaml"]);
+    told.by(&["train"]);
+    told.by(&["train", "--dataset=nowhere", "--data_path=."]);
+    told.by(&[&["train"], &TOY[..12], &["--use_gpu=True"]].concat());
+    told.by(&["reproduce", "nowhere.yaml"]);
+    told.by(&["reproduce"]);
+    insta::assert_snapshot!(told.text);
     assert!(!folder.path().join("runs").exists(), "what cannot run leaves no run folder");
 }
 

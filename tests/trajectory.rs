@@ -99,7 +99,8 @@ fn follows(golden: &Value, config: &RunConfig) {
     for ((_, parameter), best) in prepared.model.named_parameters().iter_mut().zip(best.expect("an epoch was best")) {
         tch::no_grad(|| parameter.copy_(&best));
     }
-    let (_, test) = evaluate_rows(config, &prepared.model, &prepared.splits.test, |_| {}).unwrap_or_else(|e| panic!("{e}"));
+    let (_, test) =
+        evaluate_rows(config, &prepared.model, &prepared.splits.test, |_| {}).unwrap_or_else(|e| panic!("{e}"));
     assert_eq!(serde_json::to_value(&test.metrics).expect("JSON"), golden["test"], "test metrics of the best epoch");
 }
 
@@ -120,7 +121,10 @@ fn agrees(name: &str, tensor: &Tensor, golden: &Value) {
     // The sum of 3 million normal values, each within an ulp or so of float32.
     let sum = tensor.sum(Kind::Double).double_value(&[]);
     let expected = golden["sum"].as_f64().expect("a sum");
-    assert!((sum - expected).abs() <= 1e-5 * tensor.abs().max().double_value(&[]).max(1.0), "{name}: {sum}, {expected}");
+    assert!(
+        (sum - expected).abs() <= 1e-5 * tensor.abs().max().double_value(&[]).max(1.0),
+        "{name}: {sum}, {expected}"
+    );
     for (i, golden) in golden["first"].as_array().expect("values").iter().enumerate() {
         let ours = tensor.flatten(0, -1).double_value(&[i as i64]);
         close(ours, golden.as_f64().expect("a value"), 1e-6, &format!("{name}[{i}]"));

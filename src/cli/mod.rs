@@ -113,7 +113,8 @@ enum Outcome {
 
 /// Parses the process's arguments and runs the command.
 pub fn main() -> ExitCode {
-    let (arguments, overrides) = match arguments::split(std::env::args_os(), &<Cli as clap::CommandFactory>::command()) {
+    let (arguments, overrides) = match arguments::split(std::env::args_os(), &<Cli as clap::CommandFactory>::command())
+    {
         Ok(split) => split,
         Err(error) => return output::fail(&error),
     };

@@ -2,20 +2,26 @@
 
 use std::path::{Path, PathBuf};
 
-use dif_sr::Result;
-use dif_sr::train::{RunFolder, run as train};
+use dif_sr::train::{Prepared, RunFolder, run as train};
 use dif_sr::verdict::{Expectation, Verdict};
+use dif_sr::{Error, Result};
 use serde_json::json;
 
 use super::progress::Progress;
 use super::{Outcome, ReproduceArgs, output};
 
 pub fn run(args: ReproduceArgs, overrides: &[(String, String)], json: bool) -> Result<Outcome> {
-    // Everything that can be wrong with the input is found out before the training.
+    if !args.config.is_file() {
+        return Err(Error::new("expected a RecBole YAML file, found none")
+            .at(&args.config)
+            .hint("run it in the repository, or name a CONFIG"));
+    }
     let config = args.config_args.load(std::slice::from_ref(&args.config), overrides)?;
     let expectation = Expectation::load(&args.expect.unwrap_or_else(|| beside(&args.config)))?;
+    // All that can be wrong with the input is found out before a folder is made.
+    let prepared = Prepared::new(&config)?;
     let mut folder = RunFolder::create(args.out, &config)?;
-    let result = train(&config, &mut folder, &mut Progress::new(config.run.show_progress))?;
+    let result = train(&config, &prepared, &mut folder, &mut Progress::new(config.run.show_progress))?;
     let verdict = expectation.judge(&result);
     folder.write_json("verdict.json", &verdict)?;
     if json {

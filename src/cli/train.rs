@@ -2,15 +2,17 @@
 
 use dif_sr::Result;
 use dif_sr::config::RunConfig;
-use dif_sr::train::{RunFolder, RunResult, run as train};
+use dif_sr::train::{Prepared, RunFolder, RunResult, run as train};
 
 use super::progress::Progress;
 use super::{Outcome, TrainArgs, output};
 
 pub fn run(args: TrainArgs, overrides: &[(String, String)], json: bool) -> Result<Outcome> {
     let config = args.config_args.load(&[], overrides)?;
+    // All that can be wrong with the input is found out before a folder is made.
+    let prepared = Prepared::new(&config)?;
     let mut folder = RunFolder::create(args.out, &config)?;
-    let result = train(&config, &mut folder, &mut Progress::new(config.run.show_progress))?;
+    let result = train(&config, &prepared, &mut folder, &mut Progress::new(config.run.show_progress))?;
     if json {
         output::print_json(&result)?;
     } else {

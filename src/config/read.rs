@@ -67,9 +67,14 @@ pub(super) fn texts(value: &Value) -> Option<Vec<String>> {
     list(value, text)
 }
 
+/// A list, each item of the kind; none for a model without attributes.
+pub(super) fn items<T>(value: &Value, item: impl Fn(&Value) -> Option<T>) -> Option<Vec<T>> {
+    value.as_sequence()?.iter().map(item).collect()
+}
+
 /// A list with at least one item, each of the kind.
 pub(super) fn list<T>(value: &Value, item: impl Fn(&Value) -> Option<T>) -> Option<Vec<T>> {
-    value.as_sequence().filter(|items| !items.is_empty())?.iter().map(item).collect()
+    items(value, item).filter(|items| !items.is_empty())
 }
 
 /// A list without repetitions; a single item stands for a list of one, as in RecBole.

@@ -42,12 +42,7 @@ impl Ranking {
 /// Ranks the target of every row with the model in evaluation mode.
 ///
 /// `progress` is told the rows done after every batch.
-pub fn rank(
-    model: &SasRecD,
-    rows: &RowTensors,
-    batch_size: usize,
-    mut progress: impl FnMut(usize),
-) -> Result<Ranking> {
+pub fn rank(model: &SasRecD, rows: &RowTensors, batch_size: usize, mut progress: impl FnMut(usize)) -> Result<Ranking> {
     let mut all = Ranking { rank: Vec::with_capacity(rows.n() as usize), ties: Vec::with_capacity(rows.n() as usize) };
     no_grad(|| {
         for batch in rows.batches(batch_size) {

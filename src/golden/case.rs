@@ -38,6 +38,15 @@ impl Case {
                 Ok(ItemFeature { name: attribute.name.clone(), kind: attribute.kind, vocab: attribute.vocab, ids })
             })
             .collect::<Result<Vec<_>>>()?;
+        // Held against the file before memory is asked for in the sizes that config.yaml names.
+        let embedding = file.tensors.get("param.item_embedding.weight").map(Tensor::size).unwrap_or_default();
+        if embedding != [shape.n_items, config.hidden_size] {
+            let problem = format!("expected shape [{}, {}], found {embedding:?}", shape.n_items, config.hidden_size);
+            return Err(Error::new(problem)
+                .at(tensors_path)
+                .tensor("param.item_embedding.weight")
+                .hint("make n_items, hidden_size and the tensor agree"));
+        }
         let kind = file.tensors.get("param.item_embedding.weight").map_or(Kind::Double, Tensor::kind);
         let mut model = SasRecD::new(&config, shape.n_items, shape.max_item_list_length, features, kind);
         model.load(tensors_path, &mut file, "param.")?;
@@ -58,12 +67,12 @@ fn read_batch(shape: &CaseShape, loss: Loss, file: &mut TensorFile, path: &Path)
     let item_seq = file.take(path, "in.item_seq")?;
     let has_negatives = file.tensors.contains_key("in.neg_items");
     let (rows, length) = item_seq.size2().map_err(|_| {
-        Error::new(format!("expected shape [B, L], found {:?}", item_seq.size())).at(path).column("in.item_seq")
+        Error::new(format!("expected shape [B, L], found {:?}", item_seq.size())).at(path).tensor("in.item_seq")
     })?;
     if length != shape.max_item_list_length {
         return Err(Error::new(format!("expected sequences of {} items, found {length}", shape.max_item_list_length))
             .at(path)
-            .column("in.item_seq")
+            .tensor("in.item_seq")
             .hint("make MAX_ITEM_LIST_LENGTH and the tensor agree"));
     }
     check_range(&item_seq, 0, shape.n_items - 1, path, "in.item_seq")?;
@@ -71,7 +80,7 @@ fn read_batch(shape: &CaseShape, loss: Loss, file: &mut TensorFile, path: &Path)
         let tensor = file.take(path, name)?;
         if tensor.size() != [rows] {
             let problem = format!("expected shape [{rows}], found {:?}", tensor.size());
-            return Err(Error::new(problem).at(path).column(name));
+            return Err(Error::new(problem).at(path).tensor(name));
         }
         check_range(&tensor, low, high, path, name)?;
         Ok(tensor)
@@ -92,13 +101,13 @@ fn check_range(indices: &Tensor, low: i64, high: i64, path: &Path, name: &str) -
     if indices.kind() != Kind::Int64 || indices.numel() == 0 {
         return Err(Error::new(format!("expected int64 values, found {:?} {:?}", indices.kind(), indices.size()))
             .at(path)
-            .column(name));
+            .tensor(name));
     }
     let (least, most) = (indices.min().int64_value(&[]), indices.max().int64_value(&[]));
     if least < low || most > high {
         return Err(Error::new(format!("expected values from {low} to {high}, found {least} to {most}"))
             .at(path)
-            .column(name));
+            .tensor(name));
     }
     Ok(())
 }

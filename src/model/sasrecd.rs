@@ -202,7 +202,7 @@ impl SasRecD {
             if tensor.size() != target.size() {
                 return Err(Error::new(format!("expected shape {:?}, found {:?}", target.size(), tensor.size()))
                     .at(path)
-                    .column(name)
+                    .tensor(name)
                     .hint("the file belongs to another configuration or data set"));
             }
             found.push((target, tensor));

@@ -64,11 +64,9 @@ impl Adam {
 }
 
 impl Slot {
-    fn update(&mut self, mut grad: Tensor, learning_rate: f64, weight_decay: f64) {
+    fn update(&mut self, grad: Tensor, learning_rate: f64, weight_decay: f64) {
         self.step += 1;
-        if weight_decay != 0.0 {
-            grad += &self.parameter * weight_decay;
-        }
+        let grad = if weight_decay == 0.0 { grad } else { &grad + &self.parameter * weight_decay };
         let _ = self.exp_avg.lerp_(&grad, 1.0 - BETA1);
         // addcmul with value v computes (v · a) · b; tch offers it without the value.
         let _ = self.exp_avg_sq.g_mul_scalar_(BETA2).addcmul_(&(&grad * (1.0 - BETA2)), &grad);

@@ -92,7 +92,7 @@ impl Checkpoint {
                         items.len()
                     ))
                     .at(path)
-                    .column(name)
+                    .tensor(name)
                     .hint("the file is damaged: use another checkpoint"));
                 }
                 Ok(ItemFeature { name: attribute.name.clone(), kind: attribute.kind, vocab, ids })
@@ -140,7 +140,11 @@ impl AttributeTokens {
     fn of(dataset: &Dataset) -> Vec<Self> {
         let attributes = dataset.attributes.iter();
         attributes
-            .map(|a| Self { name: a.name.clone(), kind: a.kind, tokens: a.vocabulary.iter().map(str::to_owned).collect() })
+            .map(|a| Self {
+                name: a.name.clone(),
+                kind: a.kind,
+                tokens: a.vocabulary.iter().map(str::to_owned).collect(),
+            })
             .collect()
     }
 }

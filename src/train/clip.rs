@@ -5,7 +5,10 @@ use tch::{Kind, Tensor, no_grad};
 use crate::config::ClipGradNorm;
 
 /// Scales all gradients by one factor so that their norm is at most `max_norm`, as `torch.nn.utils.clip_grad_norm_`.
-pub fn clip_grad_norm<'a>(parameters: impl Iterator<Item = &'a Tensor>, ClipGradNorm { max_norm, norm_type }: ClipGradNorm) {
+pub fn clip_grad_norm<'a>(
+    parameters: impl Iterator<Item = &'a Tensor>,
+    ClipGradNorm { max_norm, norm_type }: ClipGradNorm,
+) {
     no_grad(|| {
         let mut grads: Vec<Tensor> = parameters.map(Tensor::grad).filter(Tensor::defined).collect();
         if grads.is_empty() {
@@ -25,7 +28,8 @@ mod tests {
 
     #[test]
     fn gradients_beyond_the_norm_are_scaled_together_and_others_are_left() {
-        let parameters = [Tensor::from_slice(&[3.0, 0.0]), Tensor::from_slice(&[4.0])].map(|t| t.set_requires_grad(true));
+        let parameters =
+            [Tensor::from_slice(&[3.0, 0.0]), Tensor::from_slice(&[4.0])].map(|t| t.set_requires_grad(true));
         let loss = &parameters[0].dot(&Tensor::from_slice(&[3.0, 0.0])) + &parameters[1].sum(None::<Kind>) * 4.0;
         loss.backward();
         clip_grad_norm(parameters.iter(), ClipGradNorm { max_norm: 10.0, norm_type: 2.0 });

@@ -7,13 +7,13 @@ use serde_json::json;
 use tch::Device;
 
 use super::{BatchLosses, Checkpoint, Event, Fitted, RunFolder, device, fit};
+use crate::Result;
 use crate::config::{Loss, RunConfig};
 use crate::data::split::split;
 use crate::data::{Dataset, RowTensors, Rows, Splits, Summary};
 use crate::eval::{MetricValues, Ranking, rank};
 use crate::model::{ItemFeature, SasRecD};
 use crate::tensors::replace;
-use crate::Result;
 
 /// Where a run's words go besides its folder.
 pub trait Report {
@@ -43,8 +43,7 @@ impl Prepared {
         tch::manual_seed(config.run.seed);
         let features = dataset.attributes.iter().map(|a| ItemFeature::new(a, Device::Cpu)).collect();
         let length = config.data.max_item_list_length as i64;
-        let mut model =
-            SasRecD::new(&config.model, dataset.items.len() as i64, length, features, tch::Kind::Float);
+        let mut model = SasRecD::new(&config.model, dataset.items.len() as i64, length, features, tch::Kind::Float);
         model.initialize();
         model.to_device(device);
         Ok(Self { dataset, splits, model })
@@ -98,27 +97,31 @@ pub fn evaluate_rows(
     let ranking = rank(model, &RowTensors::new(rows, model.device()), config.eval.eval_batch_size, progress)?;
     let exact = MetricValues::of(&config.eval, &ranking);
     let decimals = config.eval.metric_decimal_place;
-    let worst_order = (ranking.tied_rows() > 0)
-        .then(|| MetricValues::of_worst_order(&config.eval, &ranking).rounded(decimals));
-    let result =
-        TestResult { metrics: exact.rounded(decimals), exact, tied_rows: ranking.tied_rows(), worst_order };
+    let worst_order =
+        (ranking.tied_rows() > 0).then(|| MetricValues::of_worst_order(&config.eval, &ranking).rounded(decimals));
+    let result = TestResult { metrics: exact.rounded(decimals), exact, tied_rows: ranking.tied_rows(), worst_order };
     Ok((ranking, result))
 }
 
-/// Trains, tests the best epoch and writes the run folder.
-pub fn run(config: &RunConfig, folder: &mut RunFolder, report: &mut dyn Report) -> Result<RunResult> {
+/// Trains what was prepared, tests the best epoch and writes the run folder.
+pub fn run(
+    config: &RunConfig,
+    prepared: &Prepared,
+    folder: &mut RunFolder,
+    report: &mut dyn Report,
+) -> Result<RunResult> {
+    let Prepared { dataset, splits, model } = prepared;
     let mut log = Log { folder, report };
     log.say(&format!("\n{}", config.log_block()))?;
-    let Prepared { dataset, splits, model } = Prepared::new(config)?;
-    introduce(config, &dataset, &model, &mut log)?;
+    introduce(config, dataset, model, &mut log)?;
 
     let start = Instant::now();
-    let fitted = train(config, &dataset, &splits, &model, &mut log)?;
+    let fitted = train(config, dataset, splits, model, &mut log)?;
     let train_seconds = start.elapsed().as_secs_f64();
     let best = log.folder.best();
     if !best.exists() {
         // Nothing was evaluated (no user has a validation row, or no epoch reached eval_step): the last epoch stands.
-        Checkpoint::save(&best, config, &dataset, &model, fitted.epochs.saturating_sub(1))?;
+        Checkpoint::save(&best, config, dataset, model, fitted.epochs.saturating_sub(1))?;
     }
     log.say(&format!("Loading model structure and parameters from {}", best.display()))?;
     let Checkpoint { mut model, epoch: best_epoch, .. } = Checkpoint::load(&best)?;
@@ -126,7 +129,7 @@ pub fn run(config: &RunConfig, folder: &mut RunFolder, report: &mut dyn Report) 
 
     let rows = &splits.test;
     let (ranking, test) = evaluate_rows(config, &model, rows, |done| log.report.testing(done, rows.n()))?;
-    write_ranks(log.folder, &dataset, rows, &ranking)?;
+    write_ranks(log.folder, dataset, rows, &ranking)?;
     let best_valid = fitted.best.map(|(_, valid)| valid);
     if let Some(valid) = &best_valid {
         log.say(&format!("best valid : {}", python_dict(valid)))?;
@@ -235,4 +238,3 @@ fn python_dict(metrics: &MetricValues) -> String {
     let parts: Vec<String> = metrics.named().map(|(name, value)| format!("'{name}': {value:?}")).collect();
     format!("{{{}}}", parts.join(", "))
 }
-

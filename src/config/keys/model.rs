@@ -96,9 +96,9 @@ pub(super) static KEYS: &[Key] = &[
     honoured(
         Other,
         "selected_features",
-        "a list of at least one name of a column, without repetitions",
+        "a list of names of columns, without repetitions",
         "attributes, in the order of the model",
-        |c, v| put(&mut c.data.selected_features, v.as_sequence().and_then(|_| distinct(v, text))),
+        |c, v| put(&mut c.data.selected_features, names(v)),
         |c| value(&c.data.selected_features),
     ),
     honoured(
@@ -123,7 +123,7 @@ pub(super) static KEYS: &[Key] = &[
         "attribute_hidden_size",
         "a list of whole numbers from 1 to 1000000, one for each of `selected_features`",
         "length of each attribute's vectors",
-        |c, v| put(&mut c.model.attribute_hidden_size, list(v, size)),
+        |c, v| put(&mut c.model.attribute_hidden_size, items(v, size)),
         |c| value(&c.model.attribute_hidden_size),
     ),
     accepted(Other, "weight_sharing", |_| &["not"], "layers have weights of their own"),
@@ -140,7 +140,7 @@ pub(super) static KEYS: &[Key] = &[
         "lamdas",
         "a list of numbers of at least 0, one for each of `selected_features`",
         "the paper's λ: weight of each attribute's loss",
-        |c, v| put(&mut c.model.lamdas, list(v, not_negative)),
+        |c, v| put(&mut c.model.lamdas, items(v, not_negative)),
         |c| c.model.lamdas.iter().map(|x| whole_if_exact(*x)).collect::<Vec<_>>().into(),
     ),
     honoured(
@@ -199,4 +199,9 @@ pub(super) static KEYS: &[Key] = &[
 fn whole_if_exact(x: f64) -> Value {
     let n = x as i64;
     if n as f64 == x && n.abs() < 1 << 53 { n.into() } else { x.into() }
+}
+
+/// Names without repetitions; none for a model without attributes.
+fn names(value: &Value) -> Option<Vec<String>> {
+    if value.as_sequence()?.is_empty() { Some(Vec::new()) } else { distinct(value, text) }
 }
