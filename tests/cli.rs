@@ -223,11 +223,18 @@ fn wrong_flags_are_told_what_to_write() {
     told.by(&["train", "--config_files", "nowhere.yaml"]);
     told.by(&["train"]);
     told.by(&["train", "--dataset=nowhere", "--data_path=."]);
-    told.by(&[&["train"], &TOY[..12], &["--use_gpu=True"]].concat());
     told.by(&["reproduce", "nowhere.yaml"]);
     told.by(&["reproduce"]);
     insta::assert_snapshot!(told.text);
     assert!(!folder.path().join("runs").exists(), "what cannot run leaves no run folder");
+}
+
+#[test]
+fn a_gpu_that_is_not_there_is_an_error_where_it_was_asked_for() {
+    let folder = toy();
+    let asked = dif_sr(folder.path(), &[&["train"], &TOY[..12], &["--use_gpu=True", "--gpu_id=99"]].concat());
+    let sentence = refusal(&asked);
+    assert!(sentence.starts_with("use_gpu is True, but") || sentence.starts_with("gpu_id is 99, but"), "{sentence}");
 }
 
 #[test]
