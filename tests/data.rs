@@ -1,5 +1,6 @@
 //! The data sets of the golden files are reproduced, and bad input is told for what it is.
 
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use dif_sr::Result;
@@ -126,7 +127,9 @@ static AMAZON_BEAUTY: Lazy<Option<Case>> = Lazy::new(|| {
     let beside = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data");
     let data_path = named.unwrap_or(beside);
     if !data_path.join("Amazon_Beauty").is_dir() {
-        println!("Amazon_Beauty left out: set DIF_SR_AMAZON_BEAUTY to the folder that holds Amazon_Beauty/");
+        // Past the test harness, which shows what is printed for failures only.
+        let word = b"Amazon_Beauty left out: set DIF_SR_AMAZON_BEAUTY to the folder that holds Amazon_Beauty/\n";
+        std::io::stderr().write_all(word).unwrap();
         return None;
     }
     let golden = golden("Amazon_Beauty_seed_config.json");
@@ -236,6 +239,22 @@ fn the_item_file_is_not_read_where_load_col_leaves_it_out() {
     let dataset = Dataset::load(&config).unwrap();
     assert_eq!(dataset.items.iter().last(), Some("none"));
     assert_eq!(dataset.remain_fields, ["user_id", "item_id", "timestamp"]);
+}
+
+#[test]
+fn an_item_id_that_load_col_leaves_out_is_asked_for() {
+    let config = DataConfig { load_item: Some(vec!["class".into()]), ..as_pandas_reads() };
+    let error = load(&config).err().unwrap().to_string();
+    assert!(error.contains("column `item_id`: expected `load_col` to name this column"), "{error}");
+}
+
+#[test]
+fn ids_follow_the_order_of_time_after_rm_dup_inter() {
+    let folder = tempfile::tempdir().unwrap();
+    let rows = [("u", "late", 2.0), ("u", "early", 1.0)];
+    let config = DataConfig { rm_dup_inter: Some(Keep::First), ..written(folder.path(), &rows) };
+    let dataset = Dataset::load(&config).unwrap();
+    assert_eq!(dataset.items.iter().collect::<Vec<_>>(), ["[PAD]", "early", "late"]);
 }
 
 #[test]

@@ -128,6 +128,7 @@ fn parse_header(path: &Path, record: &csv::StringRecord, load: Option<&[String]>
 mod tests {
     use proptest::prelude::*;
 
+    use super::super::table::is_missing;
     use super::*;
 
     const TABS: Format = Format { field_separator: b'\t', seq_separator: " " };
@@ -158,6 +159,12 @@ mod tests {
     fn a_quoted_blank_is_a_row_and_a_bare_one_is_not() {
         let table = parse_text("a:token\tb:float\n\"  \"\n  \n\"\"\n\t\n").unwrap();
         assert_eq!(tokens(&table, "a"), ["  ", "", ""]);
+    }
+
+    #[test]
+    fn a_byte_order_mark_is_no_part_of_the_first_name() {
+        let table = parse_text("\u{feff}a:token\tb:float\nx\t1\n").unwrap();
+        assert_eq!(tokens(&table, "a"), ["x"]);
     }
 
     #[test]
@@ -217,13 +224,15 @@ mod tests {
         #[test]
         fn any_rows_under_a_good_header_give_a_table_or_an_error(rows in "([a1.\"\t\r\n é-]|NA){0,60}") {
             let header = "a:token\tb:float\tc:token_seq\td:float_seq\n";
-            if let Ok(table) = parse_text(&format!("{header}{rows}")) {
-                prop_assert!(table.columns().iter().all(|column| (0..table.n_rows()).all(|row| match &column.values {
-                    Values::Token(tokens) => tokens.vocabulary.token(tokens.ids[row]).is_some(),
-                    Values::TokenSeq(tokens) => tokens.ids.row(row).iter().all(|&id| id > 0),
-                    Values::Float(values) => values.len() == table.n_rows(),
-                    Values::FloatSeq(rows) => rows.row(row).iter().all(|value| !value.is_nan()),
-                })));
+            let Ok(table) = parse_text(&format!("{header}{rows}")) else { return Ok(()) };
+            let good = |values: &Values, row: usize| match values {
+                Values::Token(tokens) => tokens.vocabulary.token(tokens.ids[row]).is_some(),
+                Values::TokenSeq(tokens) => tokens.ids.row(row).iter().all(|&id| id > 0),
+                Values::Float(values) => values.len() == table.n_rows(),
+                Values::FloatSeq(rows) => rows.row(row).iter().all(|value| !value.is_nan()),
+            };
+            for column in table.columns() {
+                prop_assert!((0..table.n_rows()).all(|row| good(&column.values, row)));
             }
         }
 
@@ -232,7 +241,7 @@ mod tests {
             let quote = |field: &str| format!("\"{}\"", field.replace('"', "\"\""));
             let rows: String = fields.iter().map(|(a, b)| format!("{}\t{}\r\n", quote(a), quote(b))).collect();
             let table = parse_text(&format!("a:token\tb:token\n{rows}")).unwrap();
-            let expected = |field: &String| if super::super::table::is_missing(field) { String::new() } else { field.clone() };
+            let expected = |field: &String| if is_missing(field) { String::new() } else { field.clone() };
             prop_assert_eq!(tokens(&table, "a"), fields.iter().map(|(a, _)| expected(a)).collect::<Vec<_>>());
             prop_assert_eq!(tokens(&table, "b"), fields.iter().map(|(_, b)| expected(b)).collect::<Vec<_>>());
         }
