@@ -215,12 +215,12 @@ fn quotes_missing_values_and_line_ends_are_read_as_pandas_reads_them() {
     // Missing times are the mean of the others.
     assert_eq!(dataset.time, [5.0, 4.0, 6.0, 6.0, 7.0, 10.0, 4.0]);
     let [class, brand] = &dataset.attributes[..] else { panic!("two attributes") };
-    assert_eq!(class.vocabulary.iter().collect::<Vec<_>>(), ["[PAD]", "x", "y", "a\tb", "c", "\"x\""]);
+    assert_eq!(class.vocab.iter().collect::<Vec<_>>(), ["[PAD]", "x", "y", "a\tb", "c", "\"x\""]);
     assert_eq!(class.width, 2);
     let of_items: Vec<_> = class.ids.chunks(class.width).collect();
     assert_eq!(of_items, [[0, 0], [3, 4], [0, 0], [0, 0], [2, 5], [0, 0], [0, 0], [1, 2]]);
     assert_eq!((brand.kind, brand.width), (AttributeKind::Token, 1));
-    assert_eq!(brand.vocabulary.iter().collect::<Vec<_>>(), ["[PAD]", "Acme", "Z"]);
+    assert_eq!(brand.vocab.iter().collect::<Vec<_>>(), ["[PAD]", "Acme", "Z"]);
     assert_eq!(brand.ids, [0, 0, 2, 1, 0, 0, 0, 1]);
     assert_eq!((dataset.filtering.rows_in_file, dataset.filtering.without_user_or_item), (9, 2));
 }

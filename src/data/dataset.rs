@@ -47,10 +47,10 @@ pub struct Dataset {
 pub struct Attribute {
     pub name: String,
     pub kind: AttributeKind,
-    pub vocabulary: Vocabulary,
+    pub vocab: Vocabulary,
     /// S: the longest sequence of tokens, at least 1; 1 for [`AttributeKind::Token`].
     pub width: usize,
-    /// `[n_items, S]`, row-major: ids of `vocabulary`, right-padded with 0. Items without a row are all padding.
+    /// `[n_items, S]`, row-major: ids of `vocab`, right-padded with 0. Items without a row are all padding.
     pub ids: Vec<i64>,
 }
 
@@ -154,11 +154,6 @@ impl Dataset {
         }
         let users = user_ids.finish();
         Ok(Self { name: config.dataset.clone(), users, items, attributes, user, item, time, remain_fields, filtering })
-    }
-
-    /// The number of interactions.
-    pub fn n_interactions(&self) -> usize {
-        self.user.len()
     }
 }
 
@@ -271,7 +266,7 @@ impl Attribute {
             let cells = &mut ids[item as usize * width..][..width];
             cells.iter_mut().zip(column.token_ids(row)).for_each(|(cell, &token)| *cell = renumbering.id(token));
         }
-        Ok(Self { name: name.to_owned(), kind, vocabulary: renumbering.finish(), width, ids })
+        Ok(Self { name: name.to_owned(), kind, vocab: renumbering.finish(), width, ids })
     }
 }
 

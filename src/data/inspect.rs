@@ -209,7 +209,7 @@ impl Inspection {
         let all = [&splits.train, &splits.valid, &splits.test];
         let mut attributes = Map::new();
         for attribute in &dataset.attributes {
-            let tokens: Vec<&str> = attribute.vocabulary.iter().collect();
+            let tokens: Vec<&str> = attribute.vocab.iter().collect();
             attributes.insert(format!("n_{}_tokens", attribute.name), json!(tokens.len()));
             attributes.insert(format!("{}_tokens", attribute.name), json!(tokens));
         }
