@@ -123,3 +123,127 @@ fn parse_header(path: &Path, record: &csv::StringRecord, load: Option<&[String]>
     }
     Ok(Table::new(path, names, columns))
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::table::is_missing;
+    use super::*;
+
+    const TABS: Format = Format { field_separator: b'\t', seq_separator: " " };
+
+    fn parse_text(text: &str) -> Result<Table> {
+        parse(Path::new("t.inter"), text.into(), TABS, None)
+    }
+
+    /// The tokens of column `name`, empty where missing.
+    fn tokens(table: &Table, name: &str) -> Vec<String> {
+        let column = table.tokens(name, "key").unwrap();
+        let token = |&id: &i64| if id == 0 { String::new() } else { column.vocabulary.token(id).unwrap().to_owned() };
+        column.ids.iter().map(token).collect()
+    }
+
+    #[test]
+    fn lines_are_counted_through_crlf_blank_lines_and_quoted_line_ends() {
+        for end in ["\n", "\r\n"] {
+            let text = ["a:token\tb:float", "", "x\t1", "\"y", "z\"\t2", "  ", "", "w\t3"].join(end);
+            let table = parse_text(&text).unwrap();
+            let lines: Vec<u64> = (0..table.n_rows()).map(|row| table.line(row)).collect();
+            assert_eq!(lines, [3, 4, 8], "line end {end:?}");
+            assert_eq!(tokens(&table, "a"), ["x".to_owned(), format!("y{end}z"), "w".to_owned()]);
+        }
+    }
+
+    #[test]
+    fn a_quoted_blank_is_a_row_and_a_bare_one_is_not() {
+        let table = parse_text("a:token\tb:float\n\"  \"\n  \n\"\"\n\t\n").unwrap();
+        assert_eq!(tokens(&table, "a"), ["  ", "", ""]);
+    }
+
+    #[test]
+    fn a_byte_order_mark_is_no_part_of_the_first_name() {
+        let table = parse_text("\u{feff}a:token\tb:float\nx\t1\n").unwrap();
+        assert_eq!(tokens(&table, "a"), ["x"]);
+    }
+
+    #[test]
+    fn numbers_are_those_of_pandas() {
+        for (field, value) in
+            [(" 3", 3.0), ("3 ", 3.0), ("+5", 5.0), (".5", 0.5), ("5.", 5.0), ("1E+5", 1e5), ("\"3\"", 3.0)]
+        {
+            let table = parse_text(&format!("a:token\tb:float\nx\t{field}\n")).unwrap();
+            assert_eq!(table.floats("b", "key").unwrap(), [value], "{field:?}");
+        }
+        for field in ["NAN", "1e", "1_0", "0x10", " NA", "1,5", " ", "--3", "3 4", "-", "+nan"] {
+            let error = parse_text(&format!("a:token\tb:float\nx\t{field}\n")).unwrap_err().to_string();
+            assert!(error.starts_with("t.inter, line 2, column `b`: expected a number, found"), "{field:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn names_of_missing_values_are_padding_no_number_and_no_sequence() {
+        for field in ["", "NA", "\"NA\"", "nan", "-nan", "None", "null", "NULL", "<NA>", "n/a", "#N/A N/A", "1.#QNAN"] {
+            let text = format!("a:token\tb:float\tc:token_seq\td:float_seq\n{0}\t{0}\t{0}\t{0}\nx\t1\ty\t2\n", field);
+            let table = parse_text(&text).unwrap();
+            assert_eq!(tokens(&table, "a"), ["", "x"], "{field:?}");
+            assert!(table.floats("b", "key").unwrap()[0].is_nan());
+            assert_eq!(table.column("c", "key").unwrap().token_ids(0), [0; 0]);
+            let Values::FloatSeq(rows) = table.column("d", "key").unwrap() else { panic!("d is a float_seq") };
+            assert_eq!((rows.row(0), rows.row(1)), (&[] as &[f64], &[2.0] as &[f64]));
+        }
+        for field in [" NA", "NONE", "none", "Null", "[PAD]"] {
+            let table = parse_text(&format!("a:token\tb:float\n{field}\t1\n")).unwrap();
+            assert_eq!(tokens(&table, "a"), [field]);
+        }
+    }
+
+    #[test]
+    fn a_quote_inside_an_unquoted_field_is_a_character() {
+        let table = parse_text("a:token\tb:token\na\"b\"\t\"a\"b\"c\"\n \"a\"\t\"x\ty\"\n").unwrap();
+        assert_eq!(
+            (tokens(&table, "a"), tokens(&table, "b")),
+            (vec!["a\"b\"".into(), " \"a\"".into()], vec!["ab\"c\"".into(), "x\ty".into()])
+        );
+    }
+
+    #[test]
+    fn columns_that_are_not_named_are_not_loaded_nor_checked() {
+        let load = ["b".to_owned(), "z".to_owned()];
+        let table = parse(Path::new("t"), "a:float\tb:token\nno number\tx\n".into(), TABS, Some(&load)).unwrap();
+        assert_eq!(table.columns().iter().map(|column| &*column.name).collect::<Vec<_>>(), ["b"]);
+        assert_eq!(tokens(&table, "b"), ["x"]);
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_give_a_table_or_an_error(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            let _ = parse(Path::new("t"), bytes, TABS, None);
+        }
+
+        #[test]
+        fn any_rows_under_a_good_header_give_a_table_or_an_error(rows in "([a1.\"\t\r\n é-]|NA){0,60}") {
+            let header = "a:token\tb:float\tc:token_seq\td:float_seq\n";
+            let Ok(table) = parse_text(&format!("{header}{rows}")) else { return Ok(()) };
+            let good = |values: &Values, row: usize| match values {
+                Values::Token(tokens) => tokens.vocabulary.token(tokens.ids[row]).is_some(),
+                Values::TokenSeq(tokens) => tokens.ids.row(row).iter().all(|&id| id > 0),
+                Values::Float(values) => values.len() == table.n_rows(),
+                Values::FloatSeq(rows) => rows.row(row).iter().all(|value| !value.is_nan()),
+            };
+            for column in table.columns() {
+                prop_assert!((0..table.n_rows()).all(|row| good(&column.values, row)));
+            }
+        }
+
+        #[test]
+        fn what_is_quoted_is_read_back(fields in prop::collection::vec(("[a\"\t\r\n NA]{0,6}", "[a\"\t\r\n ]{1,6}"), 0..8)) {
+            let quote = |field: &str| format!("\"{}\"", field.replace('"', "\"\""));
+            let rows: String = fields.iter().map(|(a, b)| format!("{}\t{}\r\n", quote(a), quote(b))).collect();
+            let table = parse_text(&format!("a:token\tb:token\n{rows}")).unwrap();
+            let expected = |field: &String| if is_missing(field) { String::new() } else { field.clone() };
+            prop_assert_eq!(tokens(&table, "a"), fields.iter().map(|(a, _)| expected(a)).collect::<Vec<_>>());
+            prop_assert_eq!(tokens(&table, "b"), fields.iter().map(|(_, b)| expected(b)).collect::<Vec<_>>());
+        }
+    }
+}

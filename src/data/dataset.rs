@@ -13,8 +13,8 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::atomic::{self, Format};
-use super::filter::{self, Limits};
-use super::table::{Table, Values};
+use super::filter::{self, Core, Limits};
+use super::table::{Table, Tokens, Values};
 use super::vocabulary::{Renumbering, Vocabulary};
 use crate::config::{AttributeKind, DataConfig, Keep};
 use crate::{Error, Result};
@@ -47,10 +47,10 @@ pub struct Dataset {
 pub struct Attribute {
     pub name: String,
     pub kind: AttributeKind,
-    pub vocabulary: Vocabulary,
+    pub vocab: Vocabulary,
     /// S: the longest sequence of tokens, at least 1; 1 for [`AttributeKind::Token`].
     pub width: usize,
-    /// `[n_items, S]`, row-major: ids of `vocabulary`, right-padded with 0. Items without a row are all padding.
+    /// `[n_items, S]`, row-major: ids of `vocab`, right-padded with 0. Items without a row are all padding.
     pub ids: Vec<i64>,
 }
 
@@ -66,6 +66,14 @@ pub struct Filtering {
     pub without_item_row: usize,
     /// `user_inter_num_interval` and `item_inter_num_interval`.
     pub outside_intervals: usize,
+}
+
+/// The columns of the `.inter` file that a data set is made of.
+struct Interactions<'a> {
+    path: &'a Path,
+    users: &'a Tokens,
+    items: &'a Tokens,
+    times: &'a [f64],
 }
 
 /// The `.item` file and its rows by item.
@@ -90,59 +98,18 @@ impl Dataset {
         let inter = atomic::read(&inter_path, format, config.load_inter.as_deref()).map_err(|error| {
             if inter_path.is_file() { error } else { error.hint("check `data_path` and `dataset`, or fetch the data") }
         })?;
-        let users = inter.tokens(&config.user_id_field, "USER_ID_FIELD")?;
-        let items = inter.tokens(&config.item_id_field, "ITEM_ID_FIELD")?;
-        let times = inter.floats(&config.time_field, "TIME_FIELD")?;
-
+        let interactions = Interactions {
+            path: &inter_path,
+            users: inter.tokens(&config.user_id_field, "USER_ID_FIELD")?,
+            items: inter.tokens(&config.item_id_field, "ITEM_ID_FIELD")?,
+            times: inter.floats(&config.time_field, "TIME_FIELD")?,
+        };
+        let Interactions { users, items, times, .. } = interactions;
         let mut all_items = items.vocabulary.clone();
         let item_file = ItemFile::read(&file("item"), format, config, &mut all_items)?;
         let mut listed = vec![false; all_items.len()];
         item_file.iter().flat_map(|file| &file.rows).for_each(|&(_, item)| listed[item as usize] = true);
-
-        // Filters, each on the rows that the one before left.
-        let total = inter.n_rows();
-        let mut rows: Vec<usize> = (0..total).collect();
-        let emptied = |dropped: usize, by: &str| {
-            Error::new(format!(
-                "expected interactions to be left, found none: {by} dropped the last {dropped} of {total}"
-            ))
-            .at(&inter_path)
-            .hint("correct the data or loosen the filter")
-        };
-        if total == 0 {
-            return Err(Error::new("expected interactions, found a header alone")
-                .at(&inter_path)
-                .hint("fetch or write the file again"));
-        }
-        rows.retain(|&row| users.ids[row] != 0 && items.ids[row] != 0);
-        let with_ids = rows.len();
-        if rows.is_empty() {
-            return Err(emptied(total, "missing users or items"));
-        }
-        if let Some(keep) = config.rm_dup_inter {
-            drop_duplicates(&mut rows, keep, &users.ids, &items.ids, times);
-        }
-        let distinct = rows.len();
-        if config.filter_inter_by_user_or_item && item_file.is_some() {
-            rows.retain(|&row| listed[items.ids[row] as usize]);
-        }
-        let with_item_row = rows.len();
-        if rows.is_empty() {
-            return Err(emptied(distinct, "`filter_inter_by_user_or_item` (no item has a row in the .item file)"));
-        }
-        let limits =
-            Limits { users: config.user_inter_num_interval.as_ref(), items: config.item_inter_num_interval.as_ref() };
-        let core = filter::k_core(rows, &users.ids, &items.ids, &listed, &limits);
-        if core.rows.is_empty() {
-            return Err(emptied(with_item_row, &describe(&limits)));
-        }
-        let filtering = Filtering {
-            rows_in_file: total,
-            without_user_or_item: total - with_ids,
-            duplicates: with_ids - distinct,
-            without_item_row: distinct - with_item_row,
-            outside_intervals: with_item_row - core.rows.len(),
-        };
+        let (core, filtering) = interactions.filter(config, &listed, item_file.is_some())?;
 
         // Ids.
         let mut user_ids = Renumbering::new(&users.vocabulary);
@@ -181,10 +148,60 @@ impl Dataset {
         let users = user_ids.finish();
         Ok(Self { name: config.dataset.clone(), users, items, attributes, user, item, time, remain_fields, filtering })
     }
+}
 
-    /// The number of interactions.
-    pub fn n_interactions(&self) -> usize {
-        self.user.len()
+impl Interactions<'_> {
+    /// The interactions that all filters leave, and how many each dropped. `listed` are the items of the `.item` file.
+    fn filter(&self, config: &DataConfig, listed: &[bool], has_item_file: bool) -> Result<(Core, Filtering)> {
+        let (users, items) = (&self.users.ids, &self.items.ids);
+        let rows_in_file = users.len();
+        let emptied = |dropped: usize, by: &str| {
+            Error::new(format!(
+                "expected interactions to be left, found none: {by} dropped the last {dropped} of {rows_in_file}"
+            ))
+            .at(self.path)
+            .hint("correct the data or loosen the filter")
+        };
+        let mut rows: Vec<usize> = (0..rows_in_file).collect();
+        if rows.is_empty() {
+            return Err(Error::new("expected interactions, found a header alone")
+                .at(self.path)
+                .hint("fetch or write the file again"));
+        }
+
+        rows.retain(|&row| users[row] != 0 && items[row] != 0);
+        let with_ids = rows.len();
+        if rows.is_empty() {
+            return Err(emptied(rows_in_file, "missing users or items"));
+        }
+
+        if let Some(keep) = config.rm_dup_inter {
+            drop_duplicates(&mut rows, keep, users, items, self.times);
+        }
+        let distinct = rows.len();
+
+        if config.filter_inter_by_user_or_item && has_item_file {
+            rows.retain(|&row| listed[items[row] as usize]);
+        }
+        let with_item_row = rows.len();
+        if rows.is_empty() {
+            return Err(emptied(distinct, "`filter_inter_by_user_or_item` (no item has a row in the .item file)"));
+        }
+
+        let limits =
+            Limits { users: config.user_inter_num_interval.as_ref(), items: config.item_inter_num_interval.as_ref() };
+        let core = filter::k_core(rows, users, items, listed, &limits);
+        if core.rows.is_empty() {
+            return Err(emptied(with_item_row, &describe(&limits)));
+        }
+        let filtering = Filtering {
+            rows_in_file,
+            without_user_or_item: rows_in_file - with_ids,
+            duplicates: with_ids - distinct,
+            without_item_row: distinct - with_item_row,
+            outside_intervals: with_item_row - core.rows.len(),
+        };
+        Ok((core, filtering))
     }
 }
 
@@ -242,7 +259,7 @@ impl Attribute {
             let cells = &mut ids[item as usize * width..][..width];
             cells.iter_mut().zip(column.token_ids(row)).for_each(|(cell, &token)| *cell = renumbering.id(token));
         }
-        Ok(Self { name: name.to_owned(), kind, vocabulary: renumbering.finish(), width, ids })
+        Ok(Self { name: name.to_owned(), kind, vocab: renumbering.finish(), width, ids })
     }
 }
 

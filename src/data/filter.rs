@@ -80,6 +80,8 @@ pub fn describe(interval: &Interval) -> String {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     const AT_LEAST_TWO: Interval = Interval { low: 2.0, low_closed: true, high: f64::INFINITY, high_closed: false };
@@ -118,5 +120,59 @@ mod tests {
         assert_eq!(banned(None), [false; 3]);
         assert_eq!(banned(Some(&from_none)), [false; 3]);
         assert_eq!(banned(Some(&from_one)), [false, false, true]);
+    }
+
+    /// (user, item) pairs, the least numbers of interactions, and the pairs in another order.
+    type Case = (Vec<(i64, i64)>, f64, f64, Vec<(i64, i64)>);
+
+    fn cases() -> impl Strategy<Value = Case> {
+        let pairs = prop::collection::vec((1i64..8, 1i64..8), 0..60);
+        (pairs, 0..5i32, 0..5i32).prop_flat_map(|(pairs, users, items)| {
+            (Just(pairs.clone()), Just(f64::from(users)), Just(f64::from(items)), Just(pairs).prop_shuffle())
+        })
+    }
+
+    /// The pairs that the core leaves, sorted.
+    fn left(pairs: &[(i64, i64)], users: f64, items: f64) -> Vec<(i64, i64)> {
+        let (users, items) = (Interval { low: users, ..AT_LEAST_TWO }, Interval { low: items, ..AT_LEAST_TWO });
+        let limits = Limits { users: Some(&users), items: Some(&items) };
+        let (user, item): (Vec<i64>, Vec<i64>) = pairs.iter().copied().unzip();
+        let core = k_core((0..pairs.len()).collect(), &user, &item, &[false; 8], &limits);
+        let mut left: Vec<_> = core.rows.iter().map(|&row| pairs[row]).collect();
+        left.sort_unstable();
+        left
+    }
+
+    /// The same by definition: one row goes at a time, for as long as one has too few beside it.
+    fn left_by_definition(pairs: &[(i64, i64)], users: f64, items: f64) -> Vec<(i64, i64)> {
+        let mut left = pairs.to_vec();
+        left.sort_unstable();
+        let too_few = |left: &[(i64, i64)], &(user, item): &(i64, i64)| {
+            let of_user = left.iter().filter(|pair| pair.0 == user).count();
+            let of_item = left.iter().filter(|pair| pair.1 == item).count();
+            (of_user as f64) < users || (of_item as f64) < items
+        };
+        while let Some(position) = left.iter().position(|pair| too_few(&left, pair)) {
+            left.remove(position);
+        }
+        left
+    }
+
+    proptest! {
+        #[test]
+        fn the_core_is_the_largest_set_in_which_all_have_enough((pairs, users, items, _) in cases()) {
+            prop_assert_eq!(left(&pairs, users, items), left_by_definition(&pairs, users, items));
+        }
+
+        #[test]
+        fn the_core_of_the_core_is_the_core((pairs, users, items, _) in cases()) {
+            let core = left(&pairs, users, items);
+            prop_assert_eq!(left(&core, users, items), core);
+        }
+
+        #[test]
+        fn the_core_does_not_depend_on_the_order_of_the_rows((pairs, users, items, shuffled) in cases()) {
+            prop_assert_eq!(left(&pairs, users, items), left(&shuffled, users, items));
+        }
     }
 }

@@ -209,7 +209,7 @@ impl Inspection {
         let all = [&splits.train, &splits.valid, &splits.test];
         let mut attributes = Map::new();
         for attribute in &dataset.attributes {
-            let tokens: Vec<&str> = attribute.vocabulary.iter().collect();
+            let tokens: Vec<&str> = attribute.vocab.iter().collect();
             attributes.insert(format!("n_{}_tokens", attribute.name), json!(tokens.len()));
             attributes.insert(format!("{}_tokens", attribute.name), json!(tokens));
         }
@@ -255,8 +255,8 @@ impl fmt::Display for Inspection {
         writeln!(f, "  dropped by rm_dup_inter                      {duplicates:>9}")?;
         writeln!(f, "  dropped by filter_inter_by_user_or_item      {without_item_row:>9}")?;
         writeln!(f, "  dropped by *_inter_num_interval              {outside_intervals:>9}")?;
-        for (key, value) in self.attributes.iter().filter(|(_, value)| value.is_number()) {
-            writeln!(f, "{key:<47}{value:>9}")?;
+        for (key, n) in self.attributes.iter().filter_map(|(key, value)| Some((key, value.as_u64()?))) {
+            writeln!(f, "{key:<47}{n:>9}")?;
         }
         let splits = [
             ("train", self.n_train, &self.train_sha256),
@@ -271,18 +271,12 @@ impl fmt::Display for Inspection {
             writeln!(f, "  SHA-256 of item_length   {}", hashes.item_length)?;
         }
         let Agreement { time_precision, ties, ties_at_float64, .. } = &self.agreement;
-        let precision = match time_precision {
-            TimePrecision::Float32 => "float32",
-            TimePrecision::Float64 => "float64",
-        };
         writeln!(f, "\nWhat decides whether two copies agree")?;
-        for (precision, ties) in [(precision, ties), ("float64", ties_at_float64)] {
+        let at_float32 = (*time_precision == TimePrecision::Float32).then_some(("float32", ties));
+        for (precision, ties) in at_float32.into_iter().chain([("float64", ties_at_float64)]) {
             let what = format!("  interactions tied in time at {precision}");
-            writeln!(
-                f,
-                "{what:<47}{:>9}   of {} users; there the order of the file decides",
-                ties.interactions, ties.users
-            )?;
+            let Ties { interactions, users } = ties;
+            writeln!(f, "{what:<47}{interactions:>9}   by {users} users; there the order of the file decides")?;
         }
         writeln!(f, "  repeated (user, item) pairs                  {:>9}", self.agreement.duplicate_pairs)?;
         writeln!(f, "  test items already in the user's history     {:>9}", self.agreement.test_items_in_history)?;

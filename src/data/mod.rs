@@ -8,6 +8,8 @@ pub mod batch;
 pub mod dataset;
 pub mod filter;
 pub mod inspect;
+#[cfg(test)]
+mod sample;
 pub mod split;
 pub mod table;
 pub mod vocabulary;

@@ -181,3 +181,128 @@ pub fn split(dataset: &Dataset, config: &DataConfig) -> Result<Splits> {
     }
     Ok(splits)
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::sample;
+    use super::*;
+
+    /// Numbers of training, validation and test rows of one user with `n` interactions.
+    fn n_rows(n: i64) -> Option<[usize; 3]> {
+        let interactions: Vec<_> = (1..=n).map(|item| (1, item, item as f64)).collect();
+        let splits = split(&sample::dataset(&interactions), &sample::config()).ok()?;
+        Some([splits.train.n(), splits.valid.n(), splits.test.n()])
+    }
+
+    #[test]
+    fn a_user_of_n_items_has_n_minus_1_rows_and_the_last_two_are_held_out() {
+        assert_eq!(n_rows(1), None);
+        assert_eq!(n_rows(2), Some([1, 0, 0]));
+        assert_eq!(n_rows(3), Some([1, 0, 1]));
+        assert_eq!(n_rows(4), Some([1, 1, 1]));
+        assert_eq!(n_rows(9), Some([6, 1, 1]));
+    }
+
+    #[test]
+    fn sequences_are_the_last_l_items_padded_on_the_right() {
+        let interactions = [10, 20, 30, 40, 50, 60].map(|time| (1, time / 10, time as f64));
+        let splits = split(&sample::dataset(&interactions), &sample::config()).unwrap();
+        assert_eq!(splits.train.seq, [1, 0, 0, 1, 2, 0, 1, 2, 3]);
+        assert_eq!((splits.train.len, splits.train.target), (vec![1, 2, 3], vec![2, 3, 4]));
+        assert_eq!((splits.valid.seq, splits.valid.target), (vec![2, 3, 4], vec![5]));
+        assert_eq!((splits.test.seq, splits.test.target), (vec![3, 4, 5], vec![6]));
+    }
+
+    #[test]
+    fn float32_times_tie_where_the_exact_ones_do_not_and_the_file_decides() {
+        let dataset = sample::dataset(&[(1, 1, 881_250_949.0), (1, 2, 881_250_940.0), (1, 3, 891_250_949.0)]);
+        let items = |time_precision| {
+            let config = DataConfig { time_precision, ..sample::config() };
+            split(&dataset, &config).unwrap().test.seq
+        };
+        assert_eq!(items(TimePrecision::Float32), [1, 2, 0]);
+        assert_eq!(items(TimePrecision::Float64), [2, 1, 0]);
+    }
+
+    /// The reference's way, literally: sort by (user, time), make rows, sort rows by time, group, cut.
+    fn by_definition(dataset: &Dataset, precision: TimePrecision) -> [Vec<(i64, Vec<i64>, i64)>; 3] {
+        let time = |i: usize| at_precision(dataset.time[i], precision);
+        let mut order: Vec<usize> = (0..dataset.user.len()).collect();
+        order.sort_by(|&a, &b| time(a).partial_cmp(&time(b)).unwrap());
+        order.sort_by_key(|&i| dataset.user[i]);
+        let mut rows = Vec::new();
+        for (position, &target) in order.iter().enumerate() {
+            let same = order[..position].iter().filter(|&&i| dataset.user[i] == dataset.user[target]);
+            let history: Vec<i64> = same.map(|&i| dataset.item[i]).collect();
+            if !history.is_empty() {
+                rows.push((time(target), (dataset.user[target], history, dataset.item[target])));
+            }
+        }
+        rows.sort_by(|a, b| a.0.partial_cmp(&b.0).unwrap());
+        let mut users: Vec<i64> = Vec::new();
+        for (_, (user, ..)) in &rows {
+            if !users.contains(user) {
+                users.push(*user);
+            }
+        }
+        let [mut train, mut valid, mut test] = [const { Vec::new() }; 3];
+        for user in users {
+            let mut group: Vec<_> = rows.iter().map(|(_, row)| row.clone()).filter(|row| row.0 == user).collect();
+            if group.len() > 1 {
+                test.extend(group.pop());
+            }
+            if group.len() > 1 {
+                valid.extend(group.pop());
+            }
+            train.extend(group);
+        }
+        [train, valid, test]
+    }
+
+    /// Rows as (user, sequence without padding, target).
+    fn plain(rows: &Rows) -> Vec<(i64, Vec<i64>, i64)> {
+        let row = |i: usize| (rows.user[i], rows.seq_of(i)[..rows.len[i] as usize].to_vec(), rows.target[i]);
+        (0..rows.n()).map(row).collect()
+    }
+
+    /// (user, item, time); few of each, so that times tie, signed zeros among them.
+    fn interactions() -> impl Strategy<Value = Vec<(i64, i64, f64)>> {
+        let time = prop_oneof![Just(-0.0), (0..6i32).prop_map(f64::from), (0..40i32).prop_map(|t| 9e8 + f64::from(t))];
+        prop::collection::vec((1i64..6, 1i64..9, time), 1..50)
+    }
+
+    proptest! {
+        #[test]
+        fn splits_are_those_of_the_reference(interactions in interactions(), exact: bool) {
+            let time_precision = if exact { TimePrecision::Float64 } else { TimePrecision::Float32 };
+            let config = DataConfig { max_item_list_length: 50, time_precision, ..sample::config() };
+            let dataset = sample::dataset(&interactions);
+            let expected = by_definition(&dataset, time_precision);
+            match split(&dataset, &config) {
+                Ok(splits) => {
+                    prop_assert_eq!([&splits.train, &splits.valid, &splits.test].map(plain), expected);
+                }
+                Err(_) => prop_assert_eq!(expected, [const { Vec::new() }; 3]),
+            }
+        }
+
+        #[test]
+        fn no_interaction_is_lost_and_none_leaks(interactions in interactions()) {
+            let dataset = sample::dataset(&interactions);
+            let config = DataConfig { max_item_list_length: 50, ..sample::config() };
+            let Ok(splits) = split(&dataset, &config) else { return Ok(()) };
+            for (user, history) in Histories::new(&dataset, config.time_precision).iter() {
+                let items: Vec<i64> = history.iter().map(|&i| dataset.item[i]).collect();
+                // Training, validation and test rows of a user, in this order, are its history, each row one item on.
+                let rows = [&splits.train, &splits.valid, &splits.test].map(plain).concat();
+                let rows: Vec<_> = rows.into_iter().filter(|row| row.0 == user).collect();
+                prop_assert_eq!(rows.len(), items.len().saturating_sub(1));
+                for (i, (_, seq, target)) in rows.iter().enumerate() {
+                    prop_assert_eq!((&seq[..], *target), (&items[..=i], items[i + 1]));
+                }
+            }
+        }
+    }
+}

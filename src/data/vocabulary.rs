@@ -116,7 +116,7 @@ mod tests {
     #[test]
     fn renumbering_follows_the_order_of_asking_and_drops_the_rest() {
         let mut old = Vocabulary::default();
-        ["a", "b", "c"].map(|token| old.intern(token));
+        assert_eq!(["a", "b", "c"].map(|token| old.intern(token)), [1, 2, 3]);
         let mut renumbering = Renumbering::new(&old);
         assert_eq!([3, 0, 1, 3].map(|id| renumbering.id(id)), [1, 0, 2, 1]);
         assert_eq!(renumbering.finish().iter().collect::<Vec<_>>(), [PAD, "c", "a"]);

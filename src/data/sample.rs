@@ -1,0 +1,53 @@
+//! Small data sets and their configuration, for the tests of this module's parts.
+
+use super::dataset::{Dataset, Filtering};
+use super::vocabulary::Vocabulary;
+use crate::config::{DataConfig, TimePrecision};
+
+/// Nothing is filtered; exact times; L = 3.
+pub fn config() -> DataConfig {
+    DataConfig {
+        dataset: "sample".into(),
+        data_path: "folder".into(),
+        field_separator: b'\t',
+        seq_separator: " ".into(),
+        user_id_field: "user_id".into(),
+        item_id_field: "item_id".into(),
+        time_field: "timestamp".into(),
+        load_inter: None,
+        load_item: None,
+        user_inter_num_interval: None,
+        item_inter_num_interval: None,
+        filter_inter_by_user_or_item: true,
+        rm_dup_inter: None,
+        max_item_list_length: 3,
+        time_precision: TimePrecision::Float64,
+        selected_features: Vec::new(),
+    }
+}
+
+/// A data set of (user, item, time). Ids are given as they are, and each must occur.
+pub fn dataset(interactions: &[(i64, i64, f64)]) -> Dataset {
+    let vocabulary = |prefix: char, max: Option<i64>| {
+        let mut vocabulary = Vocabulary::default();
+        (1..=max.unwrap_or(0)).for_each(|id| assert_eq!(vocabulary.intern(&format!("{prefix}{id}")), id));
+        vocabulary
+    };
+    Dataset {
+        name: "sample".into(),
+        users: vocabulary('u', interactions.iter().map(|&(user, ..)| user).max()),
+        items: vocabulary('i', interactions.iter().map(|&(_, item, _)| item).max()),
+        attributes: Vec::new(),
+        user: interactions.iter().map(|&(user, ..)| user).collect(),
+        item: interactions.iter().map(|&(_, item, _)| item).collect(),
+        time: interactions.iter().map(|&(.., time)| time).collect(),
+        remain_fields: ["user_id", "item_id", "timestamp"].map(str::to_owned).into(),
+        filtering: Filtering {
+            rows_in_file: interactions.len(),
+            without_user_or_item: 0,
+            duplicates: 0,
+            without_item_row: 0,
+            outside_intervals: 0,
+        },
+    }
+}
