@@ -23,7 +23,7 @@ impl ItemFeature {
         Self {
             name: attribute.name.clone(),
             kind: attribute.kind,
-            vocab: attribute.vocabulary.len() as i64,
+            vocab: attribute.vocab.len() as i64,
             ids: Tensor::from_slice(&attribute.ids).view([-1, attribute.width as i64]).to_device(device),
         }
     }

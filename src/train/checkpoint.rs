@@ -140,11 +140,7 @@ impl AttributeTokens {
     fn of(dataset: &Dataset) -> Vec<Self> {
         let attributes = dataset.attributes.iter();
         attributes
-            .map(|a| Self {
-                name: a.name.clone(),
-                kind: a.kind,
-                tokens: a.vocabulary.iter().map(str::to_owned).collect(),
-            })
+            .map(|a| Self { name: a.name.clone(), kind: a.kind, tokens: a.vocab.iter().map(str::to_owned).collect() })
             .collect()
     }
 }
