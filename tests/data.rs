@@ -1,11 +1,12 @@
 //! The data sets of the golden files are reproduced, and bad input is told for what it is.
 
-use std::io::Write as _;
+mod common;
+
 use std::path::{Path, PathBuf};
 
 use dif_sr::Result;
-use dif_sr::config::{DataConfig, Interval, Keep, TimePrecision};
-use dif_sr::data::{AttributeKind, Dataset, Inspection, Splits, Summary, split};
+use dif_sr::config::{AttributeKind, DataConfig, Interval, Keep, TimePrecision};
+use dif_sr::data::{Dataset, Inspection, Splits, Summary, split};
 use once_cell::sync::Lazy;
 use serde_json::Value;
 
@@ -21,6 +22,7 @@ fn config(data_path: impl Into<PathBuf>, dataset: &str) -> DataConfig {
         time_field: "timestamp".into(),
         load_inter: None,
         load_item: None,
+        val_interval: Vec::new(),
         user_inter_num_interval: None,
         item_inter_num_interval: None,
         filter_inter_by_user_or_item: true,
@@ -33,12 +35,6 @@ fn config(data_path: impl Into<PathBuf>, dataset: &str) -> DataConfig {
 
 const fn at_least(low: f64) -> Option<Interval> {
     Some(Interval { low, low_closed: true, high: f64::INFINITY, high_closed: false })
-}
-
-fn golden(name: &str) -> Value {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("golden").join(name);
-    let text = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
-    serde_json::from_str(&text).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
 }
 
 fn strings(value: &Value) -> Vec<String> {
@@ -106,13 +102,8 @@ impl Case {
 }
 
 static ML_100K: Lazy<Case> = Lazy::new(|| {
-    let golden = golden("ml-100k_no_dropout.json");
-    let data_path = Path::new(env!("CARGO_MANIFEST_DIR")).join("dataset");
-    assert!(
-        data_path.join("ml-100k/ml-100k.inter").is_file(),
-        "{} does not hold ml-100k: run ./setup, which fetches it",
-        data_path.display()
-    );
+    let golden = common::golden("ml-100k_no_dropout");
+    let data_path = PathBuf::from(common::ML_100K.as_str());
     let mut config = golden_config(&golden, data_path);
     let resolved = &golden["resolved_config"];
     config.load_inter = Some(strings(&resolved["load_col"]["inter"]));
@@ -121,24 +112,29 @@ static ML_100K: Lazy<Case> = Lazy::new(|| {
     Case::new(golden, config)
 });
 
-/// `None`, with a word on it, where the data is not at hand.
+/// `None` where the data is not at hand.
 static AMAZON_BEAUTY: Lazy<Option<Case>> = Lazy::new(|| {
-    let named = std::env::var_os("DIF_SR_AMAZON_BEAUTY").map(PathBuf::from);
-    let beside = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data");
-    let data_path = named.unwrap_or(beside);
-    if !data_path.join("Amazon_Beauty").is_dir() {
-        // Past the test harness, which shows what is printed for failures only.
-        let word = b"Amazon_Beauty left out: set DIF_SR_AMAZON_BEAUTY to the folder that holds Amazon_Beauty/\n";
-        std::io::stderr().write_all(word).unwrap();
-        return None;
-    }
-    let golden = golden("Amazon_Beauty_seed_config.json");
+    let data_path = PathBuf::from(common::AMAZON_BEAUTY.as_deref()?);
+    let golden = common::golden("Amazon_Beauty_seed_config");
     let mut config = golden_config(&golden, data_path);
     config.load_inter = Some(["user_id", "item_id", "rating", "timestamp"].map(str::to_owned).into());
     let item = ["item_id", "title", "sales_rank", "price", "brand", "categories", "sales_type"];
     config.load_item = Some(item.map(str::to_owned).into());
     Some(Case::new(golden, config))
 });
+
+#[test]
+fn val_interval_drops_interactions_by_the_value_of_a_column() {
+    let whole = &ML_100K.dataset;
+    let rating = |low| Interval { low, low_closed: true, high: f64::INFINITY, high_closed: false };
+    let filtered =
+        |low| DataConfig { val_interval: vec![("rating".to_owned(), rating(low))], ..ML_100K.config.clone() };
+    let good = Dataset::load(&filtered(4.0)).unwrap();
+    assert_eq!(Dataset::load(&filtered(1.0)).unwrap().user, whole.user);
+    assert_eq!(good.filtering.outside_values, 44_625, "ml-100k has 55,375 ratings of 4 and 5");
+    let error = Dataset::load(&filtered(6.0)).unwrap_err().to_string();
+    assert!(error.contains("`val_interval` dropped the last 100000 of 100000"), "{error}");
+}
 
 #[test]
 fn ml_100k_has_the_golden_counts_ids_rows_and_hashes() {
@@ -156,8 +152,8 @@ fn ml_100k_has_the_golden_vocabulary() {
 
 #[test]
 fn all_ml_100k_goldens_describe_the_same_data() {
-    for name in ["ml-100k_dropout.json", "ml-100k_full.json"] {
-        let other = golden(name);
+    for name in ["ml-100k_dropout", "ml-100k_full"] {
+        let other = common::golden(name);
         for key in ["stats", "class_tokens", "train_sha256", "valid_sha256", "test_sha256"] {
             assert_eq!(other[key], ML_100K.golden[key], "{name}, `{key}`");
         }

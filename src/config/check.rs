@@ -29,7 +29,8 @@ impl RunConfig {
                 Error::new(problem).hint("give `USER_ID_FIELD`, `ITEM_ID_FIELD` and `TIME_FIELD` different names"),
             ));
         }
-        let inter = (data.load_inter.as_ref(), "inter", names.to_vec());
+        let filtered = data.val_interval.iter().map(|(column, _)| column);
+        let inter = (data.load_inter.as_ref(), "inter", names.into_iter().chain(filtered).collect::<Vec<_>>());
         let item =
             (data.load_item.as_ref(), "item", std::iter::once(names[1]).chain(&data.selected_features).collect());
         for (loaded, file, needed) in [inter, item] {

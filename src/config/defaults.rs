@@ -25,6 +25,7 @@ impl RunConfig {
                 time_field: "timestamp".to_owned(),
                 load_inter: None,
                 load_item: None,
+                val_interval: Vec::new(),
                 user_inter_num_interval: None,
                 item_inter_num_interval: None,
                 filter_inter_by_user_or_item: true,

@@ -134,9 +134,10 @@ pub(super) fn interval(value: &Value) -> Option<Interval> {
     (low < high || (low == high && low_closed && high_closed)).then_some(interval)
 }
 
-pub(super) fn interval_text(interval: Interval) -> String {
-    let Interval { low, low_closed, high, high_closed } = interval;
-    format!("{}{low},{high}{}", if low_closed { '[' } else { '(' }, if high_closed { ']' } else { ')' })
+/// `{column: interval}`; `None` for none.
+pub(super) fn val_interval(value: &Value) -> Option<Vec<(String, Interval)>> {
+    let pairs = optional(value, |v| v.as_mapping().cloned())?.unwrap_or_default();
+    pairs.iter().map(|(column, v)| Some((text(column)?, interval(v)?))).collect()
 }
 
 /// The arguments of `clip_grad_norm_`; `norm_type` may be infinite.

@@ -1,6 +1,7 @@
 //! The valid configuration of a run: what the raw keys become once they are checked.
 //! Field names are RecBole's keys, in RecBole's case where Rust allows it.
 
+use std::fmt;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -55,6 +56,8 @@ pub struct DataConfig {
     pub load_inter: Option<Vec<String>>,
     /// `load_col.item`: columns to load; `None` loads all.
     pub load_item: Option<Vec<String>>,
+    /// `val_interval`: columns of the `.inter` file and the values that interactions must have there.
+    pub val_interval: Vec<(String, Interval)>,
     /// `user_inter_num_interval`; `None` does not filter users.
     pub user_inter_num_interval: Option<Interval>,
     /// `item_inter_num_interval`; `None` does not filter items.
@@ -71,13 +74,30 @@ pub struct DataConfig {
     pub selected_features: Vec<String>,
 }
 
-/// A count must lie in this interval: `[5,inf)`, `(0,100]`.
+/// An interval of counts or values: `[5,inf)`, `(0,100]`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Interval {
     pub low: f64,
     pub low_closed: bool,
     pub high: f64,
     pub high_closed: bool,
+}
+
+impl Interval {
+    /// Whether `value` lies inside; a closed end belongs to the interval, NaN to none.
+    pub fn contains(&self, value: f64) -> bool {
+        let above = if self.low_closed { value >= self.low } else { value > self.low };
+        let below = if self.high_closed { value <= self.high } else { value < self.high };
+        above && below
+    }
+}
+
+/// As RecBole writes it: `[5,inf)`.
+impl fmt::Display for Interval {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { low, low_closed, high, high_closed } = self;
+        write!(f, "{}{low},{high}{}", if *low_closed { '[' } else { '(' }, if *high_closed { ']' } else { ')' })
+    }
 }
 
 /// `rm_dup_inter`: which of several equal (user, item) pairs stays, in order of time.
@@ -235,5 +255,31 @@ impl MetricKind {
             Self::Precision => "precision",
             Self::Map => "map",
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const AT_LEAST_TWO: Interval = Interval { low: 2.0, low_closed: true, high: f64::INFINITY, high_closed: false };
+
+    #[test]
+    fn an_interval_is_described_as_recbole_writes_it() {
+        assert_eq!(AT_LEAST_TWO.to_string(), "[2,inf)");
+        assert_eq!(Interval { low: 0.0, low_closed: false, high: 100.0, high_closed: true }.to_string(), "(0,100]");
+    }
+
+    #[test]
+    fn an_interval_holds_its_closed_ends_only() {
+        let half_open = Interval { low: 1.0, low_closed: false, high: 3.0, high_closed: true };
+        assert_eq!([1.0, 2.0, 3.0, 4.0].map(|x| half_open.contains(x)), [false, true, true, false]);
+        let other = Interval { low: 1.0, low_closed: true, high: 3.0, high_closed: false };
+        assert_eq!([0.0, 1.0, 2.0, 3.0].map(|x| other.contains(x)), [false, true, true, false]);
+    }
+
+    #[test]
+    fn nan_is_in_no_interval() {
+        assert!(!AT_LEAST_TWO.contains(f64::NAN));
     }
 }

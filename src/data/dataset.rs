@@ -16,7 +16,7 @@ use super::atomic::{self, Format};
 use super::filter::{self, Core, Limits};
 use super::table::{Table, Tokens, Values};
 use super::vocabulary::{Renumbering, Vocabulary};
-use crate::config::{AttributeKind, DataConfig, Keep};
+use crate::config::{AttributeKind, DataConfig, Interval, Keep};
 use crate::{Error, Result};
 
 /// Interactions and attributes after filtering.
@@ -62,6 +62,8 @@ pub struct Filtering {
     pub without_user_or_item: usize,
     /// `rm_dup_inter`.
     pub duplicates: usize,
+    /// `val_interval`.
+    pub outside_values: usize,
     /// `filter_inter_by_user_or_item`.
     pub without_item_row: usize,
     /// `user_inter_num_interval` and `item_inter_num_interval`.
@@ -74,6 +76,8 @@ struct Interactions<'a> {
     users: &'a Tokens,
     items: &'a Tokens,
     times: &'a [f64],
+    /// `val_interval`'s columns.
+    values: Vec<(&'a Interval, &'a [f64])>,
 }
 
 /// The `.item` file and its rows by item.
@@ -103,6 +107,9 @@ impl Dataset {
             users: inter.tokens(&config.user_id_field, "USER_ID_FIELD")?,
             items: inter.tokens(&config.item_id_field, "ITEM_ID_FIELD")?,
             times: inter.floats(&config.time_field, "TIME_FIELD")?,
+            values: (config.val_interval.iter())
+                .map(|(column, interval)| Ok((interval, inter.floats(column, "val_interval")?)))
+                .collect::<Result<_>>()?,
         };
         let Interactions { users, items, times, .. } = interactions;
         let mut all_items = items.vocabulary.clone();
@@ -180,12 +187,20 @@ impl Interactions<'_> {
         }
         let distinct = rows.len();
 
+        for (interval, values) in &self.values {
+            rows.retain(|&row| interval.contains(values[row]));
+        }
+        let with_value = rows.len();
+        if rows.is_empty() {
+            return Err(emptied(distinct, "`val_interval`"));
+        }
+
         if config.filter_inter_by_user_or_item && has_item_file {
             rows.retain(|&row| listed[items[row] as usize]);
         }
         let with_item_row = rows.len();
         if rows.is_empty() {
-            return Err(emptied(distinct, "`filter_inter_by_user_or_item` (no item has a row in the .item file)"));
+            return Err(emptied(with_value, "`filter_inter_by_user_or_item` (no item has a row in the .item file)"));
         }
 
         let limits =
@@ -198,7 +213,8 @@ impl Interactions<'_> {
             rows_in_file,
             without_user_or_item: rows_in_file - with_ids,
             duplicates: with_ids - distinct,
-            without_item_row: distinct - with_item_row,
+            outside_values: distinct - with_value,
+            without_item_row: with_value - with_item_row,
             outside_intervals: with_item_row - core.rows.len(),
         };
         Ok((core, filtering))
@@ -299,8 +315,6 @@ fn fill_times(mut times: Vec<f64>) -> Result<Vec<f64>> {
 /// The k-core's limits, by their keys.
 fn describe(limits: &Limits) -> String {
     let named = [("user_inter_num_interval", limits.users), ("item_inter_num_interval", limits.items)];
-    let described = named
-        .iter()
-        .filter_map(|(key, interval)| interval.map(|interval| format!("`{key}` {}", filter::describe(interval))));
+    let described = named.iter().filter_map(|(key, interval)| interval.map(|interval| format!("`{key}` {}", interval)));
     described.collect::<Vec<_>>().join(" with ")
 }

@@ -54,7 +54,7 @@ fn ban(banned: &mut [bool], counts: &[usize], interval: &Interval, listed: impl 
     let mut changed = false;
     for (id, (banned, &count)) in banned.iter_mut().zip(counts).enumerate() {
         // RecBole's two rules: the interval for what occurs, the lower end (even of an open interval) for what is listed.
-        let outside = count > 0 && !contains(interval, count);
+        let outside = count > 0 && !interval.contains(count as f64);
         let too_few = (count as f64) < interval.low && listed(id);
         if !*banned && (outside || too_few) {
             *banned = true;
@@ -64,20 +64,6 @@ fn ban(banned: &mut [bool], counts: &[usize], interval: &Interval, listed: impl 
     changed
 }
 
-/// Whether a number of interactions lies in the interval.
-pub fn contains(interval: &Interval, count: usize) -> bool {
-    let count = count as f64;
-    let above = if interval.low_closed { count >= interval.low } else { count > interval.low };
-    let below = if interval.high_closed { count <= interval.high } else { count < interval.high };
-    above && below
-}
-
-/// The interval as RecBole writes it: `[5,inf)`.
-pub fn describe(interval: &Interval) -> String {
-    let Interval { low, low_closed, high, high_closed } = interval;
-    format!("{}{low},{high}{}", if *low_closed { '[' } else { '(' }, if *high_closed { ']' } else { ')' })
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -85,20 +71,6 @@ mod tests {
     use super::*;
 
     const AT_LEAST_TWO: Interval = Interval { low: 2.0, low_closed: true, high: f64::INFINITY, high_closed: false };
-
-    #[test]
-    fn an_interval_is_described_as_recbole_writes_it() {
-        assert_eq!(describe(&AT_LEAST_TWO), "[2,inf)");
-        assert_eq!(describe(&Interval { low: 0.0, low_closed: false, high: 100.0, high_closed: true }), "(0,100]");
-    }
-
-    #[test]
-    fn an_interval_holds_its_closed_ends_only() {
-        let half_open = Interval { low: 1.0, low_closed: false, high: 3.0, high_closed: true };
-        assert_eq!([1, 2, 3, 4].map(|count| contains(&half_open, count)), [false, true, true, false]);
-        let other = Interval { low: 1.0, low_closed: true, high: 3.0, high_closed: false };
-        assert_eq!([0, 1, 2, 3].map(|count| contains(&other, count)), [false, true, true, false]);
-    }
 
     #[test]
     fn a_ban_that_leaves_others_too_few_goes_on_until_nothing_changes() {

@@ -305,7 +305,7 @@ fn every_bad_override_gets_its_message() {
         &[("load_col", "{'inter': ['user_id', 'item_id'], 'item': '*'}")],
         &[("load_col", "{'inter': '*', 'item': ['item_id', 'brand']}")],
         &[("rm_dup_inter", "middle")],
-        &[("val_interval", "{'date': '[1546264800,1577714400]'}")],
+        &[("val_interval", "{'date': '[1577714400,1546264800]'}")],
         &[("filter_inter_by_user_or_item", "maybe")],
         &[("user_inter_num_interval", "5")],
         &[("item_inter_num_interval", "[9,5]")],

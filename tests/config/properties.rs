@@ -52,6 +52,7 @@ prop_compose! {
         (field_separator, seq_separator) in (one_of(b"\t,;| ~:#"), "[ |,~#:'\"\\\\\t-]{1,3}"),
         (load_inter, load_item) in any::<(bool, bool)>(),
         (users, items) in (prop::option::of(intervals()), prop::option::of(intervals())),
+        values in prop::option::of(intervals()),
         (filter_inter_by_user_or_item, max_item_list_length) in (any::<bool>(), 1..200_usize),
         rm_dup_inter in one_of(&[None, Some(Keep::First), Some(Keep::Last)]),
         time_precision in one_of(&[TimePrecision::Float32, TimePrecision::Float64]),
@@ -64,6 +65,7 @@ prop_compose! {
             dataset, data_path: data_path.into(), field_separator, seq_separator,
             user_id_field: names.0, item_id_field: names.1, time_field: names.2,
             load_inter: load_inter.then_some(inter), load_item: load_item.then_some(item),
+            val_interval: values.into_iter().map(|interval| ("None".to_owned(), interval)).collect(),
             user_inter_num_interval: users, item_inter_num_interval: items,
             filter_inter_by_user_or_item, rm_dup_inter, max_item_list_length, time_precision, selected_features,
         }

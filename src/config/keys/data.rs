@@ -4,8 +4,8 @@ use serde_yaml::{Mapping, Value};
 
 use super::Section::{Dataset, Unprinted};
 use super::{Key, accepted, honoured, own, unused};
-use crate::config::RunConfig;
 use crate::config::read::*;
+use crate::config::{Interval, RunConfig};
 
 /// Names of columns that RecBole makes, or of columns that this job does not read.
 const NAME: &str = "the column that it names is not used";
@@ -77,7 +77,14 @@ pub(super) static KEYS: &[Key] = &[
         |c, v| put(&mut c.data.rm_dup_inter, optional(v, word)),
         |c| value(c.data.rm_dup_inter),
     ),
-    accepted(Dataset, "val_interval", |_| &["None"], "interactions are not filtered by the value of a column"),
+    honoured(
+        Dataset,
+        "val_interval",
+        "`None`, or one interval for each of some float columns of `.inter`, such as `{'rating': '[3,inf)'}`",
+        "interactions with another value are dropped before they are counted; `None` keeps all",
+        |c, v| put(&mut c.data.val_interval, val_interval(v)),
+        |c| intervals(&c.data.val_interval),
+    ),
     honoured(
         Dataset,
         "filter_inter_by_user_or_item",
@@ -92,7 +99,7 @@ pub(super) static KEYS: &[Key] = &[
         "`None`, or one non-empty interval such as `'[5,inf)'`",
         "users with another number of interactions are dropped, in turn with items until none is; `None` keeps all, as `'[0,inf)'` does",
         |c, v| put(&mut c.data.user_inter_num_interval, optional(v, interval)),
-        |c| value(c.data.user_inter_num_interval.map(interval_text)),
+        |c| value(c.data.user_inter_num_interval.map(|i| i.to_string())),
     ),
     honoured(
         Dataset,
@@ -100,7 +107,7 @@ pub(super) static KEYS: &[Key] = &[
         "`None`, or one non-empty interval such as `'[5,inf)'`",
         "the same for items",
         |c, v| put(&mut c.data.item_inter_num_interval, optional(v, interval)),
-        |c| value(c.data.item_inter_num_interval.map(interval_text)),
+        |c| value(c.data.item_inter_num_interval.map(|i| i.to_string())),
     ),
     accepted(Dataset, "alias_of_user_id", |_| &["None"], "no other column holds users"),
     accepted(Dataset, "alias_of_item_id", |_| &["None"], "no other column holds items"),
@@ -155,4 +162,13 @@ fn load_col(config: &RunConfig) -> Value {
         (None, None) => Value::Null,
         (inter, item) => Mapping::from_iter([("inter".into(), columns(inter)), ("item".into(), columns(item))]).into(),
     }
+}
+
+/// `val_interval` as it is written, `None` without columns.
+fn intervals(columns: &[(String, Interval)]) -> Value {
+    if columns.is_empty() {
+        return Value::Null;
+    }
+    let pairs = columns.iter().map(|(column, interval)| (column.as_str().into(), interval.to_string().into()));
+    Value::Mapping(pairs.collect())
 }
