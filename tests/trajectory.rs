@@ -32,6 +32,7 @@ fn amazon_beauty_starts_as_the_reference() {
     let Some(data_path) = common::AMAZON_BEAUTY.as_deref() else { return };
     let config = common::config("amazon_beauty", &[("data_path", data_path), ("epochs", "1")]);
     let golden = common::golden("Amazon_Beauty_seed_config");
+    let _generator = common::generator();
     let mut prepared = Prepared::new(&config).unwrap_or_else(|e| panic!("{e}"));
     initial_parameters_agree(&golden, &prepared);
     // These four batches were taken from the second opening of the loader: one permutation had gone before.
@@ -67,6 +68,7 @@ fn ml_100k(overrides: &[(&str, &str)]) -> RunConfig {
 
 /// Trains as the golden file says and compares everything that it holds.
 fn follows(golden: &Value, config: &RunConfig) {
+    let _generator = common::generator();
     let prepared = Prepared::new(config).unwrap_or_else(|e| panic!("{e}"));
     initial_parameters_agree(golden, &prepared);
     let expected = losses_of(golden);

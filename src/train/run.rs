@@ -36,6 +36,9 @@ pub struct Prepared {
 impl Prepared {
     /// Reads the data, seeds libtorch's generator and draws the model's initial values on the CPU, then moves it to the
     /// configured device.
+    ///
+    /// Libtorch has one generator a process. Nothing else may draw from it from here to the end of the training, or the
+    /// run is another one.
     pub fn new(config: &RunConfig) -> Result<Self> {
         let device = set_up(config)?;
         let dataset = Dataset::load(&config.data)?;
