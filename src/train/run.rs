@@ -182,7 +182,8 @@ fn train(config: &RunConfig, dataset: &Dataset, splits: &Splits, model: &SasRecD
     let fitted = fit(config, model, splits, |event| {
         log.report.event(&event);
         match event {
-            Event::Batch { .. } | Event::Evaluating { .. } => Ok(()),
+            Event::Batch { epoch, batch, losses, .. } => log.folder.losses(epoch, batch, losses),
+            Event::Evaluating { .. } => Ok(()),
             Event::Epoch { epoch, losses, seconds } => {
                 let BatchLosses { total, item, attributes } = losses;
                 log.folder.metrics(&json!({
