@@ -7,7 +7,7 @@ use serde_json::json;
 use tch::Device;
 
 use super::{BatchLosses, Checkpoint, Event, Fitted, RunFolder, device, fit};
-use crate::Result;
+use crate::{Error, Result};
 use crate::config::{Loss, RunConfig};
 use crate::data::split::split;
 use crate::data::{Dataset, RowTensors, Rows, Splits, Summary};
@@ -43,6 +43,11 @@ impl Prepared {
         let device = set_up(config)?;
         let dataset = Dataset::load(&config.data)?;
         let splits = split(&dataset, &config.data)?;
+        if splits.test.n() == 0 {
+            return Err(Error::new("expected users with at least three interactions, found none: nothing can be tested")
+                .at(&config.data.data_path)
+                .hint("check the filters with `dif-sr data inspect`"));
+        }
         tch::manual_seed(config.run.seed);
         let features = dataset.attributes.iter().map(|a| ItemFeature::new(a, Device::Cpu)).collect();
         let length = config.data.max_item_list_length as i64;
