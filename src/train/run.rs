@@ -7,13 +7,13 @@ use serde_json::json;
 use tch::Device;
 
 use super::{BatchLosses, Checkpoint, Event, Fitted, RunFolder, device, fit};
-use crate::{Error, Result};
 use crate::config::{Loss, RunConfig};
 use crate::data::split::split;
 use crate::data::{Dataset, RowTensors, Rows, Splits, Summary};
 use crate::eval::{MetricValues, Ranking, rank};
 use crate::model::{ItemFeature, SasRecD};
 use crate::tensors::replace;
+use crate::{Error, Result};
 
 /// Where a run's words go besides its folder.
 pub trait Report {
@@ -44,9 +44,11 @@ impl Prepared {
         let dataset = Dataset::load(&config.data)?;
         let splits = split(&dataset, &config.data)?;
         if splits.test.n() == 0 {
-            return Err(Error::new("expected users with at least three interactions, found none: nothing can be tested")
-                .at(&config.data.data_path)
-                .hint("check the filters with `dif-sr data inspect`"));
+            return Err(Error::new(
+                "expected users with at least three interactions, found none: nothing can be tested",
+            )
+            .at(&config.data.data_path)
+            .hint("check the filters with `dif-sr data inspect`"));
         }
         tch::manual_seed(config.run.seed);
         let features = dataset.attributes.iter().map(|a| ItemFeature::new(a, Device::Cpu)).collect();
