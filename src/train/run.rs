@@ -166,7 +166,7 @@ pub fn run(
 
 /// What RecBole logs before the first epoch.
 fn introduce(config: &RunConfig, dataset: &Dataset, model: &SasRecD, log: &mut Log) -> Result<()> {
-    log.say(&format!("{}\n{}", config.data.dataset, Summary::new(dataset)))?;
+    log.say(&Summary::new(dataset).to_string())?;
     let sampling = match config.model.loss_type {
         Loss::Ce => "None",
         Loss::Bpr => "{'uniform': 1}",
