@@ -54,9 +54,12 @@ fn the_notebooks_model_prints_as_the_notebook_prints_it() {
     assert_eq!(model.trainable_parameters(), 5_827_683);
 }
 
+/// A name, values over the notebook's configuration, and the kinds and vocabularies of its attributes.
+type Variant = (&'static str, &'static [(&'static str, &'static str)], &'static [(AttributeKind, i64)]);
+
 #[test]
 fn module_trees_of_the_other_variants() {
-    let variants: [(&str, &[(&str, &str)], &[(AttributeKind, i64)]); 6] = [
+    let variants: [Variant; 6] = [
         ("sum", &[("fusion_type", "sum")], &[(AttributeKind::TokenSeq, 20)]),
         ("concat", &[("fusion_type", "concat")], &[(AttributeKind::TokenSeq, 20)]),
         (

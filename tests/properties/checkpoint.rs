@@ -4,10 +4,10 @@ use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use dif_sr::config::RunConfig;
+use dif_sr::config::{Activation, AttributeKind, Fusion, Loss, Pooling, Predictor, RunConfig};
 use dif_sr::data::dataset::Filtering;
 use dif_sr::data::{Attribute, Dataset, Vocabulary};
-use dif_sr::model::SasRecD;
+use dif_sr::model::{ItemFeature, SasRecD};
 use dif_sr::tensors::{TensorFile, write};
 use dif_sr::train::Checkpoint;
 use once_cell::sync::Lazy;
@@ -43,13 +43,12 @@ fn run(shape: &Shape, spelling: &str) -> (RunConfig, Dataset, SasRecD) {
     config.model = model.config().clone();
     config.data.max_item_list_length = shape.length as usize;
     config.data.selected_features = model.features().iter().map(|f| f.name.clone()).collect();
-    // BPR and a predictor are no pair that a configuration may ask for; these shapes have neither together.
     let vocabulary = |n: i64| {
         let mut vocabulary = Vocabulary::default();
         (1..n).for_each(|id| assert_eq!(vocabulary.intern(&format!("{spelling}{id}")), id));
         vocabulary
     };
-    let attribute = |feature: &dif_sr::model::ItemFeature| Attribute {
+    let attribute = |feature: &ItemFeature| Attribute {
         name: feature.name.clone(),
         kind: feature.kind,
         vocab: vocabulary(feature.vocab),
@@ -84,7 +83,7 @@ fn folder() -> TempDir {
 /// The parameters, the attribute tables and the attribute ids.
 fn all_tensors(model: &SasRecD) -> Vec<(String, Tensor)> {
     let ids = model.features().iter().map(|f| (f.name.clone(), f.ids.shallow_clone()));
-    model.named_parameters().into_iter().chain(model.named_tables()).chain(ids).collect()
+    parameters_and_tables(model).into_iter().chain(ids).collect()
 }
 
 /// A checkpoint as it lies on disk, with what a damaged copy of it starts from.
@@ -97,15 +96,12 @@ struct Written {
 static WRITTEN: Lazy<Written> = Lazy::new(|| {
     let attribute = |kind, width| AttributeShape { kind, vocab: 4, head_size: 3, width };
     let shape = Shape {
-        fusion: dif_sr::config::Fusion::Gate,
-        pooling: dif_sr::config::Pooling::Sum,
-        activation: dif_sr::config::Activation::Gelu,
-        predictor: dif_sr::config::Predictor::Linear,
-        loss: dif_sr::config::Loss::Ce,
-        attributes: vec![
-            attribute(dif_sr::config::AttributeKind::TokenSeq, 2),
-            attribute(dif_sr::config::AttributeKind::Token, 1),
-        ],
+        fusion: Fusion::Gate,
+        pooling: Pooling::Sum,
+        activation: Activation::Gelu,
+        predictor: Predictor::Linear,
+        loss: Loss::Ce,
+        attributes: vec![attribute(AttributeKind::TokenSeq, 2), attribute(AttributeKind::Token, 1)],
         layers: 2,
         heads: 2,
         head_size: 3,
@@ -153,7 +149,7 @@ proptest! {
         let (config, dataset, model) = run(&shape, &spelling);
         let mut random = shape.random();
         no_grad(|| {
-            for (_, mut tensor) in model.named_parameters().into_iter().chain(model.named_tables()) {
+            for (_, mut tensor) in parameters_and_tables(&model) {
                 tensor.copy_(&arbitrary(Kind::Float, &tensor.size(), &mut random));
             }
         });
@@ -218,7 +214,10 @@ proptest! {
     fn no_header_makes_reading_a_checkpoint_panic(
         header in prop_oneof![
             "\\PC{0,60}",
-            "\\{(\"(__metadata__|a)\":(\\{\"(format|config|dtype|shape)\":(\"\\PC{0,6}\"|\\[[0-9,-]{0,12}\\]|[0-9]{0,20})\\}|1),?){0,3}\\}",
+            concat!(
+                r#"\{("(__metadata__|a)":(\{"(format|config|dtype|shape)":"#,
+                r#"("\PC{0,6}"|\[[0-9,-]{0,12}\]|[0-9]{0,20})\}|1),?){0,3}\}"#
+            ),
             // A dtype and offsets that fit together, with shapes up to an overflow.
             ("(F32|I64|F16|U8|BOOL|F8_E4M3)", "[0-9]{1,20}", "[0-9]{1,20}").prop_map(|(dtype, a, b)| {
                 format!(r#"{{"a":{{"dtype":"{dtype}","shape":[{a},{b},0],"data_offsets":[0,0]}}}}"#)

@@ -80,8 +80,8 @@ proptest! {
         shape.predictor = Predictor::Linear;
         let (model, batch, seq_output) = (shape.model(), shape.batch(), encoded(&shape));
         let targets = ids(&batch.pos_items);
-        let attributes = model.config().lamdas.iter().enumerate();
-        let attributes: f64 = attributes.map(|(i, lamda)| lamda * attribute_loss(&model, i, &seq_output, &targets)).sum();
+        let weighted = |(i, lamda)| lamda * attribute_loss(&model, i, &seq_output, &targets);
+        let attributes: f64 = model.config().lamdas.iter().enumerate().map(weighted).sum();
         let expected = item_loss(&model, &seq_output, &targets) + attributes;
         // The labels, and so the attribute losses, are float32 in training: a few units of its last place.
         let tolerance = Tolerance { rtol: 1e-6, atol: 1e-6 };

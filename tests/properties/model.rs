@@ -110,9 +110,9 @@ proptest! {
             }
         });
         let items = new.index_select(0, &batch.item_seq.flatten(0, -1)).view_as(&batch.item_seq);
-        let seq_output = |model: &dif_sr::model::SasRecD, items| model.forward(items, &batch.item_seq_len, false).seq_output;
-        let before = model.scores(&seq_output(&model, &batch.item_seq));
-        let after = renumbered.scores(&seq_output(&renumbered, &items));
+        let lengths = &batch.item_seq_len;
+        let before = model.scores(&model.forward(&batch.item_seq, lengths, false).seq_output);
+        let after = renumbered.scores(&renumbered.forward(&items, lengths, false).seq_output);
         equal("scores", &after.index_select(1, &new), &before)?;
     }
 

@@ -73,7 +73,10 @@ proptest! {
         let _ = items.narrow(1, 3, 2).fill_(0);
         let third = items.select(1, 2);
         third.shallow_clone().copy_(&(&third * lengths.eq(3)));
-        let probs = || no_grad(|| model.forward(&items, &lengths, false).layers.remove(0).attention.probs.narrow(2, 1, 1));
+        let probs = || {
+            let layers = no_grad(|| model.forward(&items, &lengths, false).layers);
+            layers[0].attention.probs.narrow(2, 1, 1)
+        };
         let before = probs();
         change_padding(&model, &mut shape.random());
         let moved = distance(&probs(), &before);
@@ -92,23 +95,12 @@ proptest! {
         let model = shape.model();
         let wider = SasRecD::new(&shape.config(), shape.n_items, shape.length, features.collect(), tch::Kind::Double);
         no_grad(|| {
-            let all = |model: &SasRecD| [model.named_parameters(), model.named_tables()].concat_tensors();
-            all(&wider).iter_mut().zip(&all(&model)).for_each(|(to, from)| to.copy_(from));
+            let pairs = parameters_and_tables(&wider).into_iter().zip(parameters_and_tables(&model));
+            pairs.for_each(|((_, mut to), (_, from))| to.copy_(&from));
         });
         let total = |model: &SasRecD| no_grad(|| model.losses(&batch, false).total);
         equal("total loss", &total(&wider), &total(&model))?;
         let (items, lengths) = (&batch.item_seq, &batch.item_seq_len);
         equal("seq_output", &seq_output(&wider, items, lengths), &seq_output(&model, items, lengths))?;
-    }
-}
-
-/// The tensors of several named lists in one list.
-trait ConcatTensors {
-    fn concat_tensors(self) -> Vec<Tensor>;
-}
-
-impl ConcatTensors for [Vec<(String, Tensor)>; 2] {
-    fn concat_tensors(self) -> Vec<Tensor> {
-        self.into_iter().flatten().map(|(_, tensor)| tensor).collect()
     }
 }

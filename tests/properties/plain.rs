@@ -71,7 +71,8 @@ proptest! {
         let layers = model.forward(&batch.item_seq, &batch.item_seq_len, false).layers;
         let embedding = matrix(&parameter(&model, "item_embedding.weight"));
         for (row, &len) in ids(&batch.item_seq_len).iter().enumerate() {
-            let embedded = ids(&batch.item_seq.get(row as i64)).iter().map(|&item| embedding[item as usize].clone()).collect();
+            let items = ids(&batch.item_seq.get(row as i64));
+            let embedded = items.iter().map(|&item| embedding[item as usize].clone()).collect();
             let mut hidden = layer_norm(&embedded, &model, "LayerNorm", eps);
             for (k, layer) in layers.iter().enumerate() {
                 let path = |part: &str| format!("trm_encoder.layer.{k}.multi_head_attention.{part}");

@@ -83,7 +83,9 @@ proptest! {
     }
 
     #[test]
-    fn the_order_of_tokens_is_irrelevant(bag in bags(), pooling in prop::sample::select(&ALL[..]), seed in any::<u64>()) {
+    fn the_order_of_tokens_is_irrelevant(
+        bag in bags(), pooling in prop::sample::select(&ALL[..]), seed in any::<u64>(),
+    ) {
         let width = bag.ids.size()[2];
         let order = Random(seed).normal(&[width], 0.0, 1.0).argsort(0, false);
         let shuffled = bag.ids.index_select(2, &order);

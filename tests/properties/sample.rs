@@ -182,9 +182,8 @@ impl Shape {
         tch::set_num_threads(1);
         let model = SasRecD::new(&self.config(), self.n_items, self.length, self.features(), kind);
         let random = &mut Random(self.seed);
-        let all = model.named_parameters().into_iter().chain(model.named_tables());
         no_grad(|| {
-            for (name, mut parameter) in all {
+            for (name, mut parameter) in parameters_and_tables(&model) {
                 let (mean, std) = match name.as_str() {
                     name if name.ends_with("LayerNorm.weight") => (1.0, 0.3),
                     name if name.ends_with(".bias") => (0.0, 0.3),
@@ -217,6 +216,11 @@ impl Shape {
             neg_items: Some(random.ids(&[rows], 1, self.n_items)),
         }
     }
+}
+
+/// What is trained and what is not, by name; writing to it changes the model.
+pub fn parameters_and_tables(model: &SasRecD) -> Vec<(String, Tensor)> {
+    model.named_parameters().into_iter().chain(model.named_tables()).collect()
 }
 
 /// A parameter by its `state_dict` name; writing to it changes the model.

@@ -27,6 +27,10 @@ struct ScalarAdam {
 }
 
 impl ScalarAdam {
+    fn new(x: f64) -> Self {
+        Self { x, m: 0.0, v: 0.0, t: 0 }
+    }
+
     fn step(&mut self, gradient: f64, learning_rate: f64, weight_decay: f64) {
         let gradient = gradient + weight_decay * self.x;
         self.t += 1;
@@ -45,7 +49,7 @@ proptest! {
     ) {
         let mut random = Random(seed);
         let initial = random.normal(&[n], 0.0, 1.0);
-        let mut expected: Vec<_> = values(&initial).into_iter().map(|x| ScalarAdam { x, m: 0.0, v: 0.0, t: 0 }).collect();
+        let mut expected: Vec<_> = values(&initial).into_iter().map(ScalarAdam::new).collect();
         let parameter = initial.copy().set_requires_grad(true);
         let mut adam = Adam::new(vec![("x".to_owned(), parameter.shallow_clone())], learning_rate, weight_decay);
         for _ in 0..steps {
@@ -76,7 +80,7 @@ proptest! {
         parameters[1].sum(Kind::Double).backward();
         adam.step();
         let first_step = |x: f64| {
-            let mut adam = ScalarAdam { x, m: 0.0, v: 0.0, t: 0 };
+            let mut adam = ScalarAdam::new(x);
             adam.step(1.0, 0.1, 0.3);
             adam.x
         };
@@ -95,7 +99,7 @@ proptest! {
             let last_improvement = (0..=i).rev().find(|&j| improves(j)).expect("the first evaluation improves");
             let expected = match i - last_improvement {
                 0 => Step::Improved,
-                n if n >= stopping_step + 1 => Step::Stop,
+                n if n > stopping_step => Step::Stop,
                 _ => Step::Continue,
             };
             prop_assert_eq!(rule.update(score), expected, "evaluation {}", i);
