@@ -39,11 +39,7 @@ pub fn run(args: EvaluateArgs, overrides: &[(String, String)], json: bool) -> Re
         output::print_json(&object)?;
         return Ok(Outcome::Holds);
     }
-    let mut columns = Vec::new();
-    for (name, result) in &results {
-        columns.push((*name, &result.metrics));
-        columns.extend(result.worst_order.iter().map(|worst| ("worst order of ties", worst)));
-    }
+    let columns: Vec<_> = results.iter().flat_map(|(name, result)| output::columns(name, result)).collect();
     output::print(&format!(
         "{}, epoch {}\n\n{}",
         path.display(),

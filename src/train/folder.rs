@@ -45,7 +45,9 @@ impl RunFolder {
         let file = |name: &str| append(&path.join(name));
         let (log, losses, metrics) = (file("log.txt")?, file("losses.tsv")?, file("metrics.jsonl")?);
         let mut folder = Self { log, losses, metrics, path };
-        folder.loss_line(&format!("epoch\tbatch\ttotal\titem\t{}", config.data.selected_features.join("\t")))?;
+        let attributes = config.data.selected_features.iter().map(String::as_str);
+        let header: Vec<&str> = ["epoch", "batch", "total", "item"].into_iter().chain(attributes).collect();
+        folder.loss_line(&header.join("\t"))?;
         folder.write_json("environment.json", &Environment::here(config))?;
         Ok(folder)
     }
@@ -67,8 +69,9 @@ impl RunFolder {
     /// Appends the losses of a batch to `losses.tsv`, in the shortest form that tells any two float32 values apart.
     pub fn losses(&mut self, epoch: usize, batch: usize, losses: &BatchLosses) -> Result<()> {
         let BatchLosses { total, item, attributes } = losses;
-        let values = [total, item].into_iter().chain(attributes).map(|&loss| (loss as f32).to_string());
-        self.loss_line(&format!("{epoch}\t{batch}\t{}", values.collect::<Vec<_>>().join("\t")))
+        let losses = [total, item].into_iter().chain(attributes).map(|&loss| (loss as f32).to_string());
+        let line: Vec<String> = [epoch, batch].iter().map(usize::to_string).chain(losses).collect();
+        self.loss_line(&line.join("\t"))
     }
 
     fn loss_line(&mut self, line: &str) -> Result<()> {
