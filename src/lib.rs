@@ -1,4 +1,28 @@
-//! DIF-SR in Rust on libtorch, and the harness that proves that it is DIF-SR.
+//! DIF-SR (Xie, Zhou, Kim: *Decoupled Side Information Fusion for Sequential Recommendation*, SIGIR 2022) on libtorch, and
+//! the harness that proves that it is DIF-SR.
+//!
+//! Data flows through the modules in one direction, each arrow one type:
+//!
+//! ```text
+//! RecBole YAML ─► config::RunConfig ───────────────────────────────────────┐
+//! *.inter *.item ─► data::Dataset ─► data::Splits ─► data::Batch ─► model ─┴► train::fit ─► train::Checkpoint
+//!                                                                              │
+//!                                        eval::Ranking ─► eval::MetricValues ◄─┘ ─► verdict::Verdict
+//! golden/ ─► golden::Case ─► golden::verify
+//! ```
+//!
+//! A module knows those to its left. [`tensors`] reads and writes named tensors for all of them.
+//!
+//! The model is the authors' model if it computes what theirs computed:
+//!
+//! ```
+//! use dif_sr::golden::{Case, verify};
+//!
+//! let case = Case::load("golden/gate".as_ref())?;
+//! let report = verify(&case)?;
+//! assert!(report.holds());
+//! # Ok::<(), dif_sr::Error>(())
+//! ```
 
 pub mod config;
 pub mod data;

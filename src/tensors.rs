@@ -70,7 +70,9 @@ pub fn write(path: &Path, tensors: &[(String, Tensor)], metadata: HashMap<String
         .map(|((name, _), (bytes, shape, dtype))| Ok((name, TensorView::new(*dtype, shape.clone(), bytes)?)))
         .collect::<Result<Vec<_>, _>>()
         .map_err(unwritable)?;
-    replace(path, &serialize(views, Some(metadata)).map_err(unwritable)?)
+    // safetensors 0.8 writes a header that it cannot read for metadata without entries and no tensors.
+    let metadata = Some(metadata).filter(|metadata| !metadata.is_empty());
+    replace(path, &serialize(views, metadata).map_err(unwritable)?)
 }
 
 /// Replaces a file's content: written beside it, flushed to the disk, then renamed over it.

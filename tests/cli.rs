@@ -73,13 +73,13 @@ fn train_leaves_all_evidence_and_evaluate_finds_the_same_metrics() {
     let output = trained(folder.path());
     assert!(stdout(&output).contains("best epoch"), "{}", stdout(&output));
     let run = folder.path().join("run");
-    for file in
-        ["best.safetensors", "config.yaml", "environment.json", "log.txt", "metrics.jsonl", "ranks.tsv", "result.json"]
-    {
+    for file in ["best.safetensors", "config.yaml", "environment.json", "ranks.tsv", "result.json"] {
         assert!(run.join(file).metadata().is_ok_and(|m| m.len() > 0), "{file}");
     }
     let log = fs::read_to_string(run.join("log.txt")).expect("a log");
     assert_eq!(stderr(&output), log, "piped, the log goes to standard error line by line");
+    let losses = fs::read_to_string(run.join("losses.tsv")).expect("losses");
+    assert!(losses.starts_with("epoch\tbatch\ttotal\titem\ttags\n0\t1\t"), "{losses}");
     assert_eq!(fs::read_to_string(run.join("ranks.tsv")).expect("ranks").lines().count(), 61);
     assert_eq!(fs::read_to_string(run.join("metrics.jsonl")).expect("metrics").lines().count(), 6);
 

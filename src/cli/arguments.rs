@@ -89,13 +89,11 @@ fn flags(command: &Command) -> Vec<String> {
 
 /// Prints clap's message; for a configuration key without `=`, says how to write it.
 pub fn usage(error: &clap::Error) -> ExitCode {
-    if let Some(ContextValue::String(flag)) = error.get(ContextKind::InvalidArg) {
-        if let Some(key) = key_names().find(|key| flag.strip_prefix("--") == Some(key)) {
-            return output::fail(
-                &Error::new(format!("expected a value joined by `=`, found `--{key}` alone"))
-                    .hint(format!("write --{key}=value")),
-            );
-        }
+    if let Some(ContextValue::String(flag)) = error.get(ContextKind::InvalidArg)
+        && let Some(key) = key_names().find(|key| flag.strip_prefix("--") == Some(key))
+    {
+        let problem = format!("expected a value joined by `=`, found `--{key}` alone");
+        return output::fail(&Error::new(problem).hint(format!("write --{key}=value")));
     }
     // Help and version are no errors; whether they could be printed is of no interest any more.
     let _ = error.print();

@@ -26,13 +26,20 @@ pub fn run(args: EvaluateArgs, overrides: &[(String, String)], json: bool) -> Re
     let mut evaluate = |rows: &dif_sr::data::Rows| {
         evaluate_rows(&config, model, rows, |done| progress.testing(done, rows.n())).map(|(_, result)| result)
     };
-    let (valid, test) = (evaluate(&splits.valid)?, evaluate(&splits.test)?);
+    let mut results = Vec::new();
+    for (name, rows) in [("valid", &splits.valid), ("test", &splits.test)] {
+        // A data set without users of enough interactions has no such rows.
+        if rows.n() > 0 {
+            results.push((name, evaluate(rows)?));
+        }
+    }
     if json {
-        output::print_json(&json!({ "checkpoint": path, "epoch": checkpoint.epoch, "valid": valid, "test": test }))?;
+        let mut object = json!({ "checkpoint": path, "epoch": checkpoint.epoch });
+        results.iter().for_each(|(name, result)| object[name] = json!(result));
+        output::print_json(&object)?;
         return Ok(Outcome::Holds);
     }
-    let mut columns = vec![("valid", &valid.metrics), ("test", &test.metrics)];
-    columns.extend(test.worst_order.iter().map(|worst| ("test, worst order of ties", worst)));
+    let columns: Vec<_> = results.iter().flat_map(|(name, result)| output::columns(name, result)).collect();
     output::print(&format!(
         "{}, epoch {}\n\n{}",
         path.display(),

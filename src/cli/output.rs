@@ -5,6 +5,7 @@ use std::io::{ErrorKind, Write, stdout};
 use std::process::ExitCode;
 
 use dif_sr::eval::MetricValues;
+use dif_sr::train::TestResult;
 use dif_sr::{Error, Result};
 use serde::Serialize;
 
@@ -48,6 +49,12 @@ pub fn table(rows: &[Vec<String>]) -> String {
         cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
     };
     rows.iter().map(line).collect::<Vec<_>>().join("\n")
+}
+
+/// A split's metrics, and beside them, if there are ties, those under the worst order of tied items.
+pub fn columns<'a>(split: &'a str, result: &'a TestResult) -> impl Iterator<Item = (&'a str, &'a MetricValues)> {
+    let worst = result.worst_order.iter().map(|worst| ("worst order of ties", worst));
+    std::iter::once((split, &result.metrics)).chain(worst)
 }
 
 /// A metrics table: a row for each metric, a column for each named result.

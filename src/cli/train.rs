@@ -23,8 +23,8 @@ pub fn run(args: TrainArgs, overrides: &[(String, String)], json: bool) -> Resul
 
 /// The result for a reader.
 fn summary(config: &RunConfig, folder: &RunFolder, result: &RunResult) -> String {
-    let test = ("test", &result.test.metrics);
-    let columns: Vec<_> = result.best_valid.iter().map(|valid| ("valid", valid)).chain([test]).collect();
+    let mut columns: Vec<_> = result.best_valid.iter().map(|valid| ("valid", valid)).collect();
+    columns.extend(output::columns("test", &result.test));
     format!(
         "{} on {}: best epoch {} of {}\n\n{}\n\nrun folder: {}",
         result.model,

@@ -33,6 +33,12 @@ impl Case {
         let features = (shape.attributes.iter())
             .map(|attribute| {
                 let ids = file.take(tensors_path, &format!("in.item_feat.{}", attribute.name))?;
+                if ids.size().first() != Some(&shape.n_items) || ids.numel() == 0 {
+                    let problem = format!("expected shape [{}, S], found {:?}", shape.n_items, ids.size());
+                    return Err(Error::new(problem)
+                        .at(tensors_path)
+                        .tensor(format!("in.item_feat.{}", attribute.name)));
+                }
                 let ids = ids.view([shape.n_items, -1]);
                 check_range(&ids, 0, attribute.vocab - 1, tensors_path, &attribute.name)?;
                 Ok(ItemFeature { name: attribute.name.clone(), kind: attribute.kind, vocab: attribute.vocab, ids })

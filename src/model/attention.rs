@@ -8,6 +8,17 @@ use super::init::{layer_norm, linear};
 use super::{Dropout, FusionLayer, Tree};
 use crate::config::ModelConfig;
 
+/// What enters the attention scores of every layer beside the items' stream, unchanged from layer to layer.
+#[derive(Debug)]
+pub struct SideStreams {
+    /// Attribute i: `[B, L, d_i]`.
+    pub attributes: Vec<Tensor>,
+    /// `[B, L, H]`.
+    pub position: Tensor,
+    /// `[B, 1, L, L]`: 0 where a query may see a key, −10000 elsewhere.
+    pub mask: Tensor,
+}
+
 /// What one attention block computes on the way.
 #[derive(Debug)]
 pub struct AttentionOutput {
@@ -72,25 +83,18 @@ impl Attention {
     /// Fuses the streams' scores and mixes the item values.
     ///
     /// # Shapes
-    /// hidden and position `[B, L, H]`, attribute i `[B, L, d_i]`, mask `[B, 1, L, L]` (0 or −10000)
-    pub fn forward(
-        &self,
-        hidden: &Tensor,
-        attributes: &[Tensor],
-        position: &Tensor,
-        mask: &Tensor,
-        train: bool,
-    ) -> AttentionOutput {
+    /// hidden `[B, L, H]`
+    pub fn forward(&self, hidden: &Tensor, side: &SideStreams, train: bool) -> AttentionOutput {
         let query = self.split(&self.query.forward(hidden));
         let key = self.split(&self.key.forward(hidden));
         let value = self.split(&self.value.forward(hidden));
-        let query_p = self.split(&self.query_p.forward(position));
-        let key_p = self.split(&self.key_p.forward(position));
+        let query_p = self.split(&self.query_p.forward(&side.position));
+        let key_p = self.split(&self.key_p.forward(&side.position));
         let head_size = query.size()[3];
 
         let item_scores = query.matmul(&key.transpose(-1, -2));
         let position_scores = query_p.matmul(&key_p.transpose(-1, -2));
-        let attribute_scores: Vec<Tensor> = (self.query_layers.iter().zip(&self.key_layers).zip(attributes))
+        let attribute_scores: Vec<Tensor> = (self.query_layers.iter().zip(&self.key_layers).zip(&side.attributes))
             .map(|((query, key), attribute)| {
                 let query = self.split(&query.forward(attribute));
                 let key = self.split(&key.forward(attribute));
@@ -100,7 +104,7 @@ impl Attention {
 
         let fused_scores = self.fusion_layer.forward(&attribute_scores, &item_scores, &position_scores);
         // Known behaviour: the item head size scales all streams, whatever the attributes' head size.
-        let scores = &fused_scores / (head_size as f64).sqrt() + mask;
+        let scores = &fused_scores / (head_size as f64).sqrt() + &side.mask;
         let probs = scores.softmax(-1, None::<Kind>);
         let context = self.attn_dropout.forward(&probs, train).matmul(&value);
         let context = context.permute([0, 2, 1, 3]).contiguous().view_as(hidden);

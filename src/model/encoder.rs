@@ -2,7 +2,7 @@
 
 use tch::{Tensor, nn};
 
-use super::{Attention, AttentionOutput, FeedForward, Tree};
+use super::{Attention, AttentionOutput, FeedForward, SideStreams, Tree};
 use crate::config::ModelConfig;
 
 /// What one layer computes on the way.
@@ -31,15 +31,8 @@ impl Layer {
 
     /// # Shapes
     /// As [`Attention::forward`].
-    pub fn forward(
-        &self,
-        hidden: &Tensor,
-        attributes: &[Tensor],
-        position: &Tensor,
-        mask: &Tensor,
-        train: bool,
-    ) -> LayerOutput {
-        let attention = self.multi_head_attention.forward(hidden, attributes, position, mask, train);
+    pub fn forward(&self, hidden: &Tensor, side: &SideStreams, train: bool) -> LayerOutput {
+        let attention = self.multi_head_attention.forward(hidden, side, train);
         let output = self.feed_forward.forward(&attention.output, train);
         LayerOutput { attention, output }
     }
@@ -72,18 +65,11 @@ impl Encoder {
     ///
     /// # Shapes
     /// As [`Attention::forward`].
-    pub fn forward(
-        &self,
-        hidden: &Tensor,
-        attributes: &[Tensor],
-        position: &Tensor,
-        mask: &Tensor,
-        train: bool,
-    ) -> Vec<LayerOutput> {
+    pub fn forward(&self, hidden: &Tensor, side: &SideStreams, train: bool) -> Vec<LayerOutput> {
         let mut outputs: Vec<LayerOutput> = Vec::with_capacity(self.layer.len());
         for layer in &self.layer {
             let hidden = outputs.last().map_or(hidden, |below| &below.output);
-            outputs.push(layer.forward(hidden, attributes, position, mask, train));
+            outputs.push(layer.forward(hidden, side, train));
         }
         outputs
     }

@@ -18,7 +18,7 @@ mod predictor;
 mod sasrecd;
 mod tree;
 
-pub use attention::{Attention, AttentionOutput};
+pub use attention::{Attention, AttentionOutput, SideStreams};
 pub use dropout::Dropout;
 pub use embedding::{FeatureSeqEmbLayer, ItemFeature};
 pub use encoder::{Encoder, Layer, LayerOutput};

@@ -6,7 +6,7 @@ use tch::nn::{self, Module, VarStore};
 use tch::{Device, Kind, Reduction, Tensor, no_grad};
 
 use super::init::{embedding, initialize, layer_norm};
-use super::{AttributePredictor, Dropout, Encoder, FeatureSeqEmbLayer, ItemFeature, LayerOutput, Tree};
+use super::{AttributePredictor, Dropout, Encoder, FeatureSeqEmbLayer, ItemFeature, LayerOutput, SideStreams, Tree};
 use crate::config::{Loss, ModelConfig, Predictor};
 use crate::data::Batch;
 use crate::tensors::TensorFile;
@@ -122,13 +122,13 @@ impl SasRecD {
         // Looked up for every row, although all rows are equal: the gradient's rounding depends on it.
         let position = Tensor::arange(length, (Kind::Int64, item_seq.device())).unsqueeze(0).expand_as(item_seq);
         let position = self.position_embedding.forward(&position);
-        let attributes: Vec<Tensor> = (self.feature_embed_layer_list.iter().zip(&self.features))
+        let attributes = (self.feature_embed_layer_list.iter().zip(&self.features))
             .map(|(layer, feature)| layer.forward(&feature.of(item_seq)))
             .collect();
 
         let hidden = self.dropout.forward(&self.layer_norm.forward(&item), train);
-        let mask = attention_mask(item_seq, hidden.kind());
-        let layers = self.trm_encoder.forward(&hidden, &attributes, &position, &mask, train);
+        let side = SideStreams { attributes, position, mask: attention_mask(item_seq, hidden.kind()) };
+        let layers = self.trm_encoder.forward(&hidden, &side, train);
         let output = layers.last().map_or(&hidden, |layer| &layer.output);
         let seq_output = last_position(output, item_seq_len);
         Encoded { layers, seq_output }

@@ -46,8 +46,10 @@ impl Tree {
 
     /// PyTorch's `ModuleList` or `Sequential`: children named by their position.
     pub(super) fn list(class: &str, children: impl IntoIterator<Item = Tree>) -> Self {
-        let children = children.into_iter().enumerate().map(|(i, tree)| (i.to_string(), tree)).collect();
-        Self { label: class.to_owned(), leaf: Leaf::Inert, children }
+        let children: Vec<_> = children.into_iter().enumerate().map(|(i, tree)| (i.to_string(), tree)).collect();
+        // PyTorch writes brackets after the class of a list even if nothing stands in them.
+        let label = if children.is_empty() { format!("{class}()") } else { class.to_owned() };
+        Self { label, leaf: Leaf::Inert, children }
     }
 
     /// A module without parameters.
@@ -134,7 +136,7 @@ impl fmt::Display for Tree {
 }
 
 /// A float as Python prints it: exponents have at least two digits and are used below 1e-4.
-fn python(x: f64) -> String {
+pub(super) fn python(x: f64) -> String {
     if x != 0.0 && x.abs() < 1e-4 {
         let text = format!("{x:e}");
         let (mantissa, exponent) = text.split_once("e-").expect("a number below 1 has a negative exponent");

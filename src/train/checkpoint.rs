@@ -8,9 +8,9 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
-use tch::Kind;
+use tch::{Kind, Tensor};
 
-use crate::config::{AttributeKind, RunConfig};
+use crate::config::{AttributeKind, Fusion, RunConfig};
 use crate::data::Dataset;
 use crate::model::{ItemFeature, SasRecD};
 use crate::tensors::{TensorFile, write};
@@ -98,9 +98,16 @@ impl Checkpoint {
                 Ok(ItemFeature { name: attribute.name.clone(), kind: attribute.kind, vocab, ids })
             })
             .collect::<Result<Vec<_>>>()?;
+        check_sizes(&config, items.len(), &file, path)?;
         let length = config.data.max_item_list_length as i64;
         let mut model = SasRecD::new(&config.model, items.len() as i64, length, features, Kind::Float);
         model.load(path, &mut file, "")?;
+        if let Some(name) = file.tensors.keys().next() {
+            return Err(Error::new("expected the model's tensors alone, found one that it does not have")
+                .at(path)
+                .tensor(name)
+                .hint("the file belongs to another configuration"));
+        }
         Ok(Self { config, model, items, attributes, epoch })
     }
 
@@ -143,6 +150,41 @@ impl AttributeTokens {
             .map(|a| Self { name: a.name.clone(), kind: a.kind, tokens: a.vocab.iter().map(str::to_owned).collect() })
             .collect()
     }
+}
+
+/// Holds the sizes that the configuration names against the tensors, before memory is asked for in those sizes.
+fn check_sizes(config: &RunConfig, n_items: usize, file: &TensorFile, path: &Path) -> Result<()> {
+    let model = &config.model;
+    let (h, length) = (model.hidden_size, config.data.max_item_list_length as i64);
+    let streams = 2 + model.attribute_hidden_size.len() as i64;
+    let mut expected = vec![
+        ("item_embedding.weight".to_owned(), [n_items as i64, h]),
+        ("position_embedding.weight".to_owned(), [length, h]),
+    ];
+    for k in 0..model.n_layers {
+        let mut layer = |name: &str, shape| expected.push((format!("trm_encoder.layer.{k}.{name}.weight"), shape));
+        layer("feed_forward.dense_1", [model.inner_size, h]);
+        layer("multi_head_attention.query", [h, h]);
+        for (i, &size) in model.attribute_hidden_size.iter().enumerate() {
+            layer(&format!("multi_head_attention.query_layers.{i}"), [size, size]);
+        }
+        match model.fusion_type {
+            Fusion::Sum => {}
+            Fusion::Concat => layer("multi_head_attention.fusion_layer", [length, streams * length]),
+            Fusion::Gate => layer("multi_head_attention.fusion_layer.projection.0", [length, length]),
+        }
+    }
+    for (name, shape) in expected {
+        let found = file.tensors.get(&name).map(Tensor::size);
+        if found.as_deref() != Some(&shape) {
+            let found = found.map_or("none".to_owned(), |found| format!("{found:?}"));
+            return Err(Error::new(format!("expected shape {shape:?}, found {found}"))
+                .at(path)
+                .tensor(name)
+                .hint("the file belongs to another configuration or data set"));
+        }
+    }
+    Ok(())
 }
 
 fn json(value: &impl Serialize) -> String {

@@ -6,17 +6,19 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
+use super::BatchLosses;
 use super::environment::Environment;
 use crate::config::RunConfig;
 use crate::tensors::replace;
 use crate::{Error, Result};
 
-/// A folder with `config.yaml`, `environment.json`, `log.txt`, `metrics.jsonl`, `best.safetensors`, `ranks.tsv` and
-/// `result.json`.
+/// A folder with `config.yaml`, `environment.json`, `log.txt`, `losses.tsv`, `metrics.jsonl`, `best.safetensors`,
+/// `ranks.tsv` and `result.json`.
 #[derive(Debug)]
 pub struct RunFolder {
     path: PathBuf,
     log: File,
+    losses: File,
     metrics: File,
 }
 
@@ -40,7 +42,12 @@ impl RunFolder {
                 .hint("choose another place with --out: runs are never overwritten"));
         }
         replace(&path.join("config.yaml"), config.to_yaml().as_bytes())?;
-        let folder = Self { log: append(&path.join("log.txt"))?, metrics: append(&path.join("metrics.jsonl"))?, path };
+        let file = |name: &str| append(&path.join(name));
+        let (log, losses, metrics) = (file("log.txt")?, file("losses.tsv")?, file("metrics.jsonl")?);
+        let mut folder = Self { log, losses, metrics, path };
+        let attributes = config.data.selected_features.iter().map(String::as_str);
+        let header: Vec<&str> = ["epoch", "batch", "total", "item"].into_iter().chain(attributes).collect();
+        folder.loss_line(&header.join("\t"))?;
         folder.write_json("environment.json", &Environment::here(config))?;
         Ok(folder)
     }
@@ -57,6 +64,18 @@ impl RunFolder {
     /// Appends a line to `log.txt`.
     pub fn log(&mut self, line: &str) -> Result<()> {
         writeln!(self.log, "{line}").map_err(|e| Error::io(self.path.join("log.txt"), "append to the log", e))
+    }
+
+    /// Appends the losses of a batch to `losses.tsv`, in the shortest form that tells any two float32 values apart.
+    pub fn losses(&mut self, epoch: usize, batch: usize, losses: &BatchLosses) -> Result<()> {
+        let BatchLosses { total, item, attributes } = losses;
+        let losses = [total, item].into_iter().chain(attributes).map(|&loss| (loss as f32).to_string());
+        let line: Vec<String> = [epoch, batch].iter().map(usize::to_string).chain(losses).collect();
+        self.loss_line(&line.join("\t"))
+    }
+
+    fn loss_line(&mut self, line: &str) -> Result<()> {
+        writeln!(self.losses, "{line}").map_err(|e| Error::io(self.path.join("losses.tsv"), "append losses", e))
     }
 
     /// Appends a JSON line to `metrics.jsonl`.

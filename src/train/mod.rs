@@ -16,4 +16,4 @@ pub use device::{device, load_cuda};
 pub use early_stopping::{EarlyStopping, Step};
 pub use fit::{BatchLosses, Event, Fitted, fit};
 pub use folder::RunFolder;
-pub use run::{Prepared, Report, RunResult, evaluate_rows, run, set_up};
+pub use run::{Prepared, Report, RunResult, TestResult, evaluate_rows, run, set_up};

@@ -7,13 +7,13 @@ use serde_json::json;
 use tch::Device;
 
 use super::{BatchLosses, Checkpoint, Event, Fitted, RunFolder, device, fit};
-use crate::Result;
 use crate::config::{Loss, RunConfig};
 use crate::data::split::split;
 use crate::data::{Dataset, RowTensors, Rows, Splits, Summary};
 use crate::eval::{MetricValues, Ranking, rank};
 use crate::model::{ItemFeature, SasRecD};
 use crate::tensors::replace;
+use crate::{Error, Result};
 
 /// Where a run's words go besides its folder.
 pub trait Report {
@@ -43,6 +43,13 @@ impl Prepared {
         let device = set_up(config)?;
         let dataset = Dataset::load(&config.data)?;
         let splits = split(&dataset, &config.data)?;
+        if splits.test.n() == 0 {
+            return Err(Error::new(
+                "expected users with at least three interactions, found none: nothing can be tested",
+            )
+            .at(&config.data.data_path)
+            .hint("check the filters with `dif-sr data inspect`"));
+        }
         tch::manual_seed(config.run.seed);
         let features = dataset.attributes.iter().map(|a| ItemFeature::new(a, Device::Cpu)).collect();
         let length = config.data.max_item_list_length as i64;
@@ -159,7 +166,7 @@ pub fn run(
 
 /// What RecBole logs before the first epoch.
 fn introduce(config: &RunConfig, dataset: &Dataset, model: &SasRecD, log: &mut Log) -> Result<()> {
-    log.say(&format!("{}\n{}", config.data.dataset, Summary::new(dataset)))?;
+    log.say(&Summary::new(dataset).to_string())?;
     let sampling = match config.model.loss_type {
         Loss::Ce => "None",
         Loss::Bpr => "{'uniform': 1}",
@@ -182,7 +189,8 @@ fn train(config: &RunConfig, dataset: &Dataset, splits: &Splits, model: &SasRecD
     let fitted = fit(config, model, splits, |event| {
         log.report.event(&event);
         match event {
-            Event::Batch { .. } | Event::Evaluating { .. } => Ok(()),
+            Event::Batch { epoch, batch, losses, .. } => log.folder.losses(epoch, batch, losses),
+            Event::Evaluating { .. } => Ok(()),
             Event::Epoch { epoch, losses, seconds } => {
                 let BatchLosses { total, item, attributes } = losses;
                 log.folder.metrics(&json!({

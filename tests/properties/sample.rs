@@ -1,0 +1,267 @@
+//! Random small models and batches, each a pure function of its shape and seed.
+
+use dif_sr::config::*;
+use dif_sr::data::Batch;
+use dif_sr::golden::{Tolerance, compare};
+use dif_sr::model::{ItemFeature, SasRecD};
+use proptest::prelude::*;
+use proptest::test_runner::TestCaseError;
+use tch::{Device, Kind, Tensor, no_grad};
+
+/// SplitMix64 (Steele, Lea and Flood 2014).
+pub struct Random(pub u64);
+
+impl Random {
+    pub fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// In (0, 1).
+    pub fn unit(&mut self) -> f64 {
+        ((self.next() >> 11) as f64 + 0.5) / (1u64 << 53) as f64
+    }
+
+    /// In `low..high`.
+    pub fn between(&mut self, low: i64, high: i64) -> i64 {
+        low + (self.unit() * (high - low) as f64) as i64
+    }
+
+    fn standard_normal(&mut self) -> f64 {
+        (-2.0 * self.unit().ln()).sqrt() * (std::f64::consts::TAU * self.unit()).cos()
+    }
+
+    /// float64 values from N(`mean`, `std`²).
+    pub fn normal(&mut self, shape: &[i64], mean: f64, std: f64) -> Tensor {
+        let n = shape.iter().product::<i64>();
+        let values: Vec<f64> = (0..n).map(|_| mean + std * self.standard_normal()).collect();
+        Tensor::from_slice(&values).view(shape)
+    }
+
+    /// int64 values in `low..high`.
+    pub fn ids(&mut self, shape: &[i64], low: i64, high: i64) -> Tensor {
+        let n = shape.iter().product::<i64>();
+        Tensor::from_slice(&(0..n).map(|_| self.between(low, high)).collect::<Vec<_>>()).view(shape)
+    }
+}
+
+/// The shape of an attribute: its kind, vocabulary, head size and width (1 for `token`).
+#[derive(Debug, Clone, Copy)]
+pub struct AttributeShape {
+    pub kind: AttributeKind,
+    pub vocab: i64,
+    pub head_size: i64,
+    pub width: i64,
+}
+
+/// All that a model and a batch follow from.
+#[derive(Debug, Clone)]
+pub struct Shape {
+    pub fusion: Fusion,
+    pub pooling: Pooling,
+    pub activation: Activation,
+    pub predictor: Predictor,
+    pub loss: Loss,
+    pub attributes: Vec<AttributeShape>,
+    pub layers: i64,
+    pub heads: i64,
+    pub head_size: i64,
+    pub inner: i64,
+    pub length: i64,
+    pub n_items: i64,
+    pub rows: i64,
+    pub seed: u64,
+}
+
+/// What the strategy may choose from.
+pub const FUSIONS: [Fusion; 3] = [Fusion::Sum, Fusion::Concat, Fusion::Gate];
+/// `max` pooling is left out where it is not named: its scores near 1e18 leave nothing exact (golden README).
+pub const SUM_OR_MEAN: [Pooling; 2] = [Pooling::Sum, Pooling::Mean];
+/// The activations that are smooth, and ReLU.
+const ACTIVATIONS: [Activation; 5] =
+    [Activation::Gelu, Activation::Swish, Activation::Tanh, Activation::Sigmoid, Activation::Relu];
+
+fn attribute() -> impl Strategy<Value = AttributeShape> {
+    let kind = prop_oneof![Just(AttributeKind::TokenSeq), Just(AttributeKind::Token)];
+    (kind, 2..6_i64, 1..4_i64, 1..4_i64).prop_map(|(kind, vocab, head_size, width)| {
+        let width = if kind == AttributeKind::Token { 1 } else { width };
+        AttributeShape { kind, vocab, head_size, width }
+    })
+}
+
+/// Shapes with a cross-entropy loss.
+pub fn shapes(fusions: &'static [Fusion], poolings: &'static [Pooling]) -> impl Strategy<Value = Shape> {
+    let choices = (
+        prop::sample::select(fusions),
+        prop::sample::select(poolings),
+        prop::sample::select(&ACTIVATIONS[..]),
+        prop_oneof![Just(Predictor::Linear), Just(Predictor::Not)],
+    );
+    // A LayerNorm over one or two values knows no more than their order, so that heads have at least three.
+    let sizes = (1..3_i64, 1..4_i64, 3..6_i64, 1..6_i64, 2..6_i64, 4..10_i64, 2..5_i64);
+    (choices, prop::collection::vec(attribute(), 0..3), sizes, any::<u64>()).prop_map(
+        |((fusion, pooling, activation, predictor), attributes, sizes, seed)| {
+            let (layers, heads, head_size, inner, length, n_items, rows) = sizes;
+            let loss = Loss::Ce;
+            Shape {
+                fusion,
+                pooling,
+                activation,
+                predictor,
+                loss,
+                attributes,
+                layers,
+                heads,
+                head_size,
+                inner,
+                length,
+                n_items,
+                rows,
+                seed,
+            }
+        },
+    )
+}
+
+impl Shape {
+    /// A generator for what a test draws besides model and batch.
+    pub fn random(&self) -> Random {
+        Random(self.seed ^ 0x5eed)
+    }
+
+    pub fn config(&self) -> ModelConfig {
+        let random = &mut Random(self.seed ^ 0xc0f);
+        ModelConfig {
+            n_layers: self.layers,
+            n_heads: self.heads,
+            hidden_size: self.heads * self.head_size,
+            inner_size: self.inner,
+            attribute_hidden_size: self.attributes.iter().map(|a| self.heads * a.head_size).collect(),
+            hidden_dropout_prob: 0.0,
+            attn_dropout_prob: 0.0,
+            hidden_act: self.activation,
+            layer_norm_eps: 1e-12,
+            initializer_range: 0.02,
+            fusion_type: self.fusion,
+            pooling_mode: self.pooling,
+            attribute_predictor: self.predictor,
+            lamdas: self.attributes.iter().map(|_| 0.5 + 5.0 * random.unit()).collect(),
+            loss_type: self.loss,
+        }
+    }
+
+    /// Attribute ids: item 0 has none, every other item at least one, and tokens may repeat.
+    pub fn features(&self) -> Vec<ItemFeature> {
+        let random = &mut Random(self.seed ^ 0xfea);
+        let ids = |shape: &AttributeShape, random: &mut Random| {
+            let ids = Tensor::zeros([self.n_items, shape.width], (Kind::Int64, Device::Cpu));
+            for item in 1..self.n_items {
+                let tokens = random.between(1, shape.width + 1);
+                ids.get(item).narrow(0, 0, tokens).copy_(&random.ids(&[tokens], 1, shape.vocab));
+            }
+            ids
+        };
+        let feature = |(i, shape): (usize, &AttributeShape)| ItemFeature {
+            name: format!("attribute{i}"),
+            kind: shape.kind,
+            vocab: shape.vocab,
+            ids: ids(shape, random),
+        };
+        self.attributes.iter().enumerate().map(feature).collect()
+    }
+
+    /// A float64 model whose every parameter is far from zero, so that every term shows.
+    pub fn model(&self) -> SasRecD {
+        self.model_of(Kind::Double)
+    }
+
+    pub fn model_of(&self, kind: Kind) -> SasRecD {
+        tch::set_num_threads(1);
+        let model = SasRecD::new(&self.config(), self.n_items, self.length, self.features(), kind);
+        let random = &mut Random(self.seed);
+        no_grad(|| {
+            for (name, mut parameter) in parameters_and_tables(&model) {
+                let (mean, std) = match name.as_str() {
+                    name if name.ends_with("LayerNorm.weight") => (1.0, 0.3),
+                    name if name.ends_with(".bias") => (0.0, 0.3),
+                    name if name.contains("embed") => (0.0, 1.0),
+                    _ => (0.0, 0.5),
+                };
+                parameter.copy_(&random.normal(&parameter.size(), mean, std));
+            }
+        });
+        model
+    }
+
+    /// Right-padded sequences of 1 to L items with a target and a negative item each; the first row is full and the
+    /// last has one item.
+    pub fn batch(&self) -> Batch {
+        let random = &mut Random(self.seed ^ 0xba7);
+        let (rows, length) = (self.rows, self.length);
+        let item_seq = Tensor::zeros([rows, length], (Kind::Int64, Device::Cpu));
+        let mut lengths: Vec<i64> = (0..rows).map(|_| random.between(1, length + 1)).collect();
+        lengths[0] = length;
+        lengths[rows as usize - 1] = 1;
+        for (row, &len) in lengths.iter().enumerate() {
+            item_seq.get(row as i64).narrow(0, 0, len).copy_(&random.ids(&[len], 1, self.n_items));
+        }
+        Batch {
+            user: Tensor::zeros([rows], (Kind::Int64, Device::Cpu)),
+            item_seq,
+            item_seq_len: Tensor::from_slice(&lengths),
+            pos_items: random.ids(&[rows], 1, self.n_items),
+            neg_items: Some(random.ids(&[rows], 1, self.n_items)),
+        }
+    }
+}
+
+/// What is trained and what is not, by name; writing to it changes the model.
+pub fn parameters_and_tables(model: &SasRecD) -> Vec<(String, Tensor)> {
+    model.named_parameters().into_iter().chain(model.named_tables()).collect()
+}
+
+/// A parameter by its `state_dict` name; writing to it changes the model.
+pub fn parameter(model: &SasRecD, name: &str) -> Tensor {
+    let found = model.named_parameters().into_iter().find(|(other, _)| other == name);
+    found.unwrap_or_else(|| panic!("no parameter is named {name}")).1
+}
+
+/// Zeroes weight and bias of every linear layer whose path in an attention block begins with one of `names`.
+pub fn silence(model: &SasRecD, names: &[&str]) {
+    for (path, mut parameter) in model.named_parameters() {
+        let inside = path.split_once("multi_head_attention.").map(|(_, rest)| rest);
+        if inside.is_some_and(|rest| names.iter().any(|name| rest.starts_with(&format!("{name}.")))) {
+            no_grad(|| _ = parameter.zero_());
+        }
+    }
+}
+
+/// All values, row-major.
+pub fn values(tensor: &Tensor) -> Vec<f64> {
+    Vec::try_from(tensor.detach().to_kind(Kind::Double).flatten(0, -1)).expect("one dimension of float64")
+}
+
+/// All ids, row-major.
+pub fn ids(tensor: &Tensor) -> Vec<i64> {
+    Vec::try_from(tensor.flatten(0, -1)).expect("one dimension of int64")
+}
+
+/// Fails unless both are equal within float64 rounding.
+pub fn equal(what: &str, ours: &Tensor, expected: &Tensor) -> Result<(), TestCaseError> {
+    close(what, ours, expected, Tolerance::FLOAT64)
+}
+
+/// Fails unless both are equal within `tolerance`.
+pub fn close(what: &str, ours: &Tensor, expected: &Tensor, tolerance: Tolerance) -> Result<(), TestCaseError> {
+    let comparison = compare(what, ours, expected, tolerance);
+    prop_assert!(comparison.holds(), "{comparison}");
+    Ok(())
+}
+
+/// The largest absolute difference.
+pub fn distance(a: &Tensor, b: &Tensor) -> f64 {
+    (a - b).abs().max().double_value(&[])
+}
