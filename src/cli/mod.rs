@@ -46,7 +46,11 @@ enum Command {
     ///
     /// The configuration is the checkpoint's own; --key=value changes it (--data_path=…).
     Evaluate(EvaluateArgs),
-    /// Hold the model to golden cases, folders with config.yaml and tensors.safetensors.
+    /// Hold the model, or another implementation's dump, to golden cases.
+    ///
+    /// A case is a folder with config.yaml and tensors.safetensors. With --against, what another implementation computed
+    /// on the case is compared with it, the first stage that departs is named, and the fault that reproduces its numbers
+    /// (docs/verify.md).
     Verify(VerifyArgs),
     /// Look at a data set.
     #[command(subcommand)]
@@ -96,6 +100,9 @@ struct VerifyArgs {
     /// Folders in the golden case format; files among them are passed over.
     #[arg(required = true, value_name = "DIR")]
     cases: Vec<PathBuf>,
+    /// A .safetensors file with tensors named as in the one DIR: any of them, in float32 or float64.
+    #[arg(long, value_name = "DUMP")]
+    against: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -139,7 +146,7 @@ impl Cli {
             Command::Reproduce(args) => reproduce::run(args, overrides, json),
             Command::Train(args) => train::run(args, overrides, json),
             Command::Evaluate(args) => evaluate::run(args, overrides, json),
-            Command::Verify(args) => verify::run(&args.cases, json),
+            Command::Verify(args) => verify::run(&args, json),
             Command::Data(DataCommand::Inspect(args)) => inspect::run(args, overrides, json),
         }
     }

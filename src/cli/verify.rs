@@ -1,21 +1,28 @@
 //! `dif-sr verify`
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use dif_sr::golden::{Case, CaseReport, verify};
+use dif_sr::golden::{AgainstReport, Case, CaseReport, Dump, Group, against, verify};
 use dif_sr::{Error, Result};
 
-use super::{Outcome, output};
+use super::{Outcome, VerifyArgs, output};
 
-pub fn run(paths: &[PathBuf], json: bool) -> Result<Outcome> {
+pub fn run(args: &VerifyArgs, json: bool) -> Result<Outcome> {
     // A glob over golden/ names its JSON files and README too.
-    let folders: Vec<&PathBuf> = paths.iter().filter(|path| !path.is_file()).collect();
+    let folders: Vec<&PathBuf> = args.cases.iter().filter(|path| !path.is_file()).collect();
     if folders.is_empty() {
         return Err(Error::new("expected folders with config.yaml and tensors.safetensors, found files alone")
             .hint("try `dif-sr verify golden/*`"));
     }
     // Small tensors: more threads cost more than they give, and one thread rounds alike everywhere.
     tch::set_num_threads(1);
+    if let Some(dump) = &args.against {
+        return match folders[..] {
+            [case] => run_against(dump, case, json),
+            _ => Err(Error::new(format!("expected one case beside --against, found {}", folders.len()))
+                .hint("name the case that the dump was computed on")),
+        };
+    }
     let mut reports = Vec::new();
     for folder in folders {
         let report = verify(&Case::load(folder)?)?;
@@ -35,17 +42,44 @@ pub fn run(paths: &[PathBuf], json: bool) -> Result<Outcome> {
     Ok(if failed.is_empty() { Outcome::Holds } else { Outcome::DoesNotHold })
 }
 
-/// A line for each group: how many tensors, and the largest error beside what is allowed.
-fn text(report: &CaseReport) -> String {
-    let mut rows = vec![];
-    for group in &report.groups {
-        let verdict = if group.worst.holds() { "pass".to_owned() } else { format!("FAIL {}", group.worst) };
-        let (error, allowed) = group.worst.error_and_bound();
-        let numbers = [format!("{error:.1e}"), "of".to_owned(), format!("{allowed:.1e}")];
-        let mut row = vec![format!("  {}", group.name), group.tensors.to_string()];
-        row.extend(numbers);
-        row.push(verdict);
-        rows.push(row);
+fn run_against(dump: &Path, case: &Path, json: bool) -> Result<Outcome> {
+    let report = against(&Case::load(case)?, &Dump::read(dump)?)?;
+    if json {
+        output::print_json(&report)?;
+    } else {
+        output::print(&text_against(&report))?;
     }
-    format!("{}\n{}\n", report.case, output::table(&rows))
+    Ok(if report.holds { Outcome::Holds } else { Outcome::DoesNotHold })
+}
+
+/// A line for each stage: how many tensors, and the largest error beside what is allowed.
+fn text(report: &CaseReport) -> String {
+    format!("{}\n{}\n", report.case, stages(&report.groups, |group| format!("FAIL {}", group.worst)))
+}
+
+/// The stages, what was not compared, and the first departure.
+fn text_against(report: &AgainstReport) -> String {
+    let mut lines = vec![format!("{}, held to {} in {}", report.dump.display(), report.case, report.precision)];
+    lines.push(stages(&report.stages, |_| "departs".to_owned()));
+    let listed = |what: &str, names: Vec<String>| {
+        if names.is_empty() { None } else { Some(format!("  {what}: {}", names.join(", "))) }
+    };
+    lines.extend(listed("not in the dump", report.not_dumped.iter().map(ToString::to_string).collect()));
+    lines.extend(listed("not in the case, passed over", report.unknown.clone()));
+    lines.push(match &report.departure {
+        Some(departure) => format!("\n{departure}"),
+        None => "\npass: every tensor of the dump is within tolerance".to_owned(),
+    });
+    lines.join("\n")
+}
+
+fn stages(groups: &[Group], broken: impl Fn(&Group) -> String) -> String {
+    let mut rows = vec![["  stage", "tensors", "error", "allowed", "verdict"].map(str::to_owned).into()];
+    for group in groups {
+        let (error, allowed) = group.worst.error_and_bound();
+        let verdict = if group.worst.holds() { "pass".to_owned() } else { broken(group) };
+        let numbers = [group.tensors.to_string(), format!("{error:.1e}"), format!("{allowed:.1e}"), verdict];
+        rows.push([vec![format!("  {}", group.name)], numbers.into()].concat());
+    }
+    output::table(&rows)
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use tch::{Device, Kind, Tensor};
 
-use crate::config::{CaseShape, Loss, ModelConfig};
+use crate::config::{AttributeKind, CaseShape, Loss, ModelConfig};
 use crate::data::Batch;
 use crate::model::{ItemFeature, SasRecD};
 use crate::tensors::TensorFile;
@@ -66,6 +66,35 @@ impl Case {
                 .hint("rename or remove it: an unknown tensor would go unchecked"));
         }
         Ok(Self { path: path.to_path_buf(), shape, model, batch, expected })
+    }
+
+    /// The folder's name.
+    pub fn name(&self) -> String {
+        self.path.file_name().unwrap_or(self.path.as_os_str()).to_string_lossy().into_owned()
+    }
+
+    /// What the case was computed in.
+    pub fn kind(&self) -> Kind {
+        self.model.named_parameters().first().map_or(Kind::Double, |(_, parameter)| parameter.kind())
+    }
+
+    /// Every tensor of the case under its name: inputs, initial parameters and what the reference computed.
+    pub fn tensors(&self) -> BTreeMap<String, Tensor> {
+        let Batch { item_seq, item_seq_len, pos_items, neg_items, .. } = &self.batch;
+        let batch = [("item_seq", item_seq), ("item_seq_len", item_seq_len), ("pos_items", pos_items)].into_iter();
+        let batch = batch.chain(neg_items.as_ref().map(|items| ("neg_items", items)));
+        let mut all: BTreeMap<_, _> = batch.map(|(name, t)| (format!("in.{name}"), t.shallow_clone())).collect();
+        for feature in self.model.features() {
+            let ids = match feature.kind {
+                AttributeKind::Token => feature.ids.flatten(0, -1),
+                AttributeKind::TokenSeq => feature.ids.shallow_clone(),
+            };
+            all.insert(format!("in.item_feat.{}", feature.name), ids);
+        }
+        let parameters = self.model.named_parameters().into_iter().chain(self.model.named_tables());
+        all.extend(parameters.map(|(name, parameter)| (format!("param.{name}"), parameter.detach())));
+        all.extend(self.expected.iter().map(|(name, tensor)| (name.clone(), tensor.shallow_clone())));
+        all
     }
 }
 

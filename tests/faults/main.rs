@@ -1,0 +1,384 @@
+//! Does the harness notice? Faults that re-implementations of DIF-SR really have, each planted in an implementation of its
+//! own, and the check that catches it. The table is in docs/verify.md.
+
+#[path = "../common/mod.rs"]
+mod common;
+mod implementation;
+mod pipeline;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use common::{AMAZON_BEAUTY, ML_100K, root};
+use dif_sr::data::Dataset;
+use dif_sr::eval::Ranking;
+use dif_sr::golden::{AgainstReport, Case, Cause, Dump, Fault, Stage, against};
+use dif_sr::tensors::{TensorFile, write};
+use dif_sr::train::Prepared;
+use implementation::{Implementation, Planted};
+use tch::{Kind, Tensor};
+
+/// The cases that the second implementation covers.
+const COVERED: [&str; 13] = [
+    "gate",
+    "concat",
+    "sum",
+    "gate_two_attributes",
+    "concat_two_attributes",
+    "sum_two_attributes",
+    "mean_pooling",
+    "act_relu",
+    "act_swish",
+    "act_tanh",
+    "act_sigmoid",
+    "no_predictor",
+    "long_sequence",
+];
+
+/// Those in which every fault is planted: one of each sort.
+const PLANTED_IN: [&str; 6] = ["gate", "concat", "sum", "gate_two_attributes", "mean_pooling", "no_predictor"];
+
+/// Each planted fault with its name, and the stage of `gate` that must depart first.
+const MODEL_FAULTS: [(Planted, &str, &str); 11] = [
+    (Planted::ScaleByAttributeHeadSize, "scale by the attribute head size", "layer 0: attention probabilities"),
+    (Planted::MaskBeforeFusion, "mask before fusion", "layer 0: fused scores"),
+    (Planted::AttributeTableTrained, "train the attribute table", "optimizer steps"),
+    (Planted::PaddingRowZeroed, "zero the padding row", "embedding"),
+    (Planted::PositionAddedToInput, "position added to the input", "layer 0: fused scores"),
+    (Planted::OffByOneGather, "off-by-one in the last-position gather", "sequence output"),
+    (Planted::LeftPadding, "left padding", "layer 0: fused scores"),
+    (Planted::LabelClippedTo1, "label clipping to 1", "losses"),
+    (Planted::Index0InAttributeLoss, "index 0 in the attribute loss", "losses"),
+    (Planted::TanhGelu, "tanh-GELU", "layer 0: output"),
+    (Planted::LayerNormEps1e5, "LayerNorm epsilon 1e-5", "layer 0: fused scores"),
+];
+
+/// The fault that the harness must name.
+fn named(planted: Planted, case: &Case) -> Fault {
+    let config = case.model.config();
+    match planted {
+        Planted::ScaleByAttributeHeadSize => Fault::Scale(config.attribute_hidden_size[0] / config.n_heads),
+        Planted::MaskBeforeFusion => Fault::MaskBeforeFusion,
+        Planted::AttributeTableTrained => Fault::AttributeTableTrained,
+        Planted::PaddingRowZeroed => Fault::PaddingRowZeroed,
+        Planted::PositionAddedToInput => Fault::PositionAddedToInput,
+        Planted::OffByOneGather => Fault::OffByOneGather,
+        Planted::LeftPadding => Fault::LeftPadding,
+        Planted::LabelClippedTo1 => Fault::LabelClippedTo1,
+        Planted::Index0InAttributeLoss => Fault::Index0InAttributeLoss,
+        Planted::TanhGelu => Fault::TanhGelu,
+        Planted::LayerNormEps1e5 => Fault::LayerNormEps(1e-5),
+    }
+}
+
+/// A golden case as this file's implementation and the crate read it.
+struct Golden {
+    config: serde_yaml::Value,
+    tensors: BTreeMap<String, Tensor>,
+    case: Case,
+}
+
+impl Golden {
+    fn new(name: &str) -> Self {
+        tch::set_num_threads(1);
+        let folder = root().join("golden").join(name);
+        let text = std::fs::read_to_string(folder.join("config.yaml")).expect("readable");
+        let tensors = TensorFile::read(&folder.join("tensors.safetensors")).unwrap_or_else(|e| panic!("{e}")).tensors;
+        let case = Case::load(&folder).unwrap_or_else(|e| panic!("{e}"));
+        Self { config: serde_yaml::from_str(&text).expect("YAML"), tensors, case }
+    }
+
+    fn dump(&self, fault: Option<Planted>, kind: Kind) -> Dump {
+        let tensors = Implementation::new(&self.config, &self.tensors, fault, kind).dump();
+        Dump { path: "dump.safetensors".into(), tensors }
+    }
+
+    fn judge(&self, fault: Option<Planted>, kind: Kind) -> AgainstReport {
+        against(&self.case, &self.dump(fault, kind)).unwrap_or_else(|e| panic!("{e}"))
+    }
+}
+
+#[test]
+fn an_implementation_without_a_fault_passes_in_either_precision() {
+    for name in COVERED {
+        let golden = Golden::new(name);
+        for kind in [Kind::Double, Kind::Float] {
+            let report = golden.judge(None, kind);
+            assert!(report.holds, "{name}, {kind:?}: {}", report.departure.expect("it departs"));
+            assert!(report.not_dumped.is_empty(), "{name}: {:?}", report.not_dumped);
+        }
+    }
+}
+
+/// A dump that is short of the stages before the fault's own still tells, and float32 is enough for what is not small.
+#[test]
+fn a_fault_is_named_from_a_dump_of_scores_alone_and_from_float32() {
+    let golden = Golden::new("gate");
+    let mut dump = golden.dump(Some(Planted::ScaleByAttributeHeadSize), Kind::Float);
+    dump.tensors.retain(|name, _| name == "out.scores");
+    let report = against(&golden.case, &dump).unwrap_or_else(|e| panic!("{e}"));
+    let departure = report.departure.expect("it departs");
+    assert_eq!((report.precision, departure.stage), ("float32", Stage::Scores));
+    let Cause::Reproduced { faults, unexplained_from: None, .. } = departure.cause else { panic!("{departure}") };
+    assert_eq!(faults, [Fault::Scale(4)]);
+}
+
+/// Of two faults in different stages, the first is named and the second announced.
+#[test]
+fn two_faults_are_told_apart() {
+    let golden = Golden::new("gate");
+    let mut dump = golden.dump(Some(Planted::TanhGelu), Kind::Double);
+    let scaled = golden.dump(Some(Planted::Index0InAttributeLoss), Kind::Double).tensors;
+    dump.tensors.insert("out.loss.attribute.categories".into(), scaled["out.loss.attribute.categories"].copy());
+    let departure = against(&golden.case, &dump).unwrap_or_else(|e| panic!("{e}")).departure.expect("it departs");
+    let Cause::Reproduced { faults, unexplained_from, .. } = departure.cause else { panic!("{departure}") };
+    assert_eq!((&faults[..], unexplained_from), (&[Fault::TanhGelu][..], Some(Stage::Losses)));
+}
+
+/// No hypothesis fits: the sentence says what the stage computes and what to dump beside.
+#[test]
+fn an_unknown_fault_is_located() {
+    let golden = Golden::new("gate");
+    let mut dump = golden.dump(None, Kind::Double);
+    dump.tensors.retain(|name, _| !name.contains(".1.") || name.ends_with(".output"));
+    let output = dump.tensors.get_mut("out.layer.1.output").expect("a layer output");
+    *output = &*output * 1.001;
+    let departure = against(&golden.case, &dump).unwrap_or_else(|e| panic!("{e}")).departure.expect("it departs");
+    let text = departure.to_string();
+    assert!(text.starts_with("departs first at layer 1: output (`out.layer.1.output` at ["), "{text}");
+    assert!(text.contains("faults tried reproduces it; look at the feed-forward network"), "{text}");
+    let missing = "dump layer 1: fused scores, layer 1: attention probabilities, layer 1: attention output";
+    assert!(text.ends_with(missing), "{text}");
+}
+
+/// What the table says of a fault.
+struct Caught {
+    fault: &'static str,
+    check: &'static str,
+    departs: String,
+    cause: String,
+    not_visible: Vec<&'static str>,
+}
+
+#[test]
+fn every_planted_fault_is_caught() {
+    let mut table: Vec<Caught> = Vec::new();
+    let cases: Vec<(&str, Golden)> = PLANTED_IN.iter().map(|&name| (name, Golden::new(name))).collect();
+    for (planted, fault, stage) in MODEL_FAULTS {
+        let (mut first, mut not_visible) = (None, Vec::new());
+        for (name, golden) in &cases {
+            let report = golden.judge(Some(planted), Kind::Double);
+            let Some(departure) = report.departure else {
+                not_visible.push(*name);
+                continue;
+            };
+            let Cause::Reproduced { faults, because, unexplained_from: None } = &departure.cause else {
+                panic!("{fault}, {name}: {departure}");
+            };
+            assert_eq!(faults[..], [named(planted, &golden.case)], "{fault}, {name}: {departure}");
+            if *name == "gate" {
+                assert_eq!(departure.stage.to_string(), stage, "{fault}");
+                first = Some((format!("{}: `{}`", departure.stage, departure.tensor.name), because[0].clone()));
+            }
+        }
+        let (departs, cause) = first.unwrap_or_else(|| panic!("{fault} is caught on gate"));
+        table.push(Caught { fault, check: "`dif-sr verify --against`, on `gate`", departs, cause, not_visible });
+    }
+    table.extend([ranked_with_id_0(), sorted_unstably(), filtered_once(), permuted_afresh()]);
+    insta::assert_snapshot!("table", markdown(&table));
+}
+
+fn markdown(table: &[Caught]) -> String {
+    let mut text = String::from("| fault | caught by | departs first at | cause named | not visible in |\n");
+    text += "| --- | --- | --- | --- | --- |\n";
+    for Caught { fault, check, departs, cause, not_visible } in table {
+        let not_visible: Vec<String> = not_visible.iter().map(|name| format!("`{name}`")).collect();
+        text += &format!("| {fault} | {check} | {departs} | {cause} | {} |\n", not_visible.join(", "));
+    }
+    text
+}
+
+/// On scores: the training never makes id 0 a target, so that metrics of trained models hardly show it.
+fn ranked_with_id_0() -> Caught {
+    let Golden { case, .. } = Golden::new("gate");
+    let (scores, targets) = (&case.expected["out.scores"], &case.batch.pos_items);
+    let ours = Ranking::of_scores(scores, targets).rank;
+    assert_eq!(pipeline::ranks(scores, targets, true), ours);
+    let faulty = pipeline::ranks(scores, targets, false);
+    let rows = ours.iter().zip(&faulty).filter(|(ours, faulty)| ours != faulty).count();
+    assert!(rows > 0, "id 0 outranks a target");
+    Caught {
+        fault: "evaluation without hiding id 0",
+        check: "`eval::Ranking`, on the scores of `gate`",
+        departs: format!("ranks of {rows} of {} rows", ours.len()),
+        cause: "—".into(),
+        not_visible: vec![],
+    }
+}
+
+fn sorted_unstably() -> Caught {
+    let golden = common::golden("ml-100k_no_dropout");
+    let config = common::config("ml-100k", &[("data_path", ML_100K.as_str())]).data;
+    let dataset = Dataset::load(&config).unwrap_or_else(|e| panic!("{e}"));
+    let l = config.max_item_list_length;
+    let stable = pipeline::splits(&dataset, l, true);
+    assert_eq!(pipeline::first_difference(&stable, &golden), None);
+    let faulty = pipeline::first_difference(&pipeline::splits(&dataset, l, false), &golden);
+    Caught {
+        fault: "unstable sort on ties",
+        check: "split hashes, `golden/ml-100k_*.json`",
+        departs: format!("`{}`", faulty.expect("ml-100k has ties")),
+        cause: "—".into(),
+        not_visible: vec![],
+    }
+}
+
+fn filtered_once() -> Caught {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    // u2 has one interaction; without it i3 has one left, without which u1 has one left.
+    pipeline::write_chain(folder.path(), &[&["i1", "i2"], &["i2", "i3"], &["i3"], &["i1", "i2"]]);
+    let chain = folder.path().display().to_string();
+    let (ours, raw) = (loaded(&chain, "chain", "[2,inf)"), loaded(&chain, "chain", "None"));
+    assert_eq!(ours.user.len(), pipeline::k_core(&raw, 2, false).len());
+    let least = |items: &mut dyn Iterator<Item = i64>| pipeline::counts(items).into_values().min();
+    assert_eq!(least(&mut ours.item.iter().copied()), Some(2));
+    let faulty = pipeline::k_core(&raw, 2, true);
+    assert_eq!(least(&mut faulty.iter().map(|pair| pair.1)), Some(1), "an item with too few is left");
+
+    // Neither data set of the goldens shows it: one pass is enough there.
+    let beauty = AMAZON_BEAUTY.as_deref().map(|path| (path, "Amazon_Beauty"));
+    for (path, name) in [(ML_100K.as_str(), "ml-100k")].into_iter().chain(beauty) {
+        let raw = loaded(path, name, "None");
+        assert_eq!(pipeline::k_core(&raw, 5, true).len(), pipeline::k_core(&raw, 5, false).len(), "{name}");
+    }
+    Caught {
+        fault: "k-core applied once",
+        check: "`data::Dataset`, on users each of whose bans brings on the next",
+        departs: format!("{} interactions instead of {}", faulty.len(), ours.user.len()),
+        cause: "—".into(),
+        not_visible: vec!["ml-100k", "Amazon_Beauty"],
+    }
+}
+
+/// A data set without attributes whose users and items have interactions as `interval` says.
+fn loaded(data_path: &str, dataset: &str, interval: &str) -> Dataset {
+    let intervals = [("user_inter_num_interval", interval), ("item_inter_num_interval", interval)];
+    let none = [("load_col", "None"), ("selected_features", "[]"), ("attribute_hidden_size", "[]"), ("lamdas", "[]")];
+    let named = [("data_path", data_path), ("dataset", dataset)];
+    let config = common::config("ml-100k", &[&intervals[..], &none, &named].concat());
+    Dataset::load(&config.data).unwrap_or_else(|e| panic!("{e}"))
+}
+
+fn permuted_afresh() -> Caught {
+    let golden = common::golden("ml-100k_no_dropout");
+    let expected: Vec<Vec<i64>> = golden["batches"]
+        .as_array()
+        .expect("batches")
+        .iter()
+        .map(|batch| serde_json::from_value(batch["pos_first"].clone()).expect("ids"))
+        .collect();
+    let targets = |fresh| {
+        // Seeds the generator and draws the initial parameters from it.
+        let fixed = [("data_path", ML_100K.as_str())];
+        let prepared = Prepared::new(&common::config("ml-100k", &fixed)).unwrap_or_else(|e| panic!("{e}"));
+        pipeline::first_targets(&prepared.splits.train.target, 2048, 3, fresh)
+    };
+    assert_eq!(targets(false), expected);
+    let faulty = targets(true);
+    let first = faulty.iter().zip(&expected).position(|(ours, golden)| ours != golden).expect("it departs");
+    assert_eq!(first, 48, "the first epoch cannot show it");
+    Caught {
+        fault: "per-epoch fresh permutation",
+        check: "targets of each batch, `golden/ml-100k_no_dropout.json`",
+        departs: format!("batch {} of epoch {}, counted from 0", first % 48, first / 48),
+        cause: "—".into(),
+        not_visible: vec![],
+    }
+}
+
+/// Runs `dif-sr verify --against dump.safetensors CASE` in `folder`.
+fn verify(folder: &Path, more: &[&str]) -> (i32, String, String) {
+    let mut command = assert_cmd::Command::cargo_bin("dif-sr").expect("the binary is built with the tests");
+    command.current_dir(folder).args(["verify", "--against", "dump.safetensors"]).args(more);
+    let output = command.output().expect("the binary runs");
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("UTF-8");
+    (output.status.code().expect("no signal ended it"), text(output.stdout), text(output.stderr))
+}
+
+fn write_dump(folder: &Path, tensors: BTreeMap<String, Tensor>) {
+    let tensors: Vec<_> = tensors.into_iter().collect();
+    write(&folder.join("dump.safetensors"), &tensors, Default::default()).expect("written");
+}
+
+#[test]
+fn the_command_judges_a_dump_file() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let gate = root().join("golden/gate").display().to_string();
+    let golden = Golden::new("gate");
+    let mut tensors = golden.dump(None, Kind::Double).tensors;
+    tensors.insert("my.notes".into(), Tensor::from_slice(&[1.0]));
+    tensors.remove("out.scores");
+    write_dump(folder.path(), tensors);
+    let (code, text, _) = verify(folder.path(), &[&gate]);
+    assert_eq!(code, 0, "{text}");
+    assert!(text.starts_with("dump.safetensors, held to gate in float64\n"), "{text}");
+    assert!(text.contains("\n  not in the dump: item scores\n"), "{text}");
+    assert!(text.contains("\n  not in the case, passed over: my.notes\n"), "{text}");
+    assert!(text.ends_with("\npass: every tensor of the dump is within tolerance\n"), "{text}");
+
+    write_dump(folder.path(), golden.dump(Some(Planted::ScaleByAttributeHeadSize), Kind::Double).tensors);
+    let (code, text, _) = verify(folder.path(), &[&gate]);
+    let last = text.lines().last().unwrap_or_default();
+    assert_eq!(code, 1, "{text}");
+    assert!(last.starts_with("departs first at layer 0: attention probabilities (`out.layer.0.attention_probs` at ["));
+    assert!(last.ends_with(
+        "fused scores are divided by √4, the head size of attribute `categories`, not by √8, the item head size \
+         (reproduces every number of the dump)"
+    ));
+
+    let (code, json, _) = verify(folder.path(), &[&gate, "--json"]);
+    let json: serde_json::Value = serde_json::from_str(&json).expect("JSON");
+    assert_eq!((code, &json["holds"]), (1, &false.into()));
+    let departure = &json["departure"];
+    assert_eq!(departure["stage"], "layer 0: attention probabilities");
+    assert_eq!(departure["tensor"]["name"], "out.layer.0.attention_probs");
+    assert_eq!(departure["cause"]["reproduced"]["faults"], serde_json::json!(["Scale(4)"]));
+}
+
+#[test]
+fn a_dump_that_cannot_be_judged_is_refused() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let gate = root().join("golden/gate").display().to_string();
+    let max_pooling = root().join("golden/max_pooling").display().to_string();
+    let golden = Golden::new("gate");
+    let scores = golden.tensors["out.scores"].copy();
+    let dumps: [(&str, Tensor, &[&str]); 6] = [
+        ("scores", scores.copy(), &[&gate]),
+        ("out.scores", scores.tr(), &[&gate]),
+        ("out.scores", scores.to_kind(Kind::BFloat16), &[&gate]),
+        ("out.scores", scores.to_kind(Kind::Float), &[&max_pooling]),
+        ("out.scores", scores.copy(), &[&gate, &max_pooling]),
+        ("out.scores", scores.copy(), &["nowhere"]),
+    ];
+    let mut told = String::new();
+    for (name, tensor, cases) in dumps {
+        write_dump(folder.path(), [(name.to_owned(), tensor)].into());
+        let (code, out, sentence) = verify(folder.path(), cases);
+        assert_eq!((code, out), (2, String::new()), "{sentence}");
+        told += &sentence;
+    }
+    std::fs::write(folder.path().join("dump.safetensors"), "no tensors").expect("written");
+    told += &verify(folder.path(), &[&gate]).2;
+    insta::assert_snapshot!("refused", told);
+}
+
+#[test]
+fn the_documentation_shows_the_table() {
+    let read = |path: &str| std::fs::read_to_string(root().join(path)).unwrap_or_else(|e| panic!("{path}: {e}"));
+    let snapshot = read("tests/faults/snapshots/faults__table.snap");
+    let (_, table) = snapshot.rsplit_once("---\n").expect("a snapshot has a head");
+    assert!(
+        read("docs/verify.md").contains(table.trim()),
+        "copy the table of the snapshot to docs/verify.md:\n{table}"
+    );
+}
