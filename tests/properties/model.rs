@@ -128,6 +128,17 @@ proptest! {
     }
 
     #[test]
+    fn a_sequence_is_the_last_layers_output_at_its_last_item(shape in shapes(&FUSIONS, &SUM_OR_MEAN)) {
+        let (model, batch) = (shape.model(), shape.batch());
+        let encoded = model.forward(&batch.item_seq, &batch.item_seq_len, false);
+        let output = &encoded.layers[shape.layers as usize - 1].output;
+        for (row, len) in ids(&batch.item_seq_len).into_iter().enumerate() {
+            let last = output.get(row as i64).get(len - 1);
+            prop_assert!(encoded.seq_output.get(row as i64).equal(&last), "row {row}");
+        }
+    }
+
+    #[test]
     fn values_come_from_items_alone(shape in shapes(&FUSIONS, &SUM_OR_MEAN)) {
         // A sequence of one item attends to it with weight 1, so that no score can matter, and position and attributes
         // have no other way in.

@@ -208,12 +208,16 @@ impl Shape {
         for (row, &len) in lengths.iter().enumerate() {
             item_seq.get(row as i64).narrow(0, 0, len).copy_(&random.ids(&[len], 1, self.n_items));
         }
+        let pos_items = random.ids(&[rows], 1, self.n_items);
+        // Another item than the positive one: with the same one, BPR is constant.
+        let others = random.ids(&[rows], 1, self.n_items - 1);
+        let neg_items = (&pos_items - 1 + others).remainder(self.n_items - 1) + 1;
         Batch {
             user: Tensor::zeros([rows], (Kind::Int64, Device::Cpu)),
             item_seq,
             item_seq_len: Tensor::from_slice(&lengths),
-            pos_items: random.ids(&[rows], 1, self.n_items),
-            neg_items: Some(random.ids(&[rows], 1, self.n_items)),
+            pos_items,
+            neg_items: Some(neg_items),
         }
     }
 }
