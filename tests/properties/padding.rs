@@ -67,6 +67,7 @@ proptest! {
     ) {
         (shape.length, shape.heads, shape.rows) = (5, 3, 6);
         let (model, batch) = (shape.model(), shape.batch());
+        open_fusion(&model);
         // Two or three items: a sequence of one attends to it with weight 1, and a full one has no padding.
         let items = shape.random().ids(&batch.item_seq.size(), 1, shape.n_items);
         let lengths = shape.random().ids(&[shape.rows], 2, 4);

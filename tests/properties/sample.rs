@@ -243,6 +243,18 @@ pub fn silence(model: &SasRecD, names: &[&str]) {
     }
 }
 
+/// Makes the fusion's weights small and the biases of its hidden units positive, so that no softmax of a gate is
+/// saturated and no ReLU shut: what reaches the fusion shows.
+pub fn open_fusion(model: &SasRecD) {
+    for (path, mut parameter) in model.named_parameters() {
+        no_grad(|| match path.split_once("fusion_layer.").map(|(_, rest)| rest) {
+            Some("projection.0.bias") => _ = parameter.fill_(1.0),
+            Some(_) => _ = parameter.g_mul_scalar_(0.05),
+            None => {}
+        });
+    }
+}
+
 /// All values, row-major.
 pub fn values(tensor: &Tensor) -> Vec<f64> {
     Vec::try_from(tensor.detach().to_kind(Kind::Double).flatten(0, -1)).expect("one dimension of float64")
