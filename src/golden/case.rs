@@ -32,15 +32,14 @@ impl Case {
 
         let features = (shape.attributes.iter())
             .map(|attribute| {
-                let ids = file.take(tensors_path, &format!("in.item_feat.{}", attribute.name))?;
+                let name = format!("in.item_feat.{}", attribute.name);
+                let ids = file.take(tensors_path, &name)?;
                 if ids.size().first() != Some(&shape.n_items) || ids.numel() == 0 {
                     let problem = format!("expected shape [{}, S], found {:?}", shape.n_items, ids.size());
-                    return Err(Error::new(problem)
-                        .at(tensors_path)
-                        .tensor(format!("in.item_feat.{}", attribute.name)));
+                    return Err(wrong(problem, tensors_path, &name));
                 }
                 let ids = ids.view([shape.n_items, -1]);
-                check_range(&ids, 0, attribute.vocab - 1, tensors_path, &attribute.name)?;
+                check_range(&ids, 0, attribute.vocab - 1, tensors_path, &name)?;
                 Ok(ItemFeature { name: attribute.name.clone(), kind: attribute.kind, vocab: attribute.vocab, ids })
             })
             .collect::<Result<Vec<_>>>()?;
@@ -101,21 +100,19 @@ impl Case {
 fn read_batch(shape: &CaseShape, loss: Loss, file: &mut TensorFile, path: &Path) -> Result<Batch> {
     let item_seq = file.take(path, "in.item_seq")?;
     let has_negatives = file.tensors.contains_key("in.neg_items");
-    let (rows, length) = item_seq.size2().map_err(|_| {
-        Error::new(format!("expected shape [B, L], found {:?}", item_seq.size())).at(path).tensor("in.item_seq")
-    })?;
+    let (rows, length) = item_seq
+        .size2()
+        .map_err(|_| wrong(format!("expected shape [B, L], found {:?}", item_seq.size()), path, "in.item_seq"))?;
     if length != shape.max_item_list_length {
-        return Err(Error::new(format!("expected sequences of {} items, found {length}", shape.max_item_list_length))
-            .at(path)
-            .tensor("in.item_seq")
-            .hint("make MAX_ITEM_LIST_LENGTH and the tensor agree"));
+        let problem = format!("expected sequences of {} items, found {length}", shape.max_item_list_length);
+        return Err(wrong(problem, path, "in.item_seq"));
     }
     check_range(&item_seq, 0, shape.n_items - 1, path, "in.item_seq")?;
     let mut take = |name: &str, low: i64, high: i64| -> Result<Tensor> {
         let tensor = file.take(path, name)?;
         if tensor.size() != [rows] {
             let problem = format!("expected shape [{rows}], found {:?}", tensor.size());
-            return Err(Error::new(problem).at(path).tensor(name));
+            return Err(wrong(problem, path, name));
         }
         check_range(&tensor, low, high, path, name)?;
         Ok(tensor)
@@ -134,15 +131,17 @@ fn read_batch(shape: &CaseShape, loss: Loss, file: &mut TensorFile, path: &Path)
 /// Indices outside their table would make libtorch abort.
 fn check_range(indices: &Tensor, low: i64, high: i64, path: &Path, name: &str) -> Result<()> {
     if indices.kind() != Kind::Int64 || indices.numel() == 0 {
-        return Err(Error::new(format!("expected int64 values, found {:?} {:?}", indices.kind(), indices.size()))
-            .at(path)
-            .tensor(name));
+        let problem = format!("expected int64 values, found {:?} {:?}", indices.kind(), indices.size());
+        return Err(wrong(problem, path, name));
     }
     let (least, most) = (indices.min().int64_value(&[]), indices.max().int64_value(&[]));
     if least < low || most > high {
-        return Err(Error::new(format!("expected values from {low} to {high}, found {least} to {most}"))
-            .at(path)
-            .tensor(name));
+        return Err(wrong(format!("expected values from {low} to {high}, found {least} to {most}"), path, name));
     }
     Ok(())
+}
+
+/// An input that does not fit the case's configuration.
+fn wrong(problem: String, path: &Path, name: &str) -> Error {
+    Error::new(problem).at(path).tensor(name).hint("correct the tensor or what config.yaml says of it")
 }

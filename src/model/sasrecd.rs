@@ -198,7 +198,8 @@ impl SasRecD {
         // Everything is checked before anything is written.
         let mut found = Vec::with_capacity(named.len());
         for (name, target) in named {
-            let tensor = file.take(path, &format!("{prefix}{name}"))?;
+            let name = format!("{prefix}{name}");
+            let tensor = file.take(path, &name)?;
             if tensor.size() != target.size() {
                 return Err(Error::new(format!("expected shape {:?}, found {:?}", target.size(), tensor.size()))
                     .at(path)
