@@ -100,7 +100,7 @@ struct VerifyArgs {
     /// Folders in the golden case format; files among them are passed over.
     #[arg(required = true, value_name = "DIR")]
     cases: Vec<PathBuf>,
-    /// A .safetensors file with tensors named as in the one DIR: any of them, in float32 or float64.
+    /// Another implementation's dump of the one DIR: safetensors, any of the case's names, float32 or float64.
     #[arg(long, value_name = "DUMP")]
     against: Option<PathBuf>,
 }
