@@ -29,14 +29,18 @@ pub fn metric(kind: MetricKind, ranks: &[usize], k: usize) -> f64 {
         MetricKind::Precision => ratio(hits().count() as f64, k),
         MetricKind::Ndcg => {
             let gain = |rank: usize| 1.0 / ((rank + 2) as f64).log2();
-            let ideal: f64 = (0..relevant).map(gain).sum();
-            if relevant == 0 { 0.0 } else { hits().map(gain).sum::<f64>() / ideal }
+            if relevant == 0 { 0.0 } else { total(hits().map(gain)) / total((0..relevant).map(gain)) }
         }
         MetricKind::Map => {
             let precisions = hits().enumerate().map(|(found, rank)| (found + 1) as f64 / (rank + 1) as f64);
-            ratio(precisions.sum(), relevant)
+            ratio(total(precisions), relevant)
         }
     }
+}
+
+/// A sum that is 0 and not −0, which `Iterator::sum` gives, where there is nothing to add.
+fn total(values: impl Iterator<Item = f64>) -> f64 {
+    values.fold(0.0, std::ops::Add::add)
 }
 
 fn ratio(numerator: f64, denominator: usize) -> f64 {
@@ -52,7 +56,7 @@ impl MetricValues {
     pub fn of_ranks<'a>(config: &EvalConfig, users: impl ExactSizeIterator<Item = &'a [usize]> + Clone) -> Self {
         let n = users.len();
         let names = config.metrics.iter().flat_map(|&kind| config.topk.iter().map(move |&k| (kind, k)));
-        let mean = |kind, k| ratio(users.clone().map(|ranks| metric(kind, ranks, k)).sum(), n);
+        let mean = |kind, k| ratio(total(users.clone().map(|ranks| metric(kind, ranks, k))), n);
         Self(names.map(|(kind, k)| (kind, k, mean(kind, k))).collect())
     }
 
@@ -100,5 +104,18 @@ impl Serialize for MetricValues {
             map.serialize_entry(&name, &value)?;
         }
         map.end()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_user_without_a_hit_counts_as_zero_and_not_as_minus_zero() {
+        use MetricKind::{Hit, Map, Mrr, Ndcg, Precision, Recall};
+        for kind in [Recall, Ndcg, Mrr, Hit, Precision, Map] {
+            assert!(metric(kind, &[7], 5).is_sign_positive(), "{kind:?}");
+        }
     }
 }
