@@ -204,6 +204,31 @@ fn verify_passes_a_true_case_and_names_what_a_false_one_breaks() {
 }
 
 #[test]
+fn verify_refuses_what_it_does_not_read_and_what_proves_nothing() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let case = root().join("golden/gate").display().to_string();
+    for flag in ["--againts=nowhere.safetensors", "--epochs=3"] {
+        let output = dif_sr(folder.path(), &["verify", flag, &case]);
+        assert_eq!(code(&output), 2, "{flag}");
+        assert!(stderr(&output).contains("unexpected argument"), "{}", stderr(&output));
+    }
+    // The case's own inputs and parameters, and a tensor of which nothing can be said.
+    let TensorFile { tensors, .. } = TensorFile::read(&root().join("golden/gate/tensors.safetensors")).expect("a case");
+    let null = "after5.trm_encoder.layer.0.multi_head_attention.fusion_layer.projection.2.bias";
+    let given = |name: &str| name.starts_with("in.") || name.starts_with("param.") || name == null;
+    let copied: Vec<_> = tensors.into_iter().filter(|(name, _)| given(name)).collect();
+    assert!(copied.iter().any(|(name, _)| name == null));
+    write(&folder.path().join("copy.safetensors"), &copied, Default::default()).expect("written");
+    let sentence = refusal(&dif_sr(folder.path(), &["verify", "--against=copy.safetensors", &case]));
+    assert!(sentence.starts_with("copy.safetensors: expected something that was computed"), "{sentence}");
+    fs::create_dir(folder.path().join("null")).expect("a folder");
+    fs::copy(root().join("golden/gate/config.yaml"), folder.path().join("null/config.yaml")).expect("copied");
+    write(&folder.path().join("null/tensors.safetensors"), &copied, Default::default()).expect("written");
+    let sentence = refusal(&dif_sr(folder.path(), &["verify", "null"]));
+    assert!(sentence.starts_with("null: expected `out.*`"), "{sentence}");
+}
+
+#[test]
 fn verify_cannot_run_on_an_unreadable_folder() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     fs::write(folder.path().join("a.json"), "{}").expect("written");

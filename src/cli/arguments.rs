@@ -62,15 +62,26 @@ impl ConfigArgs {
     }
 }
 
-/// The arguments for clap, and the configuration's keys with their values.
-type Split = (Vec<OsString>, Vec<(String, String)>);
+/// The process's arguments, taken apart.
+pub struct Split {
+    /// For clap.
+    pub arguments: Vec<OsString>,
+    /// The configuration's keys with their values.
+    pub overrides: Vec<(String, String)>,
+    /// Whether the command reads a configuration.
+    pub takes_keys: bool,
+}
 
-/// Takes every `--key=value` that is none of the program's own flags out of the arguments.
-pub fn split(arguments: impl Iterator<Item = OsString>, command: &Command) -> Result<Split> {
+/// Takes every `--key=value` that is none of the program's own flags out of the arguments of a command that reads a
+/// configuration. `verify` reads none: there such an argument stays, and clap refuses it.
+pub fn split(arguments: impl Iterator<Item = OsString>, command: &Command) -> Split {
     let own = flags(command);
     let (mut rest, mut overrides) = (Vec::new(), Vec::new());
+    let arguments: Vec<OsString> = arguments.collect();
+    let named = arguments.iter().skip(1).find(|argument| !argument.to_string_lossy().starts_with('-'));
+    let takes_keys = named.is_none_or(|name| name != "verify");
     for argument in arguments {
-        let pair = argument.to_str().and_then(|text| text.strip_prefix("--")?.split_once('='));
+        let pair = argument.to_str().filter(|_| takes_keys).and_then(|text| text.strip_prefix("--")?.split_once('='));
         match pair {
             Some((key, value)) if !own.iter().any(|flag| flag == key) => {
                 overrides.push((key.to_owned(), value.to_owned()));
@@ -78,7 +89,7 @@ pub fn split(arguments: impl Iterator<Item = OsString>, command: &Command) -> Re
             _ => rest.push(argument),
         }
     }
-    Ok((rest, overrides))
+    Split { arguments: rest, overrides, takes_keys }
 }
 
 /// The long flags of a command and of all below it.
@@ -87,9 +98,10 @@ fn flags(command: &Command) -> Vec<String> {
     own.chain(command.get_subcommands().flat_map(flags)).collect()
 }
 
-/// Prints clap's message; for a configuration key without `=`, says how to write it.
-pub fn usage(error: &clap::Error) -> ExitCode {
-    if let Some(ContextValue::String(flag)) = error.get(ContextKind::InvalidArg)
+/// Prints clap's message; for a configuration key without `=`, where keys are taken, says how to write it.
+pub fn usage(error: &clap::Error, takes_keys: bool) -> ExitCode {
+    if takes_keys
+        && let Some(ContextValue::String(flag)) = error.get(ContextKind::InvalidArg)
         && let Some(key) = key_names().find(|key| flag.strip_prefix("--") == Some(key))
     {
         let problem = format!("expected a value joined by `=`, found `--{key}` alone");

@@ -15,7 +15,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 use dif_sr::Result;
 
-use arguments::ConfigArgs;
+use arguments::{ConfigArgs, Split};
 
 /// DIF-SR on libtorch: train, evaluate, and prove that it is DIF-SR.
 ///
@@ -120,14 +120,11 @@ enum Outcome {
 
 /// Parses the process's arguments and runs the command.
 pub fn main() -> ExitCode {
-    let (arguments, overrides) = match arguments::split(std::env::args_os(), &<Cli as clap::CommandFactory>::command())
-    {
-        Ok(split) => split,
-        Err(error) => return output::fail(&error),
-    };
+    let command = <Cli as clap::CommandFactory>::command();
+    let Split { arguments, overrides, takes_keys } = arguments::split(std::env::args_os(), &command);
     let cli = match Cli::try_parse_from(arguments) {
         Ok(cli) => cli,
-        Err(error) => return arguments::usage(&error),
+        Err(error) => return arguments::usage(&error, takes_keys),
     };
     // libtorch's errors inside of the model (no memory left, say) arrive as panics: one sentence for these too.
     std::panic::set_hook(Box::new(|_| {}));

@@ -95,7 +95,7 @@ impl Dump {
 /// Compares every tensor of the dump that the case has.
 ///
 /// # Errors
-/// The dump has no tensor of the case, or one of another shape or of no float kind.
+/// The dump has no tensor of the case that is computed and can be judged, or one of another shape or of no float kind.
 pub fn against(case: &Case, dump: &Dump) -> Result<AgainstReport> {
     let golden = case.tensors();
     let (known, unknown) = dump.known(&golden)?;
@@ -124,6 +124,14 @@ pub fn against(case: &Case, dump: &Dump) -> Result<AgainstReport> {
     });
     let precision = if single { "float32" } else { "float64" };
     let holds = departure.is_none();
+    // Copies of the case's own inputs and parameters prove nothing.
+    if holds && !stages.iter().any(|group| group.name > Stage::Parameters) {
+        return Err(Error::new(
+            "expected something that was computed (`out.*`, `grad.*`, `train.loss.*`, `after5.*`), found none",
+        )
+        .at(&dump.path)
+        .hint("dump what your implementation computes on the case"));
+    }
     Ok(AgainstReport {
         case: case.name(),
         dump: dump.path.clone(),

@@ -25,13 +25,6 @@ impl CaseReport {
 
 /// Runs the case's batch through the model and compares every golden tensor. The model is left as it was.
 pub fn verify(case: &Case) -> Result<CaseReport> {
-    if case.expected.is_empty() {
-        return Err(Error::new(
-            "expected `out.*`, `grad.*`, `train.loss.*` or `after5.*`, found parameters and inputs alone",
-        )
-        .at(&case.path)
-        .hint("add what the reference computed: there is nothing to compare with"));
-    }
     let ours = compute(case);
     let judge = Judge::of_model(case);
     let mut comparisons = Vec::new();
@@ -42,6 +35,11 @@ pub fn verify(case: &Case) -> Result<CaseReport> {
                 .hint("make the case's config.yaml and its tensors agree")
         })?;
         comparisons.extend(judge.compare(name, tensor, golden));
+    }
+    if comparisons.is_empty() {
+        return Err(Error::new("expected `out.*`, `grad.*`, `train.loss.*` or `after5.*` to compare with, found none")
+            .at(&case.path)
+            .hint("add what the reference computed"));
     }
     Ok(CaseReport { case: case.name(), groups: group(comparisons) })
 }
