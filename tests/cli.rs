@@ -282,6 +282,16 @@ fn reproduce_says_pass_or_fail_and_exits_accordingly() {
     let output = reproduce("--out=a");
     assert_eq!(code(&output), 0, "{}{}", stdout(&output), stderr(&output));
     assert!(stdout(&output).contains("pass: all 1 values are within their margin"), "{}", stdout(&output));
+    fs::write(folder.path().join("expect.yaml"), "source: s\nmargin: {metric: 1}\ntest: {recall@5: .nan}\n")
+        .expect("written");
+    assert!(refusal(&reproduce("--out=c")).contains("`recall@5`: expected a finite number"));
+    fs::write(folder.path().join("expect.yaml"), "source: s\nmargin: {metric: 1}\ntest: {recall@20: 0.1}\n")
+        .expect("written");
+    assert!(refusal(&reproduce("--out=c")).starts_with("`recall@20` is expected, but the run computes recall@5;"));
+    fs::write(folder.path().join("expect.yaml"), "source: s\nmargin: {metric: -1}\ntest: {recall@5: 0.1}\n")
+        .expect("written");
+    assert!(refusal(&reproduce("--out=c")).contains("`margin.metric`: expected a number of at least 0"));
+    assert!(!folder.path().join("c").exists());
     expect(2.0);
     let output = reproduce("--out=b");
     assert_eq!(code(&output), 1);

@@ -38,7 +38,7 @@ const EXIT_CODES: &str = "Exit codes: 0 it holds; 1 it does not hold (verdict, t
 enum Command {
     /// Train, evaluate, compare with what is expected, and say whether it holds.
     ///
-    /// Without CONFIG: configs/ml-100k.yaml, held to the authors' run in golden/ml-100k_full.json.
+    /// Without CONFIG and --config_files: configs/ml-100k.yaml, held to the authors' run in golden/ml-100k_full.json.
     Reproduce(ReproduceArgs),
     /// Train a model, test its best epoch, and write a run folder.
     Train(TrainArgs),
@@ -65,10 +65,9 @@ enum DataCommand {
 
 #[derive(Debug, Args)]
 struct ReproduceArgs {
-    /// A RecBole YAML file.
-    #[arg(default_value = "configs/ml-100k.yaml")]
-    config: PathBuf,
-    /// What is expected [default: expectations/<the same name> beside CONFIG].
+    /// A RecBole YAML file, before those of --config_files [default: configs/ml-100k.yaml].
+    config: Option<PathBuf>,
+    /// What is expected [default: expectations/<the same name> beside the last file].
     #[arg(long, value_name = "FILE")]
     expect: Option<PathBuf>,
     /// The run folder, new or empty [default: checkpoint_dir/<dataset>-<date>-<time>].

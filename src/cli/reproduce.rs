@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use dif_sr::config::RunConfig;
 use dif_sr::train::{Prepared, RunFolder, run as train};
 use dif_sr::verdict::{Expectation, Verdict};
 use dif_sr::{Error, Result};
@@ -10,14 +11,26 @@ use serde_json::json;
 use super::progress::Progress;
 use super::{Outcome, ReproduceArgs, output};
 
+/// What is reproduced where nothing is named.
+const DEFAULT: &str = "configs/ml-100k.yaml";
+
 pub fn run(args: ReproduceArgs, overrides: &[(String, String)], json: bool) -> Result<Outcome> {
-    if !args.config.is_file() {
+    let mut files = args.config_args.files()?;
+    if let Some(config) = args.config {
+        files.insert(0, config);
+    }
+    if files.is_empty() {
+        files.push(PathBuf::from(DEFAULT));
+    }
+    if let Some(missing) = files.iter().find(|file| !file.is_file()) {
         return Err(Error::new("expected a RecBole YAML file, found none")
-            .at(&args.config)
+            .at(missing)
             .hint("run it in the repository, or name a CONFIG"));
     }
-    let config = args.config_args.load(std::slice::from_ref(&args.config), overrides)?;
-    let expectation = Expectation::load(&args.expect.unwrap_or_else(|| beside(&args.config)))?;
+    let config = RunConfig::load(&files, &args.config_args.overrides(overrides))?;
+    // The last file wins over the others, so that what is expected stands beside it.
+    let expectation = Expectation::load(&args.expect.unwrap_or_else(|| beside(&files[files.len() - 1])))?;
+    expectation.check(&config.eval)?;
     // All that can be wrong with the input is found out before a folder is made.
     let prepared = Prepared::new(&config)?;
     let mut folder = RunFolder::create(args.out, &config)?;
@@ -44,12 +57,13 @@ fn text(verdict: &Verdict) -> String {
     let mut rows = vec![header.map(str::to_owned).to_vec()];
     for row in &verdict.rows {
         let number = |x: f64| format!("{x:.*}", row.decimals);
-        let difference = row.ours - row.expected;
+        let ours = row.ours.map_or("none".to_owned(), number);
+        let difference = row.ours.map_or(String::new(), |ours| format!("{:+.*}", row.decimals, ours - row.expected));
         rows.push(vec![
             row.name.clone(),
-            number(row.ours),
+            ours,
             number(row.expected),
-            format!("{difference:+.*}", row.decimals),
+            difference,
             format!("±{}", number(row.allowed)),
             if row.holds { "pass" } else { "FAIL" }.to_owned(),
         ]);

@@ -1,12 +1,13 @@
 //! What a run of a configuration is expected to give, and the judgement of a result.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::eval::MetricValues;
+use crate::config::EvalConfig;
 use crate::train::RunResult;
 use crate::{Error, Result};
 
@@ -17,9 +18,12 @@ pub struct Expectation {
     pub source: String,
     margin: Margin,
     best_epoch: Option<usize>,
-    valid: Map<String, Value>,
-    test: Map<String, Value>,
+    valid: Metrics,
+    test: Metrics,
 }
+
+/// Expected values under RecBole's names, `recall@10`.
+type Metrics = BTreeMap<String, f64>;
 
 /// The file's form: values in a golden file, or written out.
 #[derive(Debug, Deserialize)]
@@ -30,9 +34,9 @@ struct File {
     /// A golden whole-run file, from this file's folder.
     golden: Option<std::path::PathBuf>,
     #[serde(default)]
-    valid: Map<String, Value>,
+    valid: Metrics,
     #[serde(default)]
-    test: Map<String, Value>,
+    test: Metrics,
 }
 
 /// How far a result may lie from what is expected, either way.
@@ -48,8 +52,8 @@ struct Margin {
 /// The parts of a golden whole-run file that are needed here.
 #[derive(Debug, Deserialize)]
 struct Golden {
-    valid: Vec<Map<String, Value>>,
-    test: Map<String, Value>,
+    valid: Vec<Metrics>,
+    test: Metrics,
     resolved_config: Map<String, Value>,
 }
 
@@ -66,7 +70,8 @@ pub struct Verdict {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Row {
     pub name: String,
-    pub ours: f64,
+    /// `None` where the run has no such value.
+    pub ours: Option<f64>,
     pub expected: f64,
     pub allowed: f64,
     pub holds: bool,
@@ -85,6 +90,22 @@ impl Expectation {
             Error::new(format!("expected an expectation, found {e}")).at(path).hint("see docs/verdict.md for the form")
         })?;
         let File { source, margin, golden, valid, test } = file;
+        let wrong =
+            |problem: String| Error::new(problem).at(path).hint("correct the file; docs/verdict.md has its form");
+        if !(margin.metric.is_finite() && margin.metric >= 0.0) {
+            return Err(wrong(format!("`margin.metric`: expected a number of at least 0, found {}", margin.metric)));
+        }
+        if let Some((name, value)) = valid.iter().chain(&test).find(|(_, value)| !value.is_finite()) {
+            return Err(wrong(format!("`{name}`: expected a finite number, found {value}")));
+        }
+        if golden.is_some() != (valid.is_empty() && test.is_empty()) {
+            return Err(wrong(
+                "expected either `golden` or values under `valid` and `test`, found both or neither".into(),
+            ));
+        }
+        if golden.is_none() && margin.epoch.is_some() {
+            return Err(wrong("expected `margin.epoch` beside `golden` alone, which has a best epoch".into()));
+        }
         let Some(golden) = golden else {
             return Ok(Self { source, margin, best_epoch: None, valid, test });
         };
@@ -98,30 +119,39 @@ impl Expectation {
         Ok(Self { source, margin, best_epoch: Some(best_epoch), valid, test: golden.test })
     }
 
-    /// Compares a result with every expected value that it has.
+    /// Checks, before a training, that it will compute every expected metric: a smaller claim is another claim.
+    pub fn check(&self, config: &EvalConfig) -> Result<()> {
+        let computed: Vec<String> = (config.metrics.iter())
+            .flat_map(|metric| config.topk.iter().map(|k| format!("{}@{k}", metric.name())))
+            .collect();
+        match self.valid.keys().chain(self.test.keys()).find(|name| !computed.contains(name)) {
+            None => Ok(()),
+            Some(name) => {
+                Err(Error::new(format!("`{name}` is expected, but the run computes {}", computed.join(", ")))
+                    .hint("add it to metrics and topk, or expect something else with --expect"))
+            }
+        }
+    }
+
+    /// Compares a result with every expected value; one that the result lacks is a failure.
     pub fn judge(&self, result: &RunResult) -> Verdict {
         let mut rows = Vec::new();
         if let (Some(expected), Some(allowed)) = (self.best_epoch, self.margin.epoch) {
-            let row = Row::new("best epoch".to_owned(), result.best_epoch as f64, expected as f64, allowed as f64, 0);
-            rows.push(row);
+            let (ours, expected) = (Some(result.best_epoch as f64), expected as f64);
+            rows.push(Row::new("best epoch".to_owned(), ours, expected, allowed as f64, 0));
         }
-        let mut compare = |split: &str, ours: &MetricValues, expected: &Map<String, Value>| {
-            for (name, ours) in ours.named() {
-                if let Some(expected) = expected.get(&name).and_then(Value::as_f64) {
-                    rows.push(Row::new(format!("{split} {name}"), ours, expected, self.margin.metric, 4));
-                }
+        let splits =
+            [("valid", &self.valid, result.best_valid.as_ref()), ("test", &self.test, Some(&result.test.metrics))];
+        for (split, expected, ours) in splits {
+            for (name, &expected) in expected {
+                let ours = ours.and_then(|ours| ours.named().find(|(other, _)| other == name)).map(|(_, value)| value);
+                rows.push(Row::new(format!("{split} {name}"), ours, expected, self.margin.metric, 4));
             }
-        };
-        if let Some(valid) = &result.best_valid {
-            compare("valid", valid, &self.valid);
         }
-        compare("test", &result.test.metrics, &self.test);
 
         let failed: Vec<&str> = rows.iter().filter(|row| !row.holds).map(|row| row.name.as_str()).collect();
-        let holds = failed.is_empty() && !rows.is_empty();
-        let sentence = if rows.is_empty() {
-            "FAIL: the run has none of the expected metrics; set metrics and topk as they are expected".to_owned()
-        } else if holds {
+        let holds = failed.is_empty();
+        let sentence = if holds {
             format!("pass: all {} values are within their margin", rows.len())
         } else {
             format!("FAIL: {} of {} values are outside their margin: {}", failed.len(), rows.len(), failed.join(", "))
@@ -132,11 +162,11 @@ impl Expectation {
 
 impl Golden {
     /// The best epoch, the first with the highest `valid_metric`, with its metrics.
-    fn best(&self) -> Option<(usize, Map<String, Value>)> {
+    fn best(&self) -> Option<(usize, Metrics)> {
         let metric = self.resolved_config.get("valid_metric")?.as_str()?.to_lowercase();
         let mut best: Option<(usize, f64)> = None;
         for (epoch, metrics) in self.valid.iter().enumerate() {
-            let score = metrics.get(&metric)?.as_f64()?;
+            let score = *metrics.get(&metric)?;
             if best.is_none_or(|(_, highest)| score > highest) {
                 best = Some((epoch, score));
             }
@@ -146,9 +176,9 @@ impl Golden {
 }
 
 impl Row {
-    fn new(name: String, ours: f64, expected: f64, allowed: f64, decimals: usize) -> Self {
+    fn new(name: String, ours: Option<f64>, expected: f64, allowed: f64, decimals: usize) -> Self {
         // Values are decimals of four places; half a unit of a further place absorbs their binary representation.
-        let holds = (ours - expected).abs() <= allowed + 5e-6;
+        let holds = ours.is_some_and(|ours| (ours - expected).abs() <= allowed + 5e-6);
         Self { name, ours, expected, allowed, holds, decimals }
     }
 }
