@@ -149,6 +149,18 @@ fn a_run_folder_is_never_overwritten() {
 }
 
 #[test]
+fn runs_that_start_in_the_same_second_get_folders_of_their_own() {
+    let folder = toy();
+    let arguments = [&["train", "--epochs=1"], &TOY[..]].concat();
+    let outputs: Vec<Output> = std::thread::scope(|scope| {
+        let runs: Vec<_> = (0..3).map(|_| scope.spawn(|| dif_sr(folder.path(), &arguments))).collect();
+        runs.into_iter().map(|run| run.join().expect("the binary runs")).collect()
+    });
+    outputs.iter().for_each(|output| assert_eq!(code(output), 0, "{}", stderr(output)));
+    assert_eq!(fs::read_dir(folder.path().join("runs")).expect("run folders").count(), 3);
+}
+
+#[test]
 fn every_bad_case_and_checkpoint_is_refused_in_one_sentence() {
     let mut told = Told::in_folder(root());
     for (command, folder) in [("verify", "fixtures/cases"), ("evaluate", "fixtures/checkpoints")] {

@@ -321,6 +321,7 @@ fn each_bad_input_gives_one_error_that_says_where_and_what() {
         with("duplicate_items"),
         DataConfig { selected_features: vec!["colour".into()], ..with("unknown_attribute") },
         DataConfig { selected_features: vec!["price".into()], ..with("attribute_is_a_number") },
+        with_class("attribute_without_tokens"),
         with_class("no_item_file"),
         with("header_alone"),
         with("no_users"),

@@ -73,7 +73,7 @@ impl ModelConfig {
                 .hint("add it to the case"));
         }
         let n_items = take(&mut raw, "n_items", "a whole number of at least 2", |v| whole(v, 2, i64::MAX))?;
-        let train_steps = take(&mut raw, "train_steps", "a whole number of at least 0", |v| whole(v, 0, usize::MAX))?;
+        let train_steps = take(&mut raw, "train_steps", "a whole number from 0 to 1000", |v| whole(v, 0, 1000))?;
         let names = raw.get("selected_features").and_then(|entry| distinct(&entry.value, text)).unwrap_or_default();
         let takes = "for each of `selected_features`, in order, its `name`, its `type` (`token` or `token_seq`) and its \
                      `vocab` of at least 1";
@@ -81,6 +81,13 @@ impl ModelConfig {
             list(v, attribute).filter(|list| list.iter().map(|a| &a.name).eq(&names))
         })?;
         let config = RunConfig::build(&raw, false)?;
+        if config.model.hidden_dropout_prob != 0.0 || config.model.attn_dropout_prob != 0.0 {
+            return Err(Error::new(
+                "expected a dropout of 0 in `hidden_dropout_prob` and `attn_dropout_prob`, found another",
+            )
+            .at(path)
+            .hint("compute the case without dropout: its masks would be others here"));
+        }
         let shape = CaseShape {
             n_items,
             max_item_list_length: config.data.max_item_list_length as i64,

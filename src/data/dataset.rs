@@ -275,7 +275,17 @@ impl Attribute {
             let cells = &mut ids[item as usize * width..][..width];
             cells.iter_mut().zip(column.token_ids(row)).for_each(|(cell, &token)| *cell = renumbering.id(token));
         }
-        Ok(Self { name: name.to_owned(), kind, vocab: renumbering.finish(), width, ids })
+        let vocab = renumbering.finish();
+        if vocab.len() == 1 {
+            return Err(Error::new(format!(
+                "expected tokens of `selected_features`, found none in the {} items left",
+                rows.len()
+            ))
+            .at(table.path())
+            .column(name)
+            .hint("fill the column, or remove the feature"));
+        }
+        Ok(Self { name: name.to_owned(), kind, vocab, width, ids })
     }
 }
 

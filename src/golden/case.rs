@@ -7,7 +7,7 @@ use tch::{Device, Kind, Tensor};
 
 use crate::config::{AttributeKind, CaseShape, Loss, ModelConfig};
 use crate::data::Batch;
-use crate::model::{ItemFeature, SasRecD};
+use crate::model::{ItemFeature, SasRecD, check_sizes};
 use crate::tensors::TensorFile;
 use crate::{Error, Result};
 
@@ -43,17 +43,10 @@ impl Case {
                 Ok(ItemFeature { name: attribute.name.clone(), kind: attribute.kind, vocab: attribute.vocab, ids })
             })
             .collect::<Result<Vec<_>>>()?;
-        // Held against the file before memory is asked for in the sizes that config.yaml names.
-        let embedding = file.tensors.get("param.item_embedding.weight").map(Tensor::size).unwrap_or_default();
-        if embedding != [shape.n_items, config.hidden_size] {
-            let problem = format!("expected shape [{}, {}], found {embedding:?}", shape.n_items, config.hidden_size);
-            return Err(Error::new(problem)
-                .at(tensors_path)
-                .tensor("param.item_embedding.weight")
-                .hint("make n_items, hidden_size and the tensor agree"));
-        }
+        let length = shape.max_item_list_length;
+        check_sizes(&config, shape.n_items, length, &features, &file, tensors_path, "param.")?;
         let kind = file.tensors.get("param.item_embedding.weight").map_or(Kind::Double, Tensor::kind);
-        let mut model = SasRecD::new(&config, shape.n_items, shape.max_item_list_length, features, kind);
+        let mut model = SasRecD::new(&config, shape.n_items, length, features, kind);
         model.load(tensors_path, &mut file, "param.")?;
         let batch = read_batch(&shape, config.loss_type, &mut file, tensors_path)?;
 

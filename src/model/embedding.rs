@@ -56,10 +56,7 @@ impl FeatureSeqEmbLayer {
 
     /// The name that RecBole gives to the table inside of the layer.
     pub fn table_name(&self) -> &'static str {
-        match self.kind {
-            AttributeKind::Token => "token_embedding",
-            AttributeKind::TokenSeq => "token_seq_embedding",
-        }
+        table_name(self.kind)
     }
 
     /// Looks up and pools an item's tokens.
@@ -76,6 +73,14 @@ impl FeatureSeqEmbLayer {
 
     pub(super) fn tree(&self) -> Tree {
         Tree::frozen(&self.table)
+    }
+}
+
+/// RecBole's name of the table of an attribute of this kind.
+pub(super) fn table_name(kind: AttributeKind) -> &'static str {
+    match kind {
+        AttributeKind::Token => "token_embedding",
+        AttributeKind::TokenSeq => "token_seq_embedding",
     }
 }
 

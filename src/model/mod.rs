@@ -16,6 +16,7 @@ mod fusion;
 pub mod init;
 mod predictor;
 mod sasrecd;
+mod sizes;
 mod tree;
 
 pub use attention::{Attention, AttentionOutput, SideStreams};
@@ -26,4 +27,5 @@ pub use feed_forward::FeedForward;
 pub use fusion::FusionLayer;
 pub use predictor::AttributePredictor;
 pub use sasrecd::{Encoded, Losses, SasRecD};
+pub use sizes::check_sizes;
 pub use tree::Tree;

@@ -8,11 +8,11 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
-use tch::{Kind, Tensor};
+use tch::Kind;
 
-use crate::config::{AttributeKind, Fusion, RunConfig};
+use crate::config::{AttributeKind, RunConfig};
 use crate::data::Dataset;
-use crate::model::{ItemFeature, SasRecD};
+use crate::model::{ItemFeature, SasRecD, check_sizes};
 use crate::tensors::{TensorFile, write};
 use crate::{Error, Result};
 
@@ -98,8 +98,8 @@ impl Checkpoint {
                 Ok(ItemFeature { name: attribute.name.clone(), kind: attribute.kind, vocab, ids })
             })
             .collect::<Result<Vec<_>>>()?;
-        check_sizes(&config, items.len(), &file, path)?;
         let length = config.data.max_item_list_length as i64;
+        check_sizes(&config.model, items.len() as i64, length, &features, &file, path, "")?;
         let mut model = SasRecD::new(&config.model, items.len() as i64, length, features, Kind::Float);
         model.load(path, &mut file, "")?;
         if let Some(name) = file.tensors.keys().next() {
@@ -150,41 +150,6 @@ impl AttributeTokens {
             .map(|a| Self { name: a.name.clone(), kind: a.kind, tokens: a.vocab.iter().map(str::to_owned).collect() })
             .collect()
     }
-}
-
-/// Holds the sizes that the configuration names against the tensors, before memory is asked for in those sizes.
-fn check_sizes(config: &RunConfig, n_items: usize, file: &TensorFile, path: &Path) -> Result<()> {
-    let model = &config.model;
-    let (h, length) = (model.hidden_size, config.data.max_item_list_length as i64);
-    let streams = 2 + model.attribute_hidden_size.len() as i64;
-    let mut expected = vec![
-        ("item_embedding.weight".to_owned(), [n_items as i64, h]),
-        ("position_embedding.weight".to_owned(), [length, h]),
-    ];
-    for k in 0..model.n_layers {
-        let mut layer = |name: &str, shape| expected.push((format!("trm_encoder.layer.{k}.{name}.weight"), shape));
-        layer("feed_forward.dense_1", [model.inner_size, h]);
-        layer("multi_head_attention.query", [h, h]);
-        for (i, &size) in model.attribute_hidden_size.iter().enumerate() {
-            layer(&format!("multi_head_attention.query_layers.{i}"), [size, size]);
-        }
-        match model.fusion_type {
-            Fusion::Sum => {}
-            Fusion::Concat => layer("multi_head_attention.fusion_layer", [length, streams * length]),
-            Fusion::Gate => layer("multi_head_attention.fusion_layer.projection.0", [length, length]),
-        }
-    }
-    for (name, shape) in expected {
-        let found = file.tensors.get(&name).map(Tensor::size);
-        if found.as_deref() != Some(&shape) {
-            let found = found.map_or("none".to_owned(), |found| format!("{found:?}"));
-            return Err(Error::new(format!("expected shape {shape:?}, found {found}"))
-                .at(path)
-                .tensor(name)
-                .hint("the file belongs to another configuration or data set"));
-        }
-    }
-    Ok(())
 }
 
 fn json(value: &impl Serialize) -> String {

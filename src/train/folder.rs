@@ -1,7 +1,7 @@
 //! The run folder: all evidence of a run. It is only ever appended to, and files are replaced atomically.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
@@ -28,13 +28,10 @@ impl RunFolder {
     /// # Errors
     /// A folder that exists and is not empty: nothing of another run is overwritten.
     pub fn create(path: Option<PathBuf>, config: &RunConfig) -> Result<Self> {
-        let path = path.unwrap_or_else(|| {
-            let now = jiff::ZonedDateTime::now().strftime("%Y%m%d-%H%M%S");
-            config.run.checkpoint_dir.join(format!("{}-{now}", config.data.dataset))
-        });
-        fs::create_dir_all(&path).map_err(|e| {
-            Error::io(&path, "make the run folder", e).hint("choose another place with --out or checkpoint_dir")
-        })?;
+        let path = match path {
+            Some(path) => fs::create_dir_all(&path).map(|()| path.clone()).map_err(|e| cannot_make(&path, e))?,
+            None => new_folder(config)?,
+        };
         let mut entries = fs::read_dir(&path).map_err(|e| Error::io(&path, "read the run folder", e))?;
         if entries.next().is_some() {
             return Err(Error::new("expected a new or empty folder, found files in it")
@@ -89,6 +86,27 @@ impl RunFolder {
         let text = serde_json::to_string_pretty(value).expect("results are JSON");
         replace(&self.path.join(name), format!("{text}\n").as_bytes())
     }
+}
+
+/// Makes `checkpoint_dir/<dataset>-<date>-<time>`; runs that start in the same second get `-2`, `-3`, … behind it.
+fn new_folder(config: &RunConfig) -> Result<PathBuf> {
+    let parent = &config.run.checkpoint_dir;
+    fs::create_dir_all(parent).map_err(|e| cannot_make(parent, e))?;
+    let name = format!("{}-{}", config.data.dataset, jiff::ZonedDateTime::now().strftime("%Y%m%d-%H%M%S"));
+    let mut number = 1;
+    loop {
+        let path = parent.join(if number == 1 { name.clone() } else { format!("{name}-{number}") });
+        // Whoever makes it owns it.
+        match fs::create_dir(&path) {
+            Ok(()) => return Ok(path),
+            Err(e) if e.kind() == ErrorKind::AlreadyExists => number += 1,
+            Err(e) => return Err(cannot_make(&path, e)),
+        }
+    }
+}
+
+fn cannot_make(path: &Path, e: std::io::Error) -> Error {
+    Error::io(path, "make the run folder", e).hint("choose another place with --out or checkpoint_dir")
 }
 
 fn append(path: &Path) -> Result<File> {

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::config::EvalConfig;
+use crate::eval::MetricValues;
 use crate::train::RunResult;
 use crate::{Error, Result};
 
@@ -143,9 +144,14 @@ impl Expectation {
         let splits =
             [("valid", &self.valid, result.best_valid.as_ref()), ("test", &self.test, Some(&result.test.metrics))];
         for (split, expected, ours) in splits {
-            for (name, &expected) in expected {
-                let ours = ours.and_then(|ours| ours.named().find(|(other, _)| other == name)).map(|(_, value)| value);
-                rows.push(Row::new(format!("{split} {name}"), ours, expected, self.margin.metric, 4));
+            // In the order of the run's metrics; then what it does not have.
+            let has = |name: &str| ours.is_some_and(|ours| ours.named().any(|(other, _)| other == name));
+            let found = ours.into_iter().flat_map(MetricValues::named).map(|(name, value)| (name, Some(value)));
+            let lacking = expected.keys().filter(|name| !has(name)).map(|name| (name.clone(), None));
+            for (name, ours) in found.chain(lacking) {
+                if let Some(&expected) = expected.get(&name) {
+                    rows.push(Row::new(format!("{split} {name}"), ours, expected, self.margin.metric, 4));
+                }
             }
         }
 

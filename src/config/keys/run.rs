@@ -72,9 +72,9 @@ pub(super) static KEYS: &[Key] = &[
     own(
         General,
         "threads",
-        "a whole number of at least 1, or `None`",
+        "a whole number from 1 to 1024, or `None`",
         "threads of libtorch; `None` leaves the choice to libtorch",
-        |c, v| put(&mut c.run.threads, optional(v, count)),
+        |c, v| put(&mut c.run.threads, optional(v, |v| whole(v, 1, 1024))),
         |c| value(c.run.threads),
     ),
     accepted(Unprinted, "multi_gpus", |_| &["False"], "one device computes"),

@@ -1,0 +1,90 @@
+//! Sizes that a configuration names, held against the tensors of a file before memory is asked for in those sizes.
+
+use std::path::Path;
+
+use tch::Tensor;
+
+use super::ItemFeature;
+use super::embedding::table_name;
+use crate::config::{Fusion, ModelConfig, Predictor};
+use crate::tensors::TensorFile;
+use crate::{Error, Result};
+
+/// Checks that `file` holds, under `prefix`, tensors of every size that a model of this configuration would have, all
+/// of one floating kind.
+///
+/// # Errors
+/// A tensor that is missing, of another shape, or of another kind than the item embedding.
+pub fn check_sizes(
+    config: &ModelConfig,
+    n_items: i64,
+    max_len: i64,
+    features: &[ItemFeature],
+    file: &TensorFile,
+    path: &Path,
+    prefix: &str,
+) -> Result<()> {
+    let item = format!("{prefix}item_embedding.weight");
+    let kind = file.tensors.get(&item).map(Tensor::kind);
+    for (name, shape) in deciding_shapes(config, n_items, max_len, features) {
+        let name = format!("{prefix}{name}");
+        let found = file.tensors.get(&name);
+        if found.map(Tensor::size).as_deref() != Some(&shape) {
+            let found = found.map_or("none".to_owned(), |found| format!("{:?}", found.size()));
+            return Err(Error::new(format!("expected shape {shape:?}, found {found}"))
+                .at(path)
+                .tensor(name)
+                .hint("the file belongs to another configuration or data set"));
+        }
+    }
+    for (name, tensor) in file.tensors.iter().filter(|(name, _)| name.starts_with(prefix) && !is_ids(name)) {
+        if Some(tensor.kind()) != kind || !tensor.is_floating_point() {
+            let problem = format!("expected one floating kind for all parameters, found {:?}", tensor.kind());
+            return Err(Error::new(problem)
+                .at(path)
+                .tensor(name)
+                .hint("write all parameters in float32 or in float64"));
+        }
+    }
+    Ok(())
+}
+
+/// Attribute ids of items, which are integers.
+fn is_ids(name: &str) -> bool {
+    name.starts_with("item_feat.")
+}
+
+/// One tensor for every size that the model's memory depends on.
+fn deciding_shapes(
+    config: &ModelConfig,
+    n_items: i64,
+    max_len: i64,
+    features: &[ItemFeature],
+) -> Vec<(String, [i64; 2])> {
+    let h = config.hidden_size;
+    let streams = 2 + config.attribute_hidden_size.len() as i64;
+    let mut shapes = vec![
+        ("item_embedding.weight".to_owned(), [n_items, h]),
+        ("position_embedding.weight".to_owned(), [max_len, h]),
+    ];
+    for (i, (feature, &size)) in features.iter().zip(&config.attribute_hidden_size).enumerate() {
+        shapes.push((format!("feature_embed_layer_list.{i}.{}", table_name(feature.kind)), [feature.vocab, size]));
+        if config.attribute_predictor == Predictor::Linear {
+            shapes.push((format!("ap.{i}.weight"), [feature.vocab, h]));
+        }
+    }
+    for k in 0..config.n_layers {
+        let mut layer = |name: &str, shape| shapes.push((format!("trm_encoder.layer.{k}.{name}.weight"), shape));
+        layer("feed_forward.dense_1", [config.inner_size, h]);
+        layer("multi_head_attention.query", [h, h]);
+        for (i, &size) in config.attribute_hidden_size.iter().enumerate() {
+            layer(&format!("multi_head_attention.query_layers.{i}"), [size, size]);
+        }
+        match config.fusion_type {
+            Fusion::Sum => {}
+            Fusion::Concat => layer("multi_head_attention.fusion_layer", [max_len, streams * max_len]),
+            Fusion::Gate => layer("multi_head_attention.fusion_layer.projection.0", [max_len, max_len]),
+        }
+    }
+    shapes
+}
