@@ -4,6 +4,8 @@ use dif_sr::Result;
 use dif_sr::config::RunConfig;
 use dif_sr::train::{Prepared, RunFolder, RunResult, run as train};
 
+use serde_json::json;
+
 use super::progress::Progress;
 use super::{Outcome, TrainArgs, output};
 
@@ -14,7 +16,7 @@ pub fn run(args: TrainArgs, overrides: &[(String, String)], json: bool) -> Resul
     let mut folder = RunFolder::create(args.out, &config)?;
     let result = train(&config, &prepared, &mut folder, &mut Progress::new(config.run.show_progress))?;
     if json {
-        output::print_json(&result)?;
+        output::print_json(&json!({ "run": folder.path(), "result": result }))?;
     } else {
         output::print(&summary(&config, &folder, &result))?;
     }

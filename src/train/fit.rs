@@ -141,7 +141,8 @@ impl BatchLosses {
             return Ok(());
         }
         let place = format!("epoch {epoch}, batch {batch} of {batches}");
-        Err(Error::new(format!("the loss of {place} is {}, expected a finite number", self.total))
-            .hint("lower learning_rate or set clip_grad_norm; the best model so far is kept"))
+        Err(Error::new(format!("the loss of {place} is {}, expected a finite number", self.total)).hint(
+            "lower learning_rate or set clip_grad_norm; the best model so far, if an epoch was evaluated, is kept",
+        ))
     }
 }

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::BatchLosses;
 use super::environment::Environment;
-use crate::config::RunConfig;
+use crate::config::{Loss, Predictor, RunConfig};
 use crate::tensors::replace;
 use crate::{Error, Result};
 
@@ -42,7 +42,9 @@ impl RunFolder {
         let file = |name: &str| append(&path.join(name));
         let (log, losses, metrics) = (file("log.txt")?, file("losses.tsv")?, file("metrics.jsonl")?);
         let mut folder = Self { log, losses, metrics, path };
-        let attributes = config.data.selected_features.iter().map(String::as_str);
+        // Without a predictor, and under BPR, there are no attribute losses.
+        let predicts = config.model.attribute_predictor == Predictor::Linear && config.model.loss_type == Loss::Ce;
+        let attributes = config.data.selected_features.iter().map(String::as_str).filter(|_| predicts);
         let header: Vec<&str> = ["epoch", "batch", "total", "item"].into_iter().chain(attributes).collect();
         folder.loss_line(&header.join("\t"))?;
         folder.write_json("environment.json", &Environment::here(config))?;

@@ -126,11 +126,18 @@ pub fn run(
     introduce(config, dataset, model, &mut log)?;
 
     let start = Instant::now();
-    let fitted = train(config, dataset, splits, model, &mut log)?;
+    let fitted = match train(config, dataset, splits, model, &mut log) {
+        Ok(fitted) => fitted,
+        Err(error) => {
+            // The folder is the evidence: it says why the run ended.
+            log.folder.log(&log_line(&format!("stopped: {error}")))?;
+            return Err(error);
+        }
+    };
     let train_seconds = start.elapsed().as_secs_f64();
     let best = log.folder.best();
     if !best.exists() {
-        // Nothing was evaluated (no user has a validation row, or no epoch reached eval_step): the last epoch stands.
+        log.say("Nothing was validated (no user has a validation row, or no epoch reached eval_step): the last epoch stands")?;
         Checkpoint::save(&best, config, dataset, model, fitted.epochs.saturating_sub(1))?;
     }
     log.say(&format!("Loading model structure and parameters from {}", best.display()))?;
@@ -237,11 +244,15 @@ struct Log<'a> {
 
 impl Log<'_> {
     fn say(&mut self, message: &str) -> Result<()> {
-        // RecBole's format: `19 Jan 18:11    INFO  message`.
-        let line = format!("{}    INFO  {message}", jiff::ZonedDateTime::now().strftime("%d %b %H:%M"));
+        let line = log_line(message);
         self.report.log(&line);
         self.folder.log(&line)
     }
+}
+
+/// RecBole's format: `19 Jan 18:11    INFO  message`.
+fn log_line(message: &str) -> String {
+    format!("{}    INFO  {message}", jiff::ZonedDateTime::now().strftime("%d %b %H:%M"))
 }
 
 /// Metrics as Python prints a dictionary, which is how RecBole logs results.

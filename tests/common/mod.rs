@@ -42,12 +42,13 @@ pub static ML_100K: Lazy<String> = Lazy::new(|| {
     path.display().to_string()
 });
 
-/// The folder that holds `Amazon_Beauty/`: `DIF_SR_AMAZON_BEAUTY`, or `../shared/data`. It is not part of the
-/// repository, so that tests on it say that they are left out where it is missing.
+/// The folder that holds `Amazon_Beauty/`: `DIF_SR_AMAZON_BEAUTY`, or `dataset`. It is not part of the repository, so
+/// that tests on it say that they are left out where it is missing; a folder that is named must hold it.
 pub static AMAZON_BEAUTY: Lazy<Option<String>> = Lazy::new(|| {
     let named = std::env::var_os("DIF_SR_AMAZON_BEAUTY").map(PathBuf::from);
-    let path = named.unwrap_or_else(|| root().join("../shared/data"));
+    let path = named.clone().unwrap_or_else(|| root().join("dataset"));
     let there = path.join("Amazon_Beauty/Amazon_Beauty.inter").is_file();
+    assert!(there || named.is_none(), "DIF_SR_AMAZON_BEAUTY is {}, which holds no Amazon_Beauty", path.display());
     if !there {
         // Past the test harness, which shows what is printed for failures only.
         let word = format!("left out: no Amazon_Beauty in {}; set DIF_SR_AMAZON_BEAUTY\n", path.display());
