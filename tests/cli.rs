@@ -270,6 +270,24 @@ fn wrong_flags_are_told_what_to_write() {
 }
 
 #[test]
+fn reproduce_takes_config_files_alone_and_expects_what_stands_beside_the_last() {
+    let folder = toy();
+    let metrics = "epochs: 1\nmetrics: [Recall]\ntopk: [5]\nvalid_metric: Recall@5\n";
+    fs::write(folder.path().join("first.yaml"), metrics).expect("written");
+    fs::write(folder.path().join("last.yaml"), "seed: 7\n").expect("written");
+    fs::create_dir(folder.path().join("expectations")).expect("a folder");
+    let expectation = "source: beside last.yaml\nmargin: {metric: 1}\ntest: {recall@5: 0.5}\n";
+    fs::write(folder.path().join("expectations/last.yaml"), expectation).expect("written");
+    let toy = TOY.iter().filter(|a| !a.starts_with("--valid_metric")).copied();
+    let arguments = ["reproduce", "--out=run", "--config_files", "first.yaml", "last.yaml"].into_iter().chain(toy);
+    let output = dif_sr(folder.path(), &arguments.collect::<Vec<_>>());
+    assert_eq!(code(&output), 0, "{}", stderr(&output));
+    assert!(stdout(&output).starts_with("expected: beside last.yaml"), "{}", stdout(&output));
+    let config = fs::read_to_string(folder.path().join("run/config.yaml")).expect("a configuration");
+    assert!(config.contains("seed: 7\n") && config.contains("epochs: 1\n"), "{config}");
+}
+
+#[test]
 fn a_gpu_that_is_not_there_is_an_error_where_it_was_asked_for() {
     let folder = toy();
     let asked = dif_sr(folder.path(), &[&["train"], &TOY[..12], &["--use_gpu=True", "--gpu_id=99"]].concat());

@@ -5,32 +5,16 @@ mod common;
 use std::path::{Path, PathBuf};
 
 use dif_sr::Result;
-use dif_sr::config::{AttributeKind, DataConfig, Interval, Keep, TimePrecision};
+use dif_sr::config::{AttributeKind, DataConfig, Interval, Keep, RunConfig, TimePrecision};
 use dif_sr::data::{Dataset, Inspection, Splits, Summary, split};
 use once_cell::sync::Lazy;
 use serde_json::Value;
 
 /// The notebook's keys, for `dataset` under `data_path`, without filters.
 fn config(data_path: impl Into<PathBuf>, dataset: &str) -> DataConfig {
-    DataConfig {
-        dataset: dataset.into(),
-        data_path: data_path.into(),
-        field_separator: b'\t',
-        seq_separator: " ".into(),
-        user_id_field: "user_id".into(),
-        item_id_field: "item_id".into(),
-        time_field: "timestamp".into(),
-        load_inter: None,
-        load_item: None,
-        val_interval: Vec::new(),
-        user_inter_num_interval: None,
-        item_inter_num_interval: None,
-        filter_inter_by_user_or_item: true,
-        rm_dup_inter: None,
-        max_item_list_length: 3,
-        time_precision: TimePrecision::Float32,
-        selected_features: Vec::new(),
-    }
+    let named = [("dataset", dataset), ("MAX_ITEM_LIST_LENGTH", "3")].map(|(k, v)| (k.to_owned(), v.to_owned()));
+    let defaults = RunConfig::load(&[], &named).expect("defaults are valid").data;
+    DataConfig { data_path: data_path.into(), selected_features: Vec::new(), ..defaults }
 }
 
 const fn at_least(low: f64) -> Option<Interval> {

@@ -29,11 +29,9 @@ pub struct ConfigArgs {
 }
 
 impl ConfigArgs {
-    /// The configuration of these flags on top of `first` files, without the checks of a whole one.
-    pub fn load(&self, first: &[PathBuf], overrides: &[(String, String)]) -> Result<RunConfig> {
-        let mut files = first.to_vec();
-        files.extend(self.files()?);
-        RunConfig::load(&files, &self.overrides(overrides))
+    /// The configuration that these flags and keys name.
+    pub fn load(&self, overrides: &[(String, String)]) -> Result<RunConfig> {
+        RunConfig::load(&self.files()?, &self.overrides(overrides))
     }
 
     /// The named files. RecBole takes several in one argument, separated by spaces.

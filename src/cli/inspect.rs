@@ -7,7 +7,7 @@ use dif_sr::data::{Dataset, Inspection};
 use super::{InspectArgs, Outcome, output};
 
 pub fn run(args: InspectArgs, overrides: &[(String, String)], json: bool) -> Result<Outcome> {
-    let config = args.config_args.load(&[], overrides)?.data;
+    let config = args.config_args.load(overrides)?.data;
     let dataset = Dataset::load(&config)?;
     let inspection = Inspection::new(&dataset, &split(&dataset, &config)?, &config);
     if json {

@@ -10,7 +10,7 @@ use super::progress::Progress;
 use super::{Outcome, TrainArgs, output};
 
 pub fn run(args: TrainArgs, overrides: &[(String, String)], json: bool) -> Result<Outcome> {
-    let config = args.config_args.load(&[], overrides)?;
+    let config = args.config_args.load(overrides)?;
     // All that can be wrong with the input is found out before a folder is made.
     let prepared = Prepared::new(&config)?;
     let mut folder = RunFolder::create(args.out, &config)?;

@@ -2,29 +2,14 @@
 
 use super::dataset::{Dataset, Filtering};
 use super::vocabulary::Vocabulary;
-use crate::config::{DataConfig, TimePrecision};
+use crate::config::{DataConfig, RunConfig, TimePrecision};
 
 /// Nothing is filtered; exact times; L = 3.
 pub fn config() -> DataConfig {
-    DataConfig {
-        dataset: "sample".into(),
-        data_path: "folder".into(),
-        field_separator: b'\t',
-        seq_separator: " ".into(),
-        user_id_field: "user_id".into(),
-        item_id_field: "item_id".into(),
-        time_field: "timestamp".into(),
-        load_inter: None,
-        load_item: None,
-        val_interval: Vec::new(),
-        user_inter_num_interval: None,
-        item_inter_num_interval: None,
-        filter_inter_by_user_or_item: true,
-        rm_dup_inter: None,
-        max_item_list_length: 3,
-        time_precision: TimePrecision::Float64,
-        selected_features: Vec::new(),
-    }
+    let named = [("dataset", "sample"), ("data_path", "folder"), ("MAX_ITEM_LIST_LENGTH", "3")];
+    let named = named.map(|(key, value)| (key.to_owned(), value.to_owned()));
+    let defaults = RunConfig::load(&[], &named).expect("defaults are valid").data;
+    DataConfig { time_precision: TimePrecision::Float64, selected_features: Vec::new(), ..defaults }
 }
 
 /// A data set of (user, item, time). Ids are given as they are, and each must occur.

@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use tch::{Tensor, no_grad};
 
 use super::Case;
-use crate::model::SasRecD;
 use crate::train::Adam;
 
 /// Everything that the reference wrote down, computed by this project's model and named alike.
@@ -34,33 +33,37 @@ pub(super) fn compute(case: &Case) -> BTreeMap<String, Tensor> {
     }
 
     let mut adam = Adam::new(model.named_parameters(), shape.learning_rate, 0.0);
-    let mut total = losses.total;
-    for step in 1..=shape.train_steps {
-        adam.zero_grad();
-        total.backward();
-        if step == 1 {
-            gradients(model).iter().for_each(|(name, grad)| _ = put(format!("grad.{name}"), grad));
-        }
-        put(format!("train.loss.{step}"), &total);
-        adam.step();
-        total = model.losses(batch, true).total;
-    }
-    for ((name, parameter), initial) in adam.parameters().zip(&initial) {
-        put(format!("after5.{name}"), parameter);
-        no_grad(|| parameter.shallow_clone().copy_(initial));
-    }
+    ours.extend(optimize(&mut adam, shape.train_steps, losses.total, || model.losses(batch, true).total));
+    no_grad(|| adam.parameters().zip(&initial).for_each(|((_, p), initial)| p.shallow_clone().copy_(initial)));
     adam.zero_grad();
     ours
 }
 
-/// The gradients of the last backward pass; zeros for a parameter that the loss does not use.
-fn gradients(model: &SasRecD) -> Vec<(String, Tensor)> {
-    let parameters = model.named_parameters().into_iter();
-    parameters
-        .map(|(name, parameter)| {
-            let grad = parameter.grad();
-            let grad = if grad.defined() { grad } else { parameter.zeros_like() };
-            (name, grad)
-        })
-        .collect()
+/// Takes optimizer steps on one batch: `train.loss.*` before each, `grad.*` of the first (zeros for a parameter that the
+/// loss does not use), and `after5.*`. `total` is the loss before the first step, `next` computes it before the others.
+pub(super) fn optimize(
+    adam: &mut Adam,
+    steps: usize,
+    mut total: Tensor,
+    next: impl Fn() -> Tensor,
+) -> BTreeMap<String, Tensor> {
+    let mut named = BTreeMap::new();
+    for step in 1..=steps {
+        if step > 1 {
+            total = next();
+        }
+        adam.zero_grad();
+        total.backward();
+        if step == 1 {
+            for (name, parameter) in adam.parameters() {
+                let grad = parameter.grad();
+                let grad = if grad.defined() { grad.copy() } else { parameter.zeros_like() };
+                named.insert(format!("grad.{name}"), grad.detach());
+            }
+        }
+        named.insert(format!("train.loss.{step}"), total.detach());
+        adam.step();
+    }
+    named.extend(adam.parameters().map(|(name, p)| (format!("after5.{name}"), p.detach().copy())));
+    named
 }

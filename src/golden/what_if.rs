@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use tch::{Device, Kind, Reduction, Tensor, nn, no_grad};
 
+use super::compute::optimize;
 use super::{Case, Fault};
 use crate::config::{Fusion, Loss, ModelConfig, Predictor};
 use crate::model::{FeatureSeqEmbLayer, FusionLayer};
@@ -55,25 +56,11 @@ impl<'a> WhatIf<'a> {
 
     /// As [`WhatIf::forward`], with gradients and the optimizer's steps. The parameters are left trained.
     pub fn train(&self) -> BTreeMap<String, Tensor> {
-        let Pass { mut named, mut total } = self.pass();
+        let Pass { mut named, total } = self.pass();
         let shape = &self.case.shape;
         let trained = self.trained.iter().map(|name| (name.clone(), self.parameters[name].shallow_clone())).collect();
         let mut adam = Adam::new(trained, shape.learning_rate, 0.0);
-        for step in 1..=shape.train_steps {
-            adam.zero_grad();
-            total.backward();
-            if step == 1 {
-                for (name, parameter) in adam.parameters() {
-                    let grad = parameter.grad();
-                    let grad = if grad.defined() { grad.copy() } else { parameter.zeros_like() };
-                    named.insert(format!("grad.{name}"), grad);
-                }
-            }
-            named.insert(format!("train.loss.{step}"), total.detach());
-            adam.step();
-            total = self.pass().total;
-        }
-        named.extend(adam.parameters().map(|(name, p)| (format!("after5.{name}"), p.detach().copy())));
+        named.extend(optimize(&mut adam, shape.train_steps, total, || self.pass().total));
         named
     }
 

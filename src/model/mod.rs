@@ -13,7 +13,7 @@ mod embedding;
 mod encoder;
 mod feed_forward;
 mod fusion;
-pub mod init;
+mod init;
 mod predictor;
 mod sasrecd;
 mod sizes;

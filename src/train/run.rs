@@ -142,7 +142,7 @@ pub fn run(
     }
     log.say(&format!("Loading model structure and parameters from {}", best.display()))?;
     let Checkpoint { mut model, epoch: best_epoch, .. } = Checkpoint::load(&best)?;
-    model.to_device(device(&config.run)?);
+    model.to_device(prepared.model.device());
 
     let rows = &splits.test;
     let (ranking, test) = evaluate_rows(config, &model, rows, |done| log.report.testing(done, rows.n()))?;
