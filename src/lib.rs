@@ -28,6 +28,7 @@ pub mod config;
 pub mod data;
 mod error;
 pub mod eval;
+pub mod fast;
 pub mod golden;
 pub mod model;
 pub mod tensors;

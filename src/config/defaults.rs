@@ -13,6 +13,8 @@ impl RunConfig {
                 checkpoint_dir: "runs".into(),
                 show_progress: true,
                 threads: None,
+                compute_path: ComputePath::Reference,
+                precision: Precision::Float32,
                 loss_decimal_place: 4,
             },
             data: DataConfig {

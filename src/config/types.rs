@@ -31,8 +31,31 @@ pub struct RunOptions {
     pub show_progress: bool,
     /// `threads` (this project's key): libtorch's threads; `None` leaves the choice to libtorch.
     pub threads: Option<usize>,
+    /// `compute_path` (this project's key).
+    pub compute_path: ComputePath,
+    /// `precision` (this project's key): of the fast path's products.
+    pub precision: Precision,
     /// `loss_decimal_place`: decimals of the losses in the log.
     pub loss_decimal_place: usize,
+}
+
+/// `compute_path` (this project's key): which of the implementations computes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ComputePath {
+    /// The authors' operations in their order.
+    Reference,
+    /// The same function in fewer operations.
+    Fast,
+}
+
+/// `precision` (this project's key): in what the fast path multiplies matrices.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    Float32,
+    /// bfloat16 factors and products; weights, sums, softmax, losses and optimizer stay in float32.
+    Bf16,
 }
 
 /// What to read and how to filter, order and cut it.

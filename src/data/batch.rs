@@ -50,6 +50,17 @@ impl RowTensors {
         self.user.size()[0]
     }
 
+    fn narrow(&self, start: usize, rows: usize) -> Batch {
+        let narrow = |column: &Tensor| column.narrow(0, start as i64, rows as i64);
+        Batch {
+            user: narrow(&self.user),
+            item_seq: narrow(&self.item_seq),
+            item_seq_len: narrow(&self.item_seq_len),
+            pos_items: narrow(&self.pos_items),
+            neg_items: None,
+        }
+    }
+
     /// Reorders the rows: row i becomes the row that was at `permutation[i]`. As in the reference, the order stays, so
     /// that the permutations of several epochs compound.
     ///
@@ -64,16 +75,7 @@ impl RowTensors {
     /// All rows in order, `size` at a time, the last batch being what is left. Batches are views, not copies.
     pub fn batches(&self, size: usize) -> impl ExactSizeIterator<Item = Batch> {
         let n = self.n() as usize;
-        (0..n).step_by(size.max(1)).map(move |start| {
-            let narrow = |column: &Tensor| column.narrow(0, start as i64, size.max(1).min(n - start) as i64);
-            Batch {
-                user: narrow(&self.user),
-                item_seq: narrow(&self.item_seq),
-                item_seq_len: narrow(&self.item_seq_len),
-                pos_items: narrow(&self.pos_items),
-                neg_items: None,
-            }
-        })
+        (0..n).step_by(size.max(1)).map(move |start| self.narrow(start, size.max(1).min(n - start)))
     }
 }
 

@@ -4,4 +4,5 @@ mod metrics;
 mod ranking;
 
 pub use metrics::{MetricValues, metric};
+pub(crate) use ranking::not_finite;
 pub use ranking::{Ranking, rank};

@@ -50,8 +50,7 @@ pub fn rank(model: &SasRecD, rows: &RowTensors, batch_size: usize, mut progress:
             let scores = model.scores(&seq_output);
             // No score is higher than NaN, so that a broken model would rank every target first.
             if !bool::try_from(scores.isfinite().all())? {
-                return Err(Error::new("the model's scores are not all finite numbers")
-                    .hint("the parameters hold NaN or infinity: train again with a smaller learning_rate"));
+                return Err(not_finite());
             }
             let Ranking { rank, ties } = Ranking::of_scores(&scores, &batch.pos_items);
             all.rank.extend(rank);
@@ -60,4 +59,10 @@ pub fn rank(model: &SasRecD, rows: &RowTensors, batch_size: usize, mut progress:
         }
         Ok(all)
     })
+}
+
+/// What is said of scores that cannot be ranked.
+pub(crate) fn not_finite() -> Error {
+    Error::new("the model's scores are not all finite numbers")
+        .hint("the parameters hold NaN or infinity: train again with a smaller learning_rate")
 }

@@ -84,6 +84,26 @@ impl SasRecD {
         initialize(&self.tree(), self.config.initializer_range);
     }
 
+    /// The same model in another kind of floats, on the CPU.
+    pub fn copy_as(&self, kind: Kind) -> Self {
+        let features = self.features.iter().map(|feature| ItemFeature {
+            name: feature.name.clone(),
+            kind: feature.kind,
+            vocab: feature.vocab,
+            ids: feature.ids.to_device(Device::Cpu),
+        });
+        let copy = Self::new(&self.config, self.n_items(), self.max_len(), features.collect(), kind);
+        no_grad(|| {
+            for (own, copied) in [
+                (self.named_parameters(), copy.named_parameters()),
+                (self.named_tables(), copy.named_tables()),
+            ] {
+                own.iter().zip(copied).for_each(|((_, own), (_, mut copied))| copied.copy_(own));
+            }
+        });
+        copy
+    }
+
     /// Moves parameters, attribute tables and attribute ids.
     pub fn to_device(&mut self, device: Device) {
         self.vs.set_device(device);
@@ -110,6 +130,22 @@ impl SasRecD {
     /// Rows of the item embedding, the padding item included.
     pub fn n_items(&self) -> i64 {
         self.item_embedding.ws.size()[0]
+    }
+
+    /// L: rows of the position embedding.
+    pub fn max_len(&self) -> i64 {
+        self.position_embedding.ws.size()[0]
+    }
+
+    /// The vectors of all items' attributes, `[n_items, d_i]` each: what sequences look up, for the tables are not trained.
+    pub fn attribute_vectors(&self) -> Vec<Tensor> {
+        let layers = self.feature_embed_layer_list.iter().zip(&self.features);
+        let all = layers.map(|(layer, feature)| {
+            // Some items at a time: before pooling every token has a vector.
+            let parts: Vec<Tensor> = feature.ids.split(1024, 0).iter().map(|ids| layer.forward(&ids.unsqueeze(0))).collect();
+            Tensor::cat(&parts, 1).squeeze_dim(0)
+        });
+        all.collect()
     }
 
     /// Encodes sequences.

@@ -2,6 +2,8 @@
 
 use tch::{Tensor, no_grad};
 
+use crate::fast::{Factors, FastPath};
+
 /// β₁, β₂ and ε of PyTorch's `torch.optim.Adam`, which RecBole leaves as they are.
 const BETA1: f64 = 0.9;
 const BETA2: f64 = 0.999;
@@ -57,6 +59,34 @@ impl Adam {
         });
     }
 
+    /// One step on the gradients of the fast path, in one pass over memory.
+    ///
+    /// # Panics
+    /// With a fast path of another model.
+    pub fn step_fast(&mut self, fast: &FastPath) {
+        let (learning_rate, weight_decay) = (self.learning_rate, self.weight_decay);
+        let updates = self.slots.iter_mut().map(|slot| {
+            slot.step += 1;
+            let (bias_correction1, bias_correction2) = slot.bias_corrections();
+            let factors = Factors {
+                rest1: (1.0 - BETA1) as f32,
+                beta2: BETA2 as f32,
+                rest2: (1.0 - BETA2) as f32,
+                step_size: (learning_rate / bias_correction1) as f32,
+                correction: bias_correction2.sqrt() as f32,
+                eps: EPS as f32,
+                weight_decay: weight_decay as f32,
+            };
+            (factors, &slot.name, [&mut slot.parameter, &mut slot.exp_avg, &mut slot.exp_avg_sq])
+        });
+        fast.adam(updates);
+    }
+
+    /// Steps taken: as many as the parameter with the most has taken.
+    pub fn steps(&self) -> u64 {
+        self.slots.iter().map(|slot| slot.step).max().unwrap_or_default() as u64
+    }
+
     /// The parameters with their names, in order.
     pub fn parameters(&self) -> impl Iterator<Item = (&str, &Tensor)> {
         self.slots.iter().map(|slot| (slot.name.as_str(), &slot.parameter))
@@ -70,10 +100,13 @@ impl Slot {
         let _ = self.exp_avg.lerp_(&grad, 1.0 - BETA1);
         // addcmul with value v computes (v · a) · b; tch offers it without the value.
         let _ = self.exp_avg_sq.g_mul_scalar_(BETA2).addcmul_(&(&grad * (1.0 - BETA2)), &grad);
-        let bias_correction1 = 1.0 - BETA1.powf(self.step as f64);
-        let bias_correction2 = 1.0 - BETA2.powf(self.step as f64);
+        let (bias_correction1, bias_correction2) = self.bias_corrections();
         let denominator = self.exp_avg_sq.sqrt() / bias_correction2.sqrt() + EPS;
         let step_size = learning_rate / bias_correction1;
         let _ = self.parameter.addcdiv_(&(&self.exp_avg * -step_size), &denominator);
+    }
+    /// What the moments lack because they started at zero.
+    fn bias_corrections(&self) -> (f64, f64) {
+        (1.0 - BETA1.powf(self.step as f64), 1.0 - BETA2.powf(self.step as f64))
     }
 }

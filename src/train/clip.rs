@@ -5,12 +5,9 @@ use tch::{Kind, Tensor, no_grad};
 use crate::config::ClipGradNorm;
 
 /// Scales all gradients by one factor so that their norm is at most `max_norm`, as `torch.nn.utils.clip_grad_norm_`.
-pub fn clip_grad_norm<'a>(
-    parameters: impl Iterator<Item = &'a Tensor>,
-    ClipGradNorm { max_norm, norm_type }: ClipGradNorm,
-) {
+pub fn clip_grad_norm(grads: impl Iterator<Item = Tensor>, ClipGradNorm { max_norm, norm_type }: ClipGradNorm) {
     no_grad(|| {
-        let mut grads: Vec<Tensor> = parameters.map(Tensor::grad).filter(Tensor::defined).collect();
+        let mut grads: Vec<Tensor> = grads.filter(Tensor::defined).collect();
         if grads.is_empty() {
             return;
         }
@@ -32,9 +29,9 @@ mod tests {
             [Tensor::from_slice(&[3.0, 0.0]), Tensor::from_slice(&[4.0])].map(|t| t.set_requires_grad(true));
         let loss = &parameters[0].dot(&Tensor::from_slice(&[3.0, 0.0])) + &parameters[1].sum(None::<Kind>) * 4.0;
         loss.backward();
-        clip_grad_norm(parameters.iter(), ClipGradNorm { max_norm: 10.0, norm_type: 2.0 });
+        clip_grad_norm(parameters.iter().map(Tensor::grad), ClipGradNorm { max_norm: 10.0, norm_type: 2.0 });
         assert_eq!(parameters[0].grad().double_value(&[0]), 3.0, "a norm of 5 is below 10");
-        clip_grad_norm(parameters.iter(), ClipGradNorm { max_norm: 1.0, norm_type: 2.0 });
+        clip_grad_norm(parameters.iter().map(Tensor::grad), ClipGradNorm { max_norm: 1.0, norm_type: 2.0 });
         let clipped = [parameters[0].grad().double_value(&[0]), parameters[1].grad().double_value(&[0])];
         assert!((clipped[0] - 0.6).abs() < 1e-6 && (clipped[1] - 0.8).abs() < 1e-6, "{clipped:?}");
     }

@@ -4,12 +4,11 @@ use std::time::Instant;
 
 use tch::{Device, Kind, Tensor};
 
-use super::clip::clip_grad_norm;
-use super::{Adam, EarlyStopping, Step};
+use super::{EarlyStopping, Step, Stepper};
 use crate::config::{Loss, RunConfig};
 use crate::data::{NegativeSampler, RowTensors, Splits};
-use crate::eval::{MetricValues, rank};
-use crate::model::{Losses, SasRecD};
+use crate::eval::MetricValues;
+use crate::model::SasRecD;
 use crate::{Error, Result};
 
 /// What the loop tells as it goes.
@@ -61,7 +60,7 @@ pub fn fit(
     let valid = RowTensors::new(&splits.valid, model.device());
     let mut negatives = (config.model.loss_type == Loss::Bpr)
         .then(|| NegativeSampler::new(&splits.train, model.n_items() as usize, config.run.seed as u64));
-    let mut adam = Adam::new(model.named_parameters(), settings.learning_rate, settings.weight_decay);
+    let mut stepper = Stepper::new(config, model)?;
     let mut stopping = EarlyStopping::new(settings.stopping_step);
     let mut fitted = Fitted { epochs: 0, best: None };
 
@@ -76,15 +75,9 @@ pub fn fit(
                 Some(sampler) => batch.with_negatives(sampler)?,
                 None => batch,
             };
-            adam.zero_grad();
-            let losses = model.losses(&batch, true);
-            let values = BatchLosses::of(&losses);
+            let values = stepper.losses(&batch);
             values.check(epoch, i + 1, count)?;
-            losses.total.backward();
-            if let Some(clip) = settings.clip_grad_norm {
-                clip_grad_norm(adam.parameters().map(|(_, parameter)| parameter), clip);
-            }
-            adam.step();
+            stepper.update();
             sums.add(&values);
             listen(Event::Batch { epoch, batch: i + 1, batches: count, losses: &values })?;
         }
@@ -96,7 +89,7 @@ pub fn fit(
         }
         let start = Instant::now();
         let mut told = Ok(());
-        let ranking = rank(model, &valid, config.eval.eval_batch_size, |done| {
+        let ranking = stepper.rank(&valid, |done| {
             if told.is_ok() {
                 told = listen(Event::Evaluating { epoch, done, users: valid.n() as usize });
             }
@@ -120,15 +113,6 @@ pub fn fit(
 }
 
 impl BatchLosses {
-    fn of(losses: &Losses) -> Self {
-        let value = |loss: &Tensor| loss.double_value(&[]);
-        Self {
-            total: value(&losses.total),
-            item: value(&losses.item),
-            attributes: losses.attributes.iter().map(value).collect(),
-        }
-    }
-
     fn add(&mut self, other: &Self) {
         self.total += other.total;
         self.item += other.item;

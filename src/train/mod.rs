@@ -9,6 +9,7 @@ mod environment;
 mod fit;
 mod folder;
 mod run;
+mod stepper;
 
 pub use adam::Adam;
 pub use checkpoint::Checkpoint;
@@ -17,3 +18,4 @@ pub use early_stopping::{EarlyStopping, Step};
 pub use fit::{BatchLosses, Event, Fitted, fit};
 pub use folder::RunFolder;
 pub use run::{Prepared, Report, RunResult, TestResult, evaluate_rows, run, set_up};
+pub use stepper::{Stepper, rank_rows};

@@ -6,11 +6,11 @@ use serde::Serialize;
 use serde_json::json;
 use tch::Device;
 
-use super::{BatchLosses, Checkpoint, Event, Fitted, RunFolder, device, fit};
+use super::{BatchLosses, Checkpoint, Event, Fitted, RunFolder, device, fit, rank_rows};
 use crate::config::{Loss, RunConfig};
 use crate::data::split::split;
-use crate::data::{Dataset, RowTensors, Rows, Splits, Summary};
-use crate::eval::{MetricValues, Ranking, rank};
+use crate::data::{Dataset, Rows, Splits, Summary};
+use crate::eval::{MetricValues, Ranking};
 use crate::model::{ItemFeature, SasRecD};
 use crate::tensors::replace;
 use crate::{Error, Result};
@@ -104,7 +104,7 @@ pub fn evaluate_rows(
     rows: &Rows,
     progress: impl FnMut(usize),
 ) -> Result<(Ranking, TestResult)> {
-    let ranking = rank(model, &RowTensors::new(rows, model.device()), config.eval.eval_batch_size, progress)?;
+    let ranking = rank_rows(config, model, rows, progress)?;
     let exact = MetricValues::of(&config.eval, &ranking);
     let decimals = config.eval.metric_decimal_place;
     let worst_order =

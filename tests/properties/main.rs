@@ -7,6 +7,7 @@
 mod common;
 
 mod checkpoint;
+mod fast;
 mod gradients;
 mod loss;
 mod metrics;

@@ -179,8 +179,13 @@ impl Shape {
     }
 
     pub fn model_of(&self, kind: Kind) -> SasRecD {
+        self.model_with(&self.config(), kind)
+    }
+
+    /// A model of this shape with another configuration, such as one with dropout.
+    pub fn model_with(&self, config: &ModelConfig, kind: Kind) -> SasRecD {
         tch::set_num_threads(1);
-        let model = SasRecD::new(&self.config(), self.n_items, self.length, self.features(), kind);
+        let model = SasRecD::new(config, self.n_items, self.length, self.features(), kind);
         let random = &mut Random(self.seed);
         no_grad(|| {
             for (name, mut parameter) in parameters_and_tables(&model) {

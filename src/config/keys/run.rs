@@ -71,6 +71,22 @@ pub(super) static KEYS: &[Key] = &[
     accepted(General, "benchmark_filename", |_| &["None"], "the split is made here, not read from files"),
     own(
         General,
+        "compute_path",
+        "`reference` or `fast`",
+        "the authors' operations in their order, or the same function in fewer (docs/performance.md)",
+        |c, v| put(&mut c.run.compute_path, word(v)),
+        |c| value(c.run.compute_path),
+    ),
+    own(
+        General,
+        "precision",
+        "`float32` or `bf16`",
+        "in what the fast path multiplies matrices; everything else, and the reference path, is float32",
+        |c, v| put(&mut c.run.precision, word(v)),
+        |c| value(c.run.precision),
+    ),
+    own(
+        General,
         "threads",
         "a whole number from 1 to 1024, or `None`",
         "threads of libtorch; `None` leaves the choice to libtorch",

@@ -1,0 +1,35 @@
+//! The activation of the feed-forward network and its derivative.
+
+use super::product::{Matrix, wrap};
+use crate::config::Activation;
+
+/// `out` = activation(x).
+pub(super) fn forward(activation: Activation, x: &[f32], out: &mut [f32]) {
+    let map = |out: &mut [f32], f: fn(f32) -> f32| out.iter_mut().zip(x).for_each(|(out, &x)| *out = f(x));
+    match activation {
+        Activation::Gelu => _ = Matrix::new(x, 1).tensor().gelu_out(&wrap(out, 1), "none"),
+        Activation::Relu => map(out, |x| x.max(0.0)),
+        Activation::Swish => map(out, |x| x * sigmoid(x)),
+        Activation::Tanh => map(out, f32::tanh),
+        Activation::Sigmoid => map(out, sigmoid),
+    }
+}
+
+/// Turns the gradient of the output, in place, into that of the input `x`.
+pub(super) fn backward(activation: Activation, x: &[f32], grad: &mut [f32]) {
+    let scale = |grad: &mut [f32], f: fn(f32) -> f32| grad.iter_mut().zip(x).for_each(|(grad, &x)| *grad *= f(x));
+    match activation {
+        Activation::Gelu => {
+            let (target, x) = (wrap(grad, 1), Matrix::new(x, 1).tensor());
+            let _ = x.gelu_backward_grad_input(&target, &target, "none");
+        }
+        Activation::Relu => scale(grad, |x| if x > 0.0 { 1.0 } else { 0.0 }),
+        Activation::Swish => scale(grad, |x| sigmoid(x) * (1.0 + x * (1.0 - sigmoid(x)))),
+        Activation::Tanh => scale(grad, |x| 1.0 - x.tanh() * x.tanh()),
+        Activation::Sigmoid => scale(grad, |x| sigmoid(x) * (1.0 - sigmoid(x))),
+    }
+}
+
+fn sigmoid(x: f32) -> f32 {
+    1.0 / (1.0 + (-x).exp())
+}

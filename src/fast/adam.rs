@@ -1,0 +1,43 @@
+//! Adam in one pass over memory.
+
+use rayon::prelude::*;
+
+/// The factors of one step, as [`crate::train::Adam`] derives them.
+#[derive(Debug, Clone, Copy)]
+pub struct Factors {
+    /// 1 − β₁, β₂ and 1 − β₂, each rounded once: 1 − β₂ from a rounded β₂ would be off by 5e-5.
+    pub rest1: f32,
+    pub beta2: f32,
+    pub rest2: f32,
+    /// learning rate / (1 − β₁ᵗ)
+    pub step_size: f32,
+    /// √(1 − β₂ᵗ)
+    pub correction: f32,
+    pub eps: f32,
+    pub weight_decay: f32,
+}
+
+/// Elements of a task.
+const BLOCK: usize = 1 << 15;
+
+/// Moves a parameter and both moments by one gradient.
+///
+/// # Shapes
+/// all alike
+pub(super) fn adam(factors: Factors, parameter: &mut [f32], first: &mut [f32], second: &mut [f32], gradient: &[f32]) {
+    let blocks = parameter.par_chunks_mut(BLOCK).zip(first.par_chunks_mut(BLOCK));
+    let blocks = blocks.zip(second.par_chunks_mut(BLOCK)).zip(gradient.par_chunks(BLOCK));
+    blocks.for_each(|(((parameter, first), second), gradient)| update(factors, parameter, first, second, gradient));
+}
+
+#[multiversion::multiversion(targets("x86_64+avx512f", "x86_64+avx2+fma", "aarch64+neon"))]
+fn update(factors: Factors, parameter: &mut [f32], first: &mut [f32], second: &mut [f32], gradient: &[f32]) {
+    let Factors { rest1, beta2, rest2, step_size, correction, eps, weight_decay } = factors;
+    let moments = first.iter_mut().zip(second);
+    for ((parameter, (first, second)), gradient) in parameter.iter_mut().zip(moments).zip(gradient) {
+        let gradient = gradient + weight_decay * *parameter;
+        *first += rest1 * (gradient - *first);
+        *second = beta2 * *second + rest2 * gradient * gradient;
+        *parameter -= step_size * *first / (second.sqrt() / correction + eps);
+    }
+}

@@ -1,0 +1,232 @@
+//! Fused attention between the products of a layer, sequence by sequence, forward and backward.
+
+use super::fusion::{Fusion, FusionGrad, softmax};
+use super::kernels::{axpy, dot, dot_padded};
+use super::norm::Drops;
+
+/// A sequence of a chunk.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Sequence {
+    /// Its first row.
+    pub start: usize,
+    /// Its rows: L, or its true items alone.
+    pub rows: usize,
+    /// Its true items, 1 to L.
+    pub items: usize,
+}
+
+/// The queries of a layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Queries {
+    /// Every row.
+    All,
+    /// The last true item of each sequence.
+    Last,
+}
+
+/// One layer's attention: what does not change within a batch.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Attention<'a> {
+    pub heads: usize,
+    /// L.
+    pub length: usize,
+    /// The floats of a row of scores, P.
+    pub padded: usize,
+    pub queries: Queries,
+    pub fusion: &'a Fusion,
+    /// `[heads, L, P]`: the same for every sequence.
+    pub position: &'a [f32],
+    pub drops: Drops<'a>,
+}
+
+/// The streams of a chunk.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Streams<'a> {
+    pub sequences: &'a [Sequence],
+    /// `[queries, H]`
+    pub query: &'a [f32],
+    /// `[rows, 2 H]`: keys, then values.
+    pub key_value: &'a [f32],
+    pub attributes: &'a [AttributeRows],
+    /// The distinct item of every row.
+    pub distinct: &'a [u32],
+}
+
+/// Queries and keys of an attribute, or their gradient.
+#[derive(Debug, Default)]
+pub(super) struct AttributeRows {
+    /// `[distinct items, 2 dᵢ]`: queries, then keys.
+    pub rows: Vec<f32>,
+    /// dᵢ.
+    pub size: usize,
+}
+
+/// What the forward pass leaves for the backward pass.
+#[derive(Debug, Default)]
+pub(super) struct Scores {
+    /// Attributes and item, `[queries, heads, maps − 1, P]`.
+    maps: Vec<f32>,
+    /// The gate's, `[queries, heads, maps]`.
+    weights: Vec<f32>,
+    /// After the softmax, before dropout, `[queries, heads, P]`.
+    probs: Vec<f32>,
+}
+
+/// Gradients that the backward pass adds to.
+#[derive(Debug)]
+pub(super) struct Gradients<'a> {
+    /// `[queries, H]`
+    pub query: &'a mut [f32],
+    /// `[rows, 2 H]`
+    pub key_value: &'a mut [f32],
+    pub attributes: &'a mut [AttributeRows],
+    /// `[heads, L, P]`
+    pub position: &'a mut [f32],
+    pub fusion: &'a mut FusionGrad,
+}
+
+/// Added to the scores of padded and future keys, as in the reference.
+const MASKED: f32 = -10_000.0;
+
+impl AttributeRows {
+    /// Where the query (0) or the key (1) of an item and a head lies.
+    #[inline(always)]
+    fn at(&self, item: u32, which: usize, head: usize, heads: usize) -> std::ops::Range<usize> {
+        let size = self.size / heads;
+        let start = (2 * item as usize + which) * self.size + head * size;
+        start..start + size
+    }
+}
+
+impl Attention<'_> {
+    /// Of a sequence with its number in the chunk: the rows of its queries, and their positions.
+    #[inline(always)]
+    fn queries(self, number: usize, sequence: Sequence) -> impl Iterator<Item = (usize, usize)> {
+        match self.queries {
+            Queries::All => (sequence.start..sequence.start + sequence.rows).zip(0..sequence.rows),
+            Queries::Last => (number..number + 1).zip(sequence.items - 1..sequence.items),
+        }
+    }
+
+    /// The position stream's scores of a query.
+    #[inline(always)]
+    fn position(&self, head: usize, i: usize) -> std::ops::Range<usize> {
+        let start = (head * self.length + i) * self.padded;
+        start..start + self.padded
+    }
+}
+
+/// `context` = Σⱼ dropout(p)ⱼ valueⱼ for every query and head.
+///
+/// # Shapes
+/// context `[queries, H]`
+#[multiversion::multiversion(targets("x86_64+avx512f", "x86_64+avx2+fma", "aarch64+neon"))]
+pub(super) fn forward(attention: Attention, streams: Streams, scores: &mut Scores, context: &mut [f32]) {
+    let Attention { heads, padded: p, fusion, drops, .. } = attention;
+    let Streams { sequences, query, key_value, attributes, distinct } = streams;
+    let maps = attributes.len() + 2;
+    let h = key_value.len() / 2 / distinct.len();
+    let d = h / heads;
+    let scale = 1.0 / (d as f32).sqrt();
+    let n = query.len() / h;
+    scores.maps.clear();
+    scores.maps.resize(n * heads * (maps - 1) * p, 0.0);
+    scores.weights.resize(n * heads * maps, 0.0);
+    scores.probs.resize(n * heads * p, 0.0);
+    context.fill(0.0);
+    let (mut mask, mut scratch) = (vec![1.0; heads * p], vec![0.0; p]);
+    for (number, &sequence) in sequences.iter().enumerate() {
+        let keys = sequence.start..sequence.start + sequence.rows;
+        for (row, i) in attention.queries(number, sequence) {
+            drops.mask(row, &mut mask);
+            for head in 0..heads {
+                let (at, own) = (row * heads + head, head * d..(head + 1) * d);
+                let map = &mut scores.maps[at * (maps - 1) * p..][..(maps - 1) * p];
+                for (attribute, map) in attributes.iter().zip(map.chunks_exact_mut(p)) {
+                    let q = &attribute.rows[attribute.at(distinct[sequence.start + i], 0, head, heads)];
+                    for (key, score) in keys.clone().zip(map) {
+                        *score = dot(q, &attribute.rows[attribute.at(distinct[key], 1, head, heads)]);
+                    }
+                }
+                let q = &query[row * h..][own.clone()];
+                for (key, score) in keys.clone().zip(&mut map[(maps - 2) * p..]) {
+                    *score = dot(q, &key_value[key * 2 * h..][own.clone()]);
+                }
+                let position = &attention.position[attention.position(head, i)];
+                let probs = &mut scores.probs[at * p..][..p];
+                fusion.forward(map, position, &mut scores.weights[at * maps..][..maps], probs, &mut scratch);
+                for (j, score) in probs[..sequence.rows].iter_mut().enumerate() {
+                    *score = *score * scale + if j > i || j >= sequence.items { MASKED } else { 0.0 };
+                }
+                softmax(&mut probs[..sequence.rows]);
+                probs[sequence.rows..].fill(0.0);
+                let context = &mut context[row * h..][own.clone()];
+                for (j, key) in keys.clone().enumerate() {
+                    let weight = probs[j] * mask[head * p + j];
+                    if weight != 0.0 {
+                        axpy(weight, &key_value[key * 2 * h + h..][own.clone()], context);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The gradients of the streams, the position scores and the fusion from that of the context.
+///
+/// # Shapes
+/// dcontext `[queries, H]`
+#[multiversion::multiversion(targets("x86_64+avx512f", "x86_64+avx2+fma", "aarch64+neon"))]
+pub(super) fn backward(attention: Attention, streams: Streams, scores: &Scores, dcontext: &[f32], into: Gradients) {
+    let Attention { heads, padded: p, fusion, drops, .. } = attention;
+    let Streams { sequences, query, key_value, attributes, distinct } = streams;
+    let maps = attributes.len() + 2;
+    let h = key_value.len() / 2 / distinct.len();
+    let d = h / heads;
+    let scale = 1.0 / (d as f32).sqrt();
+    let (mut mask, mut scratch) = (vec![1.0; heads * p], vec![0.0; p]);
+    let (mut dfused, mut dmaps) = (vec![0.0; p], vec![0.0; maps * p]);
+    for (number, &sequence) in sequences.iter().enumerate() {
+        let keys = sequence.start..sequence.start + sequence.rows;
+        for (row, i) in attention.queries(number, sequence) {
+            drops.mask(row, &mut mask);
+            for head in 0..heads {
+                let (at, own) = (row * heads + head, head * d..(head + 1) * d);
+                let (probs, map) = (&scores.probs[at * p..][..p], &scores.maps[at * (maps - 1) * p..][..(maps - 1) * p]);
+                let dcontext = &dcontext[row * h..][own.clone()];
+                dfused.fill(0.0);
+                for (j, key) in keys.clone().enumerate() {
+                    let kept = mask[head * p + j];
+                    if probs[j] * kept != 0.0 {
+                        dfused[j] = kept * dot(dcontext, &key_value[key * 2 * h + h..][own.clone()]);
+                        axpy(probs[j] * kept, dcontext, &mut into.key_value[key * 2 * h + h..][own.clone()]);
+                    }
+                }
+                let mean = dot_padded(probs, &dfused);
+                for (grad, prob) in dfused.iter_mut().zip(probs) {
+                    *grad = prob * (*grad - mean) * scale;
+                }
+                let position = attention.position(head, i);
+                let weights = &scores.weights[at * maps..][..maps];
+                let map = (map, &attention.position[position.clone()]);
+                fusion.backward(map, weights, &dfused, &mut dmaps, into.fusion, &mut scratch);
+                axpy(1.0, &dmaps[(maps - 1) * p..], &mut into.position[position]);
+
+                for ((attribute, grad), dmap) in attributes.iter().zip(&mut *into.attributes).zip(dmaps.chunks_exact(p)) {
+                    let q = attribute.at(distinct[sequence.start + i], 0, head, heads);
+                    for (key, &dscore) in keys.clone().zip(dmap) {
+                        let k = attribute.at(distinct[key], 1, head, heads);
+                        axpy(dscore, &attribute.rows[k.clone()], &mut grad.rows[q.clone()]);
+                        axpy(dscore, &attribute.rows[q.clone()], &mut grad.rows[k]);
+                    }
+                }
+                let (q, dq) = (&query[row * h..][own.clone()], &mut into.query[row * h..][own.clone()]);
+                for (key, &dscore) in keys.clone().zip(&dmaps[(maps - 2) * p..]) {
+                    let k = key * 2 * h + own.start..key * 2 * h + own.end;
+                    axpy(dscore, &key_value[k.clone()], dq);
+                    axpy(dscore, q, &mut into.key_value[k]);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,172 @@
+//! A chunk of a batch: sequences that one thread takes through all layers, small enough to stay in its caches.
+
+use super::attention::{Queries, Sequence};
+use super::frame::Frame;
+use super::kernels::axpy;
+use super::layer::{Layer, LayerState, Scratch, ThreadGrad, pair};
+use super::norm::{self, Drops};
+
+/// The rows of a chunk.
+#[derive(Debug, Default)]
+pub(super) struct Rows {
+    pub sequences: Vec<Sequence>,
+    /// The item of every row.
+    pub items: Vec<u32>,
+    /// Every row's number in the batch: its sequence's · L + its position.
+    numbers: Vec<u64>,
+    /// The same of the last rows alone.
+    last_numbers: Vec<u64>,
+    /// For every row, where its item stands among the distinct ones.
+    pub distinct: Vec<u32>,
+    /// Of each attribute, the vectors of the distinct items, `[distinct, dᵢ]`.
+    pub attributes: Vec<Vec<f32>>,
+}
+
+/// A batch as slices.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Sequences<'a> {
+    /// `[B, L]`
+    pub items: &'a [i64],
+    /// `[B]`
+    pub len: &'a [i64],
+    /// Leave padded positions out.
+    pub packed: bool,
+}
+
+/// What a chunk keeps between its forward and its backward pass.
+#[derive(Debug, Default)]
+pub(super) struct Chunk {
+    pub rows: Rows,
+    /// Normalised rows and 1 / σ of the embedding's LayerNorm.
+    embedded: (Vec<f32>, Vec<f32>),
+    layers: Vec<LayerState>,
+    /// `[sequences, H]`: at first the output, then its gradient; after the backward pass that of the embedded items,
+    /// `[rows, H]`.
+    pub output: Vec<f32>,
+}
+
+/// Finds distinct items.
+#[derive(Debug)]
+pub(super) struct Index(Vec<u32>);
+
+const NOWHERE: u32 = u32::MAX;
+
+impl Index {
+    pub fn new(n_items: usize) -> Self {
+        Self(vec![NOWHERE; n_items])
+    }
+}
+
+impl Rows {
+    /// Takes the sequences `range` of a batch. `vectors`: each attribute's vectors of all items with their size.
+    pub fn fill(
+        &mut self,
+        batch: Sequences,
+        range: std::ops::Range<usize>,
+        vectors: &[(Vec<f32>, usize)],
+        Index(index): &mut Index,
+    ) {
+        let length = batch.items.len() / batch.len.len();
+        let Self { sequences, items, numbers, last_numbers, distinct, attributes } = self;
+        sequences.clear();
+        [numbers, last_numbers].into_iter().for_each(Vec::clear);
+        [&mut *items, &mut *distinct].into_iter().for_each(Vec::clear);
+        attributes.resize(vectors.len(), Vec::new());
+        attributes.iter_mut().for_each(Vec::clear);
+        let mut found = 0;
+        for sequence in range {
+            let true_items = batch.len[sequence] as usize;
+            let (start, rows) = (items.len(), if batch.packed { true_items } else { length });
+            sequences.push(Sequence { start, rows, items: true_items });
+            self.last_numbers.push((sequence * length + true_items - 1) as u64);
+            for (i, &item) in batch.items[sequence * length..][..rows].iter().enumerate() {
+                self.numbers.push((sequence * length + i) as u64);
+                items.push(item as u32);
+                let place = &mut index[item as usize];
+                if *place == NOWHERE {
+                    *place = found;
+                    found += 1;
+                    for ((all, size), vectors) in vectors.iter().zip(&mut *attributes) {
+                        vectors.extend_from_slice(&all[item as usize * size..][..*size]);
+                    }
+                }
+                distinct.push(*place);
+            }
+        }
+        items.iter().for_each(|&item| index[item as usize] = NOWHERE);
+    }
+
+    /// The numbers of a layer's queries.
+    pub fn numbers(&self, queries: Queries) -> &[u64] {
+        match queries {
+            Queries::All => &self.numbers,
+            Queries::Last => &self.last_numbers,
+        }
+    }
+
+    /// The row of every sequence's last true item.
+    pub fn last(&self) -> impl Iterator<Item = usize> {
+        self.sequences.iter().map(|sequence| sequence.start + sequence.items - 1)
+    }
+}
+
+impl Chunk {
+
+    /// Takes the rows through all layers; leaves the output of the last true items.
+    pub fn forward(&mut self, frame: &Frame, scratch: &mut Scratch) {
+        let n = self.rows.items.len();
+        self.layers.resize_with(frame.layout.layers.len(), LayerState::default);
+        let mut hidden = std::mem::take(&mut self.layers[0].input);
+        self.embedded.0.clear();
+        for &item in &self.rows.items {
+            self.embedded.0.extend_from_slice(&frame.table[item as usize * frame.h..][..frame.h]);
+        }
+        self.embedded.1.resize(n, 0.0);
+        hidden.resize(n * frame.h, 0.0);
+        let norm = frame.norm(&frame.layout.norm);
+        norm::embed(norm, &mut self.embedded.0, drops_of(&self.rows, frame), &mut self.embedded.1, &mut hidden);
+        self.layers[0].input = hidden;
+        for k in 0..self.layers.len() {
+            let mut out = match self.layers.get_mut(k + 1) {
+                Some(above) => std::mem::take(&mut above.input),
+                None => std::mem::take(&mut self.output),
+            };
+            Layer { frame, k }.forward(&self.rows, &mut self.layers[k], scratch, &mut out);
+            match self.layers.get_mut(k + 1) {
+                Some(above) => above.input = out,
+                None => self.output = out,
+            }
+        }
+    }
+
+    /// Turns the gradient of the output into that of the embedded items.
+    pub fn backward(&mut self, frame: &Frame, scratch: &mut Scratch, into: &mut ThreadGrad) {
+        let mut grad = std::mem::take(&mut self.output);
+        for (k, state) in self.layers.iter().enumerate().rev() {
+            Layer { frame, k }.backward(&self.rows, state, scratch, &mut grad, into);
+        }
+        let (norm, scale) = (frame.norm(&frame.layout.norm), &frame.layout.norm);
+        let drops = drops_of(&self.rows, frame);
+        norm::embed_backward(norm, &self.embedded.0, &self.embedded.1, drops, &mut grad, pair(&mut into.flat, scale));
+        self.output = grad;
+    }
+
+    /// Adds the embedded items' gradient to the rows `items` of the item embedding's. Look-ups give the padding item none.
+    ///
+    /// # Shapes
+    /// dtable `[items, H]`
+    pub fn scatter(&self, items: std::ops::Range<usize>, dtable: &mut [f32]) {
+        let h = self.output.len() / self.rows.items.len();
+        for (&item, grad) in self.rows.items.iter().zip(self.output.chunks_exact(h)) {
+            let item = item as usize;
+            if item != 0 && items.contains(&item) {
+                axpy(1.0, grad, &mut dtable[(item - items.start) * h..][..h]);
+            }
+        }
+    }
+}
+
+/// The dropout behind the embedding.
+fn drops_of<'a>(rows: &'a Rows, frame: &Frame) -> Drops<'a> {
+    Drops { dropout: frame.hidden_dropout, place: frame.stream.part(0), rows: &rows.numbers }
+}

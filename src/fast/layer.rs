@@ -1,0 +1,270 @@
+//! One layer on the rows of a chunk, forward and backward.
+
+use super::activation;
+use super::attention::{self, Attention, AttributeRows, Gradients, Queries, Scores, Streams};
+use super::chunk::Rows;
+use super::dropout::Stream;
+use super::frame::Frame;
+use super::fusion::FusionGrad;
+use super::kernels::{add_rows, fill_rows};
+use super::norm::{self, Drops, Norm};
+use super::product::{Into, Matrix, product};
+use super::weights::{Dense, LayerSlots, Scale};
+
+/// What the forward pass of a layer leaves for the backward pass.
+#[derive(Debug, Default)]
+pub(super) struct LayerState {
+    /// The layer's input, `[rows, H]`.
+    pub input: Vec<f32>,
+    /// The rows of the input that ask, `[queries, H]`; empty where all do.
+    asking: Vec<f32>,
+    query: Vec<f32>,
+    key_value: Vec<f32>,
+    attributes: Vec<AttributeRows>,
+    scores: Scores,
+    context: Vec<f32>,
+    /// Normalised rows and 1 / σ of the attention's LayerNorm.
+    attended: (Vec<f32>, Vec<f32>),
+    /// Before the activation, `[queries, inner]`.
+    hidden: Vec<f32>,
+    /// Normalised rows and 1 / σ of the feed-forward network's LayerNorm.
+    output: (Vec<f32>, Vec<f32>),
+}
+
+/// A thread's gradients of everything but the item embedding.
+#[derive(Debug)]
+pub(super) struct ThreadGrad {
+    /// In the weights' layout; the parts of fusions and of the position stream are added at the end of a step.
+    pub flat: Vec<f32>,
+    /// By layer.
+    pub fusion: Vec<FusionGrad>,
+    /// By layer, `[heads, L, P]`.
+    pub position: Vec<Vec<f32>>,
+}
+
+/// Memory that a thread uses again and again.
+#[derive(Debug, Default)]
+pub(super) struct Scratch {
+    a: Vec<f32>,
+    b: Vec<f32>,
+    c: Vec<f32>,
+    attributes: Vec<AttributeRows>,
+}
+
+/// A layer of a frame by its number.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Layer<'a> {
+    pub frame: &'a Frame<'a>,
+    pub k: usize,
+}
+
+impl<'a> Layer<'a> {
+    fn slots(self) -> &'a LayerSlots {
+        &self.frame.layout.layers[self.k]
+    }
+
+    fn queries(self) -> Queries {
+        if self.k + 1 == self.frame.layout.layers.len() { Queries::Last } else { Queries::All }
+    }
+
+    fn norm(self, scale: &Scale) -> Norm<'a> {
+        self.frame.norm(scale)
+    }
+
+    /// The stream of one of the layer's three dropouts: of probabilities, of the attention's and of the network's output.
+    fn place(self, which: u64) -> Stream {
+        self.frame.stream.part(1 + 3 * self.k as u64 + which)
+    }
+
+    fn attention<'b>(self, rows: &'b Rows) -> Attention<'b>
+    where
+        'a: 'b,
+    {
+        let frame = self.frame;
+        let numbers = rows.numbers(self.queries());
+        Attention {
+            heads: frame.heads,
+            length: frame.length,
+            padded: frame.padded,
+            queries: self.queries(),
+            fusion: &frame.fusions[self.k],
+            position: &frame.positions[self.k],
+            drops: Drops { dropout: frame.attention_dropout, place: self.place(0), rows: numbers },
+        }
+    }
+
+    fn drops(self, rows: &Rows, which: u64) -> Drops<'_> {
+        let numbers = rows.numbers(self.queries());
+        Drops { dropout: self.frame.hidden_dropout, place: self.place(which), rows: numbers }
+    }
+
+    /// The layer's output from `state.input`: a row for every query.
+    ///
+    /// # Shapes
+    /// out `[queries, H]`
+    pub fn forward(self, rows: &Rows, state: &mut LayerState, scratch: &mut Scratch, out: &mut Vec<f32>) {
+        let (frame, slots, h) = (self.frame, self.slots(), self.frame.h);
+        let asking = match self.queries() {
+            Queries::All => &state.input,
+            Queries::Last => {
+                state.asking.clear();
+                rows.last().for_each(|row| state.asking.extend_from_slice(&state.input[row * h..][..h]));
+                &state.asking
+            }
+        };
+        frame.linear(&slots.query, asking, &mut state.query);
+        frame.linear(&slots.key_value, &state.input, &mut state.key_value);
+        state.attributes.resize_with(slots.attributes.len(), AttributeRows::default);
+        for ((slot, vectors), attribute) in slots.attributes.iter().zip(&rows.attributes).zip(&mut state.attributes) {
+            attribute.size = slot.inputs;
+            frame.linear(slot, vectors, &mut attribute.rows);
+        }
+        state.context.resize(asking.len(), 0.0);
+        let streams = Streams {
+            sequences: &rows.sequences,
+            query: &state.query,
+            key_value: &state.key_value,
+            attributes: &state.attributes,
+            distinct: &rows.distinct,
+        };
+        attention::forward(self.attention(rows), streams, &mut state.scores, &mut state.context);
+
+        let n = asking.len() / h;
+        let attended = &mut scratch.a;
+        frame.linear(&slots.dense, &state.context, &mut state.attended.0);
+        attended.resize(n * h, 0.0);
+        state.attended.1.resize(n, 0.0);
+        let (rows_, inverse) = (&mut state.attended.0, &mut state.attended.1);
+        norm::forward(self.norm(&slots.attention_norm), rows_, asking, self.drops(rows, 1), inverse, attended);
+
+        frame.linear(&slots.dense_1, attended, &mut state.hidden);
+        scratch.b.resize(state.hidden.len(), 0.0);
+        activation::forward(frame.activation, &state.hidden, &mut scratch.b);
+        frame.linear(&slots.dense_2, &scratch.b, &mut state.output.0);
+        out.resize(n * h, 0.0);
+        state.output.1.resize(n, 0.0);
+        let (rows_, inverse) = (&mut state.output.0, &mut state.output.1);
+        norm::forward(self.norm(&slots.norm), rows_, attended, self.drops(rows, 2), inverse, out);
+    }
+
+    /// Turns the gradient of the output into that of the input.
+    ///
+    /// # Shapes
+    /// grad `[queries, H]` → `[rows, H]`
+    pub fn backward(
+        self,
+        rows: &Rows,
+        state: &LayerState,
+        scratch: &mut Scratch,
+        grad: &mut Vec<f32>,
+        into: &mut ThreadGrad,
+    ) {
+        let (frame, slots, h) = (self.frame, self.slots(), self.frame.h);
+        let Scratch { a, b, c, attributes } = scratch;
+        let asking = match self.queries() {
+            Queries::All => &state.input,
+            Queries::Last => &state.asking,
+        };
+        // The feed-forward network; from here on `grad` is the residual's.
+        a.resize(grad.len(), 0.0);
+        let norm = self.norm(&slots.norm);
+        let scales = pair(&mut into.flat, &slots.norm);
+        norm::backward(norm, &state.output.0, &state.output.1, self.drops(rows, 2), grad, a, scales);
+        b.resize(state.hidden.len(), 0.0);
+        activation::forward(frame.activation, &state.hidden, b);
+        parameters(frame, &slots.dense_2, b, a, &mut into.flat);
+        frame.transposed(&slots.dense_2, a, b, Into::Replace);
+        activation::backward(frame.activation, &state.hidden, b);
+        // The attention's output is not kept: it is its normalised rows, scaled.
+        let norm = self.norm(&slots.attention_norm);
+        norm::scale(norm, &state.attended.0, a);
+        parameters(frame, &slots.dense_1, a, b, &mut into.flat);
+        frame.transposed(&slots.dense_1, b, grad, Into::Add);
+
+        // The attention.
+        let scales = pair(&mut into.flat, &slots.attention_norm);
+        norm::backward(norm, &state.attended.0, &state.attended.1, self.drops(rows, 1), grad, a, scales);
+        parameters(frame, &slots.dense, &state.context, a, &mut into.flat);
+        b.resize(grad.len(), 0.0);
+        frame.transposed(&slots.dense, a, b, Into::Replace);
+        zeros(a, state.query.len());
+        zeros(c, state.key_value.len());
+        attributes.resize_with(state.attributes.len(), AttributeRows::default);
+        for (grad, attribute) in attributes.iter_mut().zip(&state.attributes) {
+            grad.size = attribute.size;
+            zeros(&mut grad.rows, attribute.rows.len());
+        }
+        let streams = Streams {
+            sequences: &rows.sequences,
+            query: &state.query,
+            key_value: &state.key_value,
+            attributes: &state.attributes,
+            distinct: &rows.distinct,
+        };
+        let gradients = Gradients {
+            query: a,
+            key_value: c,
+            attributes,
+            position: &mut into.position[self.k],
+            fusion: &mut into.fusion[self.k],
+        };
+        attention::backward(self.attention(rows), streams, &state.scores, b, gradients);
+        parameters(frame, &slots.query, asking, a, &mut into.flat);
+        frame.transposed(&slots.query, a, grad, Into::Add);
+        parameters(frame, &slots.key_value, &state.input, c, &mut into.flat);
+        for ((slot, vectors), grad) in slots.attributes.iter().zip(&rows.attributes).zip(&*attributes) {
+            // The attribute vectors are not trained: their gradient is not asked for.
+            parameters(frame, slot, vectors, &grad.rows, &mut into.flat);
+        }
+        if self.queries() == Queries::Last {
+            zeros(a, state.input.len());
+            for (row, grad) in rows.last().zip(grad.chunks_exact(h)) {
+                a[row * h..][..h].copy_from_slice(grad);
+            }
+            std::mem::swap(a, grad);
+        }
+        frame.transposed(&slots.key_value, c, grad, Into::Add);
+    }
+}
+
+impl Frame<'_> {
+    /// A linear layer: `out` = x · weightᵀ + bias.
+    ///
+    /// # Shapes
+    /// x `[n, inputs]`, out `[n, outputs]`
+    pub fn linear(&self, dense: &Dense, x: &[f32], out: &mut Vec<f32>) {
+        let bias = &self.flat[dense.bias.clone()];
+        out.resize(x.len() / dense.inputs * bias.len(), 0.0);
+        fill_rows(bias, out);
+        let weight = Matrix::new(&self.flat[dense.weight.clone()], dense.inputs);
+        product(self.precision, Matrix::new(x, dense.inputs), weight.t(), out, Into::Add);
+    }
+
+    /// The gradient of a linear layer's input: `out` = dy · weight.
+    pub fn transposed(&self, dense: &Dense, dy: &[f32], out: &mut [f32], into: Into) {
+        let weight = Matrix::new(&self.flat[dense.weight.clone()], dense.inputs);
+        product(self.precision, Matrix::new(dy, dense.bias.len()), weight, out, into);
+    }
+
+    /// A LayerNorm's parameters.
+    pub fn norm(&self, scale: &Scale) -> Norm<'_> {
+        Norm { weight: &self.flat[scale.weight.clone()], bias: &self.flat[scale.bias.clone()], eps: self.eps }
+    }
+}
+
+/// Adds the gradients of a linear layer's weight and bias.
+pub(super) fn parameters(frame: &Frame, dense: &Dense, x: &[f32], dy: &[f32], flat: &mut [f32]) {
+    let (x, dy_) = (Matrix::new(x, dense.inputs), Matrix::new(dy, dense.bias.len()));
+    product(frame.precision, dy_.t(), x, &mut flat[dense.weight.clone()], Into::Add);
+    add_rows(dy, &mut flat[dense.bias.clone()]);
+}
+
+/// The gradients of a LayerNorm's weight and bias, which lie side by side.
+pub(super) fn pair<'a>(flat: &'a mut [f32], scale: &Scale) -> (&'a mut [f32], &'a mut [f32]) {
+    flat[scale.weight.start..scale.bias.end].split_at_mut(scale.weight.len())
+}
+
+pub(super) fn zeros(values: &mut Vec<f32>, len: usize) {
+    values.clear();
+    values.resize(len, 0.0);
+}

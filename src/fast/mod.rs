@@ -1,0 +1,353 @@
+//! The fast path: SASRecD's function on the CPU with explicit gradients, equal to [`crate::model`] within float error.
+//!
+//! What it does differently, and why the result is the same, is in docs/performance.md. A batch is cut into [`chunk`]s;
+//! each thread takes its chunks through all layers with products by libtorch and the kernels of this module between them,
+//! then the threads share out the catalogue for the [`loss`], then they take the gradient back through their chunks.
+//!
+//! Sums are taken in a fixed order, so that a run is repeatable with the same number of threads.
+
+mod activation;
+mod adam;
+mod attention;
+mod chunk;
+mod dropout;
+mod frame;
+mod fusion;
+mod kernels;
+mod layer;
+mod loss;
+mod norm;
+mod product;
+mod rank;
+mod weights;
+
+use rayon::prelude::*;
+use rayon::{ThreadPool, ThreadPoolBuilder};
+use tch::{Device, Kind, Tensor};
+
+use self::chunk::{Chunk, Index, Sequences};
+use self::adam::adam;
+use self::dropout::Stream;
+use self::frame::Frame;
+use self::fusion::FusionGrad;
+use self::layer::{Scratch, ThreadGrad};
+use self::loss::{Labels, Share};
+use self::product::wrap;
+use self::weights::{Layout, Sizes, floats, floats_mut};
+use crate::config::{self, Loss, ModelConfig, Pooling, Precision};
+use crate::data::{Batch, RowTensors};
+use crate::eval::{Ranking, not_finite};
+use crate::model::SasRecD;
+use crate::{Error, Result};
+
+pub use adam::Factors;
+
+/// Sequences of a chunk: the rows of its products are enough for the matrix kernels, and what it keeps of a layer fits
+/// in a core's share of the last cache.
+const CHUNK: usize = 64;
+
+/// The fast path of a model. It reads the model's parameters at every call, so that they may change in between.
+#[derive(Debug)]
+pub struct FastPath {
+    pool: ThreadPool,
+    config: ModelConfig,
+    precision: Precision,
+    sizes: Sizes,
+    layout: Layout,
+    parameters: Vec<(String, Tensor)>,
+    /// Each attribute's vectors of all items, `[n_items, dᵢ]`, with dᵢ: the tables are not trained.
+    vectors: Vec<(Vec<f32>, usize)>,
+    labels: Vec<Labels>,
+    /// Leave padded positions out.
+    packed: bool,
+    /// The gathered weights.
+    flat: Vec<f32>,
+    chunks: Vec<Chunk>,
+    workers: Vec<Worker>,
+    shares: Vec<Share>,
+    dtable: Vec<f32>,
+}
+
+/// What a thread has to itself.
+#[derive(Debug)]
+struct Worker {
+    index: Index,
+    scratch: Scratch,
+    grad: ThreadGrad,
+    chunk: Chunk,
+    scores: Vec<f32>,
+}
+
+/// The losses of a batch.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StepLosses {
+    /// item + Σ λᵢ · attributeᵢ (equation 13).
+    pub total: f64,
+    pub item: f64,
+    /// One per attribute; empty without a predictor.
+    pub attributes: Vec<f64>,
+}
+
+/// Which dropout masks to draw: those of a step of a seeded run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Masks {
+    pub seed: u64,
+    pub step: u64,
+}
+
+impl FastPath {
+    /// A fast path with as many threads as libtorch has in this process.
+    ///
+    /// # Errors
+    /// The model is not in float32 on the CPU.
+    pub fn new(model: &SasRecD, precision: Precision) -> Result<Self> {
+        let parameters = model.named_parameters();
+        let on_cpu = model.device() == Device::Cpu && parameters.iter().all(|(_, p)| p.kind() == Kind::Float);
+        if !on_cpu {
+            return Err(Error::new("the fast path expects a model in float32 on the CPU")
+                .hint("set `use_gpu: False`, or `compute_path: reference`"));
+        }
+        let threads = tch::get_num_threads().max(1) as usize;
+        let config = model.config().clone();
+        let sizes = Sizes {
+            n_items: model.n_items() as usize,
+            length: model.max_len() as usize,
+            vocabularies: model.features().iter().map(|feature| feature.vocab as usize).collect(),
+        };
+        let layout = Layout::new(&config, &sizes);
+        let vectors = (model.attribute_vectors().into_iter().zip(&config.attribute_hidden_size))
+            .map(|(vectors, &size)| (floats(&vectors).to_vec(), size as usize))
+            .collect();
+        let labels = model.features().iter().map(|feature| Labels {
+            ids: Vec::<i64>::try_from(feature.ids.flatten(0, -1)).expect("ids are int64"),
+            width: feature.ids.size()[1] as usize,
+        });
+        let shares = Share::all(sizes.n_items, threads);
+        let worker = || Worker {
+            index: Index::new(sizes.n_items),
+            scratch: Scratch::default(),
+            grad: ThreadGrad { flat: vec![0.0; layout.len], fusion: Vec::new(), position: Vec::new() },
+            chunk: Chunk::default(),
+            scores: Vec::new(),
+        };
+        Ok(Self {
+            pool: pool(threads)?,
+            precision,
+            vectors,
+            labels: labels.collect(),
+            packed: config.fusion_type == config::Fusion::Sum && config.pooling_mode != Pooling::Max,
+            flat: vec![0.0; layout.len],
+            chunks: Vec::new(),
+            workers: (0..threads).map(|_| worker()).collect(),
+            shares,
+            dtable: vec![0.0; sizes.n_items * config.hidden_size as usize],
+            parameters,
+            config,
+            sizes,
+            layout,
+        })
+    }
+
+    /// The losses of a batch; leaves their gradient for [`FastPath::gradient`]. `None` drops nothing.
+    ///
+    /// # Panics
+    /// With `loss_type: BPR` and a batch without `neg_items`.
+    pub fn losses(&mut self, batch: &Batch, masks: Option<Masks>) -> StepLosses {
+        let Self { pool, config, precision, sizes, layout, parameters, vectors, labels, packed, .. } = self;
+        let Self { flat, chunks, workers, shares, dtable, .. } = self;
+        let items = integers(&batch.item_seq);
+        let (len, targets) = (integers(&batch.item_seq_len), integers(&batch.pos_items));
+        let negatives = batch.neg_items.as_ref().map(integers);
+        let sequences = Sequences { items: &items, len: &len, packed: *packed };
+        layout.gather(parameters, flat);
+        let table = table(parameters);
+        let stream = masks.map(|masks| Stream::new(masks.seed).part(masks.step));
+        let frame = Frame::new(config, layout, (flat, table), sizes.length, *precision, stream);
+        let (h, b) = (frame.h, len.len());
+        chunks.resize_with(b.div_ceil(CHUNK), Chunk::default);
+        let per_worker = chunks.len().div_ceil(workers.len());
+
+        pool.install(|| {
+            let parts = chunks.par_chunks_mut(per_worker).zip(workers.par_iter_mut()).enumerate();
+            parts.for_each(|(part, (chunks, worker))| {
+                worker.grad.clear(&frame);
+                for (i, chunk) in chunks.iter_mut().enumerate() {
+                    let start = (part * per_worker + i) * CHUNK;
+                    chunk.rows.fill(sequences, start..(start + CHUNK).min(b), vectors, &mut worker.index);
+                    chunk.forward(&frame, &mut worker.scratch);
+                }
+            });
+            let encoded: Vec<f32> = chunks.iter().flat_map(|chunk| &chunk.output).copied().collect();
+            let mut grad = vec![0.0; b * h];
+            dtable.par_chunks_mut(1 << 16).for_each(|part| part.fill(0.0));
+            let (item, attributes) = match (config.loss_type, &negatives) {
+                (Loss::Ce, _) => {
+                    let item = loss::cross_entropy(&frame, shares, &encoded, &targets, &mut grad, dtable);
+                    let part = b.div_ceil(workers.len());
+                    let attributes = layout.ap.iter().zip(&*labels).zip(&config.lamdas).enumerate();
+                    let attributes = attributes.map(|(i, ((_, labels), &lamda))| {
+                        let rows = encoded.par_chunks(part * h).zip(targets.par_chunks(part));
+                        let rows = rows.zip(grad.par_chunks_mut(part * h)).zip(workers.par_iter_mut());
+                        let losses = rows.map(|((rows, grad), worker)| {
+                            loss::predictor(&frame, i, labels, rows, grad, (b, lamda), &mut worker.grad)
+                        });
+                        losses.collect::<Vec<f64>>().iter().sum()
+                    });
+                    (item, attributes.collect())
+                }
+                (Loss::Bpr, negatives) => {
+                    let negatives = negatives.as_ref().expect("BPR batches carry negative items");
+                    (loss::bpr(&frame, &encoded, (&targets, negatives), &mut grad, dtable), Vec::new())
+                }
+            };
+            chunks.iter_mut().zip(grad.chunks(CHUNK * h)).for_each(|(chunk, grad)| chunk.output.copy_from_slice(grad));
+
+            chunks.par_chunks_mut(per_worker).zip(workers.par_iter_mut()).for_each(|(chunks, worker)| {
+                chunks.iter_mut().for_each(|chunk| chunk.backward(&frame, &mut worker.scratch, &mut worker.grad));
+                frame.settle(&mut worker.grad);
+            });
+            let (first, others) = workers.split_first_mut().expect("there is a thread");
+            others.iter().for_each(|other| kernels::add_rows(&other.grad.flat, &mut first.grad.flat));
+            let share = sizes.n_items.div_ceil(shares.len());
+            dtable.par_chunks_mut(share * h).enumerate().for_each(|(part, dtable)| {
+                let items = part * share..part * share + dtable.len() / h;
+                chunks.iter().for_each(|chunk| chunk.scatter(items.clone(), dtable));
+            });
+            let total = attributes.iter().zip(&config.lamdas).map(|(loss, lamda): (&f64, _)| loss * lamda).sum::<f64>();
+            StepLosses { total: item + total, item, attributes }
+        })
+    }
+
+    /// The gradient of a parameter that the last call of [`FastPath::losses`] left, row-major.
+    ///
+    /// # Panics
+    /// With a name that is not one of the model's.
+    pub fn gradient(&self, name: &str) -> &[f32] {
+        match self.layout.of(name) {
+            Some(place) => &self.workers[0].grad.flat[place],
+            None if name == TABLE => &self.dtable,
+            None => panic!("expected the name of a parameter, found {name}"),
+        }
+    }
+
+    /// All gradients, in two views for libtorch that must not outlive the next call of [`FastPath::losses`].
+    pub fn gradients(&mut self) -> [Tensor; 2] {
+        [&mut self.workers[0].grad.flat, &mut self.dtable].map(|grad| wrap(grad, 1))
+    }
+
+    /// Moves parameters and moments along the gradients: `[parameter, first moment, second moment]` by name.
+    pub fn adam<'a>(&self, updates: impl Iterator<Item = (Factors, &'a String, [&'a mut Tensor; 3])>) {
+        let updates: Vec<_> = updates
+            .map(|(factors, name, tensors)| (factors, tensors.map(floats_mut), self.gradient(name)))
+            .collect();
+        self.pool.install(|| {
+            for (factors, [parameter, first, second], gradient) in updates {
+                adam(factors, parameter, first, second, gradient);
+            }
+        });
+    }
+
+    /// The outputs of sequences at their last items, without dropout.
+    ///
+    /// # Shapes
+    /// item_seq `[n, L]`, item_seq_len `[n]` → `[n, H]`
+    pub fn encode(&mut self, item_seq: &Tensor, item_seq_len: &Tensor) -> Vec<f32> {
+        self.evaluate(item_seq, item_seq_len, CHUNK, |_, _, encoded, _| encoded.to_vec()).concat()
+    }
+
+    /// Ranks the target of every row, as [`crate::eval::rank`] does; `progress` is told the rows done now and then.
+    ///
+    /// # Errors
+    /// A score that is not a finite number.
+    pub fn rank(&mut self, rows: &RowTensors, mut progress: impl FnMut(usize)) -> Result<Ranking> {
+        let mut all = Ranking { rank: Vec::new(), ties: Vec::new() };
+        for Batch { item_seq, item_seq_len, pos_items, .. } in rows.batches(TOLD) {
+            let targets = integers(&pos_items);
+            let ranked = self.evaluate(&item_seq, &item_seq_len, RANKED, |frame, range, encoded, scores| {
+                rank::rank(frame, encoded, &targets[range], scores)
+            });
+            for part in ranked {
+                let Ranking { rank, ties } = part.ok_or_else(not_finite)?;
+                all.rank.extend(rank);
+                all.ties.extend(ties);
+            }
+            progress(all.rank.len());
+        }
+        Ok(all)
+    }
+
+    /// Encodes sequences, so many at a time, and does something with each part on the thread that encoded it.
+    fn evaluate<T: Send>(
+        &mut self,
+        item_seq: &Tensor,
+        item_seq_len: &Tensor,
+        size: usize,
+        then: impl Fn(&Frame, std::ops::Range<usize>, &[f32], &mut Vec<f32>) -> T + Sync,
+    ) -> Vec<T> {
+        let Self { pool, config, precision, sizes, layout, parameters, vectors, packed, flat, workers, .. } = self;
+        let (items, len) = (integers(item_seq), integers(item_seq_len));
+        let sequences = Sequences { items: &items, len: &len, packed: *packed };
+        layout.gather(parameters, flat);
+        let frame = Frame::new(config, layout, (flat, table(parameters)), sizes.length, *precision, None);
+        let parts: Vec<usize> = (0..len.len()).step_by(size).collect();
+        let per_worker = parts.len().div_ceil(workers.len()).max(1);
+        let done: Vec<Vec<T>> = pool.install(|| {
+            let parts = parts.par_chunks(per_worker).zip(workers.par_iter_mut());
+            let done = parts.map(|(parts, worker)| {
+                let Worker { index, scratch, chunk, scores, .. } = worker;
+                let one = |&start: &usize| {
+                    let range = start..(start + size).min(len.len());
+                    chunk.rows.fill(sequences, range.clone(), vectors, index);
+                    chunk.forward(&frame, scratch);
+                    then(&frame, range, &chunk.output, scores)
+                };
+                parts.iter().map(one).collect()
+            });
+            done.collect()
+        });
+        done.into_iter().flatten().collect()
+    }
+}
+
+impl ThreadGrad {
+    fn clear(&mut self, frame: &Frame) {
+        self.flat.fill(0.0);
+        self.fusion = frame.fusions.iter().map(FusionGrad::new).collect();
+        self.position = frame.positions.iter().map(|scores| vec![0.0; scores.len()]).collect();
+    }
+}
+
+/// Sequences that a thread encodes and ranks at a time: the scores of all items lie in the last cache.
+const RANKED: usize = 128;
+/// Sequences between two words about progress.
+const TOLD: usize = 32 * RANKED;
+
+/// The item embedding's name.
+const TABLE: &str = "item_embedding.weight";
+
+fn table(parameters: &[(String, Tensor)]) -> &[f32] {
+    let found = parameters.iter().find(|(name, _)| name == TABLE);
+    floats(&found.expect("a model has an item embedding").1)
+}
+
+fn integers(tensor: &Tensor) -> Vec<i64> {
+    Vec::try_from(tensor.flatten(0, -1)).expect("ids are int64")
+}
+
+/// Threads that each compute alone: libtorch's own threads would only be in the way.
+fn pool(threads: usize) -> Result<ThreadPool> {
+    let own = tch::get_num_threads();
+    let pool = ThreadPoolBuilder::new()
+        .num_threads(threads)
+        .start_handler(|_| {
+            tch::set_num_threads(1);
+            // Libtorch sets a thread up when it is first asked, and would then undo the line above.
+            tch::get_num_threads();
+        })
+        .build()
+        .map_err(|e| Error::new(format!("could not start {threads} threads ({e})")).hint("set `threads` lower"))?;
+    // The number is also the process's default.
+    pool.broadcast(|_| ());
+    tch::set_num_threads(own);
+    Ok(pool)
+}

@@ -1,0 +1,176 @@
+//! The parameters of the encoder and the predictors in one slice, and where each of them lies.
+//!
+//! Weights that enter one product lie side by side: keys with values, an attribute's queries with its keys. The gradient
+//! has the same layout, so that one product computes both, and threads' gradients are added in one loop.
+
+use std::ops::Range;
+
+use tch::{Device, Kind, Tensor};
+
+use crate::config::{Fusion, ModelConfig, Predictor};
+
+/// A linear layer's place.
+#[derive(Debug, Clone)]
+pub(super) struct Dense {
+    /// `[outputs, inputs]`
+    pub weight: Range<usize>,
+    /// `[outputs]`
+    pub bias: Range<usize>,
+    pub inputs: usize,
+}
+
+/// A LayerNorm's place.
+#[derive(Debug, Clone)]
+pub(super) struct Scale {
+    pub weight: Range<usize>,
+    pub bias: Range<usize>,
+}
+
+/// A layer's places.
+#[derive(Debug)]
+pub(super) struct LayerSlots {
+    pub query: Dense,
+    /// Keys, then values.
+    pub key_value: Dense,
+    /// The position stream's queries, then keys.
+    pub position: Dense,
+    /// Each attribute's queries, then keys.
+    pub attributes: Vec<Dense>,
+    pub fusion: Vec<Range<usize>>,
+    pub dense: Dense,
+    pub attention_norm: Scale,
+    pub dense_1: Dense,
+    pub dense_2: Dense,
+    pub norm: Scale,
+}
+
+/// The places of all parameters but the item embedding.
+#[derive(Debug)]
+pub(super) struct Layout {
+    pub len: usize,
+    /// `[L, H]`
+    pub position_embedding: Range<usize>,
+    pub layers: Vec<LayerSlots>,
+    /// The predictors.
+    pub ap: Vec<Dense>,
+    pub norm: Scale,
+    /// Every parameter's `state_dict` name with its place.
+    names: Vec<(String, Range<usize>)>,
+}
+
+/// The sizes that do not stand in the configuration.
+#[derive(Debug, Clone)]
+pub(super) struct Sizes {
+    pub n_items: usize,
+    /// L.
+    pub length: usize,
+    /// Of each attribute.
+    pub vocabularies: Vec<usize>,
+}
+
+impl Layout {
+    pub fn new(config: &ModelConfig, sizes: &Sizes) -> Self {
+        let (h, inner, l) = (config.hidden_size as usize, config.inner_size as usize, sizes.length);
+        let attributes: Vec<usize> = config.attribute_hidden_size.iter().map(|&size| size as usize).collect();
+        let mut place = Placer::default();
+        let position_embedding = place.next("position_embedding.weight".to_owned(), l * h);
+        let layers = (0..config.n_layers).map(|k| {
+            let layer = format!("trm_encoder.layer.{k}");
+            let (attention, feed_forward) = (format!("{layer}.multi_head_attention"), format!("{layer}.feed_forward"));
+            let fusion = format!("{attention}.fusion_layer");
+            let fusion = match config.fusion_type {
+                Fusion::Sum => Vec::new(),
+                Fusion::Concat => vec![
+                    place.next(format!("{fusion}.weight"), l * l * (attributes.len() + 2)),
+                    place.next(format!("{fusion}.bias"), l),
+                ],
+                Fusion::Gate => [("0.weight", l * l), ("0.bias", l), ("2.weight", l), ("2.bias", 1)]
+                    .map(|(name, size)| place.next(format!("{fusion}.projection.{name}"), size))
+                    .to_vec(),
+            };
+            let query_and_key = |(i, &size): (usize, &usize)| {
+                let names = [format!("query_layers.{i}"), format!("key_layers.{i}")];
+                place.dense(&names.map(|name| format!("{attention}.{name}")), size, size)
+            };
+            LayerSlots {
+                attributes: attributes.iter().enumerate().map(query_and_key).collect(),
+                query: place.dense(&[format!("{attention}.query")], h, h),
+                key_value: place.dense(&["key", "value"].map(|name| format!("{attention}.{name}")), h, h),
+                position: place.dense(&["query_p", "key_p"].map(|name| format!("{attention}.{name}")), h, h),
+                fusion,
+                dense: place.dense(&[format!("{attention}.dense")], h, h),
+                attention_norm: place.scale(&format!("{attention}.LayerNorm"), h),
+                dense_1: place.dense(&[format!("{feed_forward}.dense_1")], h, inner),
+                dense_2: place.dense(&[format!("{feed_forward}.dense_2")], inner, h),
+                norm: place.scale(&format!("{feed_forward}.LayerNorm"), h),
+            }
+        });
+        let layers = layers.collect();
+        let ap = match config.attribute_predictor {
+            Predictor::Linear => (sizes.vocabularies.iter().enumerate())
+                .map(|(i, &vocabulary)| place.dense(&[format!("ap.{i}")], h, vocabulary))
+                .collect(),
+            Predictor::Not => Vec::new(),
+        };
+        let norm = place.scale("LayerNorm", h);
+        Self { len: place.len, position_embedding, layers, ap, norm, names: place.names }
+    }
+
+    /// Copies parameters to their places.
+    pub fn gather(&self, parameters: &[(String, Tensor)], into: &mut [f32]) {
+        for (name, parameter) in parameters {
+            if let Some(place) = self.of(name) {
+                into[place].copy_from_slice(floats(parameter));
+            }
+        }
+    }
+
+    /// A parameter's place by its name; `None` for the item embedding.
+    pub fn of(&self, name: &str) -> Option<Range<usize>> {
+        self.names.iter().find(|(other, _)| other == name).map(|(_, place)| place.clone())
+    }
+}
+
+/// The elements of a float32 tensor on the CPU.
+pub(super) fn floats(tensor: &Tensor) -> &[f32] {
+    assert!(tensor.kind() == Kind::Float && tensor.device() == Device::Cpu && tensor.is_contiguous());
+    // SAFETY: a contiguous float32 tensor in the CPU's memory, which the reference keeps alive. Nothing writes to
+    // parameters while the fast path reads them: the optimizer runs between steps.
+    unsafe { std::slice::from_raw_parts(tensor.data_ptr().cast::<f32>(), tensor.numel()) }
+}
+
+/// The elements of a float32 tensor on the CPU, to write to.
+pub(super) fn floats_mut(tensor: &mut Tensor) -> &mut [f32] {
+    let len = floats(tensor).len();
+    // SAFETY: as in `floats`; whoever has the tensor mutably is the optimizer, between steps.
+    unsafe { std::slice::from_raw_parts_mut(tensor.data_ptr().cast::<f32>(), len) }
+}
+
+#[derive(Default)]
+struct Placer {
+    len: usize,
+    names: Vec<(String, Range<usize>)>,
+}
+
+impl Placer {
+    fn next(&mut self, name: String, size: usize) -> Range<usize> {
+        let place = self.len..self.len + size;
+        self.len = place.end;
+        self.names.push((name, place.clone()));
+        place
+    }
+
+    /// Linear layers of the same input, one after the other: their weights, then their biases.
+    fn dense(&mut self, names: &[String], inputs: usize, outputs: usize) -> Dense {
+        let start = self.len;
+        names.iter().for_each(|name| _ = self.next(format!("{name}.weight"), inputs * outputs));
+        let middle = self.len;
+        names.iter().for_each(|name| _ = self.next(format!("{name}.bias"), outputs));
+        Dense { weight: start..middle, bias: middle..self.len, inputs }
+    }
+
+    fn scale(&mut self, name: &str, size: usize) -> Scale {
+        let weight = self.next(format!("{name}.weight"), size);
+        Scale { weight, bias: self.next(format!("{name}.bias"), size) }
+    }
+}

@@ -1,0 +1,119 @@
+//! One training step on the configured computing path: losses, gradients, clipping, Adam.
+
+use tch::Tensor;
+
+use super::clip::clip_grad_norm;
+use super::{Adam, BatchLosses};
+use crate::config::{ComputePath, RunConfig, TrainConfig};
+use crate::data::{Batch, RowTensors, Rows};
+use crate::eval::{Ranking, rank};
+use crate::fast::{FastPath, Masks, StepLosses};
+use crate::model::{Losses, SasRecD};
+use crate::Result;
+
+/// A model in training.
+#[derive(Debug)]
+pub struct Stepper<'a> {
+    model: &'a SasRecD,
+    settings: &'a TrainConfig,
+    seed: u64,
+    eval_batch_size: usize,
+    adam: Adam,
+    /// `None` on the reference path.
+    fast: Option<FastPath>,
+}
+
+impl<'a> Stepper<'a> {
+    /// A stepper at its start.
+    ///
+    /// # Errors
+    /// As [`FastPath::new`].
+    pub fn new(config: &'a RunConfig, model: &'a SasRecD) -> Result<Self> {
+        let settings = &config.train;
+        Ok(Self {
+            model,
+            settings,
+            seed: config.run.seed as u64,
+            eval_batch_size: config.eval.eval_batch_size,
+            adam: Adam::new(model.named_parameters(), settings.learning_rate, settings.weight_decay),
+            fast: fast(config, model)?,
+        })
+    }
+
+    /// The losses of a batch, with dropout; leaves their gradients for [`Stepper::update`].
+    pub fn losses(&mut self, batch: &Batch) -> BatchLosses {
+        match &mut self.fast {
+            None => {
+                self.adam.zero_grad();
+                let losses = self.model.losses(batch, true);
+                losses.total.backward();
+                BatchLosses::of(&losses)
+            }
+            Some(fast) => {
+                let masks = Masks { seed: self.seed, step: self.adam.steps() };
+                let StepLosses { total, item, attributes } = fast.losses(batch, Some(masks));
+                BatchLosses { total, item, attributes }
+            }
+        }
+    }
+
+    /// Moves the parameters along the gradients of [`Stepper::losses`].
+    pub fn update(&mut self) {
+        let clip = self.settings.clip_grad_norm;
+        match &mut self.fast {
+            None => {
+                if let Some(clip) = clip {
+                    clip_grad_norm(self.adam.parameters().map(|(_, parameter)| parameter.grad()), clip);
+                }
+                self.adam.step();
+            }
+            Some(fast) => {
+                if let Some(clip) = clip {
+                    clip_grad_norm(fast.gradients().into_iter(), clip);
+                }
+                self.adam.step_fast(fast);
+            }
+        }
+    }
+
+    /// Ranks the target of every row with the model as it is now; `progress` is told the rows done.
+    ///
+    /// # Errors
+    /// A score that is not a finite number.
+    pub fn rank(&mut self, rows: &RowTensors, progress: impl FnMut(usize)) -> Result<Ranking> {
+        match &mut self.fast {
+            None => rank(self.model, rows, self.eval_batch_size, progress),
+            Some(fast) => fast.rank(rows, progress),
+        }
+    }
+}
+
+/// Ranks the target of every row of a split on the configured path.
+///
+/// # Errors
+/// As [`Stepper::new`] and [`Stepper::rank`].
+pub fn rank_rows(config: &RunConfig, model: &SasRecD, rows: &Rows, progress: impl FnMut(usize)) -> Result<Ranking> {
+    let rows = RowTensors::new(rows, model.device());
+    match fast(config, model)? {
+        None => rank(model, &rows, config.eval.eval_batch_size, progress),
+        Some(mut fast) => fast.rank(&rows, progress),
+    }
+}
+
+fn fast(config: &RunConfig, model: &SasRecD) -> Result<Option<FastPath>> {
+    match config.run.compute_path {
+        ComputePath::Reference => Ok(None),
+        ComputePath::Fast => FastPath::new(model, config.run.precision).map(Some),
+    }
+}
+
+impl BatchLosses {
+    fn of(losses: &Losses) -> Self {
+        let value = |loss: &Tensor| loss.double_value(&[]);
+        Self {
+            total: value(&losses.total),
+            item: value(&losses.item),
+            attributes: losses.attributes.iter().map(value).collect(),
+        }
+    }
+}

@@ -1,0 +1,209 @@
+//! The fast path is the reference path: the same function and the same gradients on random shapes, in float32.
+
+use dif_sr::config::{Fusion, Loss, Pooling, Precision, Predictor};
+use dif_sr::data::{RowTensors, Rows};
+use dif_sr::eval::rank;
+use dif_sr::fast::{FastPath, Masks};
+use dif_sr::golden::Tolerance;
+use dif_sr::model::SasRecD;
+use dif_sr::train::Adam;
+use proptest::prelude::*;
+use proptest::test_runner::TestCaseError;
+use tch::{Kind, Tensor, no_grad};
+
+use super::sample::*;
+
+fn fast(model: &SasRecD) -> FastPath {
+    FastPath::new(model, Precision::Float32).expect("a float32 model on the CPU")
+}
+
+/// A float32 model and the float64 model with the very same parameters.
+fn pair(shape: &Shape) -> (SasRecD, SasRecD) {
+    let model = shape.model_of(Kind::Float);
+    let exact = model.copy_as(Kind::Double);
+    (model, exact)
+}
+
+/// Losses, outputs and every gradient, in float32's tolerance, against the reference path in float64.
+fn same_function(shape: &Shape) -> Result<(), TestCaseError> {
+    let ((model, exact), batch) = (pair(shape), shape.batch());
+    let mut fast = fast(&model);
+    let ours = fast.losses(&batch, None);
+    let encoded = exact.forward(&batch.item_seq, &batch.item_seq_len, true);
+    let expected = exact.losses_of(&encoded.seq_output, &batch);
+    expected.total.backward();
+
+    let scalar = |x: f64| Tensor::from(x);
+    let within = |what: &str, ours: &Tensor, expected: &Tensor| close(what, ours, expected, Tolerance::FLOAT32);
+    within("total", &scalar(ours.total), &expected.total)?;
+    within("item", &scalar(ours.item), &expected.item)?;
+    prop_assert_eq!(ours.attributes.len(), expected.attributes.len());
+    for (ours, expected) in ours.attributes.iter().zip(&expected.attributes) {
+        within("attribute", &scalar(*ours), expected)?;
+    }
+    let output = Tensor::from_slice(&fast.encode(&batch.item_seq, &batch.item_seq_len));
+    within("seq_output", &output.view_as(&encoded.seq_output), &encoded.seq_output)?;
+    // A gradient that vanishes, because a softmax ignores what it belongs to, is rounding noise of the others' size.
+    let gradients = exact.named_parameters().into_iter().map(|(name, p)| {
+        let grad = p.grad();
+        (name, if grad.defined() { grad } else { p.zeros_like() })
+    });
+    let gradients: Vec<(String, Tensor)> = gradients.collect();
+    let largest = gradients.iter().map(|(_, grad)| grad.abs().max().double_value(&[])).fold(0.0, f64::max);
+    for (name, expected) in gradients {
+        let ours = Tensor::from_slice(fast.gradient(&name)).view_as(&expected);
+        let tolerance = Tolerance { atol: 1e-6 + 1e-5 * largest, ..Tolerance::FLOAT32 };
+        close(&name, &ours, &expected, tolerance)?;
+    }
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn the_fast_path_is_the_reference_path_under_every_fusion(
+        shape in shapes(&FUSIONS, &SUM_OR_MEAN), length in 2..20_i64,
+    ) {
+        same_function(&Shape { length, ..shape })?;
+    }
+
+    #[test]
+    fn the_fast_path_is_the_reference_path_under_bpr(shape in shapes(&FUSIONS, &SUM_OR_MEAN)) {
+        same_function(&Shape { loss: Loss::Bpr, predictor: Predictor::Not, ..shape })?;
+    }
+
+    /// With full sequences and items of the full width, so that no padding puts scores near 1e18.
+    #[test]
+    fn the_fast_path_is_the_reference_path_under_max_pooling(shape in shapes(&FUSIONS, &[Pooling::Max])) {
+        let mut shape = shape;
+        (shape.rows, shape.attributes) = (1, shape.attributes.iter().map(|a| AttributeShape { width: 1, ..*a }).collect());
+        let ((model, exact), mut batch) = (pair(&shape), shape.batch());
+        batch.item_seq = shape.random().ids(&[1, shape.length], 1, shape.n_items);
+        batch.item_seq_len = Tensor::from_slice(&[shape.length]);
+        let output = Tensor::from_slice(&fast(&model).encode(&batch.item_seq, &batch.item_seq_len));
+        let expected = exact.forward(&batch.item_seq, &batch.item_seq_len, false).seq_output;
+        close("seq_output", &output.view_as(&expected), &expected, Tolerance::FLOAT32)?;
+    }
+
+    /// More sequences than a chunk holds, on more threads than one: neither may show.
+    #[test]
+    fn chunks_and_threads_do_not_show(shape in shapes(&FUSIONS, &SUM_OR_MEAN), rows in 65..200_i64) {
+        same_function(&Shape { rows, ..shape })?;
+    }
+
+    #[test]
+    fn the_fast_path_ranks_as_the_reference_path(shape in shapes(&FUSIONS, &SUM_OR_MEAN), rows in 1..300_i64) {
+        let shape = Shape { rows, n_items: 40, ..shape };
+        let (model, batch) = (shape.model_of(Kind::Float), shape.batch());
+        let rows = Rows {
+            l: shape.length as usize,
+            user: vec![0; rows as usize],
+            target: ids(&batch.pos_items),
+            seq: ids(&batch.item_seq),
+            len: ids(&batch.item_seq_len),
+        };
+        let rows = RowTensors::new(&rows, model.device());
+        let mut told = 0;
+        let ours = fast(&model).rank(&rows, |done| told = done).expect("finite scores");
+        let expected = rank(&model, &rows, 7, |_| {}).expect("finite scores");
+        prop_assert_eq!(told as i64, rows.n());
+        // Rounding may swap two items whose scores agree in six digits.
+        let moved = ours.rank.iter().zip(&expected.rank).filter(|(a, b)| a.abs_diff(**b) > 1).count();
+        let swapped = ours.rank.iter().zip(&expected.rank).filter(|(a, b)| a != b).count();
+        prop_assert!(moved == 0 && swapped <= 1 + ours.rank.len() / 50, "{swapped} of {} ranks differ", ours.rank.len());
+    }
+
+    /// Along a random direction, the loss under fixed masks changes as its gradient says: forward and backward pass drop
+    /// the same elements.
+    #[test]
+    fn gradients_under_dropout_are_those_of_the_masks_that_were_drawn(
+        shape in shapes(&FUSIONS, &SUM_OR_MEAN), step in any::<u64>(), p in prop::sample::select(&[0.2, 0.5][..]),
+    ) {
+        let shape = Shape { activation: dif_sr::config::Activation::Gelu, rows: 40, ..shape };
+        let config = dif_sr::config::ModelConfig { hidden_dropout_prob: p, attn_dropout_prob: p, ..shape.config() };
+        let model = shape.model_with(&config, Kind::Float);
+        let batch = shape.batch();
+        let masks = Some(Masks { seed: shape.seed, step });
+        let mut fast = fast(&model);
+        let first = fast.losses(&batch, masks);
+        prop_assert_eq!(&fast.losses(&batch, masks), &first, "the masks of a step are always the same");
+        let others = fast.losses(&batch, Some(Masks { seed: shape.seed, step: step.wrapping_add(1) }));
+        prop_assert!(others != first, "another step has other masks");
+
+        fast.losses(&batch, masks);
+        let mut random = shape.random();
+        let directions: Vec<(Tensor, Tensor)> = (model.named_parameters().into_iter())
+            .map(|(name, parameter)| {
+                let direction = random.normal(&parameter.size(), 0.0, 1.0).to_kind(Kind::Float);
+                let padding = name == "item_embedding.weight" && shape.fusion != Fusion::Sum;
+                // Look-ups give the padding row no gradient, though under gate and concat it has an effect.
+                if padding {
+                    let _ = direction.get(0).zero_();
+                }
+                (parameter, direction)
+            })
+            .collect();
+        let slope: f64 = (model.named_parameters().iter().zip(&directions))
+            .map(|((name, _), (_, direction))| {
+                (Tensor::from_slice(fast.gradient(name)) * direction.flatten(0, -1)).sum(Kind::Double).double_value(&[])
+            })
+            .sum();
+        let mut loss_at = |step: f64| {
+            no_grad(|| directions.iter().for_each(|(p, d)| _ = p.shallow_clone().g_add_(&(d * step))));
+            let loss = fast.losses(&batch, masks).total;
+            no_grad(|| directions.iter().for_each(|(p, d)| _ = p.shallow_clone().g_sub_(&(d * step))));
+            loss
+        };
+        let scale = directions.iter().map(|(_, d)| d.square().sum(Kind::Double).double_value(&[])).sum::<f64>().sqrt();
+        // The right step lies between curvature and rounding; a wrong gradient is wrong with each.
+        let found = [3e-2, 1e-2, 3e-3].map(|h| (loss_at(h / scale) - loss_at(-h / scale)) / (2.0 * h / scale));
+        let error = found.iter().map(|found| (found - slope).abs()).fold(f64::INFINITY, f64::min);
+        prop_assert!(error <= 0.02 * slope.abs() + 0.02 * first.total.abs(), "slope {slope}, differences {found:?}");
+    }
+
+    #[test]
+    fn adam_in_one_pass_is_adam(shape in shapes(&FUSIONS, &SUM_OR_MEAN), weight_decay in prop::sample::select(&[0.0, 0.01][..])) {
+        let (ours, theirs) = (shape.model_of(Kind::Float), shape.model_of(Kind::Float));
+        let batch = shape.batch();
+        let mut fast = fast(&ours);
+        let [mut one, mut other] = [&ours, &theirs].map(|model| Adam::new(model.named_parameters(), 1e-3, weight_decay));
+        for _ in 0..3 {
+            fast.losses(&batch, None);
+            // The same gradients for both, so that only the optimizer can differ.
+            let zero: Tensor = theirs.named_parameters().iter().map(|(_, p)| p.sum(Kind::Float) * 0.0).sum();
+            other.zero_grad();
+            zero.backward();
+            no_grad(|| {
+                for (name, parameter) in theirs.named_parameters() {
+                    parameter.grad().copy_(&Tensor::from_slice(fast.gradient(&name)).view_as(&parameter));
+                }
+            });
+            one.step_fast(&fast);
+            other.step();
+        }
+        prop_assert_eq!(one.steps(), 3);
+        for ((name, ours), (_, theirs)) in ours.named_parameters().iter().zip(theirs.named_parameters()) {
+            close(name, ours, &theirs, Tolerance { rtol: 1e-6, atol: 0.0 })?;
+        }
+    }
+    #[test]
+    fn a_model_in_float64_is_refused(shape in shapes(&FUSIONS, &SUM_OR_MEAN)) {
+        let error = FastPath::new(&shape.model(), Precision::Float32).expect_err("float64").to_string();
+        prop_assert!(error.contains("float32 on the CPU"), "{}", error);
+    }
+
+    /// Without processors that multiply bfloat16 it is slow, not wrong.
+    #[test]
+    fn bf16_stays_within_its_own_rounding_of_float32(shape in shapes(&FUSIONS, &SUM_OR_MEAN)) {
+        let (model, batch) = (shape.model_of(Kind::Float), shape.batch());
+        // Weights of the models of other tests are so large that bfloat16's eight bits move probabilities at will.
+        no_grad(|| model.named_parameters().iter().for_each(|(_, p)| _ = p.shallow_clone().g_mul_scalar_(0.3)));
+        let [exact, rough] = [Precision::Float32, Precision::Bf16].map(|precision| {
+            let mut fast = FastPath::new(&model, precision).expect("a float32 model on the CPU");
+            fast.losses(&batch, None).total
+        });
+        prop_assert!((exact - rough).abs() <= 0.02 * exact, "{} in float32, {} in bfloat16", exact, rough);
+        prop_assert!(exact != rough);
+    }
+}
