@@ -5,7 +5,7 @@
 //!
 //! ```text
 //! RecBole YAML ─► config::RunConfig ───────────────────────────────────────┐
-//! *.inter *.item ─► data::Dataset ─► data::Splits ─► data::Batch ─► model ─┴► train::fit ─► train::Checkpoint
+//! *.inter *.item ─► data::Dataset ─► data::Splits ─► data::Batch ─► model, fast ─┴► train::fit ─► train::Checkpoint
 //!                                                                              │
 //!                                        eval::Ranking ─► eval::MetricValues ◄─┘ ─► verdict::Verdict
 //! golden/ ─► golden::Case ─► golden::verify
@@ -16,10 +16,11 @@
 //! The model is the authors' model if it computes what theirs computed:
 //!
 //! ```
+//! use dif_sr::config::ComputePath;
 //! use dif_sr::golden::{Case, verify};
 //!
 //! let case = Case::load("golden/gate".as_ref())?;
-//! let report = verify(&case)?;
+//! let report = verify(&case, ComputePath::Reference)?;
 //! assert!(report.holds());
 //! # Ok::<(), dif_sr::Error>(())
 //! ```

@@ -2,17 +2,27 @@
 
 use std::path::{Path, PathBuf};
 
+use dif_sr::config::ComputePath;
 use dif_sr::golden::{Case, verify};
 
 #[test]
-fn every_golden_case_holds() {
+fn every_golden_case_holds_on_the_reference_path() {
+    every_case_holds(ComputePath::Reference);
+}
+
+#[test]
+fn every_golden_case_holds_on_the_fast_path() {
+    every_case_holds(ComputePath::Fast);
+}
+
+fn every_case_holds(path: ComputePath) {
     tch::set_num_threads(1); // the tensors are too small for more
     let cases = golden_cases();
     assert_eq!(cases.len(), 15, "the golden README hands over 15 model cases");
     let mut failures = Vec::new();
-    for path in cases {
-        let case = Case::load(&path).unwrap_or_else(|e| panic!("{e}"));
-        let report = verify(&case).unwrap_or_else(|e| panic!("{e}"));
+    for folder in cases {
+        let case = Case::load(&folder).unwrap_or_else(|e| panic!("{e}"));
+        let report = verify(&case, path).unwrap_or_else(|e| panic!("{e}"));
         let broken = report.groups.iter().filter(|group| !group.worst.holds());
         failures.extend(broken.map(|group| format!("{}, {}: {}", report.case, group.name, group.worst)));
     }

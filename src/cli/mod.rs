@@ -102,6 +102,9 @@ struct VerifyArgs {
     /// Another implementation's dump of the one DIR: safetensors, any of the case's names, float32 or float64.
     #[arg(long, value_name = "DUMP")]
     against: Option<PathBuf>,
+    /// Hold the fast path to the cases, in float32, instead of the reference path.
+    #[arg(long, conflicts_with = "against")]
+    fast: bool,
 }
 
 #[derive(Debug, Args)]

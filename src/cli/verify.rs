@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use dif_sr::config::ComputePath;
 use dif_sr::golden::{AgainstReport, Case, CaseReport, Dump, Group, against, verify};
 use dif_sr::{Error, Result};
 
@@ -23,9 +24,10 @@ pub fn run(args: &VerifyArgs, json: bool) -> Result<Outcome> {
                 .hint("name the case that the dump was computed on")),
         };
     }
+    let path = if args.fast { ComputePath::Fast } else { ComputePath::Reference };
     let mut reports = Vec::new();
     for folder in folders {
-        let report = verify(&Case::load(folder)?)?;
+        let report = verify(&Case::load(folder)?, path)?;
         if !json {
             output::print(&text(&report))?;
         }

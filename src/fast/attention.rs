@@ -192,7 +192,8 @@ pub(super) fn backward(attention: Attention, streams: Streams, scores: &Scores, 
             drops.mask(row, &mut mask);
             for head in 0..heads {
                 let (at, own) = (row * heads + head, head * d..(head + 1) * d);
-                let (probs, map) = (&scores.probs[at * p..][..p], &scores.maps[at * (maps - 1) * p..][..(maps - 1) * p]);
+                let (probs, map) =
+                    (&scores.probs[at * p..][..p], &scores.maps[at * (maps - 1) * p..][..(maps - 1) * p]);
                 let dcontext = &dcontext[row * h..][own.clone()];
                 dfused.fill(0.0);
                 for (j, key) in keys.clone().enumerate() {
@@ -212,7 +213,8 @@ pub(super) fn backward(attention: Attention, streams: Streams, scores: &Scores, 
                 fusion.backward(map, weights, &dfused, &mut dmaps, into.fusion, &mut scratch);
                 axpy(1.0, &dmaps[(maps - 1) * p..], &mut into.position[position]);
 
-                for ((attribute, grad), dmap) in attributes.iter().zip(&mut *into.attributes).zip(dmaps.chunks_exact(p)) {
+                for ((attribute, grad), dmap) in attributes.iter().zip(&mut *into.attributes).zip(dmaps.chunks_exact(p))
+                {
                     let q = attribute.at(distinct[sequence.start + i], 0, head, heads);
                     for (key, &dscore) in keys.clone().zip(dmap) {
                         let k = attribute.at(distinct[key], 1, head, heads);

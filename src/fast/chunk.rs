@@ -111,7 +111,6 @@ impl Rows {
 }
 
 impl Chunk {
-
     /// Takes the rows through all layers; leaves the output of the last true items.
     pub fn forward(&mut self, frame: &Frame, scratch: &mut Scratch) {
         let n = self.rows.items.len();

@@ -25,8 +25,8 @@ use rayon::prelude::*;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 use tch::{Device, Kind, Tensor};
 
-use self::chunk::{Chunk, Index, Sequences};
 use self::adam::adam;
+use self::chunk::{Chunk, Index, Sequences};
 use self::dropout::Stream;
 use self::frame::Frame;
 use self::fusion::FusionGrad;
@@ -237,9 +237,8 @@ impl FastPath {
 
     /// Moves parameters and moments along the gradients: `[parameter, first moment, second moment]` by name.
     pub fn adam<'a>(&self, updates: impl Iterator<Item = (Factors, &'a String, [&'a mut Tensor; 3])>) {
-        let updates: Vec<_> = updates
-            .map(|(factors, name, tensors)| (factors, tensors.map(floats_mut), self.gradient(name)))
-            .collect();
+        let updates: Vec<_> =
+            updates.map(|(factors, name, tensors)| (factors, tensors.map(floats_mut), self.gradient(name))).collect();
         self.pool.install(|| {
             for (factors, [parameter, first, second], gradient) in updates {
                 adam(factors, parameter, first, second, gradient);

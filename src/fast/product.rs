@@ -32,9 +32,7 @@ impl<'a> Matrix<'a> {
         debug_assert!(self.rows == 0 || (self.rows - 1) * self.stride + self.columns <= self.data.len());
         // SAFETY: the slice holds all elements that size and strides reach, and it is borrowed longer than the products
         // of this file keep the tensor.
-        let tensor = unsafe {
-            Tensor::from_blob(self.data.as_ptr().cast(), &size, &strides, Kind::Float, Device::Cpu)
-        };
+        let tensor = unsafe { Tensor::from_blob(self.data.as_ptr().cast(), &size, &strides, Kind::Float, Device::Cpu) };
         if self.transposed { tensor.tr() } else { tensor }
     }
 }

@@ -2,14 +2,18 @@
 
 use std::collections::BTreeMap;
 
-use tch::{Tensor, no_grad};
+use tch::{Kind, Tensor, no_grad};
 
 use super::Case;
+use crate::Result;
+use crate::config::Precision;
+use crate::fast::FastPath;
+use crate::model::SasRecD;
 use crate::train::Adam;
 
-/// Everything that the reference wrote down, computed by this project's model and named alike.
-pub(super) fn compute(case: &Case) -> BTreeMap<String, Tensor> {
-    let Case { model, batch, shape, .. } = case;
+/// Everything that the reference wrote down, computed by a model on the case's batch and named alike.
+pub(super) fn compute(case: &Case, model: &SasRecD) -> BTreeMap<String, Tensor> {
+    let Case { batch, shape, .. } = case;
     let initial: Vec<Tensor> = model.named_parameters().iter().map(|(_, p)| p.detach().copy()).collect();
     let mut ours = BTreeMap::new();
     let mut put = |name: String, tensor: &Tensor| ours.insert(name, tensor.detach().copy());
@@ -37,6 +41,37 @@ pub(super) fn compute(case: &Case) -> BTreeMap<String, Tensor> {
     no_grad(|| adam.parameters().zip(&initial).for_each(|((_, p), initial)| p.shallow_clone().copy_(initial)));
     adam.zero_grad();
     ours
+}
+
+/// What the fast path computes of the same, in float32: it has no tensor for what happens inside of a layer.
+pub(super) fn compute_fast(case: &Case) -> Result<BTreeMap<String, Tensor>> {
+    let Case { batch, shape, .. } = case;
+    let model = case.model.copy_as(Kind::Float);
+    let mut fast = FastPath::new(&model, Precision::Float32)?;
+    let mut ours = BTreeMap::new();
+    let seq_output = Tensor::from_slice(&fast.encode(&batch.item_seq, &batch.item_seq_len));
+    let seq_output = seq_output.view([-1, model.config().hidden_size]);
+    ours.insert("out.scores".to_owned(), no_grad(|| model.scores(&seq_output)).detach());
+    ours.insert("out.seq_output".to_owned(), seq_output);
+    let mut adam = Adam::new(model.named_parameters(), shape.learning_rate, 0.0);
+    for step in 1..=shape.train_steps.max(1) {
+        let losses = fast.losses(batch, None);
+        if step == 1 {
+            ours.insert("out.loss.total".to_owned(), losses.total.into());
+            ours.insert("out.loss.item".to_owned(), losses.item.into());
+            for (feature, &loss) in model.features().iter().zip(&losses.attributes) {
+                ours.insert(format!("out.loss.attribute.{}", feature.name), loss.into());
+            }
+            for (name, parameter) in model.named_parameters() {
+                let grad = Tensor::from_slice(fast.gradient(&name)).view_as(&parameter);
+                ours.insert(format!("grad.{name}"), grad);
+            }
+        }
+        ours.insert(format!("train.loss.{step}"), losses.total.into());
+        adam.step_fast(&fast);
+    }
+    ours.extend(adam.parameters().map(|(name, p)| (format!("after5.{name}"), p.detach().copy())));
+    Ok(ours)
 }
 
 /// Takes optimizer steps on one batch: `train.loss.*` before each, `grad.*` of the first (zeros for a parameter that the

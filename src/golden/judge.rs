@@ -21,12 +21,21 @@ pub(super) struct Judge {
 impl Judge {
     /// The rules for this project's model.
     pub fn of_model(case: &Case) -> Self {
+        Self::new(case, case.kind())
+    }
+
+    /// The rules for the fast path, which computes in float32.
+    pub fn of_fast(case: &Case) -> Self {
+        Self::new(case, Kind::Float)
+    }
+
+    fn new(case: &Case, kind: Kind) -> Self {
         let config = case.model.config();
         let allowance = match config.pooling_mode {
-            Pooling::Max => rounding_noise(case),
+            Pooling::Max => rounding_noise(case, kind),
             Pooling::Sum | Pooling::Mean => BTreeMap::new(),
         };
-        Self { tolerance: Tolerance::of(case.kind()), null: null_gradients(config), allowance }
+        Self { tolerance: Tolerance::of(kind), null: null_gradients(config), allowance }
     }
 
     /// The rules for any implementation that computed in `kind`.
@@ -60,32 +69,31 @@ impl Judge {
     }
 }
 
-/// How far rounding alone moves each tensor: ten times the largest change under eight random perturbations of the
-/// parameters by at most one unit in the last place.
+/// How far rounding alone moves each tensor in a kind of floats: ten times the largest change under eight random
+/// perturbations of the parameters by at most one unit in the last place.
 ///
 /// DIFFERENCE: `max` pooling puts scores near 1e18 into the softmax, in the reference as here (golden README), so that
 /// what follows depends on the order in which a processor sums products: the authors' own operations on an AVX2 machine
 /// leave the goldens, which come from AVX-512, by as much. Tensors that rounding does not move keep the usual tolerance.
-fn rounding_noise(case: &Case) -> BTreeMap<String, f64> {
-    let ours = compute(case);
-    let parameters = case.model.named_parameters();
-    let initial: Vec<Tensor> = parameters.iter().map(|(_, p)| p.detach().copy()).collect();
+fn rounding_noise(case: &Case, kind: Kind) -> BTreeMap<String, f64> {
+    let exact = compute(case, &case.model);
+    let epsilon = if kind == Kind::Double { f64::EPSILON } else { f32::EPSILON.into() };
     let mut noise: BTreeMap<String, f64> = BTreeMap::new();
     for seed in 0..8 {
         tch::manual_seed(seed);
+        let model = case.model.copy_as(kind);
         no_grad(|| {
-            for ((_, parameter), initial) in parameters.iter().zip(&initial) {
-                let ulps = Tensor::randint_low(-1, 2, initial.size(), (Kind::Double, initial.device()));
-                parameter.shallow_clone().copy_(&(initial * (ulps * f64::EPSILON + 1.0)));
+            for (_, parameter) in model.named_parameters() {
+                let ulps = Tensor::randint_low(-1, 2, parameter.size(), (kind, parameter.device()));
+                parameter.shallow_clone().copy_(&(&parameter * (ulps * epsilon + 1.0)));
             }
         });
-        for (name, moved) in compute(case) {
-            let change = (moved - &ours[&name]).abs().nan_to_num(0.0, None, None).max().double_value(&[]);
+        for (name, moved) in compute(case, &model) {
+            let change = (moved - &exact[&name]).abs().nan_to_num(0.0, None, None).max().double_value(&[]);
             let largest = noise.entry(name).or_default();
             *largest = largest.max(10.0 * change);
         }
     }
-    no_grad(|| parameters.iter().zip(&initial).for_each(|((_, p), initial)| p.shallow_clone().copy_(initial)));
     noise
 }
 

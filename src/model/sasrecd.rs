@@ -94,10 +94,9 @@ impl SasRecD {
         });
         let copy = Self::new(&self.config, self.n_items(), self.max_len(), features.collect(), kind);
         no_grad(|| {
-            for (own, copied) in [
-                (self.named_parameters(), copy.named_parameters()),
-                (self.named_tables(), copy.named_tables()),
-            ] {
+            for (own, copied) in
+                [(self.named_parameters(), copy.named_parameters()), (self.named_tables(), copy.named_tables())]
+            {
                 own.iter().zip(copied).for_each(|((_, own), (_, mut copied))| copied.copy_(own));
             }
         });
@@ -142,7 +141,8 @@ impl SasRecD {
         let layers = self.feature_embed_layer_list.iter().zip(&self.features);
         let all = layers.map(|(layer, feature)| {
             // Some items at a time: before pooling every token has a vector.
-            let parts: Vec<Tensor> = feature.ids.split(1024, 0).iter().map(|ids| layer.forward(&ids.unsqueeze(0))).collect();
+            let parts: Vec<Tensor> =
+                feature.ids.split(1024, 0).iter().map(|ids| layer.forward(&ids.unsqueeze(0))).collect();
             Tensor::cat(&parts, 1).squeeze_dim(0)
         });
         all.collect()

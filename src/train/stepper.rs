@@ -4,12 +4,12 @@ use tch::Tensor;
 
 use super::clip::clip_grad_norm;
 use super::{Adam, BatchLosses};
+use crate::Result;
 use crate::config::{ComputePath, RunConfig, TrainConfig};
 use crate::data::{Batch, RowTensors, Rows};
 use crate::eval::{Ranking, rank};
 use crate::fast::{FastPath, Masks, StepLosses};
 use crate::model::{Losses, SasRecD};
-use crate::Result;
 
 /// A model in training.
 #[derive(Debug)]
