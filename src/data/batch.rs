@@ -50,6 +50,11 @@ impl RowTensors {
         self.user.size()[0]
     }
 
+    /// All rows as one batch of views.
+    pub fn all(&self) -> Batch {
+        self.narrow(0, self.n() as usize)
+    }
+
     fn narrow(&self, start: usize, rows: usize) -> Batch {
         let narrow = |column: &Tensor| column.narrow(0, start as i64, rows as i64);
         Batch {

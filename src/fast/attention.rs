@@ -13,6 +13,9 @@ pub(super) struct Sequence {
     pub rows: usize,
     /// Its true items, 1 to L.
     pub items: usize,
+    /// Its first row among the values, and how many it has there: probabilities of later keys are exactly 0.
+    pub values: usize,
+    pub valued: usize,
 }
 
 /// The queries of a layer.
@@ -45,8 +48,10 @@ pub(super) struct Streams<'a> {
     pub sequences: &'a [Sequence],
     /// `[queries, H]`
     pub query: &'a [f32],
-    /// `[rows, 2 H]`: keys, then values.
-    pub key_value: &'a [f32],
+    /// `[rows, H]`
+    pub key: &'a [f32],
+    /// `[valued rows, H]`
+    pub value: &'a [f32],
     pub attributes: &'a [AttributeRows],
     /// The distinct item of every row.
     pub distinct: &'a [u32],
@@ -77,8 +82,10 @@ pub(super) struct Scores {
 pub(super) struct Gradients<'a> {
     /// `[queries, H]`
     pub query: &'a mut [f32],
-    /// `[rows, 2 H]`
-    pub key_value: &'a mut [f32],
+    /// `[rows, H]`
+    pub key: &'a mut [f32],
+    /// `[valued rows, H]`
+    pub value: &'a mut [f32],
     pub attributes: &'a mut [AttributeRows],
     /// `[heads, L, P]`
     pub position: &'a mut [f32],
@@ -123,9 +130,9 @@ impl Attention<'_> {
 #[multiversion::multiversion(targets("x86_64+avx512f", "x86_64+avx2+fma", "aarch64+neon"))]
 pub(super) fn forward(attention: Attention, streams: Streams, scores: &mut Scores, context: &mut [f32]) {
     let Attention { heads, padded: p, fusion, drops, .. } = attention;
-    let Streams { sequences, query, key_value, attributes, distinct } = streams;
+    let Streams { sequences, query, key, value, attributes, distinct } = streams;
     let maps = attributes.len() + 2;
-    let h = key_value.len() / 2 / distinct.len();
+    let h = key.len() / distinct.len();
     let d = h / heads;
     let scale = 1.0 / (d as f32).sqrt();
     let n = query.len() / h;
@@ -144,13 +151,13 @@ pub(super) fn forward(attention: Attention, streams: Streams, scores: &mut Score
                 let map = &mut scores.maps[at * (maps - 1) * p..][..(maps - 1) * p];
                 for (attribute, map) in attributes.iter().zip(map.chunks_exact_mut(p)) {
                     let q = &attribute.rows[attribute.at(distinct[sequence.start + i], 0, head, heads)];
-                    for (key, score) in keys.clone().zip(map) {
-                        *score = dot(q, &attribute.rows[attribute.at(distinct[key], 1, head, heads)]);
+                    for (k, score) in keys.clone().zip(map) {
+                        *score = dot(q, &attribute.rows[attribute.at(distinct[k], 1, head, heads)]);
                     }
                 }
                 let q = &query[row * h..][own.clone()];
-                for (key, score) in keys.clone().zip(&mut map[(maps - 2) * p..]) {
-                    *score = dot(q, &key_value[key * 2 * h..][own.clone()]);
+                for (k, score) in keys.clone().zip(&mut map[(maps - 2) * p..]) {
+                    *score = dot(q, &key[k * h..][own.clone()]);
                 }
                 let position = &attention.position[attention.position(head, i)];
                 let probs = &mut scores.probs[at * p..][..p];
@@ -161,10 +168,10 @@ pub(super) fn forward(attention: Attention, streams: Streams, scores: &mut Score
                 softmax(&mut probs[..sequence.rows]);
                 probs[sequence.rows..].fill(0.0);
                 let context = &mut context[row * h..][own.clone()];
-                for (j, key) in keys.clone().enumerate() {
+                for j in 0..sequence.valued {
                     let weight = probs[j] * mask[head * p + j];
                     if weight != 0.0 {
-                        axpy(weight, &key_value[key * 2 * h + h..][own.clone()], context);
+                        axpy(weight, &value[(sequence.values + j) * h..][own.clone()], context);
                     }
                 }
             }
@@ -179,9 +186,9 @@ pub(super) fn forward(attention: Attention, streams: Streams, scores: &mut Score
 #[multiversion::multiversion(targets("x86_64+avx512f", "x86_64+avx2+fma", "aarch64+neon"))]
 pub(super) fn backward(attention: Attention, streams: Streams, scores: &Scores, dcontext: &[f32], into: Gradients) {
     let Attention { heads, padded: p, fusion, drops, .. } = attention;
-    let Streams { sequences, query, key_value, attributes, distinct } = streams;
+    let Streams { sequences, query, key, value, attributes, distinct } = streams;
     let maps = attributes.len() + 2;
-    let h = key_value.len() / 2 / distinct.len();
+    let h = key.len() / distinct.len();
     let d = h / heads;
     let scale = 1.0 / (d as f32).sqrt();
     let (mut mask, mut scratch) = (vec![1.0; heads * p], vec![0.0; p]);
@@ -196,11 +203,12 @@ pub(super) fn backward(attention: Attention, streams: Streams, scores: &Scores, 
                     (&scores.probs[at * p..][..p], &scores.maps[at * (maps - 1) * p..][..(maps - 1) * p]);
                 let dcontext = &dcontext[row * h..][own.clone()];
                 dfused.fill(0.0);
-                for (j, key) in keys.clone().enumerate() {
+                for j in 0..sequence.valued {
                     let kept = mask[head * p + j];
                     if probs[j] * kept != 0.0 {
-                        dfused[j] = kept * dot(dcontext, &key_value[key * 2 * h + h..][own.clone()]);
-                        axpy(probs[j] * kept, dcontext, &mut into.key_value[key * 2 * h + h..][own.clone()]);
+                        let v = (sequence.values + j) * h + own.start..(sequence.values + j) * h + own.end;
+                        dfused[j] = kept * dot(dcontext, &value[v.clone()]);
+                        axpy(probs[j] * kept, dcontext, &mut into.value[v]);
                     }
                 }
                 let mean = dot_padded(probs, &dfused);
@@ -216,17 +224,17 @@ pub(super) fn backward(attention: Attention, streams: Streams, scores: &Scores, 
                 for ((attribute, grad), dmap) in attributes.iter().zip(&mut *into.attributes).zip(dmaps.chunks_exact(p))
                 {
                     let q = attribute.at(distinct[sequence.start + i], 0, head, heads);
-                    for (key, &dscore) in keys.clone().zip(dmap) {
-                        let k = attribute.at(distinct[key], 1, head, heads);
+                    for (k, &dscore) in keys.clone().zip(dmap) {
+                        let k = attribute.at(distinct[k], 1, head, heads);
                         axpy(dscore, &attribute.rows[k.clone()], &mut grad.rows[q.clone()]);
                         axpy(dscore, &attribute.rows[q.clone()], &mut grad.rows[k]);
                     }
                 }
                 let (q, dq) = (&query[row * h..][own.clone()], &mut into.query[row * h..][own.clone()]);
-                for (key, &dscore) in keys.clone().zip(&dmaps[(maps - 2) * p..]) {
-                    let k = key * 2 * h + own.start..key * 2 * h + own.end;
-                    axpy(dscore, &key_value[k.clone()], dq);
-                    axpy(dscore, q, &mut into.key_value[k]);
+                for (k, &dscore) in keys.clone().zip(&dmaps[(maps - 2) * p..]) {
+                    let k = k * h + own.start..k * h + own.end;
+                    axpy(dscore, &key[k.clone()], dq);
+                    axpy(dscore, q, &mut into.key[k]);
                 }
             }
         }

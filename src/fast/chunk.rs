@@ -1,5 +1,7 @@
 //! A chunk of a batch: sequences that one thread takes through all layers, small enough to stay in its caches.
 
+use std::ops::Range;
+
 use super::attention::{Queries, Sequence};
 use super::frame::Frame;
 use super::kernels::axpy;
@@ -16,6 +18,10 @@ pub(super) struct Rows {
     numbers: Vec<u64>,
     /// The same of the last rows alone.
     last_numbers: Vec<u64>,
+    /// The rows of the last true items.
+    pub last: Vec<u32>,
+    /// The rows that have a value.
+    pub valued: Vec<u32>,
     /// For every row, where its item stands among the distinct ones.
     pub distinct: Vec<u32>,
     /// Of each attribute, the vectors of the distinct items, `[distinct, dᵢ]`.
@@ -29,8 +35,18 @@ pub(super) struct Sequences<'a> {
     pub items: &'a [i64],
     /// `[B]`
     pub len: &'a [i64],
-    /// Leave padded positions out.
-    pub packed: bool,
+    pub padding: Padding,
+}
+
+/// What is computed for padded positions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Padding {
+    /// Nothing: under `sum` no true position sees them.
+    LeftOut,
+    /// All but values: `concat` and `gate` see their scores, and the mask then leaves them no probability.
+    Unvalued,
+    /// Everything: under `max` pooling scores are so large that the mask of −10000 does not reach them.
+    Kept,
 }
 
 /// What a chunk keeps between its forward and its backward pass.
@@ -58,30 +74,42 @@ impl Index {
 }
 
 impl Rows {
-    /// Takes the sequences `range` of a batch. `vectors`: each attribute's vectors of all items with their size.
+    /// Takes the sequences `range` of a batch. `vectors`: each attribute's vectors of all items with their size; `None`
+    /// where a catalogue has what follows from them, so that an item is its own place.
     pub fn fill(
         &mut self,
         batch: Sequences,
-        range: std::ops::Range<usize>,
-        vectors: &[(Vec<f32>, usize)],
+        range: Range<usize>,
+        vectors: Option<&[(Vec<f32>, usize)]>,
         Index(index): &mut Index,
     ) {
         let length = batch.items.len() / batch.len.len();
-        let Self { sequences, items, numbers, last_numbers, distinct, attributes } = self;
+        let Self { sequences, items, numbers, last_numbers, last, valued, distinct, attributes } = self;
         sequences.clear();
-        [numbers, last_numbers].into_iter().for_each(Vec::clear);
-        [&mut *items, &mut *distinct].into_iter().for_each(Vec::clear);
-        attributes.resize(vectors.len(), Vec::new());
+        [&mut *numbers, &mut *last_numbers].into_iter().for_each(Vec::clear);
+        [&mut *items, &mut *last, &mut *valued, &mut *distinct].into_iter().for_each(Vec::clear);
+        attributes.resize(vectors.map_or(0, <[_]>::len), Vec::new());
         attributes.iter_mut().for_each(Vec::clear);
         let mut found = 0;
         for sequence in range {
             let true_items = batch.len[sequence] as usize;
-            let (start, rows) = (items.len(), if batch.packed { true_items } else { length });
-            sequences.push(Sequence { start, rows, items: true_items });
-            self.last_numbers.push((sequence * length + true_items - 1) as u64);
+            let (rows, with_value) = match batch.padding {
+                Padding::LeftOut => (true_items, true_items),
+                Padding::Unvalued => (length, true_items),
+                Padding::Kept => (length, length),
+            };
+            let start = items.len();
+            sequences.push(Sequence { start, rows, items: true_items, values: valued.len(), valued: with_value });
+            last_numbers.push((sequence * length + true_items - 1) as u64);
+            last.push((start + true_items - 1) as u32);
+            valued.extend((start..start + with_value).map(|row| row as u32));
             for (i, &item) in batch.items[sequence * length..][..rows].iter().enumerate() {
-                self.numbers.push((sequence * length + i) as u64);
+                numbers.push((sequence * length + i) as u64);
                 items.push(item as u32);
+                let Some(vectors) = vectors else {
+                    distinct.push(item as u32);
+                    continue;
+                };
                 let place = &mut index[item as usize];
                 if *place == NOWHERE {
                     *place = found;
@@ -102,11 +130,6 @@ impl Rows {
             Queries::All => &self.numbers,
             Queries::Last => &self.last_numbers,
         }
-    }
-
-    /// The row of every sequence's last true item.
-    pub fn last(&self) -> impl Iterator<Item = usize> {
-        self.sequences.iter().map(|sequence| sequence.start + sequence.items - 1)
     }
 }
 
@@ -154,7 +177,7 @@ impl Chunk {
     ///
     /// # Shapes
     /// dtable `[items, H]`
-    pub fn scatter(&self, items: std::ops::Range<usize>, dtable: &mut [f32]) {
+    pub fn scatter(&self, items: Range<usize>, dtable: &mut [f32]) {
         let h = self.output.len() / self.rows.items.len();
         for (&item, grad) in self.rows.items.iter().zip(self.output.chunks_exact(h)) {
             let item = item as usize;

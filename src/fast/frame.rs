@@ -1,5 +1,6 @@
 //! What all chunks of a step read: weights and what follows from weights alone.
 
+use super::catalogue::Catalogue;
 use super::dropout::{Dropout, Stream};
 use super::fusion::Fusion;
 use super::kernels::{dot, padded};
@@ -34,6 +35,8 @@ pub(super) struct Frame<'a> {
     pub fusions: Vec<Fusion>,
     /// By layer: the position stream's scores, `[heads, L, P]`.
     pub positions: Vec<Vec<f32>>,
+    /// In evaluation, if it pays: rows of all items.
+    pub catalogue: Option<Catalogue>,
 }
 
 impl<'a> Frame<'a> {
@@ -63,6 +66,7 @@ impl<'a> Frame<'a> {
             stream: dropout.unwrap_or(Stream::new(0)),
             fusions: Vec::new(),
             positions: Vec::new(),
+            catalogue: None,
         };
         for slots in &layout.layers {
             let parts: Vec<&[f32]> = slots.fusion.iter().map(|place| &flat[place.clone()]).collect();

@@ -6,7 +6,7 @@ use super::chunk::Rows;
 use super::dropout::Stream;
 use super::frame::Frame;
 use super::fusion::FusionGrad;
-use super::kernels::{add_rows, fill_rows};
+use super::kernels::{add_rows, axpy, fill_rows};
 use super::norm::{self, Drops, Norm};
 use super::product::{Into, Matrix, product};
 use super::weights::{Dense, LayerSlots, Scale};
@@ -19,7 +19,10 @@ pub(super) struct LayerState {
     /// The rows of the input that ask, `[queries, H]`; empty where all do.
     asking: Vec<f32>,
     query: Vec<f32>,
-    key_value: Vec<f32>,
+    key: Vec<f32>,
+    /// The rows of the input that have a value, `[valued, H]`; empty where all do.
+    valued: Vec<f32>,
+    value: Vec<f32>,
     attributes: Vec<AttributeRows>,
     scores: Scores,
     context: Vec<f32>,
@@ -48,6 +51,7 @@ pub(super) struct Scratch {
     a: Vec<f32>,
     b: Vec<f32>,
     c: Vec<f32>,
+    d: Vec<f32>,
     attributes: Vec<AttributeRows>,
 }
 
@@ -106,25 +110,47 @@ impl<'a> Layer<'a> {
         let (frame, slots, h) = (self.frame, self.slots(), self.frame.h);
         let asking = match self.queries() {
             Queries::All => &state.input,
-            Queries::Last => {
-                state.asking.clear();
-                rows.last().for_each(|row| state.asking.extend_from_slice(&state.input[row * h..][..h]));
-                &state.asking
+            Queries::Last => select(&state.input, rows.last.iter(), h, &mut state.asking),
+        };
+        let valued = match rows.valued.len() == rows.items.len() {
+            true => &state.input,
+            false => select(&state.input, rows.valued.iter(), h, &mut state.valued),
+        };
+        match &frame.catalogue {
+            Some(all) if self.k == 0 => {
+                let item = |&row: &u32| &rows.items[row as usize];
+                match self.queries() {
+                    Queries::All => select(&all.query, rows.items.iter(), h, &mut state.query),
+                    Queries::Last => select(&all.query, rows.last.iter().map(item), h, &mut state.query),
+                };
+                select(&all.key, rows.items.iter(), h, &mut state.key);
+                select(&all.value, rows.valued.iter().map(item), h, &mut state.value);
+            }
+            _ => {
+                frame.linear(&slots.query, asking, &mut state.query);
+                frame.linear(&slots.key, &state.input, &mut state.key);
+                frame.linear(&slots.value, valued, &mut state.value);
+            }
+        }
+        let attributes = match &frame.catalogue {
+            Some(all) => &all.attributes[self.k],
+            None => {
+                state.attributes.resize_with(slots.attributes.len(), AttributeRows::default);
+                let attributes = slots.attributes.iter().zip(&rows.attributes).zip(&mut state.attributes);
+                attributes.for_each(|((slot, vectors), attribute)| {
+                    attribute.size = slot.inputs;
+                    frame.linear(slot, vectors, &mut attribute.rows);
+                });
+                &state.attributes
             }
         };
-        frame.linear(&slots.query, asking, &mut state.query);
-        frame.linear(&slots.key_value, &state.input, &mut state.key_value);
-        state.attributes.resize_with(slots.attributes.len(), AttributeRows::default);
-        for ((slot, vectors), attribute) in slots.attributes.iter().zip(&rows.attributes).zip(&mut state.attributes) {
-            attribute.size = slot.inputs;
-            frame.linear(slot, vectors, &mut attribute.rows);
-        }
         state.context.resize(asking.len(), 0.0);
         let streams = Streams {
             sequences: &rows.sequences,
             query: &state.query,
-            key_value: &state.key_value,
-            attributes: &state.attributes,
+            key: &state.key,
+            value: &state.value,
+            attributes,
             distinct: &rows.distinct,
         };
         attention::forward(self.attention(rows), streams, &mut state.scores, &mut state.context);
@@ -160,7 +186,7 @@ impl<'a> Layer<'a> {
         into: &mut ThreadGrad,
     ) {
         let (frame, slots, h) = (self.frame, self.slots(), self.frame.h);
-        let Scratch { a, b, c, attributes } = scratch;
+        let Scratch { a, b, c, d, attributes } = scratch;
         let asking = match self.queries() {
             Queries::All => &state.input,
             Queries::Last => &state.asking,
@@ -188,7 +214,8 @@ impl<'a> Layer<'a> {
         b.resize(grad.len(), 0.0);
         frame.transposed(&slots.dense, a, b, Into::Replace);
         zeros(a, state.query.len());
-        zeros(c, state.key_value.len());
+        zeros(c, state.key.len());
+        zeros(d, state.value.len());
         attributes.resize_with(state.attributes.len(), AttributeRows::default);
         for (grad, attribute) in attributes.iter_mut().zip(&state.attributes) {
             grad.size = attribute.size;
@@ -197,13 +224,15 @@ impl<'a> Layer<'a> {
         let streams = Streams {
             sequences: &rows.sequences,
             query: &state.query,
-            key_value: &state.key_value,
+            key: &state.key,
+            value: &state.value,
             attributes: &state.attributes,
             distinct: &rows.distinct,
         };
         let gradients = Gradients {
             query: a,
-            key_value: c,
+            key: c,
+            value: d,
             attributes,
             position: &mut into.position[self.k],
             fusion: &mut into.fusion[self.k],
@@ -211,20 +240,39 @@ impl<'a> Layer<'a> {
         attention::backward(self.attention(rows), streams, &state.scores, b, gradients);
         parameters(frame, &slots.query, asking, a, &mut into.flat);
         frame.transposed(&slots.query, a, grad, Into::Add);
-        parameters(frame, &slots.key_value, &state.input, c, &mut into.flat);
+        parameters(frame, &slots.key, &state.input, c, &mut into.flat);
         for ((slot, vectors), grad) in slots.attributes.iter().zip(&rows.attributes).zip(&*attributes) {
             // The attribute vectors are not trained: their gradient is not asked for.
             parameters(frame, slot, vectors, &grad.rows, &mut into.flat);
         }
         if self.queries() == Queries::Last {
             zeros(a, state.input.len());
-            for (row, grad) in rows.last().zip(grad.chunks_exact(h)) {
-                a[row * h..][..h].copy_from_slice(grad);
-            }
+            add_selected(grad, &rows.last, h, a);
             std::mem::swap(a, grad);
         }
-        frame.transposed(&slots.key_value, c, grad, Into::Add);
+        frame.transposed(&slots.key, c, grad, Into::Add);
+        if rows.valued.len() == rows.items.len() {
+            parameters(frame, &slots.value, &state.input, d, &mut into.flat);
+            frame.transposed(&slots.value, d, grad, Into::Add);
+        } else {
+            parameters(frame, &slots.value, &state.valued, d, &mut into.flat);
+            a.resize(d.len(), 0.0);
+            frame.transposed(&slots.value, d, a, Into::Replace);
+            add_selected(a, &rows.valued, h, grad);
+        }
     }
+}
+
+/// Copies some rows of a matrix.
+fn select<'a, 'b>(x: &[f32], rows: impl Iterator<Item = &'b u32>, h: usize, out: &'a mut Vec<f32>) -> &'a Vec<f32> {
+    out.clear();
+    rows.for_each(|&row| out.extend_from_slice(&x[row as usize * h..][..h]));
+    out
+}
+
+/// Adds to some rows of a matrix.
+fn add_selected(x: &[f32], rows: &[u32], h: usize, out: &mut [f32]) {
+    rows.iter().zip(x.chunks_exact(h)).for_each(|(&row, x)| axpy(1.0, x, &mut out[row as usize * h..][..h]));
 }
 
 impl Frame<'_> {

@@ -9,6 +9,7 @@
 mod activation;
 mod adam;
 mod attention;
+mod catalogue;
 mod chunk;
 mod dropout;
 mod frame;
@@ -21,12 +22,15 @@ mod product;
 mod rank;
 mod weights;
 
+use std::ops::Range;
+
 use rayon::prelude::*;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 use tch::{Device, Kind, Tensor};
 
 use self::adam::adam;
-use self::chunk::{Chunk, Index, Sequences};
+use self::catalogue::Catalogue;
+use self::chunk::{Chunk, Index, Padding, Sequences};
 use self::dropout::Stream;
 use self::frame::Frame;
 use self::fusion::FusionGrad;
@@ -34,7 +38,7 @@ use self::layer::{Scratch, ThreadGrad};
 use self::loss::{Labels, Share};
 use self::product::wrap;
 use self::weights::{Layout, Sizes, floats, floats_mut};
-use crate::config::{self, Loss, ModelConfig, Pooling, Precision};
+use crate::config::{Fusion, Loss, ModelConfig, Pooling, Precision};
 use crate::data::{Batch, RowTensors};
 use crate::eval::{Ranking, not_finite};
 use crate::model::SasRecD;
@@ -58,8 +62,7 @@ pub struct FastPath {
     /// Each attribute's vectors of all items, `[n_items, dᵢ]`, with dᵢ: the tables are not trained.
     vectors: Vec<(Vec<f32>, usize)>,
     labels: Vec<Labels>,
-    /// Leave padded positions out.
-    packed: bool,
+    padding: Padding,
     /// The gathered weights.
     flat: Vec<f32>,
     chunks: Vec<Chunk>,
@@ -135,7 +138,11 @@ impl FastPath {
             precision,
             vectors,
             labels: labels.collect(),
-            packed: config.fusion_type == config::Fusion::Sum && config.pooling_mode != Pooling::Max,
+            padding: match (config.pooling_mode, config.fusion_type) {
+                (Pooling::Max, _) => Padding::Kept,
+                (_, Fusion::Sum) => Padding::LeftOut,
+                (_, Fusion::Concat | Fusion::Gate) => Padding::Unvalued,
+            },
             flat: vec![0.0; layout.len],
             chunks: Vec::new(),
             workers: (0..threads).map(|_| worker()).collect(),
@@ -153,12 +160,12 @@ impl FastPath {
     /// # Panics
     /// With `loss_type: BPR` and a batch without `neg_items`.
     pub fn losses(&mut self, batch: &Batch, masks: Option<Masks>) -> StepLosses {
-        let Self { pool, config, precision, sizes, layout, parameters, vectors, labels, packed, .. } = self;
+        let Self { pool, config, precision, sizes, layout, parameters, vectors, labels, padding, .. } = self;
         let Self { flat, chunks, workers, shares, dtable, .. } = self;
         let items = integers(&batch.item_seq);
         let (len, targets) = (integers(&batch.item_seq_len), integers(&batch.pos_items));
         let negatives = batch.neg_items.as_ref().map(integers);
-        let sequences = Sequences { items: &items, len: &len, packed: *packed };
+        let sequences = Sequences { items: &items, len: &len, padding: *padding };
         layout.gather(parameters, flat);
         let table = table(parameters);
         let stream = masks.map(|masks| Stream::new(masks.seed).part(masks.step));
@@ -173,7 +180,7 @@ impl FastPath {
                 worker.grad.clear(&frame);
                 for (i, chunk) in chunks.iter_mut().enumerate() {
                     let start = (part * per_worker + i) * CHUNK;
-                    chunk.rows.fill(sequences, start..(start + CHUNK).min(b), vectors, &mut worker.index);
+                    chunk.rows.fill(sequences, start..(start + CHUNK).min(b), Some(&*vectors), &mut worker.index);
                     chunk.forward(&frame, &mut worker.scratch);
                 }
             });
@@ -251,26 +258,24 @@ impl FastPath {
     /// # Shapes
     /// item_seq `[n, L]`, item_seq_len `[n]` → `[n, H]`
     pub fn encode(&mut self, item_seq: &Tensor, item_seq_len: &Tensor) -> Vec<f32> {
-        self.evaluate(item_seq, item_seq_len, CHUNK, |_, _, encoded, _| encoded.to_vec()).concat()
+        self.evaluate(item_seq, item_seq_len, CHUNK, |_, _, encoded, _| encoded.to_vec(), |_| {}).concat()
     }
 
     /// Ranks the target of every row, as [`crate::eval::rank`] does; `progress` is told the rows done now and then.
     ///
     /// # Errors
     /// A score that is not a finite number.
-    pub fn rank(&mut self, rows: &RowTensors, mut progress: impl FnMut(usize)) -> Result<Ranking> {
+    pub fn rank(&mut self, rows: &RowTensors, progress: impl FnMut(usize)) -> Result<Ranking> {
+        let rows = rows.all();
+        let targets = integers(&rows.pos_items);
+        let rank = |frame: &Frame, range: Range<usize>, encoded: &[f32], scores: &mut Vec<f32>| {
+            rank::rank(frame, encoded, &targets[range], scores)
+        };
         let mut all = Ranking { rank: Vec::new(), ties: Vec::new() };
-        for Batch { item_seq, item_seq_len, pos_items, .. } in rows.batches(TOLD) {
-            let targets = integers(&pos_items);
-            let ranked = self.evaluate(&item_seq, &item_seq_len, RANKED, |frame, range, encoded, scores| {
-                rank::rank(frame, encoded, &targets[range], scores)
-            });
-            for part in ranked {
-                let Ranking { rank, ties } = part.ok_or_else(not_finite)?;
-                all.rank.extend(rank);
-                all.ties.extend(ties);
-            }
-            progress(all.rank.len());
+        for part in self.evaluate(&rows.item_seq, &rows.item_seq_len, RANKED, rank, progress) {
+            let Ranking { rank, ties } = part.ok_or_else(not_finite)?;
+            all.rank.extend(rank);
+            all.ties.extend(ties);
         }
         Ok(all)
     }
@@ -281,30 +286,38 @@ impl FastPath {
         item_seq: &Tensor,
         item_seq_len: &Tensor,
         size: usize,
-        then: impl Fn(&Frame, std::ops::Range<usize>, &[f32], &mut Vec<f32>) -> T + Sync,
+        then: impl Fn(&Frame, Range<usize>, &[f32], &mut Vec<f32>) -> T + Sync,
+        mut told: impl FnMut(usize),
     ) -> Vec<T> {
-        let Self { pool, config, precision, sizes, layout, parameters, vectors, packed, flat, workers, .. } = self;
+        let Self { pool, config, precision, sizes, layout, parameters, vectors, padding, flat, workers, .. } = self;
         let (items, len) = (integers(item_seq), integers(item_seq_len));
-        let sequences = Sequences { items: &items, len: &len, packed: *packed };
+        let sequences = Sequences { items: &items, len: &len, padding: *padding };
         layout.gather(parameters, flat);
-        let frame = Frame::new(config, layout, (flat, table(parameters)), sizes.length, *precision, None);
+        let mut frame = Frame::new(config, layout, (flat, table(parameters)), sizes.length, *precision, None);
+        frame.catalogue = pool.install(|| Catalogue::new(&frame, vectors, items.len()));
+        let own = frame.catalogue.is_none().then_some(&vectors[..]);
         let parts: Vec<usize> = (0..len.len()).step_by(size).collect();
-        let per_worker = parts.len().div_ceil(workers.len()).max(1);
-        let done: Vec<Vec<T>> = pool.install(|| {
-            let parts = parts.par_chunks(per_worker).zip(workers.par_iter_mut());
-            let done = parts.map(|(parts, worker)| {
-                let Worker { index, scratch, chunk, scores, .. } = worker;
-                let one = |&start: &usize| {
-                    let range = start..(start + size).min(len.len());
-                    chunk.rows.fill(sequences, range.clone(), vectors, index);
-                    chunk.forward(&frame, scratch);
-                    then(&frame, range, &chunk.output, scores)
-                };
-                parts.iter().map(one).collect()
+        let mut all = Vec::with_capacity(parts.len());
+        for parts in parts.chunks(TOLD * workers.len()) {
+            let per_worker = parts.len().div_ceil(workers.len());
+            let done: Vec<Vec<T>> = pool.install(|| {
+                let parts = parts.par_chunks(per_worker).zip(workers.par_iter_mut());
+                let done = parts.map(|(parts, worker)| {
+                    let Worker { index, scratch, chunk, scores, .. } = worker;
+                    let one = |&start: &usize| {
+                        let range = start..(start + size).min(len.len());
+                        chunk.rows.fill(sequences, range.clone(), own, index);
+                        chunk.forward(&frame, scratch);
+                        then(&frame, range, &chunk.output, scores)
+                    };
+                    parts.iter().map(one).collect()
+                });
+                done.collect()
             });
-            done.collect()
-        });
-        done.into_iter().flatten().collect()
+            all.extend(done.into_iter().flatten());
+            told((all.len() * size).min(len.len()));
+        }
+        all
     }
 }
 
@@ -318,8 +331,8 @@ impl ThreadGrad {
 
 /// Sequences that a thread encodes and ranks at a time: the scores of all items lie in the last cache.
 const RANKED: usize = 128;
-/// Sequences between two words about progress.
-const TOLD: usize = 32 * RANKED;
+/// Parts that every thread takes between two words about progress.
+const TOLD: usize = 16;
 
 /// The item embedding's name.
 const TABLE: &str = "item_embedding.weight";

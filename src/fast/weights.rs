@@ -1,7 +1,7 @@
 //! The parameters of the encoder and the predictors in one slice, and where each of them lies.
 //!
-//! Weights that enter one product lie side by side: keys with values, an attribute's queries with its keys. The gradient
-//! has the same layout, so that one product computes both, and threads' gradients are added in one loop.
+//! Weights that enter one product lie side by side: an attribute's queries with its keys. The gradient has the same layout,
+//! so that one product computes both, and threads' gradients are added in one loop.
 
 use std::ops::Range;
 
@@ -30,8 +30,8 @@ pub(super) struct Scale {
 #[derive(Debug)]
 pub(super) struct LayerSlots {
     pub query: Dense,
-    /// Keys, then values.
-    pub key_value: Dense,
+    pub key: Dense,
+    pub value: Dense,
     /// The position stream's queries, then keys.
     pub position: Dense,
     /// Each attribute's queries, then keys.
@@ -95,7 +95,8 @@ impl Layout {
             LayerSlots {
                 attributes: attributes.iter().enumerate().map(query_and_key).collect(),
                 query: place.dense(&[format!("{attention}.query")], h, h),
-                key_value: place.dense(&["key", "value"].map(|name| format!("{attention}.{name}")), h, h),
+                key: place.dense(&[format!("{attention}.key")], h, h),
+                value: place.dense(&[format!("{attention}.value")], h, h),
                 position: place.dense(&["query_p", "key_p"].map(|name| format!("{attention}.{name}")), h, h),
                 fusion,
                 dense: place.dense(&[format!("{attention}.dense")], h, h),
