@@ -1,7 +1,7 @@
 //! Fused attention between the products of a layer, sequence by sequence, forward and backward.
 
-use super::fusion::{Fusion, FusionGrad, softmax};
-use super::kernels::{axpy, dot, dot_padded};
+use super::fusion::{Fusion, FusionGrad};
+use super::kernels::{axpy, axpy_padded, combine, dot_padded, softmax_padded};
 use super::norm::Drops;
 
 /// A sequence of a chunk.
@@ -141,32 +141,38 @@ pub(super) fn forward(attention: Attention, streams: Streams, scores: &mut Score
     scores.weights.resize(n * heads * maps, 0.0);
     scores.probs.resize(n * heads * p, 0.0);
     context.fill(0.0);
-    let (mut mask, mut scratch) = (vec![1.0; heads * p], vec![0.0; p]);
+    let (mut masks, mut scratch) = (vec![1.0; attention.length * heads * p], vec![0.0; p]);
+    let mut keys: Vec<Vec<f32>> =
+        attributes.iter().map(|a| a.size / heads).chain([d]).map(|d| vec![0.0; d * p]).collect();
     for (number, &sequence) in sequences.iter().enumerate() {
-        let keys = sequence.start..sequence.start + sequence.rows;
-        for (row, i) in attention.queries(number, sequence) {
-            drops.mask(row, &mut mask);
-            for head in 0..heads {
-                let (at, own) = (row * heads + head, head * d..(head + 1) * d);
+        let rows = sequence.start..sequence.start + sequence.rows;
+        for ((row, _), mask) in attention.queries(number, sequence).zip(masks.chunks_exact_mut(heads * p)) {
+            drops.mask(row, mask);
+        }
+        for head in 0..heads {
+            let own = head * d..(head + 1) * d;
+            let (item_keys, attribute_keys) = keys.split_last_mut().expect("the item's keys come last");
+            for (attribute, keys) in attributes.iter().zip(&mut *attribute_keys) {
+                let keys_of = distinct[rows.clone()].iter().map(|&item| attribute.at(item, 1, head, heads));
+                transpose(keys_of.map(|at| &attribute.rows[at]), keys, p);
+            }
+            transpose(rows.clone().map(|row| &key[row * h..][own.clone()]), item_keys, p);
+            for ((row, i), mask) in attention.queries(number, sequence).zip(masks.chunks_exact(heads * p)) {
+                let at = row * heads + head;
                 let map = &mut scores.maps[at * (maps - 1) * p..][..(maps - 1) * p];
-                for (attribute, map) in attributes.iter().zip(map.chunks_exact_mut(p)) {
-                    let q = &attribute.rows[attribute.at(distinct[sequence.start + i], 0, head, heads)];
-                    for (k, score) in keys.clone().zip(map) {
-                        *score = dot(q, &attribute.rows[attribute.at(distinct[k], 1, head, heads)]);
-                    }
+                for ((attribute, keys), map) in attributes.iter().zip(&*attribute_keys).zip(map.chunks_exact_mut(p)) {
+                    let q = attribute.at(distinct[sequence.start + i], 0, head, heads);
+                    combine(&attribute.rows[q], keys, map);
                 }
-                let q = &query[row * h..][own.clone()];
-                for (k, score) in keys.clone().zip(&mut map[(maps - 2) * p..]) {
-                    *score = dot(q, &key[k * h..][own.clone()]);
-                }
+                combine(&query[row * h..][own.clone()], item_keys, &mut map[(maps - 2) * p..]);
                 let position = &attention.position[attention.position(head, i)];
                 let probs = &mut scores.probs[at * p..][..p];
                 fusion.forward(map, position, &mut scores.weights[at * maps..][..maps], probs, &mut scratch);
                 for (j, score) in probs[..sequence.rows].iter_mut().enumerate() {
                     *score = *score * scale + if j > i || j >= sequence.items { MASKED } else { 0.0 };
                 }
-                softmax(&mut probs[..sequence.rows]);
-                probs[sequence.rows..].fill(0.0);
+                probs[sequence.rows..].fill(f32::NEG_INFINITY);
+                softmax_padded(probs);
                 let context = &mut context[row * h..][own.clone()];
                 for j in 0..sequence.valued {
                     let weight = probs[j] * mask[head * p + j];
@@ -176,6 +182,15 @@ pub(super) fn forward(attention: Attention, streams: Streams, scores: &mut Score
                 }
             }
         }
+    }
+}
+
+/// Lays rows side by side as columns: `[n, d]` → `[d, P]`.
+#[inline(always)]
+fn transpose<'a>(rows: impl Iterator<Item = &'a [f32]>, columns: &mut [f32], p: usize) {
+    columns.fill(0.0);
+    for (j, row) in rows.enumerate() {
+        row.iter().zip(columns.chunks_exact_mut(p)).for_each(|(&x, column)| column[j] = x);
     }
 }
 
@@ -191,26 +206,31 @@ pub(super) fn backward(attention: Attention, streams: Streams, scores: &Scores, 
     let h = key.len() / distinct.len();
     let d = h / heads;
     let scale = 1.0 / (d as f32).sqrt();
-    let (mut mask, mut scratch) = (vec![1.0; heads * p], vec![0.0; p]);
-    let (mut dfused, mut dmaps) = (vec![0.0; p], vec![0.0; maps * p]);
+    let (mut masks, mut scratch) = (vec![1.0; attention.length * heads * p], vec![0.0; p]);
+    let (mut dfused, mut dmaps, mut values) = (vec![0.0; p], vec![0.0; maps * p], vec![0.0; d * p]);
     for (number, &sequence) in sequences.iter().enumerate() {
-        let keys = sequence.start..sequence.start + sequence.rows;
-        for (row, i) in attention.queries(number, sequence) {
-            drops.mask(row, &mut mask);
-            for head in 0..heads {
-                let (at, own) = (row * heads + head, head * d..(head + 1) * d);
+        let rows = sequence.start..sequence.start + sequence.rows;
+        let value_rows = sequence.values..sequence.values + sequence.valued;
+        for ((row, _), mask) in attention.queries(number, sequence).zip(masks.chunks_exact_mut(heads * p)) {
+            drops.mask(row, mask);
+        }
+        for head in 0..heads {
+            let own = head * d..(head + 1) * d;
+            transpose(value_rows.clone().map(|row| &value[row * h..][own.clone()]), &mut values, p);
+            for ((row, i), mask) in attention.queries(number, sequence).zip(masks.chunks_exact(heads * p)) {
+                let at = row * heads + head;
                 let (probs, map) =
                     (&scores.probs[at * p..][..p], &scores.maps[at * (maps - 1) * p..][..(maps - 1) * p]);
-                let dcontext = &dcontext[row * h..][own.clone()];
-                dfused.fill(0.0);
-                for j in 0..sequence.valued {
-                    let kept = mask[head * p + j];
-                    if probs[j] * kept != 0.0 {
-                        let v = (sequence.values + j) * h + own.start..(sequence.values + j) * h + own.end;
-                        dfused[j] = kept * dot(dcontext, &value[v.clone()]);
-                        axpy(probs[j] * kept, dcontext, &mut into.value[v]);
+                let (mask, dcontext) = (&mask[head * p..][..p], &dcontext[row * h..][own.clone()]);
+                for (j, row) in value_rows.clone().enumerate() {
+                    let weight = probs[j] * mask[j];
+                    if weight != 0.0 {
+                        axpy(weight, dcontext, &mut into.value[row * h..][own.clone()]);
                     }
                 }
+                dfused.fill(0.0);
+                combine(dcontext, &values, &mut dfused);
+                dfused.iter_mut().zip(mask).for_each(|(grad, m)| *grad *= m);
                 let mean = dot_padded(probs, &dfused);
                 for (grad, prob) in dfused.iter_mut().zip(probs) {
                     *grad = prob * (*grad - mean) * scale;
@@ -219,20 +239,20 @@ pub(super) fn backward(attention: Attention, streams: Streams, scores: &Scores, 
                 let weights = &scores.weights[at * maps..][..maps];
                 let map = (map, &attention.position[position.clone()]);
                 fusion.backward(map, weights, &dfused, &mut dmaps, into.fusion, &mut scratch);
-                axpy(1.0, &dmaps[(maps - 1) * p..], &mut into.position[position]);
+                axpy_padded(1.0, &dmaps[(maps - 1) * p..], &mut into.position[position]);
 
                 for ((attribute, grad), dmap) in attributes.iter().zip(&mut *into.attributes).zip(dmaps.chunks_exact(p))
                 {
                     let q = attribute.at(distinct[sequence.start + i], 0, head, heads);
-                    for (k, &dscore) in keys.clone().zip(dmap) {
-                        let k = attribute.at(distinct[k], 1, head, heads);
+                    for (row, &dscore) in rows.clone().zip(dmap) {
+                        let k = attribute.at(distinct[row], 1, head, heads);
                         axpy(dscore, &attribute.rows[k.clone()], &mut grad.rows[q.clone()]);
                         axpy(dscore, &attribute.rows[q.clone()], &mut grad.rows[k]);
                     }
                 }
                 let (q, dq) = (&query[row * h..][own.clone()], &mut into.query[row * h..][own.clone()]);
-                for (k, &dscore) in keys.clone().zip(&dmaps[(maps - 2) * p..]) {
-                    let k = k * h + own.start..k * h + own.end;
+                for (row, &dscore) in rows.clone().zip(&dmaps[(maps - 2) * p..]) {
+                    let k = row * h + own.start..row * h + own.end;
                     axpy(dscore, &key[k.clone()], dq);
                     axpy(dscore, q, &mut into.key[k]);
                 }

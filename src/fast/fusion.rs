@@ -3,7 +3,7 @@
 //! A row of scores is padded with zeros to P floats, a multiple of [`LANES`](super::kernels::LANES). Maps come in the
 //! order attributes, item, position, as in [`crate::model::FusionLayer`].
 
-use super::kernels::{axpy, dot_padded, exp, padded};
+use super::kernels::{axpy_padded, combine, dot_padded, exp, padded};
 
 /// The parameters of a layer's fusion, laid out for rows of P floats.
 #[derive(Debug)]
@@ -67,26 +67,26 @@ impl Fusion {
         match self {
             Self::Sum => {
                 fused.fill(0.0);
-                all().for_each(|map| axpy(1.0, map, fused));
+                all().for_each(|map| axpy_padded(1.0, map, fused));
             }
             Self::Concat { weight, bias } => {
                 fused.copy_from_slice(bias);
                 let keys = weight.len() / p / weights.len();
                 for (map, weight) in all().zip(weight.chunks_exact(keys * p)) {
-                    for (&score, row) in map.iter().zip(weight.chunks_exact(p)) {
-                        axpy(score, row, fused);
-                    }
+                    combine(&map[..keys], weight, fused);
                 }
             }
             Self::Gate { hidden_t, hidden_bias, energy, energy_bias, .. } => {
+                let length = hidden_t.len() / p;
                 for (map, energy_of) in all().zip(&mut *weights) {
-                    project(map, hidden_t, hidden_bias, scratch);
+                    scratch.copy_from_slice(hidden_bias);
+                    combine(&map[..length], hidden_t, scratch);
                     scratch.iter_mut().for_each(|h| *h = h.max(0.0));
                     *energy_of = dot_padded(scratch, energy) + energy_bias;
                 }
                 softmax(weights);
                 fused.fill(0.0);
-                all().zip(&*weights).for_each(|(map, &weight)| axpy(weight, map, fused));
+                all().zip(&*weights).for_each(|(map, &weight)| axpy_padded(weight, map, fused));
             }
         }
     }
@@ -109,14 +109,14 @@ impl Fusion {
         let all = || maps.chunks_exact(p).chain([position]);
         match (self, parameters) {
             (Self::Concat { weight, .. }, FusionGrad::Concat { weight: dweight, bias: dbias }) => {
-                axpy(1.0, dfused, dbias);
+                axpy_padded(1.0, dfused, dbias);
                 let keys = weight.len() / p / weights.len();
                 let rows = weight.chunks_exact(keys * p).zip(dweight.chunks_exact_mut(keys * p));
                 for ((map, dmap), (weight, dweight)) in all().zip(dmaps.chunks_exact_mut(p)).zip(rows) {
                     dmap[keys..].fill(0.0);
                     for (j, (row, drow)) in weight.chunks_exact(p).zip(dweight.chunks_exact_mut(p)).enumerate() {
                         dmap[j] = dot_padded(row, dfused);
-                        axpy(map[j], dfused, drow);
+                        axpy_padded(map[j], dfused, drow);
                     }
                 }
             }
@@ -129,10 +129,12 @@ impl Fusion {
                     energy_bias: denergy_bias,
                 },
             ) => {
+                let length = hidden_t.len() / p;
                 let mean: f32 = all().zip(weights).map(|(map, weight)| weight * dot_padded(map, dfused)).sum();
                 for ((map, dmap), &weight) in all().zip(dmaps.chunks_exact_mut(p)).zip(weights) {
                     let de = weight * (dot_padded(map, dfused) - mean);
-                    project(map, hidden_t, hidden_bias, scratch);
+                    scratch.copy_from_slice(hidden_bias);
+                    combine(&map[..length], hidden_t, scratch);
                     *denergy_bias += de;
                     for i in 0..p {
                         denergy[i] += de * scratch[i].max(0.0);
@@ -140,10 +142,9 @@ impl Fusion {
                         dhidden_bias[i] += scratch[i];
                         dmap[i] = weight * dfused[i];
                     }
-                    let rows = hidden.chunks_exact(p).zip(dhidden.chunks_exact_mut(p));
-                    for (&dh, (row, drow)) in scratch.iter().zip(rows) {
-                        axpy(dh, map, drow);
-                        axpy(dh, row, dmap);
+                    combine(&scratch[..length], hidden, dmap);
+                    for (&dh, drow) in scratch.iter().zip(dhidden.chunks_exact_mut(p)) {
+                        axpy_padded(dh, map, drow);
                     }
                 }
             }
@@ -184,18 +185,9 @@ impl FusionGrad {
     }
 }
 
-/// `out` = bias + Σⱼ mapⱼ rowⱼ.
+/// Softmax in place of a few numbers.
 #[inline(always)]
-fn project(map: &[f32], rows: &[f32], bias: &[f32], out: &mut [f32]) {
-    out.copy_from_slice(bias);
-    for (&score, row) in map.iter().zip(rows.chunks_exact(out.len())) {
-        axpy(score, row, out);
-    }
-}
-
-/// Softmax in place.
-#[inline(always)]
-pub(super) fn softmax(x: &mut [f32]) {
+fn softmax(x: &mut [f32]) {
     let most = x.iter().fold(f32::NEG_INFINITY, |a, &b| a.max(b));
     x.iter_mut().for_each(|x| *x = exp(*x - most));
     let sum: f32 = x.iter().sum();

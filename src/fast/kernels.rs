@@ -85,8 +85,78 @@ pub(super) fn max(x: &[f32]) -> f32 {
 /// y += a x.
 #[inline(always)]
 pub(super) fn axpy(a: f32, x: &[f32], y: &mut [f32]) {
-    for (y, x) in y.iter_mut().zip(x) {
+    let ((whole_x, rest_x), (whole_y, rest_y)) = (x.as_chunks::<PARTS>(), y.as_chunks_mut::<PARTS>());
+    for (y, x) in whole_y.iter_mut().zip(whole_x) {
+        for i in 0..PARTS {
+            y[i] += a * x[i];
+        }
+    }
+    for (y, x) in rest_y.iter_mut().zip(rest_x) {
         *y += a * x;
+    }
+}
+
+/// [`axpy`] of rows that are padded to a multiple of [`LANES`] and short.
+#[inline(always)]
+pub(super) fn axpy_padded(a: f32, x: &[f32], y: &mut [f32]) {
+    for (y, x) in y.as_chunks_mut::<LANES>().0.iter_mut().zip(x.as_chunks::<LANES>().0) {
+        for i in 0..LANES {
+            y[i] += a * x[i];
+        }
+    }
+}
+
+/// out += Σₜ wₜ rowₜ, where rows are padded like `out`.
+///
+/// # Shapes
+/// weights `[n]`, rows `[n, P]`, out `[P]`
+#[inline(always)]
+pub(super) fn combine(weights: &[f32], rows: &[f32], out: &mut [f32]) {
+    let p = out.len();
+    let lanes = |row: usize, at: usize| -> &[f32; LANES] { rows[row * p + at..].first_chunk().expect("padded rows") };
+    for (block, out) in out.as_chunks_mut::<LANES>().0.iter_mut().enumerate() {
+        // Two sums stay in registers.
+        let (mut even, mut odd) = ([0.0; LANES], [0.0; LANES]);
+        let (pairs, last) = weights.as_chunks::<2>();
+        for (pair, &[w, v]) in pairs.iter().enumerate() {
+            let (x, y) = (lanes(2 * pair, block * LANES), lanes(2 * pair + 1, block * LANES));
+            for i in 0..LANES {
+                even[i] += w * x[i];
+                odd[i] += v * y[i];
+            }
+        }
+        if let &[w] = last {
+            let x = lanes(weights.len() - 1, block * LANES);
+            for i in 0..LANES {
+                even[i] += w * x[i];
+            }
+        }
+        for i in 0..LANES {
+            out[i] += even[i] + odd[i];
+        }
+    }
+}
+
+/// Softmax in place of a row that is padded to a multiple of [`LANES`] with −∞.
+#[inline(always)]
+pub(super) fn softmax_padded(x: &mut [f32]) {
+    let mut most = [f32::NEG_INFINITY; LANES];
+    for x in x.as_chunks::<LANES>().0 {
+        for i in 0..LANES {
+            most[i] = if x[i] > most[i] { x[i] } else { most[i] };
+        }
+    }
+    let most = most.iter().fold(f32::NEG_INFINITY, |a, &b| if b > a { b } else { a });
+    let mut sums = [0.0; LANES];
+    for x in x.as_chunks_mut::<LANES>().0 {
+        for i in 0..LANES {
+            x[i] = exp(x[i] - most);
+            sums[i] += x[i];
+        }
+    }
+    let inverse = 1.0 / total(sums);
+    for x in x.as_chunks_mut::<LANES>().0 {
+        x.iter_mut().for_each(|x| *x *= inverse);
     }
 }
 
