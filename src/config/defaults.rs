@@ -13,6 +13,7 @@ impl RunConfig {
                 checkpoint_dir: "runs".into(),
                 show_progress: true,
                 threads: None,
+                checkpoint_interval: 60.0,
                 loss_decimal_place: 4,
             },
             data: DataConfig {

@@ -31,6 +31,8 @@ pub struct RunOptions {
     pub show_progress: bool,
     /// `threads` (this project's key): libtorch's threads; `None` leaves the choice to libtorch.
     pub threads: Option<usize>,
+    /// `checkpoint_interval` (this project's key): seconds of training between two writes of `last.safetensors`.
+    pub checkpoint_interval: f64,
     /// `loss_decimal_place`: decimals of the losses in the log.
     pub loss_decimal_place: usize,
 }
