@@ -1,9 +1,11 @@
 //! Records libtorch's folder as the run-time search path, so that binaries, tests, benches and doctests start with
-//! nothing exported by hand (cargo's `[env]` cannot set `LD_LIBRARY_PATH`), and the commit that is built.
+//! nothing exported by hand (cargo's `[env]` cannot set `LD_LIBRARY_PATH`), and the commit that is built. Compiles the one
+//! C++ file there is, against libtorch's headers.
 //!
 //! A missing libtorch cannot be reported here: torch-sys, whose C++ needs it, is built first and fails first, with
 //! `torch/torch.h: No such file or directory`. The cure is `./setup` (docs/setup.md).
 
+use std::path::Path;
 use std::process::Command;
 
 fn main() {
@@ -11,15 +13,30 @@ fn main() {
     // torch-sys was built anew.
     if let Ok(lib) = std::env::var("DEP_TCH_LIBTORCH_LIB") {
         println!("cargo:rustc-link-arg=-Wl,-rpath,{lib}");
+        compile_generator(Path::new(&lib));
     }
     println!("cargo:rustc-env=DIF_SR_COMMIT={}", commit());
     for path in ["build.rs", "Cargo.toml", "src"] {
         println!("cargo:rerun-if-changed={path}");
     }
     // Git appends to this file at every commit. It may be missing; cargo would then run this at every build.
-    if let Some(log) = git(&["rev-parse", "--git-path", "logs/HEAD"]).filter(|log| std::path::Path::new(log).exists()) {
+    if let Some(log) = git(&["rev-parse", "--git-path", "logs/HEAD"]).filter(|log| Path::new(log).exists()) {
         println!("cargo:rerun-if-changed={log}");
     }
+}
+
+/// What tch lacks: reading and setting the state of libtorch's generators.
+fn compile_generator(lib: &Path) {
+    // As torch-sys finds them: beside the libraries unless they are named. Libtorch 2.11 has the new C++ ABI everywhere,
+    // which is the compilers' default.
+    let root = std::env::var("LIBTORCH_INCLUDE").map_or_else(|_| lib.join(".."), Into::into);
+    cc::Build::new()
+        .cpp(true)
+        .std("c++17")
+        .warnings(false)
+        .include(root.join("include"))
+        .file("src/train/generator.cpp")
+        .compile("dif_sr_generator");
 }
 
 /// The commit, with `-dirty` if tracked files differ from it; `unknown` outside of a git checkout.

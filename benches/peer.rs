@@ -115,7 +115,7 @@ impl<'a> Ours<'a> {
     /// Seconds of an evaluation.
     fn evaluate(&mut self) -> f64 {
         let start = Instant::now();
-        let ranking = self.stepper.rank(&self.valid, |_| {}).expect("finite scores");
+        let ranking = self.stepper.rank(&self.valid).expect("finite scores");
         assert_eq!(ranking.rank.len() as i64, self.valid.n());
         start.elapsed().as_secs_f64()
     }

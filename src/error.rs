@@ -24,13 +24,16 @@ struct Inner {
     part: Option<String>,
     problem: String,
     hint: Option<String>,
+    interrupted: bool,
     source: Option<Box<dyn std::error::Error + Send + Sync>>,
 }
 
 impl Error {
     /// A problem, stated as what was expected and what was found.
     pub fn new(problem: impl Into<String>) -> Self {
-        Self(Box::new(Inner { path: None, line: None, part: None, problem: problem.into(), hint: None, source: None }))
+        let problem = problem.into();
+        let (path, line, part, hint, source) = (None, None, None, None, None);
+        Self(Box::new(Inner { path, line, part, problem, hint, interrupted: false, source }))
     }
 
     /// An operating-system error on `path`, met while `doing`.
@@ -61,6 +64,23 @@ impl Error {
     /// The tensor concerned.
     pub fn tensor(mut self, name: impl fmt::Display) -> Self {
         self.0.part = Some(format!("tensor `{name}`"));
+        self
+    }
+
+    /// Work that was asked to stop, and has left everything in order to go on later: no failure.
+    pub fn interruption(problem: impl Into<String>) -> Self {
+        let mut error = Self::new(problem);
+        error.0.interrupted = true;
+        error
+    }
+
+    pub fn is_interruption(&self) -> bool {
+        self.0.interrupted
+    }
+
+    /// More to the problem, behind what is there.
+    pub fn and(mut self, more: &str) -> Self {
+        self.0.problem += more;
         self
     }
 

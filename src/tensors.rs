@@ -1,36 +1,59 @@
-//! Named tensors on disk: safetensors files with metadata, read with errors that name the file, replaced atomically.
+//! Named tensors on disk: safetensors files with metadata and a checksum, read with errors that name the file, replaced
+//! atomically.
+//!
+//! The header of a file that is written here begins with its seal, the metadata entry `sha256`: the SHA-256 of the whole
+//! file with the seal's own digits as zeros. Equal tensors and metadata give equal bytes.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::Write;
+use std::ops::Range;
 use std::path::Path;
 
 use safetensors::tensor::{Dtype, TensorView};
 use safetensors::{SafeTensors, serialize};
+use sha2::{Digest, Sha256};
 use tch::{Kind, Tensor};
 
 use crate::{Error, Result};
+
+/// What the header of a sealed file begins with, the digits' place excluded.
+const SEAL: &str = r#"{"__metadata__":{"sha256":""#;
+/// Where the digits are: behind the header's length, which takes 8 bytes, and what stands above.
+const DIGITS: Range<usize> = 8 + SEAL.len()..8 + SEAL.len() + 64;
 
 /// What a safetensors file holds.
 #[derive(Debug)]
 pub struct TensorFile {
     pub tensors: BTreeMap<String, Tensor>,
-    pub metadata: HashMap<String, String>,
+    /// Without the seal.
+    pub metadata: BTreeMap<String, String>,
+    /// The digits of the seal, which has been verified; `None` in a file of another program.
+    pub seal: Option<String>,
 }
 
 impl TensorFile {
     /// Reads a whole file onto the CPU.
     pub fn read(path: &Path) -> Result<Self> {
-        let bytes = fs::read(path).map_err(|e| Error::io(path, "read the file", e))?;
+        Self::parse(path, &fs::read(path).map_err(|e| Error::io(path, "read the file", e))?)
+    }
+
+    /// Reads `bytes` as [`TensorFile::read`] does; `path` is for messages.
+    pub fn parse(path: &Path, bytes: &[u8]) -> Result<Self> {
         let broken = |e: safetensors::SafeTensorError| {
             Error::new(format!("expected a safetensors file, found {e:?}"))
                 .at(path)
                 .hint("the file is truncated, damaged or of another format: write or copy it again")
         };
-        let (_, header) = SafeTensors::read_metadata(&bytes).map_err(broken)?;
-        let metadata = header.metadata().clone().unwrap_or_default();
+        let seal = verified_seal(path, bytes)?;
+        let (_, header) = SafeTensors::read_metadata(bytes).map_err(broken)?;
+        let mut metadata: BTreeMap<_, _> =
+            header.metadata().iter().flatten().map(|(k, v)| (k.clone(), v.clone())).collect();
+        if seal.is_some() {
+            metadata.remove("sha256");
+        }
         let mut tensors = BTreeMap::new();
-        for (name, view) in SafeTensors::deserialize(&bytes).map_err(broken)?.iter() {
+        for (name, view) in SafeTensors::deserialize(bytes).map_err(broken)?.iter() {
             let kind = kind(view.dtype()).ok_or_else(|| {
                 Error::new(format!("expected float32, float64, bfloat16 or integers, found {:?}", view.dtype()))
                     .at(path)
@@ -40,7 +63,7 @@ impl TensorFile {
             let shape: Vec<i64> = view.shape().iter().map(|&n| n as i64).collect();
             tensors.insert(name.to_owned(), Tensor::f_from_data_size(view.data(), &shape, kind)?);
         }
-        Ok(Self { tensors, metadata })
+        Ok(Self { tensors, metadata, seal })
     }
 
     /// Removes and returns a tensor that must be there.
@@ -53,8 +76,27 @@ impl TensorFile {
     }
 }
 
-/// Writes tensors and metadata to `path`. The file is complete or absent at every moment.
-pub fn write(path: &Path, tensors: &[(String, Tensor)], metadata: HashMap<String, String>) -> Result<()> {
+/// The digits of the seal, if the file has one.
+fn verified_seal(path: &Path, bytes: &[u8]) -> Result<Option<String>> {
+    let Some(digits) = bytes.get(DIGITS).filter(|_| bytes[8..].starts_with(SEAL.as_bytes())) else { return Ok(None) };
+    let found = digest(bytes);
+    if digits != found.as_bytes() {
+        return Err(Error::new("expected the content whose SHA-256 the file records, found another")
+            .at(path)
+            .hint("the file was damaged or changed after it was written: copy it again, or use another one"));
+    }
+    Ok(Some(found))
+}
+
+/// The SHA-256 of a sealed file in hexadecimal digits.
+fn digest(bytes: &[u8]) -> String {
+    let hash = Sha256::new().chain_update(&bytes[..DIGITS.start]).chain_update([b'0'; 64]);
+    hash.chain_update(&bytes[DIGITS.end..]).finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Writes tensors and metadata to `path` and returns the digits of the seal. The file is complete or as it was before at
+/// every moment. `sha256` is the seal's own key.
+pub fn write(path: &Path, tensors: &[(String, Tensor)], metadata: &BTreeMap<String, String>) -> Result<String> {
     let data: Vec<(Vec<u8>, Vec<usize>, Dtype)> = (tensors.iter())
         .map(|(name, tensor)| {
             let tensor = tensor.detach().to_device(tch::Device::Cpu).contiguous();
@@ -70,12 +112,37 @@ pub fn write(path: &Path, tensors: &[(String, Tensor)], metadata: HashMap<String
         .map(|((name, _), (bytes, shape, dtype))| Ok((name, TensorView::new(*dtype, shape.clone(), bytes)?)))
         .collect::<Result<Vec<_>, _>>()
         .map_err(unwritable)?;
-    // safetensors 0.8 writes a header that it cannot read for metadata without entries and no tensors.
-    let metadata = Some(metadata).filter(|metadata| !metadata.is_empty());
-    replace(path, &serialize(views, metadata).map_err(unwritable)?)
+    let mut bytes = with_metadata(&serialize(views, None).map_err(unwritable)?, metadata);
+    let seal = digest(&bytes);
+    bytes[DIGITS].copy_from_slice(seal.as_bytes());
+    replace(path, &bytes)?;
+    Ok(seal)
+}
+
+/// A safetensors file without metadata, with these and an empty seal: the library writes metadata in no fixed order.
+fn with_metadata(plain: &[u8], metadata: &BTreeMap<String, String>) -> Vec<u8> {
+    let length = u64::from_le_bytes(plain[..8].try_into().expect("the file begins with 8 bytes")) as usize;
+    let (header, data) = plain[8..].split_at(length);
+    let json = |text: &str| serde_json::to_string(text).expect("text is JSON");
+    let mut head = format!("{SEAL}{}\"", "0".repeat(64));
+    for (key, value) in metadata {
+        head += &format!(",{}:{}", json(key), json(value));
+    }
+    head.push('}');
+    let entries = std::str::from_utf8(header).expect("the library's header is text").trim_start_matches('{');
+    if !entries.starts_with('}') {
+        head.push(',');
+    }
+    head += entries.trim_end();
+    // The data begin at a multiple of 8.
+    head += &" ".repeat(head.len().next_multiple_of(8) - head.len());
+    [&(head.len() as u64).to_le_bytes(), head.as_bytes(), data].concat()
 }
 
 /// Replaces a file's content: written beside it, flushed to the disk, then renamed over it.
+///
+/// # Errors
+/// The disk is full or the folder read-only; the file is as it was before.
 pub fn replace(path: &Path, content: &[u8]) -> Result<()> {
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(".part");
@@ -84,13 +151,21 @@ pub fn replace(path: &Path, content: &[u8]) -> Result<()> {
         let mut file = File::create(&part)?;
         file.write_all(content)?;
         file.sync_all()?;
-        fs::rename(&part, path)
+        rename(&part, path)
     };
     write().map_err(|e| {
         // Best effort: what could not be written is not worth keeping, and the first error is the one to tell.
         let _ = fs::remove_file(&part);
         Error::io(path, "write the file", e).hint("check the folder's permissions and the free space")
     })
+}
+
+/// Renames a file; the new name outlasts a power failure where the file system can promise it.
+pub fn rename(from: &Path, to: &Path) -> std::io::Result<()> {
+    fs::rename(from, to)?;
+    let folder = to.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let _ = File::open(folder).and_then(|folder| folder.sync_all());
+    Ok(())
 }
 
 fn kind(dtype: Dtype) -> Option<Kind> {

@@ -76,6 +76,11 @@ fn train_leaves_all_evidence_and_evaluate_finds_the_same_metrics() {
     for file in ["best.safetensors", "config.yaml", "environment.json", "ranks.tsv", "result.json"] {
         assert!(run.join(file).metadata().is_ok_and(|m| m.len() > 0), "{file}");
     }
+    let environment = fs::read_to_string(run.join("environment.json")).expect("an environment");
+    assert!(
+        environment.contains("\"device\": \"cpu\"") && environment.contains("\"libtorch\": \"2.11.0"),
+        "{environment}"
+    );
     let log = fs::read_to_string(run.join("log.txt")).expect("a log");
     assert_eq!(stderr(&output), log, "piped, the log goes to standard error line by line");
     let losses = fs::read_to_string(run.join("losses.tsv")).expect("losses");
@@ -133,6 +138,44 @@ fn every_fusion_loss_and_number_of_attributes_trains() {
         let output = dif_sr(folder.path(), &[&["train", &out, "--epochs=1"], &TOY[..], case].concat());
         assert_eq!(code(&output), 0, "{case:?}: {}", stderr(&output));
     }
+}
+
+#[test]
+fn a_token_with_a_tab_is_quoted_in_the_ranks() {
+    let folder = toy();
+    let inter = folder.path().join("toy/toy.inter");
+    let text = fs::read_to_string(&inter).expect("readable");
+    fs::write(&inter, text.replace("u7\t", "\"u\t7\"\t")).expect("written");
+    trained(folder.path());
+    let mut ranks =
+        csv::ReaderBuilder::new().delimiter(b'\t').from_path(folder.path().join("run/ranks.tsv")).expect("ranks");
+    let rows: Vec<_> = ranks.records().map(|row| row.expect("four fields")).collect();
+    assert_eq!(rows.len(), 60);
+    assert!(rows.iter().any(|row| &row[0] == "u\t7"));
+}
+
+#[test]
+fn a_user_without_negative_items_is_named_before_a_run_folder_is_made() {
+    let folder = toy();
+    let inter = folder.path().join("toy/toy.inter");
+    let mut text = fs::read_to_string(&inter).expect("readable");
+    // Two more items than are left for validation and test.
+    (0..32).for_each(|i| text += &format!("greedy\ti{}\t{}\n", i % 30, 2000 + i));
+    fs::write(&inter, text).expect("written");
+    let bpr = ["train", "--loss_type=BPR", "--attribute_predictor=not", "--out=run"];
+    let sentence = refusal(&dif_sr(folder.path(), &[&bpr, &TOY[..], &["--MAX_ITEM_LIST_LENGTH=50"]].concat()));
+    assert!(sentence.contains("expected an item that user `greedy` has not chosen, found all 30 items"), "{sentence}");
+    assert!(!folder.path().join("run").exists());
+}
+
+#[test]
+fn a_panic_inside_of_libtorch_is_one_sentence_with_its_place() {
+    let folder = toy();
+    let huge = ["train", "--hidden_size=1000000", "--inner_size=1000000"];
+    let toy = TOY.iter().filter(|key| !key.contains("hidden_size=16") && !key.contains("inner_size")).copied();
+    let sentence = refusal(&dif_sr(folder.path(), &huge.into_iter().chain(toy).collect::<Vec<_>>()));
+    assert!(sentence.starts_with("stopped inside of the computation, at "), "{sentence}");
+    assert!(sentence.contains(".rs:") && sentence.contains("memory"), "{sentence}");
 }
 
 #[test]
@@ -202,11 +245,11 @@ fn verify_passes_a_true_case_and_names_what_a_false_one_breaks() {
     let false_case = folder.path().join("false");
     fs::create_dir(&false_case).expect("a folder");
     fs::copy(root().join("golden/sum/config.yaml"), false_case.join("config.yaml")).expect("copied");
-    let TensorFile { tensors, metadata } =
+    let TensorFile { tensors, metadata, .. } =
         TensorFile::read(&root().join("golden/sum/tensors.safetensors")).expect("a case");
     let gradient = &tensors["grad.ap.0.bias"];
     let _ = gradient.get(3).g_add_scalar_(gradient.abs().max().double_value(&[]) * 1e-6);
-    write(&false_case.join("tensors.safetensors"), &tensors.into_iter().collect::<Vec<_>>(), metadata)
+    write(&false_case.join("tensors.safetensors"), &tensors.into_iter().collect::<Vec<_>>(), &metadata)
         .expect("written");
     let output = dif_sr(folder.path(), &["verify", "false", &case("sum")]);
     assert_eq!(code(&output), 1);
@@ -230,12 +273,12 @@ fn verify_refuses_what_it_does_not_read_and_what_proves_nothing() {
     let given = |name: &str| name.starts_with("in.") || name.starts_with("param.") || name == null;
     let copied: Vec<_> = tensors.into_iter().filter(|(name, _)| given(name)).collect();
     assert!(copied.iter().any(|(name, _)| name == null));
-    write(&folder.path().join("copy.safetensors"), &copied, Default::default()).expect("written");
+    write(&folder.path().join("copy.safetensors"), &copied, &Default::default()).expect("written");
     let sentence = refusal(&dif_sr(folder.path(), &["verify", "--against=copy.safetensors", &case]));
     assert!(sentence.starts_with("copy.safetensors: expected something that was computed"), "{sentence}");
     fs::create_dir(folder.path().join("null")).expect("a folder");
     fs::copy(root().join("golden/gate/config.yaml"), folder.path().join("null/config.yaml")).expect("copied");
-    write(&folder.path().join("null/tensors.safetensors"), &copied, Default::default()).expect("written");
+    write(&folder.path().join("null/tensors.safetensors"), &copied, &Default::default()).expect("written");
     let sentence = refusal(&dif_sr(folder.path(), &["verify", "null"]));
     assert!(sentence.starts_with("null: expected `out.*`"), "{sentence}");
 }

@@ -341,7 +341,7 @@ test_refuses_without_cargo() {
 test_refuses_an_old_cargo() {
     program cargo <<<'echo "cargo 1.75.0"'
     run
-    refuses "cargo is 1.75.0 and Rust 1.88 or newer is needed"
+    refuses "cargo is 1.75.0 and Rust 1.89 or newer is needed"
 }
 
 test_refuses_an_unknown_option() {

@@ -8,7 +8,7 @@ mod common;
 
 use dif_sr::config::RunConfig;
 use dif_sr::data::Rows;
-use dif_sr::train::{Event, Prepared, evaluate_rows, fit};
+use dif_sr::train::{Event, Prepared, Training, evaluate_rows};
 use serde_json::Value;
 use tch::{Device, Kind, Tensor};
 
@@ -43,7 +43,7 @@ fn amazon_beauty_starts_as_the_reference() {
     let expected = losses_of(&golden);
     let mut seen = 0;
     // An error is the loop's own way to be stopped after so many batches.
-    let stopped = fit(&config, &prepared.model, &prepared.splits, |event| {
+    let stopped = Training::new(&config, &prepared.model, &prepared.splits).unwrap().run(|event, _| {
         let Event::Batch { losses, .. } = event else { return Ok(()) };
         close(losses.total, expected[seen], LOSS, &format!("batch {}", seen + 1));
         seen += 1;
@@ -76,7 +76,7 @@ fn follows(golden: &Value, config: &RunConfig) {
 
     let (mut losses, mut valid, mut best) = (Vec::new(), Vec::new(), None);
     let model = &prepared.model;
-    fit(config, model, &prepared.splits, |event| {
+    let fitted = Training::new(config, model, &prepared.splits).unwrap_or_else(|e| panic!("{e}")).run(|event, _| {
         match event {
             Event::Batch { losses: batch, .. } => losses.push(batch.total),
             Event::Evaluated { valid: metrics, best: true, .. } => {
@@ -84,11 +84,11 @@ fn follows(golden: &Value, config: &RunConfig) {
                 best = Some(model.named_parameters().iter().map(|(_, p)| p.detach().copy()).collect::<Vec<_>>());
             }
             Event::Evaluated { valid: metrics, .. } => valid.push(serde_json::to_value(metrics).expect("JSON")),
-            Event::Epoch { .. } | Event::Evaluating { .. } => {}
+            Event::Epoch { .. } | Event::Evaluating { .. } | Event::Diverged { .. } => {}
         }
         Ok(())
-    })
-    .unwrap_or_else(|e| panic!("{e}"));
+    });
+    fitted.unwrap_or_else(|e| panic!("{e}"));
 
     assert_eq!(losses.len(), expected.len());
     let equal = losses.iter().zip(&expected).filter(|(ours, golden)| **ours as f32 == **golden as f32).count();
@@ -102,7 +102,7 @@ fn follows(golden: &Value, config: &RunConfig) {
         tch::no_grad(|| parameter.copy_(&best));
     }
     let (_, test) =
-        evaluate_rows(config, &prepared.model, &prepared.splits.test, |_| {}).unwrap_or_else(|e| panic!("{e}"));
+        evaluate_rows(config, &prepared.model, &prepared.splits.test, |_| Ok(())).unwrap_or_else(|e| panic!("{e}"));
     assert_eq!(serde_json::to_value(&test.metrics).expect("JSON"), golden["test"], "test metrics of the best epoch");
 }
 

@@ -27,9 +27,13 @@ pub fn run(args: EvaluateArgs, overrides: &[(String, String)], json: bool) -> Re
 
     let model = &mut checkpoint.model;
     model.to_device(device);
-    let mut progress = Progress::new(config.run.show_progress);
+    let mut progress = Progress::new(&config);
     let mut evaluate = |rows: &dif_sr::data::Rows| {
-        evaluate_rows(&config, model, rows, |done| progress.testing(done, rows.n())).map(|(_, result)| result)
+        let progress = |done| {
+            progress.testing(done, rows.n());
+            Ok(())
+        };
+        evaluate_rows(&config, model, rows, progress).map(|(_, result)| result)
     };
     let mut results = Vec::new();
     for (name, rows) in [("valid", &splits.valid), ("test", &splits.test)] {

@@ -7,6 +7,7 @@ mod output;
 mod progress;
 mod reproduce;
 mod train;
+mod training;
 mod verify;
 
 use std::path::PathBuf;
@@ -32,7 +33,7 @@ struct Cli {
 }
 
 const EXIT_CODES: &str = "Exit codes: 0 it holds; 1 it does not hold (verdict, tolerance); 2 it could not run (input, \
-                          configuration, device).";
+                          configuration, device); 4 it was interrupted and can go on (train --resume).";
 
 #[derive(Debug, Subcommand)]
 enum Command {
@@ -73,6 +74,9 @@ struct ReproduceArgs {
     /// The run folder, new or empty [default: checkpoint_dir/<dataset>-<date>-<time>].
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
+    /// Go on in the folder of a run that was interrupted, as it was begun.
+    #[arg(long, value_name = "RUN", conflicts_with_all = ["config", "out"])]
+    resume: Option<PathBuf>,
     #[command(flatten)]
     config_args: ConfigArgs,
 }
@@ -82,6 +86,9 @@ struct TrainArgs {
     /// The run folder, new or empty [default: checkpoint_dir/<dataset>-<date>-<time>].
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
+    /// Go on in the folder of a run that was interrupted, as it was begun.
+    #[arg(long, value_name = "RUN", conflicts_with_all = ["out"])]
+    resume: Option<PathBuf>,
     #[command(flatten)]
     config_args: ConfigArgs,
 }
@@ -129,7 +136,7 @@ pub fn main() -> ExitCode {
         Err(error) => return arguments::usage(&error, takes_keys),
     };
     // libtorch's errors inside of the model (no memory left, say) arrive as panics: one sentence for these too.
-    std::panic::set_hook(Box::new(|_| {}));
+    std::panic::set_hook(Box::new(output::note_panic));
     match std::panic::catch_unwind(|| cli.run(&overrides)) {
         Ok(Ok(Outcome::Holds)) => ExitCode::SUCCESS,
         Ok(Ok(Outcome::DoesNotHold)) => ExitCode::from(1),

@@ -2,7 +2,9 @@
 
 use std::any::Any;
 use std::io::{ErrorKind, Write, stdout};
+use std::panic::PanicHookInfo;
 use std::process::ExitCode;
+use std::sync::Mutex;
 
 use dif_sr::eval::MetricValues;
 use dif_sr::train::TestResult;
@@ -22,20 +24,31 @@ pub fn print_json(value: &impl Serialize) -> Result<()> {
     print(&serde_json::to_string_pretty(value).expect("results are JSON"))
 }
 
-/// Prints an error and gives the exit code of a command that could not run.
+/// Prints an error and gives the exit code of a command that could not run or was interrupted.
 pub fn fail(error: &Error) -> ExitCode {
     let _ = writeln!(std::io::stderr(), "dif-sr: {error}");
-    ExitCode::from(2)
+    ExitCode::from(if error.is_interruption() { 4 } else { 2 })
 }
 
-/// What a panic said, without libtorch's C++ stack.
+/// Where the last panic was.
+static PLACE: Mutex<Option<String>> = Mutex::new(None);
+
+/// Keeps the place of a panic for [`of_panic`] and prints nothing.
+pub fn note_panic(panic: &PanicHookInfo) {
+    if let Ok(mut place) = PLACE.lock() {
+        *place = panic.location().map(ToString::to_string);
+    }
+}
+
+/// What a panic said and where, without libtorch's C++ stack.
 pub fn of_panic(panic: &(dyn Any + Send)) -> Error {
     let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
     let text = text.unwrap_or("no message");
     // tch panics with the Debug form of its error, in which line breaks are escaped.
     let line = text.split("\\n").next().unwrap_or(text).lines().next().unwrap_or(text);
     let line = line.split_once("Torch(\"").map_or(line, |(_, message)| message);
-    Error::new(format!("stopped inside of the computation: {line}"))
+    let place = PLACE.lock().ok().and_then(|mut place| place.take()).unwrap_or_else(|| "an unknown place".to_owned());
+    Error::new(format!("stopped inside of the computation, at {place}: {line}"))
         .hint("if memory ran out, use smaller batches or sizes; otherwise this is a bug: report it with the command")
 }
 

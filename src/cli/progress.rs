@@ -1,9 +1,11 @@
 //! Progress bars on a terminal, plain log lines elsewhere.
 
 use std::io::{IsTerminal, Write, stderr};
+use std::time::{Duration, Instant};
 
+use dif_sr::config::RunConfig;
 use dif_sr::train::{Event, Report};
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{FormattedDuration, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 /// Reports a run to standard error.
 #[derive(Debug)]
@@ -11,12 +13,35 @@ pub struct Progress {
     /// Whether bars are shown.
     bars: bool,
     bar: Option<ProgressBar>,
+    epochs: usize,
+    /// Since the first batch, evaluations included.
+    training: Option<Pace>,
+    /// Since the first rows of an evaluation.
+    evaluating: Option<Pace>,
+}
+
+/// Speed since something was first seen done: what was done before has no time that is known.
+#[derive(Debug)]
+struct Pace {
+    since: Instant,
+    done: usize,
+}
+
+impl Pace {
+    /// The speed and the time for what is left, once there is a speed.
+    fn so_far(pace: &mut Option<Self>, done: usize, of: usize) -> Option<(f64, Duration)> {
+        let Self { since, done: first } = pace.get_or_insert_with(|| Self { since: Instant::now(), done });
+        let per_second = (done - *first) as f64 / since.elapsed().as_secs_f64();
+        let left = Duration::try_from_secs_f64((of - done) as f64 / per_second).ok()?;
+        (done > *first).then_some((per_second, left))
+    }
 }
 
 impl Progress {
     /// Bars if `show_progress` and standard error is a terminal.
-    pub fn new(show_progress: bool) -> Self {
-        Self { bars: show_progress && stderr().is_terminal(), bar: None }
+    pub fn new(config: &RunConfig) -> Self {
+        let bars = config.run.show_progress && stderr().is_terminal();
+        Self { bars, bar: None, epochs: config.train.epochs, training: None, evaluating: None }
     }
 
     /// Moves the bar, and makes a new one for a new stage.
@@ -26,9 +51,8 @@ impl Progress {
         }
         let bar = self.bar.get_or_insert_with(|| {
             let bar = ProgressBar::with_draw_target(Some(of as u64), ProgressDrawTarget::stderr());
-            let template = "{prefix} {percent:>3}% {wide_bar} {pos}/{len} {per_sec}, {eta} left{msg}";
-            bar.with_prefix(stage.to_owned())
-                .with_style(ProgressStyle::with_template(template).expect("the template is a constant"))
+            let style = ProgressStyle::with_template("{prefix} {percent:>3}% {wide_bar} {pos}/{len}{msg}");
+            bar.with_prefix(stage.to_owned()).with_style(style.expect("the template is a constant"))
         });
         bar.set_message(message);
         bar.set_position(done as u64);
@@ -38,9 +62,16 @@ impl Progress {
     }
 
     fn end(&mut self) {
+        self.evaluating = None;
         if let Some(bar) = self.bar.take() {
             bar.finish_and_clear();
         }
+    }
+
+    fn ranking(&mut self, stage: &str, done: usize, of: usize) {
+        let pace = Pace::so_far(&mut self.evaluating, done, of);
+        let message = pace.map(|(speed, left)| format!(", {speed:.0} users/s, {} left", FormattedDuration(left)));
+        self.at(stage, done, of, message.unwrap_or_default());
     }
 }
 
@@ -54,14 +85,20 @@ impl Report for Progress {
     fn event(&mut self, event: &Event) {
         match event {
             Event::Batch { epoch, batch, batches, losses } => {
-                self.at(&format!("Train {epoch:>5}"), *batch, *batches, format!(", loss {:.4}", losses.total));
+                let pace = Pace::so_far(&mut self.training, epoch * batches + batch, self.epochs * batches);
+                // Early stopping may end it before.
+                let pace = pace.map(|(speed, left)| {
+                    format!(", {speed:.2} batches/s, at most {} left in all", FormattedDuration(left))
+                });
+                let message = format!("{}, loss {:.4}", pace.unwrap_or_default(), losses.total);
+                self.at(&format!("Train {epoch:>5}"), *batch, *batches, message);
             }
-            Event::Evaluating { done, users, .. } => self.at("Evaluate   ", *done, *users, String::new()),
-            Event::Epoch { .. } | Event::Evaluated { .. } => self.end(),
+            Event::Evaluating { done, users, .. } => self.ranking("Evaluate   ", *done, *users),
+            Event::Epoch { .. } | Event::Evaluated { .. } | Event::Diverged { .. } => self.end(),
         }
     }
 
     fn testing(&mut self, done: usize, rows: usize) {
-        self.at("Test       ", done, rows, String::new());
+        self.ranking("Test       ", done, rows);
     }
 }

@@ -3,18 +3,39 @@
 use std::path::{Path, PathBuf};
 
 use dif_sr::config::RunConfig;
-use dif_sr::train::{Prepared, RunFolder, run as train};
+use dif_sr::tensors::replace;
 use dif_sr::verdict::{Expectation, Verdict};
 use dif_sr::{Error, Result};
 use serde_json::json;
 
-use super::progress::Progress;
+use super::training::Training;
 use super::{Outcome, ReproduceArgs, output};
 
 /// What is reproduced where nothing is named.
 const DEFAULT: &str = "configs/ml-100k.yaml";
+/// What is expected, in the run folder.
+const EXPECTATION: &str = "expectation.yaml";
 
 pub fn run(args: ReproduceArgs, overrides: &[(String, String)], json: bool) -> Result<Outcome> {
+    let (mut training, expectation) = match &args.resume {
+        Some(run) => resume(run, &args, overrides)?,
+        None => begin(args, overrides)?,
+    };
+    let result = training.run()?;
+    let folder = &training.folder;
+    let verdict = expectation.judge(&result);
+    folder.write_json("verdict.json", &verdict)?;
+    folder.finish(&result)?;
+    if json {
+        output::print_json(&json!({ "run": folder.path(), "verdict": verdict, "result": result }))?;
+    } else {
+        output::print(&format!("{}\n\nrun folder: {}", text(&verdict), folder.path().display()))?;
+    }
+    Ok(if verdict.holds { Outcome::Holds } else { Outcome::DoesNotHold })
+}
+
+/// A new run, whose folder keeps what is expected of it.
+fn begin(args: ReproduceArgs, overrides: &[(String, String)]) -> Result<(Training, Expectation)> {
     let mut files = args.config_args.files()?;
     if let Some(config) = args.config {
         files.insert(0, config);
@@ -29,20 +50,26 @@ pub fn run(args: ReproduceArgs, overrides: &[(String, String)], json: bool) -> R
     }
     let config = RunConfig::load(&files, &args.config_args.overrides(overrides))?;
     // The last file wins over the others, so that what is expected stands beside it.
-    let expectation = Expectation::load(&args.expect.unwrap_or_else(|| beside(&files[files.len() - 1])))?;
+    let path = args.expect.unwrap_or_else(|| beside(&files[files.len() - 1]));
+    let expectation = Expectation::load(&path)?;
     expectation.check(&config.eval)?;
-    // All that can be wrong with the input is found out before a folder is made.
-    let prepared = Prepared::new(&config)?;
-    let mut folder = RunFolder::create(args.out, &config)?;
-    let result = train(&config, &prepared, &mut folder, &mut Progress::new(config.run.show_progress))?;
-    let verdict = expectation.judge(&result);
-    folder.write_json("verdict.json", &verdict)?;
-    if json {
-        output::print_json(&json!({ "run": folder.path(), "verdict": verdict, "result": result }))?;
-    } else {
-        output::print(&format!("{}\n\nrun folder: {}", text(&verdict), folder.path().display()))?;
+    let training = Training::begin(config, args.out)?;
+    let text = std::fs::read(&path).map_err(|e| Error::io(&path, "read what is expected", e))?;
+    replace(&training.folder.path().join(EXPECTATION), &text)?;
+    Ok((training, expectation))
+}
+
+fn resume(run: &Path, args: &ReproduceArgs, overrides: &[(String, String)]) -> Result<(Training, Expectation)> {
+    let path = args.expect.clone().unwrap_or_else(|| run.join(EXPECTATION));
+    if run.is_dir() && !path.is_file() {
+        return Err(Error::new("expected what the run was to be held to, found no such file")
+            .at(path)
+            .hint("name it with --expect, or go on with `dif-sr train --resume`"));
     }
-    Ok(if verdict.holds { Outcome::Holds } else { Outcome::DoesNotHold })
+    let training = Training::resume(run, &args.config_args, overrides)?;
+    let expectation = Expectation::load(&path)?;
+    expectation.check(&training.config.eval)?;
+    Ok((training, expectation))
 }
 
 /// `configs/expectations/x.yaml` for `configs/x.yaml`.

@@ -2,23 +2,24 @@
 
 use dif_sr::Result;
 use dif_sr::config::RunConfig;
-use dif_sr::train::{Prepared, RunFolder, RunResult, run as train};
-
+use dif_sr::train::{RunFolder, RunResult};
 use serde_json::json;
 
-use super::progress::Progress;
+use super::training::Training;
 use super::{Outcome, TrainArgs, output};
 
 pub fn run(args: TrainArgs, overrides: &[(String, String)], json: bool) -> Result<Outcome> {
-    let config = args.config_args.load(overrides)?;
-    // All that can be wrong with the input is found out before a folder is made.
-    let prepared = Prepared::new(&config)?;
-    let mut folder = RunFolder::create(args.out, &config)?;
-    let result = train(&config, &prepared, &mut folder, &mut Progress::new(config.run.show_progress))?;
+    let mut training = match &args.resume {
+        Some(run) => Training::resume(run, &args.config_args, overrides)?,
+        None => Training::begin(args.config_args.load(overrides)?, args.out)?,
+    };
+    let result = training.run()?;
+    let Training { config, folder, .. } = &training;
+    folder.finish(&result)?;
     if json {
         output::print_json(&json!({ "run": folder.path(), "result": result }))?;
     } else {
-        output::print(&summary(&config, &folder, &result))?;
+        output::print(&summary(config, folder, &result))?;
     }
     Ok(Outcome::Holds)
 }

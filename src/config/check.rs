@@ -1,6 +1,6 @@
 //! What keys must say together.
 
-use std::path::PathBuf;
+use std::path::Path;
 
 use super::keys::{self, Kind};
 use super::raw::Raw;
@@ -16,7 +16,8 @@ impl RunConfig {
             return Err(Error::new("no data set is named").hint("give `--dataset=NAME`, or `dataset: NAME` in a file"));
         }
         if data.data_path.file_name().is_some_and(|name| name == data.dataset.as_str()) {
-            data.data_path = data.data_path.parent().map(PathBuf::from).unwrap_or_default();
+            let parent = data.data_path.parent().filter(|parent| !parent.as_os_str().is_empty());
+            data.data_path = parent.unwrap_or(Path::new(".")).to_path_buf();
         }
         let names = [&data.user_id_field, &data.item_id_field, &data.time_field];
         if names[0] == names[1] || names[0] == names[2] || names[1] == names[2] {

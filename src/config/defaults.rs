@@ -15,6 +15,7 @@ impl RunConfig {
                 threads: None,
                 compute_path: ComputePath::Reference,
                 precision: Precision::Float32,
+                checkpoint_interval: 60.0,
                 loss_decimal_place: 4,
             },
             data: DataConfig {

@@ -12,6 +12,7 @@ mod print;
 mod python;
 mod raw;
 mod read;
+mod resume;
 mod types;
 
 pub use build::refuse_ini;

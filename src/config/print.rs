@@ -29,6 +29,10 @@ impl RunConfig {
         let block = |(title, section): (&str, Section)| {
             let keys = keys::table().filter(|key| key.section == section);
             let lines = keys.filter_map(|key| match &key.kind {
+                // RecBole's log joins the two.
+                Kind::Honoured { .. } if key.name == "data_path" => {
+                    Some(format!("data_path = {}", self.data.data_path.join(&self.data.dataset).display()))
+                }
                 Kind::Honoured { get, .. } => Some(format!("{} = {}", key.name, python::printed(&get(self)))),
                 Kind::Accepted { values, .. } => Some(format!("{} = {}", key.name, values(self)[0])),
                 Kind::Unused { .. } => None,

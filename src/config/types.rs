@@ -35,6 +35,8 @@ pub struct RunOptions {
     pub compute_path: ComputePath,
     /// `precision` (this project's key): of the fast path's products.
     pub precision: Precision,
+    /// `checkpoint_interval` (this project's key): seconds of training between two writes of `last.safetensors`.
+    pub checkpoint_interval: f64,
     /// `loss_decimal_place`: decimals of the losses in the log.
     pub loss_decimal_place: usize,
 }

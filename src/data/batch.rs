@@ -157,9 +157,20 @@ impl NegativeSampler {
         Ok(nth + 1 + before as i64)
     }
 
-    /// The generator's state: a sampler that is started with it goes on where this one is.
+    /// The generator's state: a sampler to which it is given goes on where this one is.
     pub fn state(&self) -> u64 {
         self.state
+    }
+
+    /// Goes on where the sampler with this state was.
+    pub fn set_state(&mut self, state: u64) {
+        self.state = state;
+    }
+
+    /// A user for whom there is no item to draw.
+    pub fn without_negatives(&self) -> Option<i64> {
+        let all = self.n_items as usize - 1;
+        self.chosen.iter().position(|items| items.len() >= all).map(|user| user as i64)
     }
 
     /// SplitMix64 (Steele, Lea and Flood 2014).
@@ -215,16 +226,19 @@ mod tests {
     }
 
     #[test]
-    fn a_sampler_started_with_the_state_of_another_goes_on_where_that_one_is() {
+    fn a_sampler_given_the_state_of_another_goes_on_where_that_one_is() {
         let mut sampler = NegativeSampler::new(&rows(), 100, 3);
         sampler.sample(&[1; 5]).unwrap();
-        let mut resumed = NegativeSampler::new(&rows(), 100, sampler.state());
+        let mut resumed = NegativeSampler::new(&rows(), 100, 3);
+        resumed.set_state(sampler.state());
         assert_eq!(sampler.sample(&[1; 50]).unwrap(), resumed.sample(&[1; 50]).unwrap());
     }
 
     #[test]
     fn a_user_who_has_chosen_every_item_is_an_error() {
         let rows = Rows { l: 1, user: vec![1], target: vec![2], seq: vec![1], len: vec![1] };
+        assert_eq!(NegativeSampler::new(&rows, 4, 0).without_negatives(), None);
+        assert_eq!(NegativeSampler::new(&rows, 3, 0).without_negatives(), Some(1));
         let error = NegativeSampler::new(&rows, 3, 0).sample(&[1]).unwrap_err();
         assert!(error.to_string().contains("user 1 has not chosen, found all 2 items"), "{error}");
     }

@@ -71,6 +71,13 @@ impl MetricValues {
         Self::of_ranks(config, worst.iter().map(std::slice::from_ref))
     }
 
+    /// The values that [`MetricValues::named`] gave under the same configuration; `None` if there are more or fewer.
+    pub fn restored(config: &EvalConfig, values: &[f64]) -> Option<Self> {
+        let names = config.metrics.iter().flat_map(|&kind| config.topk.iter().map(move |&k| (kind, k)));
+        let all = names.zip(values).map(|((kind, k), &value)| (kind, k, value));
+        (values.len() == config.metrics.len() * config.topk.len()).then(|| Self(all.collect()))
+    }
+
     /// Rounded to so many decimals, as the reference does **before** it compares.
     pub fn rounded(&self, decimals: usize) -> Self {
         // Through the decimal text, which rounds the exact binary value as Python's `round` does.

@@ -41,8 +41,13 @@ impl Ranking {
 
 /// Ranks the target of every row with the model in evaluation mode.
 ///
-/// `progress` is told the rows done after every batch.
-pub fn rank(model: &SasRecD, rows: &RowTensors, batch_size: usize, mut progress: impl FnMut(usize)) -> Result<Ranking> {
+/// `progress` is told the rows done after every batch; an error of its ends the ranking.
+pub fn rank(
+    model: &SasRecD,
+    rows: &RowTensors,
+    batch_size: usize,
+    mut progress: impl FnMut(usize) -> Result<()>,
+) -> Result<Ranking> {
     let mut all = Ranking { rank: Vec::with_capacity(rows.n() as usize), ties: Vec::with_capacity(rows.n() as usize) };
     no_grad(|| {
         for batch in rows.batches(batch_size) {
@@ -55,7 +60,7 @@ pub fn rank(model: &SasRecD, rows: &RowTensors, batch_size: usize, mut progress:
             let Ranking { rank, ties } = Ranking::of_scores(&scores, &batch.pos_items);
             all.rank.extend(rank);
             all.ties.extend(ties);
-            progress(all.rank.len());
+            progress(all.rank.len())?;
         }
         Ok(all)
     })

@@ -258,21 +258,23 @@ impl FastPath {
     /// # Shapes
     /// item_seq `[n, L]`, item_seq_len `[n]` → `[n, H]`
     pub fn encode(&mut self, item_seq: &Tensor, item_seq_len: &Tensor) -> Vec<f32> {
-        self.evaluate(item_seq, item_seq_len, CHUNK, |_, _, encoded, _| encoded.to_vec(), |_| {}).concat()
+        self.evaluate(item_seq, item_seq_len, CHUNK, |_, _, encoded, _| encoded.to_vec(), |_| Ok(()))
+            .expect("nobody stops it")
+            .concat()
     }
 
     /// Ranks the target of every row, as [`crate::eval::rank`] does; `progress` is told the rows done now and then.
     ///
     /// # Errors
-    /// A score that is not a finite number.
-    pub fn rank(&mut self, rows: &RowTensors, progress: impl FnMut(usize)) -> Result<Ranking> {
+    /// A score that is not a finite number, and what `progress` returns.
+    pub fn rank(&mut self, rows: &RowTensors, progress: impl FnMut(usize) -> Result<()>) -> Result<Ranking> {
         let rows = rows.all();
         let targets = integers(&rows.pos_items);
         let rank = |frame: &Frame, range: Range<usize>, encoded: &[f32], scores: &mut Vec<f32>| {
             rank::rank(frame, encoded, &targets[range], scores)
         };
         let mut all = Ranking { rank: Vec::new(), ties: Vec::new() };
-        for part in self.evaluate(&rows.item_seq, &rows.item_seq_len, RANKED, rank, progress) {
+        for part in self.evaluate(&rows.item_seq, &rows.item_seq_len, RANKED, rank, progress)? {
             let Ranking { rank, ties } = part.ok_or_else(not_finite)?;
             all.rank.extend(rank);
             all.ties.extend(ties);
@@ -287,8 +289,8 @@ impl FastPath {
         item_seq_len: &Tensor,
         size: usize,
         then: impl Fn(&Frame, Range<usize>, &[f32], &mut Vec<f32>) -> T + Sync,
-        mut told: impl FnMut(usize),
-    ) -> Vec<T> {
+        mut told: impl FnMut(usize) -> Result<()>,
+    ) -> Result<Vec<T>> {
         let Self { pool, config, precision, sizes, layout, parameters, vectors, padding, flat, workers, .. } = self;
         let (items, len) = (integers(item_seq), integers(item_seq_len));
         let sequences = Sequences { items: &items, len: &len, padding: *padding };
@@ -315,9 +317,9 @@ impl FastPath {
                 done.collect()
             });
             all.extend(done.into_iter().flatten());
-            told((all.len() * size).min(len.len()));
+            told((all.len() * size).min(len.len()))?;
         }
-        all
+        Ok(all)
     }
 }
 

@@ -46,7 +46,7 @@ impl Case {
         let length = shape.max_item_list_length;
         check_sizes(&config, shape.n_items, length, &features, &file, tensors_path, "param.")?;
         let kind = file.tensors.get("param.item_embedding.weight").map_or(Kind::Double, Tensor::kind);
-        let mut model = SasRecD::new(&config, shape.n_items, length, features, kind);
+        let model = SasRecD::new(&config, shape.n_items, length, features, kind);
         model.load(tensors_path, &mut file, "param.")?;
         let batch = read_batch(&shape, config.loss_type, &mut file, tensors_path)?;
 

@@ -228,7 +228,7 @@ impl SasRecD {
     }
 
     /// Copies every parameter and attribute table from `file`, where they are named `prefix` + their own name.
-    pub fn load(&mut self, path: &Path, file: &mut TensorFile, prefix: &str) -> Result<()> {
+    pub fn load(&self, path: &Path, file: &mut TensorFile, prefix: &str) -> Result<()> {
         let mut named = self.named_parameters();
         named.extend(self.named_tables());
         // Everything is checked before anything is written.

@@ -1,6 +1,11 @@
 //! Adam (Kingma & Ba, 2015) from tensor operations: tch's own optimizer does not show its state, which resuming needs.
 
-use tch::{Tensor, no_grad};
+use std::path::Path;
+
+use tch::{Kind, Tensor, no_grad};
+
+use crate::tensors::TensorFile;
+use crate::{Error, Result};
 
 use crate::fast::{Factors, FastPath};
 
@@ -91,9 +96,52 @@ impl Adam {
     pub fn parameters(&self) -> impl Iterator<Item = (&str, &Tensor)> {
         self.slots.iter().map(|slot| (slot.name.as_str(), &slot.parameter))
     }
+
+    /// The state besides the parameters: `adam.step`, `[parameters]`, and the moments of each parameter by its name.
+    pub fn named_state(&self) -> Vec<(String, Tensor)> {
+        let steps: Vec<i64> = self.slots.iter().map(|slot| slot.step).collect();
+        let moments = self.slots.iter().flat_map(|slot| slot.moments().map(|(name, t)| (name, t.shallow_clone())));
+        std::iter::once(("adam.step".to_owned(), Tensor::from_slice(&steps))).chain(moments).collect()
+    }
+
+    /// Takes the state that [`Adam::named_state`] named out of `file`.
+    ///
+    /// # Errors
+    /// A tensor that is missing or of another kind or shape; nothing has then changed.
+    pub fn load(&mut self, path: &Path, file: &mut TensorFile) -> Result<()> {
+        let mut take = |name: &str, like: &Tensor| -> Result<Tensor> {
+            let tensor = file.take(path, name)?;
+            if (tensor.kind(), tensor.size()) != (like.kind(), like.size()) {
+                let (expected, found) = ((like.kind(), like.size()), (tensor.kind(), tensor.size()));
+                return Err(Error::new(format!("expected {expected:?}, found {found:?}"))
+                    .at(path)
+                    .tensor(name)
+                    .hint("the file belongs to another model"));
+            }
+            Ok(tensor)
+        };
+        let steps = take("adam.step", &Tensor::zeros([self.slots.len() as i64], (Kind::Int64, tch::Device::Cpu)))?;
+        let moments = (self.slots.iter())
+            .flat_map(Slot::moments)
+            .map(|(name, like)| take(&name, like))
+            .collect::<Result<Vec<_>>>()?;
+        for ((slot, moments), step) in
+            self.slots.iter_mut().zip(moments.chunks_exact(2)).zip(Vec::<i64>::try_from(steps)?)
+        {
+            slot.step = step;
+            slot.exp_avg.copy_(&moments[0]);
+            slot.exp_avg_sq.copy_(&moments[1]);
+        }
+        Ok(())
+    }
 }
 
 impl Slot {
+    fn moments(&self) -> [(String, &Tensor); 2] {
+        let name = |moment: &str| format!("adam.{moment}.{}", self.name);
+        [(name("exp_avg"), &self.exp_avg), (name("exp_avg_sq"), &self.exp_avg_sq)]
+    }
+
     fn update(&mut self, grad: Tensor, learning_rate: f64, weight_decay: f64) {
         self.step += 1;
         let grad = if weight_decay == 0.0 { grad } else { &grad + &self.parameter * weight_decay };

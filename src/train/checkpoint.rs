@@ -2,9 +2,9 @@
 //!
 //! Tensors bear RecBole's parameter names; beside them stand the attribute tables, which RecBole does not put into its
 //! own, and `item_feat.<attribute>`, the attribute ids of every item. The metadata hold the resolved configuration and
-//! the vocabularies.
+//! the vocabularies, and the file is sealed ([`crate::tensors`]).
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -17,7 +17,7 @@ use crate::tensors::{TensorFile, write};
 use crate::{Error, Result};
 
 /// The version of this layout, under the metadata key `format`.
-const FORMAT: &str = "dif-sr checkpoint 1";
+const FORMAT: &str = "dif-sr checkpoint 2";
 
 /// A model with its configuration and the tokens that its rows stand for.
 #[derive(Debug)]
@@ -42,21 +42,22 @@ pub struct AttributeTokens {
 }
 
 impl Checkpoint {
-    /// Writes the model as it is now. The file is complete or as it was before at every moment.
-    pub fn save(path: &Path, config: &RunConfig, dataset: &Dataset, model: &SasRecD, epoch: usize) -> Result<()> {
+    /// Writes the model as it is now and returns the file's seal. Equal models give equal bytes, and the file is complete
+    /// or as it was before at every moment.
+    pub fn save(path: &Path, config: &RunConfig, dataset: &Dataset, model: &SasRecD, epoch: usize) -> Result<String> {
         let mut tensors = model.named_parameters();
         tensors.extend(model.named_tables());
         tensors.extend(model.features().iter().map(|f| (format!("item_feat.{}", f.name), f.ids.shallow_clone())));
         let items: Vec<&str> = dataset.items.iter().collect();
         let attributes: Vec<AttributeTokens> = AttributeTokens::of(dataset);
-        let metadata = HashMap::from([
+        let metadata = BTreeMap::from([
             ("format".to_owned(), FORMAT.to_owned()),
             ("config".to_owned(), config.to_yaml()),
             ("items".to_owned(), json(&items)),
             ("attributes".to_owned(), json(&attributes)),
             ("epoch".to_owned(), epoch.to_string()),
         ]);
-        write(path, &tensors, metadata)
+        write(path, &tensors, &metadata)
     }
 
     /// Reads a checkpoint; the model is on the CPU.
@@ -74,6 +75,11 @@ impl Checkpoint {
             return Err(Error::new(format!("expected the format `{FORMAT}`, found `{}`", get("format")?))
                 .at(path)
                 .hint("use the version of dif-sr that wrote it"));
+        }
+        if file.seal.is_none() {
+            return Err(Error::new("expected a checkpoint with its checksum, found none")
+                .at(path)
+                .hint("the file was damaged or changed after it was written: use another checkpoint"));
         }
         let config = RunConfig::from_yaml(get("config")?, path)?;
         let items: Vec<String> = parse(get("items")?, "items", path)?;
@@ -100,7 +106,7 @@ impl Checkpoint {
             .collect::<Result<Vec<_>>>()?;
         let length = config.data.max_item_list_length as i64;
         check_sizes(&config.model, items.len() as i64, length, &features, &file, path, "")?;
-        let mut model = SasRecD::new(&config.model, items.len() as i64, length, features, Kind::Float);
+        let model = SasRecD::new(&config.model, items.len() as i64, length, features, Kind::Float);
         model.load(path, &mut file, "")?;
         if let Some(name) = file.tensors.keys().next() {
             return Err(Error::new("expected the model's tensors alone, found one that it does not have")
@@ -144,7 +150,7 @@ impl Checkpoint {
 }
 
 impl AttributeTokens {
-    fn of(dataset: &Dataset) -> Vec<Self> {
+    pub(super) fn of(dataset: &Dataset) -> Vec<Self> {
         let attributes = dataset.attributes.iter();
         attributes
             .map(|a| Self { name: a.name.clone(), kind: a.kind, tokens: a.vocab.iter().map(str::to_owned).collect() })

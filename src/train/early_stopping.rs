@@ -1,7 +1,9 @@
 //! When to stop: RecBole's rule.
 
+use serde::{Deserialize, Serialize};
+
 /// Counts evaluations without improvement. Strictly greater is better.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct EarlyStopping {
     stopping_step: usize,
     best: Option<f64>,
@@ -43,6 +45,11 @@ impl EarlyStopping {
             return Step::Improved;
         }
         self.without_improvement += 1;
-        if self.without_improvement > self.stopping_step { Step::Stop } else { Step::Continue }
+        if self.is_over() { Step::Stop } else { Step::Continue }
+    }
+
+    /// Whether the last step was to stop.
+    pub fn is_over(&self) -> bool {
+        self.without_improvement > self.stopping_step
     }
 }

@@ -3,7 +3,11 @@
 use std::fs;
 
 use serde::Serialize;
+use tch::Device;
 
+use super::device;
+use super::generator::libtorch_version;
+use crate::Result;
 use crate::config::RunConfig;
 
 /// `environment.json`.
@@ -13,7 +17,11 @@ pub struct Environment {
     /// The commit of this build; `-dirty` with changes beside it.
     commit: &'static str,
     tch: &'static str,
-    libtorch: &'static str,
+    libtorch: String,
+    /// The version of CUDA where a GPU computes.
+    cuda: Option<String>,
+    /// What computes: `cpu`, or `cuda:` and the number of the device.
+    device: String,
     cpu: String,
     /// The widest vectors that libtorch uses here; its rounding depends on them.
     vectors: &'static str,
@@ -24,20 +32,36 @@ pub struct Environment {
 }
 
 impl Environment {
-    pub fn here(config: &RunConfig) -> Self {
-        Self {
+    /// The environment of a run that begins, or goes on, now.
+    ///
+    /// # Errors
+    /// As [`device`].
+    pub fn here(config: &RunConfig) -> Result<Self> {
+        let device = device(&config.run)?;
+        Ok(Self {
             dif_sr: env!("CARGO_PKG_VERSION"),
             commit: env!("DIF_SR_COMMIT"),
             tch: "0.24.0",
-            libtorch: "2.11.0",
+            libtorch: libtorch_version(),
+            cuda: device.is_cuda().then(cuda_version),
+            device: match device {
+                Device::Cuda(index) => format!("cuda:{index}"),
+                _ => "cpu".to_owned(),
+            },
             cpu: field(&fs::read_to_string("/proc/cpuinfo").unwrap_or_default(), "model name"),
             vectors: vectors(),
             gpus: gpus(),
             threads: tch::get_num_threads(),
             seed: config.run.seed,
             started: jiff::ZonedDateTime::now().strftime("%Y-%m-%dT%H:%M:%S%:z").to_string(),
-        }
+        })
     }
+}
+
+/// From libtorch's number, such as 13000.
+fn cuda_version() -> String {
+    let version = tch::utils::version_cudart();
+    format!("{}.{}", version / 1000, version % 1000 / 10)
 }
 
 #[cfg(target_arch = "x86_64")]

@@ -1,4 +1,5 @@
-//! Training: the optimizer, the loop with its early stopping, checkpoints, and a whole run with its folder.
+//! Training: the optimizer, the loop with its early stopping, checkpoints, and a whole run with its folder, which goes on
+//! where it was interrupted.
 
 mod adam;
 mod checkpoint;
@@ -8,14 +9,18 @@ mod early_stopping;
 mod environment;
 mod fit;
 mod folder;
+mod generator;
+mod record;
 mod run;
+mod saved;
 mod stepper;
 
 pub use adam::Adam;
 pub use checkpoint::Checkpoint;
 pub use device::{device, load_cuda};
 pub use early_stopping::{EarlyStopping, Step};
-pub use fit::{BatchLosses, Event, Fitted, fit};
+pub use fit::{BatchLosses, Event, Fitted, Position, Training};
 pub use folder::RunFolder;
+pub use generator::{generator_state, set_generator_state};
 pub use run::{Prepared, Report, RunResult, TestResult, evaluate_rows, run, set_up};
 pub use stepper::{Stepper, rank_rows};

@@ -1,15 +1,16 @@
 //! A whole run: data, model, training, the test on the best epoch, and the evidence of it all.
 
-use std::time::Instant;
+use std::sync::atomic::AtomicBool;
 
 use serde::Serialize;
-use serde_json::json;
 use tch::Device;
 
-use super::{BatchLosses, Checkpoint, Event, Fitted, RunFolder, device, fit, rank_rows};
+use super::record::Recorder;
+use super::saved::fingerprint;
+use super::{Checkpoint, Event, Fitted, RunFolder, Training, device, rank_rows};
 use crate::config::{Loss, RunConfig};
 use crate::data::split::split;
-use crate::data::{Dataset, Rows, Splits, Summary};
+use crate::data::{Dataset, NegativeSampler, Rows, Splits, Summary};
 use crate::eval::{MetricValues, Ranking};
 use crate::model::{ItemFeature, SasRecD};
 use crate::tensors::replace;
@@ -50,6 +51,7 @@ impl Prepared {
             .at(&config.data.data_path)
             .hint("check the filters with `dif-sr data inspect`"));
         }
+        check_negatives(config, &dataset, &splits)?;
         tch::manual_seed(config.run.seed);
         let features = dataset.attributes.iter().map(|a| ItemFeature::new(a, Device::Cpu)).collect();
         let length = config.data.max_item_list_length as i64;
@@ -58,6 +60,22 @@ impl Prepared {
         model.to_device(device);
         Ok(Self { dataset, splits, model })
     }
+}
+
+/// BPR needs, for every user, an item that the user has not chosen.
+fn check_negatives(config: &RunConfig, dataset: &Dataset, splits: &Splits) -> Result<()> {
+    if config.model.loss_type != Loss::Bpr {
+        return Ok(());
+    }
+    let n_items = dataset.items.len();
+    let Some(user) = NegativeSampler::new(&splits.train, n_items, 0).without_negatives() else { return Ok(()) };
+    let token = dataset.users.token(user).unwrap_or_default();
+    Err(Error::new(format!(
+        "expected an item that user `{token}` has not chosen, found all {} items in the user's training rows",
+        n_items - 1
+    ))
+    .at(&config.data.data_path)
+    .hint("use `loss_type: CE`, which needs no negative items, or remove the user"))
 }
 
 /// Sets libtorch's threads and finds the device.
@@ -97,12 +115,12 @@ pub struct TestResult {
     pub worst_order: Option<MetricValues>,
 }
 
-/// Ranks the rows of a split and computes the metrics.
+/// Ranks the rows of a split and computes the metrics. An error of `progress`, which is told the rows done, ends it.
 pub fn evaluate_rows(
     config: &RunConfig,
     model: &SasRecD,
     rows: &Rows,
-    progress: impl FnMut(usize),
+    progress: impl FnMut(usize) -> Result<()>,
 ) -> Result<(Ranking, TestResult)> {
     let ranking = rank_rows(config, model, rows, progress)?;
     let exact = MetricValues::of(&config.eval, &ranking);
@@ -113,146 +131,107 @@ pub fn evaluate_rows(
     Ok((ranking, result))
 }
 
-/// Trains what was prepared, tests the best epoch and writes the run folder.
+/// Trains what was prepared, tests the best epoch and fills the run folder, but for `result.json`
+/// ([`RunFolder::finish`]). A run that had begun before goes on where it was last saved.
+///
+/// # Errors
+/// What ends a training; an interruption ([`Error::is_interruption`]) once `stop` is set.
 pub fn run(
     config: &RunConfig,
     prepared: &Prepared,
     folder: &mut RunFolder,
     report: &mut dyn Report,
+    stop: &AtomicBool,
 ) -> Result<RunResult> {
     let Prepared { dataset, splits, model } = prepared;
-    let mut log = Log { folder, report };
-    log.say(&format!("\n{}", config.log_block()))?;
-    introduce(config, dataset, model, &mut log)?;
-
-    let start = Instant::now();
-    let fitted = match train(config, dataset, splits, model, &mut log) {
-        Ok(fitted) => fitted,
-        Err(error) => {
-            // The folder is the evidence: it says why the run ended.
-            log.folder.log(&log_line(&format!("stopped: {error}")))?;
-            return Err(error);
-        }
-    };
-    let train_seconds = start.elapsed().as_secs_f64();
-    let best = log.folder.best();
-    if !best.exists() {
-        log.say("Nothing was validated (no user has a validation row, or no epoch reached eval_step): the last epoch stands")?;
-        Checkpoint::save(&best, config, dataset, model, fitted.epochs.saturating_sub(1))?;
+    let mut training = Training::new(config, model, splits)?;
+    let resumed = folder.is_resumed();
+    let mut recorder = Recorder::new(config, (dataset, fingerprint(dataset, splits)), folder, report, stop);
+    if !resumed || !recorder.resume(&mut training)? {
+        recorder.say(&format!("\n{}", config.log_block()))?;
+        introduce(config, dataset, model, &mut recorder)?;
     }
-    log.say(&format!("Loading model structure and parameters from {}", best.display()))?;
-    let Checkpoint { mut model, epoch: best_epoch, .. } = Checkpoint::load(&best)?;
-    model.to_device(prepared.model.device());
+    let fitted = training.run(|event, training| recorder.listen(event, training));
+    let fitted = fitted.and_then(|fitted| recorder.save(&training).map(|()| fitted));
+    let fitted = fitted.map_err(|error| recorder.ended_by(error))?;
+    test(prepared, &fitted, &mut recorder).map_err(|error| recorder.ended_by(error))
+}
+
+/// Tests the best model on the held-out rows.
+fn test(prepared: &Prepared, fitted: &Fitted, recorder: &mut Recorder) -> Result<RunResult> {
+    let Prepared { dataset, splits, model } = prepared;
+    let (config, train_seconds) = (recorder.config, recorder.seconds());
+    let path = recorder.folder.best();
+    match &fitted.best {
+        Some((epoch, _)) => recorder.say(&format!("Finished training, best eval result in epoch {epoch}"))?,
+        None => {
+            recorder.say("Nothing was validated (no user has a validation row, or no epoch reached eval_step): the last epoch stands")?;
+            Checkpoint::save(&path, config, dataset, model, fitted.epochs.saturating_sub(1))?;
+        }
+    }
+    recorder.say(&format!("Loading model structure and parameters from {}", path.display()))?;
+    let Checkpoint { model: mut best, epoch: best_epoch, .. } = Checkpoint::load(&path)?;
+    best.to_device(model.device());
 
     let rows = &splits.test;
-    let (ranking, test) = evaluate_rows(config, &model, rows, |done| log.report.testing(done, rows.n()))?;
-    write_ranks(log.folder, dataset, rows, &ranking)?;
-    let best_valid = fitted.best.map(|(_, valid)| valid);
+    let (ranking, test) = evaluate_rows(config, &best, rows, |done| {
+        recorder.report.testing(done, rows.n());
+        if recorder.is_asked_to_stop() { Err(recorder.interruption("in the test")) } else { Ok(()) }
+    })?;
+    write_ranks(recorder.folder, dataset, rows, &ranking)?;
+    let best_valid = fitted.best.as_ref().map(|(_, valid)| valid.clone());
     if let Some(valid) = &best_valid {
-        log.say(&format!("best valid : {}", python_dict(valid)))?;
+        recorder.say(&format!("best valid : {}", python_dict(valid)))?;
     }
-    log.say(&format!("test result: {}", python_dict(&test.metrics)))?;
+    recorder.say(&format!("test result: {}", python_dict(&test.metrics)))?;
     if let Some(worst) = &test.worst_order {
         let tied = test.tied_rows;
-        log.say(&format!("{tied} targets tie with other items; in the worst order: {}", python_dict(worst)))?;
+        recorder.say(&format!("{tied} targets tie with other items; in the worst order: {}", python_dict(worst)))?;
     }
-    let result = RunResult {
+    Ok(RunResult {
         model: "SASRecD",
         dataset: config.data.dataset.clone(),
         seed: config.run.seed,
-        trainable_parameters: model.trainable_parameters(),
+        trainable_parameters: best.trainable_parameters(),
         epochs: fitted.epochs,
         best_epoch,
         best_valid,
         test,
         train_seconds,
-    };
-    log.folder.write_json("result.json", &result)?;
-    Ok(result)
+    })
 }
 
 /// What RecBole logs before the first epoch.
-fn introduce(config: &RunConfig, dataset: &Dataset, model: &SasRecD, log: &mut Log) -> Result<()> {
-    log.say(&Summary::new(dataset).to_string())?;
+fn introduce(config: &RunConfig, dataset: &Dataset, model: &SasRecD, recorder: &mut Recorder) -> Result<()> {
+    recorder.say(&Summary::new(dataset).to_string())?;
     let sampling = match config.model.loss_type {
         Loss::Ce => "None",
         Loss::Bpr => "{'uniform': 1}",
     };
-    log.say(&format!(
+    recorder.say(&format!(
         "[Training]: train_batch_size = [{}] negative sampling: [{sampling}]",
         config.train.train_batch_size
     ))?;
-    log.say(&format!(
+    recorder.say(&format!(
         "[Evaluation]: eval_batch_size = [{}] eval_args: [{{'split': {{'LS': 'valid_and_test'}}, 'group_by': 'user', \
          'order': 'TO', 'mode': 'full'}}]",
         config.eval.eval_batch_size
     ))?;
-    log.say(&format!("{}\nTrainable parameters: {}", model.tree(), model.trainable_parameters()))
+    recorder.say(&format!("{}\nTrainable parameters: {}", model.tree(), model.trainable_parameters()))
 }
 
-/// The training loop with its evidence: log lines, `metrics.jsonl`, the best checkpoint.
-fn train(config: &RunConfig, dataset: &Dataset, splits: &Splits, model: &SasRecD, log: &mut Log) -> Result<Fitted> {
-    let decimals = config.run.loss_decimal_place;
-    let fitted = fit(config, model, splits, |event| {
-        log.report.event(&event);
-        match event {
-            Event::Batch { epoch, batch, losses, .. } => log.folder.losses(epoch, batch, losses),
-            Event::Evaluating { .. } => Ok(()),
-            Event::Epoch { epoch, losses, seconds } => {
-                let BatchLosses { total, item, attributes } = losses;
-                log.folder.metrics(&json!({
-                    "epoch": epoch, "train_loss": total, "item_loss": item, "attribute_losses": attributes,
-                    "seconds": seconds,
-                }))?;
-                log.say(&format!("epoch {epoch} training [time: {seconds:.2}s, train loss: {total:.decimals$}]"))
-            }
-            Event::Evaluated { epoch, valid, score, seconds, best } => {
-                log.folder.metrics(&json!({ "epoch": epoch, "valid": valid, "best": best, "seconds": seconds }))?;
-                log.say(&format!("epoch {epoch} evaluating [time: {seconds:.2}s, valid_score: {score:.6}]"))?;
-                log.say(&format!("valid result: \n{valid}"))?;
-                if best {
-                    let path = log.folder.best();
-                    Checkpoint::save(&path, config, dataset, model, epoch)?;
-                    log.say(&format!("Saving current best: {}", path.display()))?;
-                }
-                Ok(())
-            }
-        }
-    })?;
-    if let Some((epoch, _)) = &fitted.best {
-        log.say(&format!("Finished training, best eval result in epoch {epoch}"))?;
-    }
-    Ok(fitted)
-}
-
-/// `ranks.tsv`: the place of every test target, 0 being the first.
+/// `ranks.tsv`: the place of every test target, 0 being the first. A token with a tab, a quote or a line end is quoted,
+/// as pandas reads it.
 fn write_ranks(folder: &RunFolder, dataset: &Dataset, rows: &Rows, ranking: &Ranking) -> Result<()> {
-    let mut text = String::from("user\titem\trank\tties\n");
+    let mut table = csv::WriterBuilder::new().delimiter(b'\t').from_writer(Vec::new());
+    let mut write = |fields: [&str; 4]| table.write_record(fields).expect("memory takes every record of four fields");
+    write(["user", "item", "rank", "ties"]);
     for (row, (rank, ties)) in ranking.rank.iter().zip(&ranking.ties).enumerate() {
-        let token = |vocabulary: &crate::data::Vocabulary, id: i64| vocabulary.token(id).unwrap_or_default().to_owned();
-        let (user, item) = (token(&dataset.users, rows.user[row]), token(&dataset.items, rows.target[row]));
-        text += &format!("{user}\t{item}\t{rank}\t{ties}\n");
+        let user = dataset.users.token(rows.user[row]).unwrap_or_default();
+        let item = dataset.items.token(rows.target[row]).unwrap_or_default();
+        write([user, item, &rank.to_string(), &ties.to_string()]);
     }
-    replace(&folder.path().join("ranks.tsv"), text.as_bytes())
-}
-
-/// Says everything twice: to the folder and to whoever listens.
-struct Log<'a> {
-    folder: &'a mut RunFolder,
-    report: &'a mut dyn Report,
-}
-
-impl Log<'_> {
-    fn say(&mut self, message: &str) -> Result<()> {
-        let line = log_line(message);
-        self.report.log(&line);
-        self.folder.log(&line)
-    }
-}
-
-/// RecBole's format: `19 Jan 18:11    INFO  message`.
-fn log_line(message: &str) -> String {
-    format!("{}    INFO  {message}", jiff::ZonedDateTime::now().strftime("%d %b %H:%M"))
+    replace(&folder.path().join("ranks.tsv"), &table.into_inner().expect("memory is flushed"))
 }
 
 /// Metrics as Python prints a dictionary, which is how RecBole logs results.

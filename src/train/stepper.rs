@@ -18,9 +18,9 @@ pub struct Stepper<'a> {
     settings: &'a TrainConfig,
     seed: u64,
     eval_batch_size: usize,
-    adam: Adam,
+    pub(super) adam: Adam,
     /// `None` on the reference path.
-    fast: Option<FastPath>,
+    pub(super) fast: Option<FastPath>,
 }
 
 impl<'a> Stepper<'a> {
@@ -46,8 +46,11 @@ impl<'a> Stepper<'a> {
             None => {
                 self.adam.zero_grad();
                 let losses = self.model.losses(batch, true);
-                losses.total.backward();
-                BatchLosses::of(&losses)
+                let values = BatchLosses::of(&losses);
+                if values.total.is_finite() {
+                    losses.total.backward();
+                }
+                values
             }
             Some(fast) => {
                 let masks = Masks { seed: self.seed, step: self.adam.steps() };
@@ -76,27 +79,40 @@ impl<'a> Stepper<'a> {
         }
     }
 
-    /// Ranks the target of every row with the model as it is now; `progress` is told the rows done.
+    /// Ranks the target of every row with the model as it is now.
     ///
     /// # Errors
-    /// A score that is not a finite number.
-    pub fn rank(&mut self, rows: &RowTensors, progress: impl FnMut(usize)) -> Result<Ranking> {
-        match &mut self.fast {
-            None => rank(self.model, rows, self.eval_batch_size, progress),
-            Some(fast) => fast.rank(rows, progress),
-        }
+    /// As [`rank`].
+    pub fn rank(&mut self, rows: &RowTensors) -> Result<Ranking> {
+        rank_with(self.fast.as_mut(), self.model, rows, self.eval_batch_size, |_| Ok(()))
     }
 }
 
 /// Ranks the target of every row of a split on the configured path.
 ///
 /// # Errors
-/// As [`Stepper::new`] and [`Stepper::rank`].
-pub fn rank_rows(config: &RunConfig, model: &SasRecD, rows: &Rows, progress: impl FnMut(usize)) -> Result<Ranking> {
+/// As [`Stepper::new`] and [`rank`].
+pub fn rank_rows(
+    config: &RunConfig,
+    model: &SasRecD,
+    rows: &Rows,
+    progress: impl FnMut(usize) -> Result<()>,
+) -> Result<Ranking> {
     let rows = RowTensors::new(rows, model.device());
-    match fast(config, model)? {
-        None => rank(model, &rows, config.eval.eval_batch_size, progress),
-        Some(mut fast) => fast.rank(&rows, progress),
+    rank_with(fast(config, model)?.as_mut(), model, &rows, config.eval.eval_batch_size, progress)
+}
+
+/// Ranks on the fast path if there is one.
+pub(super) fn rank_with(
+    fast: Option<&mut FastPath>,
+    model: &SasRecD,
+    rows: &RowTensors,
+    batch_size: usize,
+    progress: impl FnMut(usize) -> Result<()>,
+) -> Result<Ranking> {
+    match fast {
+        None => rank(model, rows, batch_size, progress),
+        Some(fast) => fast.rank(rows, progress),
     }
 }
 

@@ -198,7 +198,7 @@ fn a_data_path_that_ends_in_the_data_sets_name_is_the_data_sets_folder() {
         ("data/toy", "data", "data/toy"),
         ("data/toy/", "data", "data/toy"),
         ("data/toy/toy", "data/toy", "data/toy/toy"),
-        ("toy", "", "toy"),
+        ("toy", ".", "./toy"),
         (".", ".", "./toy"),
         ("/", "/", "/toy"),
     ] {
@@ -207,6 +207,13 @@ fn a_data_path_that_ends_in_the_data_sets_name_is_the_data_sets_folder() {
         assert!(config.log_block().contains(&format!("\ndata_path = {printed}\n")), "{written}");
         assert_eq!(yaml(&config.to_yaml()).unwrap(), config, "{written}");
     }
+}
+
+#[test]
+fn a_written_configuration_takes_another_data_set_from_the_same_folder() {
+    let config = over(&[("data_path", "data")]).unwrap();
+    let other = config.changed(&[], &[("dataset".to_owned(), "other".to_owned())]).unwrap();
+    assert_eq!((other.data.dataset.as_str(), &other.data.data_path), ("other", &config.data.data_path));
 }
 
 #[test]

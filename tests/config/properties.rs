@@ -77,7 +77,9 @@ prop_compose! {
         model in Just(model), data in data(attributes),
         (seed, use_gpu, gpu_id) in (0..=i64::from(u32::MAX), any::<Option<bool>>(), 0..8_usize),
         (checkpoint_dir, show_progress) in ("[a-z/ .:#'-]{1,12}", any::<bool>()),
-        (threads, loss_decimal_place) in (prop::option::of(1..64_usize), 0..=17_usize),
+        (threads, checkpoint_interval, loss_decimal_place) in (
+            prop::option::of(1..64_usize), prop_oneof![Just(0.0), 0.0..1e9], 0..=17_usize,
+        ),
         (epochs, train_batch_size, eval_step) in (1..1000_usize, 1..10_000_usize, 1..10_usize),
         (learning_rate, weight_decay, stopping_step) in (1e-12..10.0, 0.0..1.0, 0..20_usize),
         clip in prop::option::of((1e-3..10.0, one_of(&[1.0, 2.0, f64::INFINITY]))),
@@ -92,7 +94,7 @@ prop_compose! {
         RunConfig {
             run: RunOptions {
                 seed, use_gpu, gpu_id, checkpoint_dir: checkpoint_dir.into(), show_progress, threads,
-                loss_decimal_place,
+                checkpoint_interval, loss_decimal_place,
             },
             train: TrainConfig {
                 epochs, train_batch_size, learning_rate, weight_decay, eval_step, stopping_step,

@@ -307,7 +307,7 @@ fn verify(folder: &Path, more: &[&str]) -> (i32, String, String) {
 
 fn write_dump(folder: &Path, tensors: BTreeMap<String, Tensor>) {
     let tensors: Vec<_> = tensors.into_iter().collect();
-    write(&folder.join("dump.safetensors"), &tensors, Default::default()).expect("written");
+    write(&folder.join("dump.safetensors"), &tensors, &Default::default()).expect("written");
 }
 
 #[test]

@@ -105,8 +105,8 @@ proptest! {
         };
         let rows = RowTensors::new(&rows, model.device());
         let mut told = 0;
-        let ours = fast(&model).rank(&rows, |done| told = done).expect("finite scores");
-        let expected = rank(&model, &rows, 7, |_| {}).expect("finite scores");
+        let ours = fast(&model).rank(&rows, |done| { told = done; Ok(()) }).expect("finite scores");
+        let expected = rank(&model, &rows, 7, |_| Ok(())).expect("finite scores");
         prop_assert_eq!(told as i64, rows.n());
         // Rounding may swap two items whose scores agree in six digits.
         let moved = ours.rank.iter().zip(&expected.rank).filter(|(a, b)| a.abs_diff(**b) > 1).count();

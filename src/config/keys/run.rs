@@ -1,11 +1,20 @@
 //! Keys of the run, of training and of evaluation.
 
+use std::path::PathBuf;
+
 use serde_yaml::Value;
 
 use super::Section::{Evaluation, General, Training, Unprinted};
 use super::{Key, accepted, honoured, own, unused};
-use crate::config::MetricKind;
 use crate::config::read::*;
+use crate::config::{DataConfig, MetricKind};
+
+/// The folder that holds the data set's folder, in a form that is read back as such: joined with the name only where it
+/// would be taken for the data set's folder itself.
+fn data_path(data: &DataConfig) -> PathBuf {
+    let joined = data.data_path.join(&data.dataset);
+    if data.data_path.file_name() == joined.file_name() { joined } else { data.data_path.clone() }
+}
 
 pub(super) static KEYS: &[Key] = &[
     honoured(
@@ -56,7 +65,7 @@ pub(super) static KEYS: &[Key] = &[
         "a path",
         "the folder that holds the folder `dataset`; a path that ends in the data set's name is that folder itself",
         |c, v| put(&mut c.data.data_path, text(v).map(Into::into)),
-        |c| c.data.data_path.join(&c.data.dataset).to_string_lossy().into(),
+        |c| data_path(&c.data).to_string_lossy().into(),
     ),
     honoured(
         General,
@@ -92,6 +101,14 @@ pub(super) static KEYS: &[Key] = &[
         "threads of libtorch; `None` leaves the choice to libtorch",
         |c, v| put(&mut c.run.threads, optional(v, |v| whole(v, 1, 1024))),
         |c| value(c.run.threads),
+    ),
+    own(
+        Unprinted,
+        "checkpoint_interval",
+        "a number from 0 to 1000000000",
+        "seconds of training between two writes of `last.safetensors`, from which an interrupted run goes on; 0 writes it after every batch",
+        |c, v| put(&mut c.run.checkpoint_interval, not_negative(v).filter(|x| *x <= 1e9)),
+        |c| c.run.checkpoint_interval.into(),
     ),
     accepted(Unprinted, "multi_gpus", |_| &["False"], "one device computes"),
     accepted(Unprinted, "worker", |_| &["0"], "RecBole 1.2: batches are made by the training thread"),

@@ -1,0 +1,61 @@
+//! What `train` and `reproduce` share: a run that begins or goes on, and the signals that interrupt it.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use dif_sr::config::RunConfig;
+use dif_sr::train::{Prepared, RunFolder, RunResult, run};
+use dif_sr::{Error, Result};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::flag;
+
+use super::arguments::ConfigArgs;
+use super::progress::Progress;
+
+/// A run, ready to be trained.
+pub struct Training {
+    pub config: RunConfig,
+    pub folder: RunFolder,
+    prepared: Prepared,
+}
+
+impl Training {
+    /// A new run. All that can be wrong with the input is found out before a folder is made.
+    pub fn begin(config: RunConfig, out: Option<PathBuf>) -> Result<Self> {
+        let prepared = Prepared::new(&config)?;
+        let folder = RunFolder::create(out, &config)?;
+        Ok(Self { config, folder, prepared })
+    }
+
+    /// A run that was interrupted, with the configuration of its folder.
+    pub fn resume(path: &Path, config_args: &ConfigArgs, overrides: &[(String, String)]) -> Result<Self> {
+        if !config_args.files()?.is_empty() {
+            return Err(Error::new("a run goes on as it was begun: --config_files cannot be given")
+                .at(path)
+                .hint("leave it away"));
+        }
+        let (folder, config) = RunFolder::open(path, &config_args.overrides(overrides))?;
+        let prepared = Prepared::new(&config)?;
+        Ok(Self { config, folder, prepared })
+    }
+
+    /// Trains to the end and tests, unless a signal interrupts it.
+    pub fn run(&mut self) -> Result<RunResult> {
+        let stop = stop_on_signals()?;
+        let mut progress = Progress::new(&self.config);
+        run(&self.config, &self.prepared, &mut self.folder, &mut progress, &stop)
+    }
+}
+
+/// A flag that SIGINT and SIGTERM set; a second signal ends the process at once.
+fn stop_on_signals() -> Result<Arc<AtomicBool>> {
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM] {
+        // In this order: the first signal finds the flag not yet set.
+        flag::register_conditional_shutdown(signal, 128 + signal, Arc::clone(&stop))
+            .and_then(|_| flag::register(signal, Arc::clone(&stop)))
+            .map_err(|e| Error::new(format!("cannot watch for signal {signal}: {e}")))?;
+    }
+    Ok(stop)
+}

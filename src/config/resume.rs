@@ -1,0 +1,42 @@
+//! What may change in a run that goes on after an interruption.
+
+use super::RunConfig;
+
+impl RunConfig {
+    /// The keys that do not say what is computed, only where and how.
+    pub const CHANGEABLE: [&str; 5] = ["checkpoint_interval", "data_path", "gpu_id", "show_progress", "threads"];
+
+    /// Whether all keys but [`RunConfig::CHANGEABLE`] are equal.
+    pub fn trains_as(&self, other: &Self) -> bool {
+        let mut this = self.clone();
+        let (ours, theirs) = (&mut this.run, &other.run);
+        ours.checkpoint_interval = theirs.checkpoint_interval;
+        ours.gpu_id = theirs.gpu_id;
+        ours.show_progress = theirs.show_progress;
+        ours.threads = theirs.threads;
+        this.data.data_path.clone_from(&other.data.data_path);
+        this == *other
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(overrides: &[(&str, &str)]) -> RunConfig {
+        let all = [("dataset", "toy")].iter().chain(overrides);
+        RunConfig::load(&[], &all.map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect::<Vec<_>>()).unwrap()
+    }
+
+    #[test]
+    fn every_changeable_key_and_no_other_leaves_the_training_the_same() {
+        let values = ["9", "elsewhere", "1", "False", "3"];
+        for (key, value) in RunConfig::CHANGEABLE.into_iter().zip(values) {
+            let changed = config(&[(key, value)]);
+            assert!(changed != config(&[]) && changed.trains_as(&config(&[])), "{key}");
+        }
+        for (key, value) in [("seed", "3"), ("epochs", "9"), ("use_gpu", "False"), ("hidden_size", "8")] {
+            assert!(!config(&[(key, value)]).trains_as(&config(&[])), "{key}");
+        }
+    }
+}

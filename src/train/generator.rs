@@ -1,0 +1,86 @@
+//! The state of libtorch's generators, which tch does not show: what is drawn after it was set is what was drawn after it
+//! was read.
+
+use std::ffi::{CStr, c_char, c_int};
+
+use tch::{Device, Tensor};
+use torch_sys::C_tensor;
+
+use crate::{Error, Result};
+
+unsafe extern "C" {
+    fn dif_sr_generator_state(cuda: c_int, state: *mut *mut C_tensor) -> *const c_char;
+    fn dif_sr_set_generator_state(cuda: c_int, state: *const C_tensor) -> *const c_char;
+    fn dif_sr_libtorch_version() -> *const c_char;
+}
+
+/// The state of the device's default generator, `[n]` bytes on the CPU.
+pub fn generator_state(device: Device) -> Result<Tensor> {
+    let mut state = std::ptr::null_mut();
+    // SAFETY: the function either sets `state` to a tensor that is ours from then on or returns a message.
+    unsafe {
+        checked(dif_sr_generator_state(index(device), &mut state))?;
+        Ok(Tensor::from_ptr(state))
+    }
+}
+
+/// Sets the state of the device's default generator to one that [`generator_state`] read.
+///
+/// # Errors
+/// Bytes that are no state of this kind of generator; the generator then stays as it was.
+pub fn set_generator_state(device: Device, state: &Tensor) -> Result<()> {
+    // SAFETY: the tensor outlives the call, which copies it.
+    unsafe { checked(dif_sr_set_generator_state(index(device), state.as_ptr())) }
+}
+
+/// The version in the headers of the libtorch that this program was built with.
+pub(super) fn libtorch_version() -> String {
+    // SAFETY: a constant of the library.
+    unsafe { CStr::from_ptr(dif_sr_libtorch_version()) }.to_string_lossy().into_owned()
+}
+
+fn index(device: Device) -> c_int {
+    match device {
+        Device::Cuda(index) => index as c_int,
+        _ => -1,
+    }
+}
+
+/// # Safety
+/// `message` is null or a C string.
+unsafe fn checked(message: *const c_char) -> Result<()> {
+    if message.is_null() {
+        return Ok(());
+    }
+    let text = unsafe { CStr::from_ptr(message) }.to_string_lossy();
+    // Libtorch appends a C++ stack trace; the first line is the message.
+    Err(Error::new(format!("libtorch: {}", text.lines().next().unwrap_or_default())))
+}
+
+#[cfg(test)]
+mod tests {
+    use tch::Kind;
+
+    use super::*;
+
+    /// One test, since the process has one generator.
+    #[test]
+    fn what_is_drawn_after_a_state_was_set_is_what_was_drawn_after_it_was_read() {
+        let draw = || {
+            // An odd number of normal values, of which the generator keeps one back.
+            let normal = Tensor::randn([7], (Kind::Double, Device::Cpu));
+            let order = Tensor::randperm(50, (Kind::Int64, Device::Cpu)).to_kind(Kind::Double);
+            Vec::<f64>::try_from(Tensor::cat(&[normal, order], 0)).unwrap()
+        };
+        tch::manual_seed(212);
+        draw();
+        let state = generator_state(Device::Cpu).unwrap();
+        let first = draw();
+        assert_ne!(draw(), first);
+        set_generator_state(Device::Cpu, &state).unwrap();
+        assert_eq!(draw(), first);
+
+        let error = set_generator_state(Device::Cpu, &Tensor::zeros([5], (Kind::Uint8, Device::Cpu))).unwrap_err();
+        assert!(error.to_string().starts_with("libtorch: "), "{error}");
+    }
+}

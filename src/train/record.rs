@@ -1,0 +1,230 @@
+//! The evidence of a training as it goes: log lines, losses, metrics and checkpoints.
+//!
+//! The best model and the training that knows it are two files. On an improvement the model is first written beside the
+//! best one, then the training is saved with the model's seal, then the model takes the best one's place. Whenever a
+//! process ends, what was saved last therefore has its best model in one of the two places.
+
+use std::fs;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use super::folder::Mark;
+use super::saved::{self, Saved};
+use super::{BatchLosses, Checkpoint, Event, Position, Report, RunFolder, Training};
+use crate::config::RunConfig;
+use crate::data::Dataset;
+use crate::tensors::{TensorFile, rename};
+use crate::{Error, Result};
+
+/// Listens to a training and keeps its run folder.
+pub(super) struct Recorder<'a> {
+    pub config: &'a RunConfig,
+    pub dataset: &'a Dataset,
+    pub folder: &'a mut RunFolder,
+    pub report: &'a mut dyn Report,
+    /// Set from outside where the run shall save and end.
+    pub stop: &'a AtomicBool,
+    /// [`saved::fingerprint`].
+    data: String,
+    /// How long the files were when the training could last go on from where it stood.
+    mark: Mark,
+    /// The seal of the best model.
+    best: Option<String>,
+    /// When the training was last saved, and the place it was at.
+    saved: Instant,
+    saved_at: Option<String>,
+    began: Instant,
+    /// Seconds of training before `began`.
+    seconds: f64,
+}
+
+impl<'a> Recorder<'a> {
+    pub fn new(
+        config: &'a RunConfig,
+        (dataset, data): (&'a Dataset, String),
+        folder: &'a mut RunFolder,
+        report: &'a mut dyn Report,
+        stop: &'a AtomicBool,
+    ) -> Self {
+        let now = Instant::now();
+        let (mark, best, saved_at) = (Mark::default(), None, None);
+        Self { config, dataset, folder, report, stop, data, mark, best, saved: now, saved_at, began: now, seconds: 0.0 }
+    }
+
+    /// Says everything twice: to the folder and to whoever listens.
+    pub fn say(&mut self, message: &str) -> Result<()> {
+        let line = log_line(message);
+        self.report.log(&line);
+        self.folder.log(&line)
+    }
+
+    /// Puts a training of a run that had begun before where it was last saved, and the folder's files with it. Returns
+    /// whether anything had been saved; if not, the run begins again.
+    pub fn resume(&mut self, training: &mut Training) -> Result<bool> {
+        let last = self.folder.last();
+        if !last.exists() {
+            self.folder.start_again(self.config)?;
+            self.folder.resumed_here(self.config)?;
+            self.say("Resumed at the beginning: nothing had been saved")?;
+            return Ok(false);
+        }
+        let Saved { mark, seconds, best, .. } = saved::load(&last, training, &self.data)?;
+        self.settle_best(best.as_deref())?;
+        self.folder.cut_back(mark)?;
+        self.folder.resumed_here(self.config)?;
+        let place = place(training);
+        (self.mark, self.seconds, self.best, self.saved_at) = (mark, seconds, best, Some(place.clone()));
+        self.say(&format!("Resumed {place}"))?;
+        Ok(true)
+    }
+
+    /// Sees to it that `best.safetensors` is the file with this seal.
+    fn settle_best(&self, seal: Option<&str>) -> Result<()> {
+        let (best, next) = (self.folder.best(), self.next_best());
+        let has_seal = |path: &PathBuf| TensorFile::read(path).is_ok_and(|file| file.seal.as_deref() == seal);
+        if seal.is_some() && !has_seal(&best) {
+            if !has_seal(&next) {
+                return Err(Error::new(
+                    "expected the best model of the saved training, found another or a damaged one",
+                )
+                .at(&best)
+                .hint("put the file back, or remove last.safetensors to begin the run again"));
+            }
+            return rename(&next, &best).map_err(|e| Error::io(&best, "rename the file", e));
+        }
+        match fs::remove_file(&next) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io(&next, "remove the file", e)),
+            _ => Ok(()),
+        }
+    }
+
+    fn next_best(&self) -> PathBuf {
+        self.folder.path().join("best.safetensors.next")
+    }
+
+    pub fn listen(&mut self, event: Event, training: &Training) -> Result<()> {
+        self.report.event(&event);
+        let decimals = self.config.run.loss_decimal_place;
+        match event {
+            Event::Batch { epoch, batch, losses, .. } => {
+                self.folder.losses(epoch, batch, losses)?;
+                self.rest(training)
+            }
+            Event::Diverged { norms } => {
+                let lines: Vec<String> = norms.iter().map(|(name, norm)| format!("{norm:.3e} {name}")).collect();
+                self.say(&format!("norms of parameters: \n{}", lines.join("\n")))
+            }
+            // No parameter changes in an evaluation: the training is where it was at the end of the epoch.
+            Event::Evaluating { .. } => self.leave_if_asked(training),
+            Event::Epoch { epoch, losses, seconds } => {
+                let BatchLosses { total, item, attributes } = losses;
+                self.folder.metrics(&json!({
+                    "epoch": epoch, "train_loss": total, "item_loss": item, "attribute_losses": attributes,
+                    "seconds": seconds,
+                }))?;
+                self.say(&format!("epoch {epoch} training [time: {seconds:.2}s, train loss: {total:.decimals$}]"))
+            }
+            Event::Evaluated { epoch, valid, score, seconds, best } => {
+                self.folder.metrics(&json!({ "epoch": epoch, "valid": valid, "best": best, "seconds": seconds }))?;
+                self.say(&format!("epoch {epoch} evaluating [time: {seconds:.2}s, valid_score: {score:.6}]"))?;
+                self.say(&format!("valid result: \n{valid}"))?;
+                if best {
+                    self.keep_best(training, epoch)?;
+                }
+                self.rest(training)
+            }
+        }
+    }
+
+    fn keep_best(&mut self, training: &Training, epoch: usize) -> Result<()> {
+        let (best, next) = (self.folder.best(), self.next_best());
+        self.say(&format!("Saving current best: {}", best.display()))?;
+        self.best = Some(Checkpoint::save(&next, self.config, self.dataset, training.model, epoch)?);
+        self.mark = self.folder.mark()?;
+        self.save(training)?;
+        rename(&next, &best).map_err(|e| Error::io(&best, "rename the file", e))
+    }
+
+    /// The training can go on from here: saves it if it is time to.
+    fn rest(&mut self, training: &Training) -> Result<()> {
+        self.mark = self.folder.mark()?;
+        self.leave_if_asked(training)?;
+        if self.saved.elapsed() >= Duration::from_secs_f64(self.config.run.checkpoint_interval) {
+            self.save(training)?;
+        }
+        Ok(())
+    }
+
+    fn leave_if_asked(&mut self, training: &Training) -> Result<()> {
+        if !self.is_asked_to_stop() {
+            return Ok(());
+        }
+        self.save(training)?;
+        Err(self.interruption(&place(training)))
+    }
+
+    /// Whether the run shall end.
+    pub fn is_asked_to_stop(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
+    }
+
+    /// The end of a run that was asked to end, at a place that is saved.
+    pub fn interruption(&self, place: &str) -> Error {
+        let run = self.folder.path().display();
+        Error::interruption(format!("interrupted {place}; saved in {run}")).hint(format!("go on with --resume={run}"))
+    }
+
+    /// Writes `last.safetensors`.
+    pub fn save(&mut self, training: &Training) -> Result<()> {
+        self.folder.flush()?;
+        let saved = Saved {
+            position: training.position().clone(),
+            negatives: training.negatives.as_ref().map(|sampler| sampler.state()),
+            mark: self.mark,
+            seconds: self.seconds(),
+            best: self.best.clone(),
+            data: self.data.clone(),
+        };
+        saved::save(&self.folder.last(), training, &saved)?;
+        (self.saved, self.saved_at) = (Instant::now(), Some(place(training)));
+        Ok(())
+    }
+
+    /// Seconds of training, those before an interruption included.
+    pub fn seconds(&self) -> f64 {
+        self.seconds + self.began.elapsed().as_secs_f64()
+    }
+
+    /// Names the last good checkpoint in an error, and leaves the reason of the end in the log: the folder is the evidence.
+    pub fn ended_by(&mut self, error: Error) -> Error {
+        let error = if error.is_interruption() {
+            error
+        } else {
+            error.and(&match &self.saved_at {
+                Some(place) => format!("; the last good checkpoint is {}, {place}", self.folder.last().display()),
+                None => "; no checkpoint had been written yet".to_owned(),
+            })
+        };
+        // The disk may be full, and the error is the one to tell.
+        let _ = self.folder.log(&log_line(&format!("stopped: {error}")));
+        error
+    }
+}
+
+/// Where a training stands, in words that follow a verb.
+fn place(training: &Training) -> String {
+    let Position { epoch, batch, .. } = training.position();
+    match (epoch, batch) {
+        (0, 0) => "at the beginning".to_owned(),
+        (_, 0) => format!("after epoch {}", epoch - 1),
+        _ => format!("after batch {batch} of {} in epoch {epoch}", training.batches()),
+    }
+}
+
+/// RecBole's format: `19 Jan 18:11    INFO  message`.
+fn log_line(message: &str) -> String {
+    format!("{}    INFO  {message}", jiff::ZonedDateTime::now().strftime("%d %b %H:%M"))
+}

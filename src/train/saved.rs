@@ -1,0 +1,142 @@
+//! `last.safetensors`: a training as it stands, with all that going on needs.
+//!
+//! Parameters and attribute tables bear RecBole's names; beside them stand Adam's state (`adam.*`), the order of the
+//! training rows (`order`) and the states of libtorch's generators (`generator.cpu`, on a GPU `generator.cuda` too). The
+//! metadata hold the configuration and [`Saved`].
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use tch::{Device, Kind, Tensor};
+
+use super::checkpoint::AttributeTokens;
+use super::folder::Mark;
+use super::generator::{generator_state, set_generator_state};
+use super::{Position, Training};
+use crate::config::RunConfig;
+use crate::data::{Dataset, Splits};
+use crate::eval::MetricValues;
+use crate::tensors::{TensorFile, write};
+use crate::{Error, Result};
+
+/// The version of this layout, under the metadata key `format`.
+const FORMAT: &str = "dif-sr training 1";
+
+/// What of a training is no tensor.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(super) struct Saved {
+    pub position: Position,
+    /// The state of the sampler of negative items.
+    pub negatives: Option<u64>,
+    /// How long the run folder's files were.
+    pub mark: Mark,
+    /// Seconds of training so far.
+    pub seconds: f64,
+    /// The seal of the best model's file.
+    pub best: Option<String>,
+    /// [`fingerprint`].
+    pub data: String,
+}
+
+/// Writes a training as it is now.
+///
+/// # Errors
+/// A parameter that is not finite: what was saved before is then the last good one, and stays.
+pub(super) fn save(path: &Path, training: &Training, saved: &Saved) -> Result<()> {
+    let Training { config, model, stepper, order, .. } = training;
+    let adam = &stepper.adam;
+    if let Some((name, _)) = adam.parameters().find(|(_, p)| p.isfinite().all().int64_value(&[]) == 0) {
+        let Position { epoch, batch, .. } = saved.position;
+        return Err(Error::new(format!("parameter `{name}` is not finite after batch {batch} of epoch {epoch}"))
+            .hint("lower learning_rate or set clip_grad_norm"));
+    }
+    let mut tensors = model.named_parameters();
+    tensors.extend(model.named_tables());
+    tensors.extend(adam.named_state());
+    tensors.push(("order".to_owned(), order.shallow_clone()));
+    for (name, device) in generators(model.device()) {
+        tensors.push((name.to_owned(), generator_state(device)?));
+    }
+    let metadata = BTreeMap::from([
+        ("config".to_owned(), config.to_yaml()),
+        ("format".to_owned(), FORMAT.to_owned()),
+        ("training".to_owned(), serde_json::to_string(saved).expect("numbers and text are JSON")),
+    ]);
+    write(path, &tensors, &metadata).map(drop)
+}
+
+/// Puts `training`, which must be at its start, where [`save`] found it.
+///
+/// # Errors
+/// A file that is damaged, of another configuration, of other data or of another kind of device.
+pub(super) fn load(path: &Path, training: &mut Training, data: &str) -> Result<Saved> {
+    const HINT: &str = "put the file back, or remove it to begin the run again";
+    let mut file = TensorFile::read(path).map_err(|error| error.hint(HINT))?;
+    let wrong = |problem: String| Error::new(problem).at(path).hint(HINT);
+    if file.seal.is_none() || file.metadata.get("format").map(String::as_str) != Some(FORMAT) {
+        return Err(wrong(format!(
+            "expected the format `{FORMAT}` and a checksum, found another file or a damaged one"
+        )));
+    }
+    let get = |key: &str| file.metadata.get(key).map(String::as_str).unwrap_or_default();
+    let saved: Saved = serde_json::from_str(get("training"))
+        .map_err(|e| wrong(format!("cannot read `training` in the metadata: {e}")))?;
+    let config = RunConfig::from_yaml(get("config"), path)?;
+    if !config.trains_as(training.config) {
+        return Err(wrong("expected the configuration of config.yaml, found another".to_owned())
+            .hint("undo what was changed in config.yaml"));
+    }
+    if saved.data != data {
+        return Err(wrong("the data set is not the one that this run was begun on".to_owned())
+            .hint("put the files back as they were, or name their folder with --data_path"));
+    }
+    let Position { epoch, batch, best, .. } = &saved.position;
+    let restorable = |(_, values): &(usize, Vec<f64>)| MetricValues::restored(&config.eval, values).is_some();
+    let possible = *epoch <= config.train.epochs
+        && *batch <= training.batches()
+        && saved.negatives.is_some() == training.negatives.is_some()
+        && best.as_ref().is_none_or(restorable);
+    let order = file.take(path, "order")?;
+    if !possible || !is_permutation(&order, training.order.size()[0]) {
+        return Err(wrong("expected a position that a training can have, found another".to_owned()));
+    }
+    let device = training.model.device();
+    if file.tensors.contains_key("generator.cuda") != device.is_cuda() {
+        return Err(wrong(format!("the run computed on another kind of device than {device:?}"))
+            .hint("go on where it began, as `use_gpu` in its config.yaml says"));
+    }
+
+    training.model.load(path, &mut file, "")?;
+    training.stepper.adam.load(path, &mut file)?;
+    training.reorder(order);
+    if let (Some(sampler), Some(state)) = (&mut training.negatives, saved.negatives) {
+        sampler.set_state(state);
+    }
+    training.position = saved.position.clone();
+    for (name, device) in generators(device) {
+        set_generator_state(device, &file.take(path, name)?).map_err(|error| error.at(path))?;
+    }
+    Ok(saved)
+}
+
+/// The generators that a training on this device draws from: shuffles are drawn on the CPU.
+fn generators(device: Device) -> impl Iterator<Item = (&'static str, Device)> {
+    std::iter::once(("generator.cpu", Device::Cpu)).chain(device.is_cuda().then_some(("generator.cuda", device)))
+}
+
+fn is_permutation(order: &Tensor, n: i64) -> bool {
+    let kind = (Kind::Int64, Device::Cpu);
+    order.kind() == Kind::Int64 && order.size() == [n] && order.sort(0, false).0 == Tensor::arange(n, kind)
+}
+
+/// A SHA-256 of all that a training takes from its data: rows, tokens and attributes.
+pub(super) fn fingerprint(dataset: &Dataset, splits: &Splits) -> String {
+    let hashes = [&splits.train, &splits.valid, &splits.test].map(|rows| rows.hashes());
+    let items: Vec<&str> = dataset.items.iter().collect();
+    let ids: Vec<&Vec<i64>> = dataset.attributes.iter().map(|attribute| &attribute.ids).collect();
+    let all =
+        serde_json::to_vec(&(hashes, items, AttributeTokens::of(dataset), ids)).expect("text and numbers are JSON");
+    Sha256::digest(all).iter().map(|byte| format!("{byte:02x}")).collect()
+}
