@@ -141,10 +141,9 @@ impl Block {
 
     /// Where the targets stand among the scores.
     fn hits(&self, targets: &[i64]) -> impl Iterator<Item = usize> {
-        let (items, n) = (self.items.clone(), self.items.len());
-        targets.iter().enumerate().filter_map(move |(row, &target)| {
-            items.contains(&(target as usize)).then(|| row * n + target as usize - items.start)
-        })
+        let (items, n, start) = (self.items.clone(), self.items.len(), self.items.start);
+        let targets = targets.iter().map(|&target| target as usize).enumerate();
+        targets.filter(move |(_, target)| items.contains(target)).map(move |(row, target)| row * n + target - start)
     }
 }
 
