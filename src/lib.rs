@@ -5,7 +5,7 @@
 //!
 //! ```text
 //! RecBole YAML ─► config::RunConfig ───────────────────────────────────────┐
-//! *.inter *.item ─► data::Dataset ─► data::Splits ─► data::Batch ─► model, fast ─┴► train::fit ─► train::Checkpoint
+//! *.inter *.item ─► data::Dataset ─► data::Splits ─► data::Batch ─► model, fast ─┴► train::Training ─► train::Checkpoint
 //!                                                                              │
 //!                                        eval::Ranking ─► eval::MetricValues ◄─┘ ─► verdict::Verdict
 //! golden/ ─► golden::Case ─► golden::verify

@@ -63,6 +63,17 @@ impl ModelConfig {
     pub fn from_case(path: &Path) -> Result<(Self, CaseShape)> {
         let mut raw = Raw::default();
         raw.add_file(path)?;
+        Self::of_case(raw, path)
+    }
+
+    /// Reads text as [`ModelConfig::from_case`] reads a file; `path` is for messages.
+    pub fn parse_case(text: &str, path: &Path) -> Result<(Self, CaseShape)> {
+        let mut raw = Raw::default();
+        raw.add_text(text, path)?;
+        Self::of_case(raw, path)
+    }
+
+    fn of_case(mut raw: Raw, path: &Path) -> Result<(Self, CaseShape)> {
         let known = || [&OF_CASES[..], &OF_RUNS, &OPTIONAL].into_iter().flatten().copied();
         if let Some(entry) = raw.iter().find(|entry| !known().any(|name| name == entry.key)) {
             return Err(unknown(entry, known()));

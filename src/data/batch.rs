@@ -213,6 +213,14 @@ mod tests {
         assert_eq!(Vec::<i64>::try_from(tensors.item_seq.view([-1])).unwrap(), [4, 5, 2, 0, 2, 4]);
     }
 
+    /// The first outputs for the seed 1234567, as published with implementations of SplitMix64 in many languages.
+    #[test]
+    fn the_generator_is_splitmix64() {
+        let mut sampler = NegativeSampler::new(&rows(), 8, 1_234_567);
+        let expected = [6_457_827_717_110_365_317, 3_203_168_211_198_807_973, 9_817_491_932_198_370_423];
+        assert_eq!([(); 3].map(|()| sampler.next()), expected);
+    }
+
     #[test]
     fn negatives_are_uniform_among_the_items_that_the_user_has_not_chosen() {
         let mut sampler = NegativeSampler::new(&rows(), 8, 212);

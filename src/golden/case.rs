@@ -11,6 +11,9 @@ use crate::model::{ItemFeature, SasRecD, check_sizes};
 use crate::tensors::TensorFile;
 use crate::{Error, Result};
 
+/// The file of a case's tensors.
+const TENSORS: &str = "tensors.safetensors";
+
 /// A case, ready to be held against: the model at its initial parameters, one batch, and what the reference computed.
 #[derive(Debug)]
 pub struct Case {
@@ -26,10 +29,18 @@ pub struct Case {
 impl Case {
     /// Reads and checks a case. The model computes in the kind of the case's parameters.
     pub fn load(path: &Path) -> Result<Self> {
-        let (config, shape) = ModelConfig::from_case(&path.join("config.yaml"))?;
-        let tensors_path = &path.join("tensors.safetensors");
-        let mut file = TensorFile::read(tensors_path)?;
+        let config = ModelConfig::from_case(&path.join("config.yaml"))?;
+        Self::of(path, config, TensorFile::read(&path.join(TENSORS))?)
+    }
 
+    /// Reads a case from the content of its two files as [`Case::load`] does; `path` is for messages.
+    pub fn parse(path: &Path, config: &str, tensors: &[u8]) -> Result<Self> {
+        let config = ModelConfig::parse_case(config, &path.join("config.yaml"))?;
+        Self::of(path, config, TensorFile::parse(&path.join(TENSORS), tensors)?)
+    }
+
+    fn of(path: &Path, (config, shape): (ModelConfig, CaseShape), mut file: TensorFile) -> Result<Self> {
+        let tensors_path = &path.join(TENSORS);
         let features = (shape.attributes.iter())
             .map(|attribute| {
                 let name = format!("in.item_feat.{}", attribute.name);

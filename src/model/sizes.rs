@@ -54,15 +54,15 @@ fn is_ids(name: &str) -> bool {
     name.starts_with("item_feat.")
 }
 
-/// One tensor for every size that the model's memory depends on.
+/// One tensor for every size that the model's memory depends on; made one by one, since a configuration may name a million
+/// layers.
 fn deciding_shapes(
     config: &ModelConfig,
     n_items: i64,
     max_len: i64,
     features: &[ItemFeature],
-) -> Vec<(String, [i64; 2])> {
+) -> impl Iterator<Item = (String, [i64; 2])> {
     let h = config.hidden_size;
-    let streams = 2 + config.attribute_hidden_size.len() as i64;
     let mut shapes = vec![
         ("item_embedding.weight".to_owned(), [n_items, h]),
         ("position_embedding.weight".to_owned(), [max_len, h]),
@@ -73,18 +73,23 @@ fn deciding_shapes(
             shapes.push((format!("ap.{i}.weight"), [feature.vocab, h]));
         }
     }
-    for k in 0..config.n_layers {
-        let mut layer = |name: &str, shape| shapes.push((format!("trm_encoder.layer.{k}.{name}.weight"), shape));
-        layer("feed_forward.dense_1", [config.inner_size, h]);
-        layer("multi_head_attention.query", [h, h]);
-        for (i, &size) in config.attribute_hidden_size.iter().enumerate() {
-            layer(&format!("multi_head_attention.query_layers.{i}"), [size, size]);
-        }
-        match config.fusion_type {
-            Fusion::Sum => {}
-            Fusion::Concat => layer("multi_head_attention.fusion_layer", [max_len, streams * max_len]),
-            Fusion::Gate => layer("multi_head_attention.fusion_layer.projection.0", [max_len, max_len]),
-        }
+    shapes.into_iter().chain((0..config.n_layers).flat_map(move |k| layer_shapes(config, max_len, k)))
+}
+
+fn layer_shapes(config: &ModelConfig, max_len: i64, k: i64) -> Vec<(String, [i64; 2])> {
+    let h = config.hidden_size;
+    let streams = 2 + config.attribute_hidden_size.len() as i64;
+    let mut shapes = Vec::new();
+    let mut layer = |name: &str, shape| shapes.push((format!("trm_encoder.layer.{k}.{name}.weight"), shape));
+    layer("feed_forward.dense_1", [config.inner_size, h]);
+    layer("multi_head_attention.query", [h, h]);
+    for (i, &size) in config.attribute_hidden_size.iter().enumerate() {
+        layer(&format!("multi_head_attention.query_layers.{i}"), [size, size]);
+    }
+    match config.fusion_type {
+        Fusion::Sum => {}
+        Fusion::Concat => layer("multi_head_attention.fusion_layer", [max_len, streams * max_len]),
+        Fusion::Gate => layer("multi_head_attention.fusion_layer.projection.0", [max_len, max_len]),
     }
     shapes
 }

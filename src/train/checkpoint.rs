@@ -62,7 +62,15 @@ impl Checkpoint {
 
     /// Reads a checkpoint; the model is on the CPU.
     pub fn load(path: &Path) -> Result<Self> {
-        let mut file = TensorFile::read(path)?;
+        Self::of(TensorFile::read(path)?, path)
+    }
+
+    /// Reads `bytes` as [`Checkpoint::load`] does; `path` is for messages.
+    pub fn parse(path: &Path, bytes: &[u8]) -> Result<Self> {
+        Self::of(TensorFile::parse(path, bytes)?, path)
+    }
+
+    fn of(mut file: TensorFile, path: &Path) -> Result<Self> {
         let metadata = std::mem::take(&mut file.metadata);
         let get = |key: &str| {
             metadata.get(key).ok_or_else(|| {

@@ -123,7 +123,7 @@ fn the_log_block_is_the_notebooks_without_the_names_of_unused_columns() {
     let ours = shipped("amazon_beauty", &run).unwrap().log_block();
     // The notebook's log has two blanks after a comma, once.
     let notebook = text("fixtures/config/notebook_log.txt").replace("'Recall',  'NDCG'", "'Recall', 'NDCG'");
-    let own = ["threads = None", "time_precision = float32"];
+    let own = ["threads = None", "compute_path = reference", "precision = float32", "time_precision = float32"];
     let ours: Vec<_> = ours.lines().filter(|line| !own.contains(line)).collect();
     let left_out: Vec<_> = notebook.lines().filter(|line| !line.is_empty() && !ours.contains(line)).collect();
     insta::assert_snapshot!(left_out.join("\n"));

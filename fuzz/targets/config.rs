@@ -1,0 +1,19 @@
+//! The configuration: any text as YAML, as the configuration of a golden case, and as `--key=value` lines.
+#![no_main]
+
+use std::path::Path;
+
+use dif_sr::config::{ModelConfig, RunConfig};
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|text: &str| {
+    let path = Path::new("fuzzed.yaml");
+    if let Ok(config) = RunConfig::from_yaml(text, path) {
+        let read = RunConfig::from_yaml(&config.to_yaml(), path).expect("what was written can be read");
+        assert_eq!(read, config);
+    }
+    let _ = ModelConfig::parse_case(text, path);
+    let pairs = text.lines().filter_map(|line| line.split_once('='));
+    let overrides: Vec<_> = pairs.map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
+    let _ = RunConfig::load(&[], &overrides);
+});
