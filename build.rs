@@ -5,7 +5,8 @@
 //! A missing libtorch cannot be reported here: torch-sys, whose C++ needs it, is built first and fails first, with
 //! `torch/torch.h: No such file or directory`. The cure is `./setup` (docs/setup.md).
 
-use std::path::Path;
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 fn main() {
@@ -26,7 +27,20 @@ fn main() {
 }
 
 /// What tch lacks: reading and setting the state of libtorch's generators.
+///
+/// Cargo runs this program at every change of the sources, for the commit; libtorch's headers take seconds to compile, so
+/// that the library of the last time is kept while what it was made from is the same.
 fn compile_generator(lib: &Path) {
+    const SOURCE: &str = "src/train/generator.cpp";
+    let out = PathBuf::from(std::env::var_os("OUT_DIR").expect("cargo sets it"));
+    let made_from = format!("{}\n{}", lib.display(), fs::read_to_string(SOURCE).unwrap_or_default());
+    let stamp = out.join("generator.stamp");
+    if fs::read_to_string(&stamp).is_ok_and(|last| last == made_from) {
+        println!("cargo:rustc-link-search=native={}", out.display());
+        println!("cargo:rustc-link-lib=static=dif_sr_generator");
+        println!("cargo:rustc-link-lib=stdc++");
+        return;
+    }
     // As torch-sys finds them: beside the libraries unless they are named. Libtorch 2.11 has the new C++ ABI everywhere,
     // which is the compilers' default.
     let root = std::env::var("LIBTORCH_INCLUDE").map_or_else(|_| lib.join(".."), Into::into);
@@ -35,8 +49,9 @@ fn compile_generator(lib: &Path) {
         .std("c++17")
         .warnings(false)
         .include(root.join("include"))
-        .file("src/train/generator.cpp")
+        .file(SOURCE)
         .compile("dif_sr_generator");
+    fs::write(stamp, made_from).expect("cargo's folder is writable");
 }
 
 /// The commit, with `-dirty` if tracked files differ from it; `unknown` outside of a git checkout.
