@@ -7,7 +7,8 @@
 //! RecBole YAML ─► config::RunConfig ───────────────────────────────────────┐
 //! *.inter *.item ─► data::Dataset ─► data::Splits ─► data::Batch ─► model ─┴► train::fit ─► train::Checkpoint
 //!                                                                              │
-//!                                        eval::Ranking ─► eval::MetricValues ◄─┘ ─► verdict::Verdict
+//!                                        eval::Ranking ─► eval::MetricValues ◄─┘ ─► run folder
+//! run folder ─► verdict::Record ─► verdict::Verdict ─► report
 //! golden/ ─► golden::Case ─► golden::verify
 //! ```
 //!
@@ -30,6 +31,7 @@ mod error;
 pub mod eval;
 pub mod golden;
 pub mod model;
+pub mod report;
 pub mod tensors;
 pub mod train;
 pub mod verdict;

@@ -19,6 +19,11 @@ impl Progress {
         Self { bars: show_progress && stderr().is_terminal(), bar: None }
     }
 
+    /// So much of a stage is done.
+    pub fn step(&mut self, stage: &str, done: usize, of: usize) {
+        self.at(stage, done, of, String::new());
+    }
+
     /// Moves the bar, and makes a new one for a new stage.
     fn at(&mut self, stage: &str, done: usize, of: usize, message: String) {
         if !self.bars {

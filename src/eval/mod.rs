@@ -2,6 +2,8 @@
 
 mod metrics;
 mod ranking;
+mod recommend;
 
 pub use metrics::{MetricValues, metric};
 pub use ranking::{Ranking, rank};
+pub use recommend::recommend;

@@ -6,20 +6,23 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use super::BatchLosses;
 use super::environment::Environment;
+use super::events::EventFile;
+use super::{BatchLosses, Calibration};
 use crate::config::{Loss, Predictor, RunConfig};
 use crate::tensors::replace;
 use crate::{Error, Result};
 
-/// A folder with `config.yaml`, `environment.json`, `log.txt`, `losses.tsv`, `metrics.jsonl`, `best.safetensors`,
-/// `ranks.tsv` and `result.json`.
+/// A folder with `config.yaml`, `environment.json`, `calibration.jsonl`, `log.txt`, `losses.tsv`, `metrics.jsonl`,
+/// TensorBoard's events, `best.safetensors`, `ranks.tsv` and `result.json`.
 #[derive(Debug)]
 pub struct RunFolder {
     path: PathBuf,
     log: File,
     losses: File,
     metrics: File,
+    calibrations: File,
+    events: EventFile,
 }
 
 impl RunFolder {
@@ -41,7 +44,8 @@ impl RunFolder {
         replace(&path.join("config.yaml"), config.to_yaml().as_bytes())?;
         let file = |name: &str| append(&path.join(name));
         let (log, losses, metrics) = (file("log.txt")?, file("losses.tsv")?, file("metrics.jsonl")?);
-        let mut folder = Self { log, losses, metrics, path };
+        let (calibrations, events) = (file("calibration.jsonl")?, EventFile::create(&path)?);
+        let mut folder = Self { log, losses, metrics, calibrations, events, path };
         // Without a predictor, and under BPR, there are no attribute losses.
         let predicts = config.model.attribute_predictor == Predictor::Linear && config.model.loss_type == Loss::Ce;
         let attributes = config.data.selected_features.iter().map(String::as_str).filter(|_| predicts);
@@ -81,6 +85,18 @@ impl RunFolder {
     pub fn metrics(&mut self, line: &impl Serialize) -> Result<()> {
         let line = serde_json::to_string(line).expect("metrics are JSON");
         writeln!(self.metrics, "{line}").map_err(|e| Error::io(self.path.join("metrics.jsonl"), "append metrics", e))
+    }
+
+    /// Appends a line to `calibration.jsonl`.
+    pub fn calibration(&mut self, calibration: &Calibration) -> Result<()> {
+        let line = serde_json::to_string(calibration).expect("seconds are JSON");
+        writeln!(self.calibrations, "{line}")
+            .map_err(|e| Error::io(self.path.join("calibration.jsonl"), "append a calibration", e))
+    }
+
+    /// Appends values at an epoch to TensorBoard's events.
+    pub fn scalars(&mut self, epoch: usize, values: impl IntoIterator<Item = (String, f64)>) -> Result<()> {
+        self.events.scalars(epoch, values)
     }
 
     /// Writes one of the folder's JSON files.

@@ -1,16 +1,19 @@
 //! Training: the optimizer, the loop with its early stopping, checkpoints, and a whole run with its folder.
 
 mod adam;
+mod calibration;
 mod checkpoint;
 mod clip;
 mod device;
 mod early_stopping;
 mod environment;
+mod events;
 mod fit;
 mod folder;
 mod run;
 
 pub use adam::Adam;
+pub use calibration::Calibration;
 pub use checkpoint::Checkpoint;
 pub use device::{device, load_cuda};
 pub use early_stopping::{EarlyStopping, Step};

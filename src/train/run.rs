@@ -6,7 +6,7 @@ use serde::Serialize;
 use serde_json::json;
 use tch::Device;
 
-use super::{BatchLosses, Checkpoint, Event, Fitted, RunFolder, device, fit};
+use super::{BatchLosses, Calibration, Checkpoint, Event, Fitted, RunFolder, device, fit};
 use crate::config::{Loss, RunConfig};
 use crate::data::split::split;
 use crate::data::{Dataset, RowTensors, Rows, Splits, Summary};
@@ -124,6 +124,7 @@ pub fn run(
     let mut log = Log { folder, report };
     log.say(&format!("\n{}", config.log_block()))?;
     introduce(config, dataset, model, &mut log)?;
+    log.folder.calibration(&Calibration::measure(model.device()))?;
 
     let start = Instant::now();
     let fitted = match train(config, dataset, splits, model, &mut log) {
@@ -143,6 +144,9 @@ pub fn run(
     log.say(&format!("Loading model structure and parameters from {}", best.display()))?;
     let Checkpoint { mut model, epoch: best_epoch, .. } = Checkpoint::load(&best)?;
     model.to_device(prepared.model.device());
+
+    // Once before and once after the training: whether the machine kept its speed shows in the difference.
+    log.folder.calibration(&Calibration::measure(model.device()))?;
 
     let rows = &splits.test;
     let (ranking, test) = evaluate_rows(config, &model, rows, |done| log.report.testing(done, rows.n()))?;
@@ -204,10 +208,17 @@ fn train(config: &RunConfig, dataset: &Dataset, splits: &Splits, model: &SasRecD
                     "epoch": epoch, "train_loss": total, "item_loss": item, "attribute_losses": attributes,
                     "seconds": seconds,
                 }))?;
+                let names =
+                    ["total", "item"].into_iter().chain(config.data.selected_features.iter().map(String::as_str));
+                let losses = [total, item].into_iter().chain(attributes);
+                let scalars = names.zip(losses).map(|(name, &loss)| (format!("loss/{name}"), loss));
+                log.folder.scalars(epoch, scalars.chain([("seconds/epoch".to_owned(), seconds)]))?;
                 log.say(&format!("epoch {epoch} training [time: {seconds:.2}s, train loss: {total:.decimals$}]"))
             }
             Event::Evaluated { epoch, valid, score, seconds, best } => {
                 log.folder.metrics(&json!({ "epoch": epoch, "valid": valid, "best": best, "seconds": seconds }))?;
+                let scalars = valid.named().map(|(name, value)| (format!("valid/{name}"), value));
+                log.folder.scalars(epoch, scalars.chain([("seconds/evaluation".to_owned(), seconds)]))?;
                 log.say(&format!("epoch {epoch} evaluating [time: {seconds:.2}s, valid_score: {score:.6}]"))?;
                 log.say(&format!("valid result: \n{valid}"))?;
                 if best {
