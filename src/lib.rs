@@ -7,7 +7,8 @@
 //! RecBole YAML ─► config::RunConfig ───────────────────────────────────────┐
 //! *.inter *.item ─► data::Dataset ─► data::Splits ─► data::Batch ─► model, fast ─┴► train::Training ─► train::Checkpoint
 //!                                                                              │
-//!                                        eval::Ranking ─► eval::MetricValues ◄─┘ ─► verdict::Verdict
+//!                                        eval::Ranking ─► eval::MetricValues ◄─┘ ─► run folder
+//! run folder ─► verdict::Record ─► verdict::Verdict ─► report
 //! golden/ ─► golden::Case ─► golden::verify
 //! ```
 //!
@@ -32,6 +33,7 @@ pub mod eval;
 pub mod fast;
 pub mod golden;
 pub mod model;
+pub mod report;
 pub mod tensors;
 pub mod train;
 pub mod verdict;

@@ -6,36 +6,10 @@ use std::fs;
 use std::path::Path;
 use std::process::Output;
 
+use common::process::{code, dif_sr, refusal, stderr, stdout};
 use common::{TOY, root, write_toy};
 use dif_sr::tensors::{TensorFile, write};
 use tempfile::TempDir;
-
-/// Runs `dif-sr` in `folder`.
-fn dif_sr(folder: &Path, arguments: &[&str]) -> Output {
-    let mut command = assert_cmd::Command::cargo_bin("dif-sr").expect("the binary is built with the tests");
-    command.current_dir(folder).args(arguments).output().expect("the binary runs")
-}
-
-fn code(output: &Output) -> i32 {
-    output.status.code().expect("no signal ended it")
-}
-
-fn stdout(output: &Output) -> String {
-    String::from_utf8(output.stdout.clone()).expect("UTF-8")
-}
-
-fn stderr(output: &Output) -> String {
-    String::from_utf8(output.stderr.clone()).expect("UTF-8")
-}
-
-/// The one line that a command which could not run leaves, without `dif-sr: `.
-fn refusal(output: &Output) -> String {
-    let text = stderr(output);
-    assert_eq!(code(output), 2, "{text}");
-    assert!(output.stdout.is_empty(), "a command that could not run prints no result");
-    let line = text.lines().last().unwrap_or_default();
-    line.strip_prefix("dif-sr: ").unwrap_or_else(|| panic!("one sentence, found: {text}")).to_owned()
-}
 
 fn toy() -> TempDir {
     let folder = tempfile::tempdir().expect("a temporary folder");
@@ -319,13 +293,13 @@ fn reproduce_takes_config_files_alone_and_expects_what_stands_beside_the_last() 
     fs::write(folder.path().join("first.yaml"), metrics).expect("written");
     fs::write(folder.path().join("last.yaml"), "seed: 7\n").expect("written");
     fs::create_dir(folder.path().join("expectations")).expect("a folder");
-    let expectation = "source: beside last.yaml\nmargin: {metric: 1}\ntest: {recall@5: 0.5}\n";
+    let expectation = "figures: {source: beside last.yaml, margin: {metric: 1}, test: {recall@5: 0.5}}\n";
     fs::write(folder.path().join("expectations/last.yaml"), expectation).expect("written");
     let toy = TOY.iter().filter(|a| !a.starts_with("--valid_metric")).copied();
     let arguments = ["reproduce", "--out=run", "--config_files", "first.yaml", "last.yaml"].into_iter().chain(toy);
     let output = dif_sr(folder.path(), &arguments.collect::<Vec<_>>());
     assert_eq!(code(&output), 0, "{}", stderr(&output));
-    assert!(stdout(&output).starts_with("expected: beside last.yaml"), "{}", stdout(&output));
+    assert!(stdout(&output).starts_with("figures, expected: beside last.yaml"), "{}", stdout(&output));
     let config = fs::read_to_string(folder.path().join("run/config.yaml")).expect("a configuration");
     assert!(config.contains("seed: 7\n") && config.contains("epochs: 1\n"), "{config}");
 }
@@ -343,7 +317,7 @@ fn reproduce_says_pass_or_fail_and_exits_accordingly() {
     let folder = toy();
     fs::write(folder.path().join("toy.yaml"), "epochs: 2\nmetrics: [Recall]\ntopk: [5]\n").expect("written");
     let expect = |value: f64| {
-        let text = format!("source: by hand\nmargin: {{metric: 0.6}}\ntest: {{recall@5: {value}}}\n");
+        let text = format!("figures: {{source: by hand, margin: {{metric: 0.6}}, test: {{recall@5: {value}}}}}\n");
         fs::write(folder.path().join("expect.yaml"), text).expect("written");
     };
     let reproduce = |out: &str| {
@@ -355,13 +329,13 @@ fn reproduce_says_pass_or_fail_and_exits_accordingly() {
     let output = reproduce("--out=a");
     assert_eq!(code(&output), 0, "{}{}", stdout(&output), stderr(&output));
     assert!(stdout(&output).contains("pass: all 1 values are within their margin"), "{}", stdout(&output));
-    fs::write(folder.path().join("expect.yaml"), "source: s\nmargin: {metric: 1}\ntest: {recall@5: .nan}\n")
+    fs::write(folder.path().join("expect.yaml"), "figures: {source: s, margin: {metric: 1}, test: {recall@5: .nan}}\n")
         .expect("written");
     assert!(refusal(&reproduce("--out=c")).contains("`recall@5`: expected a finite number"));
-    fs::write(folder.path().join("expect.yaml"), "source: s\nmargin: {metric: 1}\ntest: {recall@20: 0.1}\n")
+    fs::write(folder.path().join("expect.yaml"), "figures: {source: s, margin: {metric: 1}, test: {recall@20: 0.1}}\n")
         .expect("written");
     assert!(refusal(&reproduce("--out=c")).starts_with("`recall@20` is expected, but the run computes recall@5;"));
-    fs::write(folder.path().join("expect.yaml"), "source: s\nmargin: {metric: -1}\ntest: {recall@5: 0.1}\n")
+    fs::write(folder.path().join("expect.yaml"), "figures: {source: s, margin: {metric: -1}, test: {recall@5: 0.1}}\n")
         .expect("written");
     assert!(refusal(&reproduce("--out=c")).contains("`margin.metric`: expected a number of at least 0"));
     assert!(!folder.path().join("c").exists());
@@ -370,4 +344,6 @@ fn reproduce_says_pass_or_fail_and_exits_accordingly() {
     assert_eq!(code(&output), 1);
     assert!(stdout(&output).contains("FAIL: 1 of 1 values are outside their margin: test recall@5"));
     assert!(folder.path().join("b/verdict.json").is_file());
+    let page = fs::read_to_string(folder.path().join("b/report.html")).expect("a page");
+    assert!(page.contains("FAIL: 1 of 1 values are outside their margin"), "{page}");
 }

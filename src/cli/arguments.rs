@@ -70,14 +70,18 @@ pub struct Split {
     pub takes_keys: bool,
 }
 
+/// Commands that read no configuration.
+const WITHOUT_KEYS: [&str; 5] = ["verify", "gate", "record", "power", "report"];
+
 /// Takes every `--key=value` that is none of the program's own flags out of the arguments of a command that reads a
-/// configuration. `verify` reads none: there such an argument stays, and clap refuses it.
+/// configuration. Where none is read such an argument stays, and clap refuses it.
 pub fn split(arguments: impl Iterator<Item = OsString>, command: &Command) -> Split {
-    let own = flags(command);
     let (mut rest, mut overrides) = (Vec::new(), Vec::new());
     let arguments: Vec<OsString> = arguments.collect();
     let named = arguments.iter().skip(1).find(|argument| !argument.to_string_lossy().starts_with('-'));
-    let takes_keys = named.is_none_or(|name| name != "verify");
+    // Another command's flag may bear the name of a key.
+    let own = flags(named.and_then(|name| command.find_subcommand(name)).unwrap_or(command));
+    let takes_keys = named.is_none_or(|name| !WITHOUT_KEYS.iter().any(|without| name == without));
     for argument in arguments {
         let pair = argument.to_str().filter(|_| takes_keys).and_then(|text| text.strip_prefix("--")?.split_once('='));
         match pair {

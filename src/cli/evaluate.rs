@@ -1,21 +1,16 @@
 //! `dif-sr evaluate`
 
+use dif_sr::Result;
 use dif_sr::data::Dataset;
 use dif_sr::data::split::split;
 use dif_sr::train::{Checkpoint, Report, evaluate_rows, set_up};
-use dif_sr::{Error, Result};
 use serde_json::json;
 
 use super::progress::Progress;
 use super::{EvaluateArgs, Outcome, output};
 
 pub fn run(args: EvaluateArgs, overrides: &[(String, String)], json: bool) -> Result<Outcome> {
-    let path = if args.run.is_dir() { args.run.join("best.safetensors") } else { args.run };
-    if !path.is_file() {
-        return Err(Error::new("expected a run folder or a checkpoint, found none")
-            .at(&path)
-            .hint("give the folder that `dif-sr train` printed, or a .safetensors file"));
-    }
+    let path = output::checkpoint(&args.run)?;
     let mut checkpoint = Checkpoint::load(&path)?;
     let overrides = args.config_args.overrides(overrides);
     let config = checkpoint.config.changed(&args.config_args.files()?, &overrides)?;

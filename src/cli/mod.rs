@@ -2,12 +2,19 @@
 
 mod arguments;
 mod evaluate;
+mod gate;
+mod import;
 mod inspect;
 mod output;
+mod power;
 mod progress;
+mod recommend;
+mod record;
+mod report;
 mod reproduce;
 mod train;
 mod training;
+mod verdict;
 mod verify;
 
 use std::path::PathBuf;
@@ -33,7 +40,8 @@ struct Cli {
 }
 
 const EXIT_CODES: &str = "Exit codes: 0 it holds; 1 it does not hold (verdict, tolerance); 2 it could not run (input, \
-                          configuration, device); 4 it was interrupted and can go on (train --resume).";
+                          configuration, device); 3 the evidence does not decide; 4 it was interrupted and can go on \
+                          (train --resume).";
 
 #[derive(Debug, Subcommand)]
 enum Command {
@@ -53,6 +61,20 @@ enum Command {
     /// on the case is compared with it, the first stage that departs is named, and the fault that reproduces its numbers
     /// (docs/verify.md).
     Verify(VerifyArgs),
+    /// The items that a model expects next, for users or for a history, as TSV or (--json) JSON lines.
+    Recommend(recommend::RecommendArgs),
+    /// Make a checkpoint of RecBole's parameters, with the configuration and the data set that they were trained on.
+    ///
+    /// The attribute tables, which RecBole does not save, are drawn from the configured seed.
+    Import(import::ImportArgs),
+    /// Judge finished runs, and benchmarks: pass, fail or undecided, with the reason (docs/verdict.md).
+    Gate(gate::GateArgs),
+    /// Keep the evidence of finished runs, small enough to review, as what later runs are held to.
+    Record(record::RecordArgs),
+    /// What a gate can see: its false alarms, and its power against drops, simulated from the recorded runs.
+    Power(power::PowerArgs),
+    /// One self-contained HTML page of runs: verdict, curves, times, configuration, differences.
+    Report(report::ReportArgs),
     /// Look at a data set.
     #[command(subcommand)]
     Data(DataCommand),
@@ -125,6 +147,7 @@ struct InspectArgs {
 enum Outcome {
     Holds,
     DoesNotHold,
+    Undecided,
 }
 
 /// Parses the process's arguments and runs the command.
@@ -140,6 +163,7 @@ pub fn main() -> ExitCode {
     match std::panic::catch_unwind(|| cli.run(&overrides)) {
         Ok(Ok(Outcome::Holds)) => ExitCode::SUCCESS,
         Ok(Ok(Outcome::DoesNotHold)) => ExitCode::from(1),
+        Ok(Ok(Outcome::Undecided)) => ExitCode::from(3),
         Ok(Err(error)) => output::fail(&error),
         Err(panic) => output::fail(&output::of_panic(panic.as_ref())),
     }
@@ -153,6 +177,12 @@ impl Cli {
             Command::Train(args) => train::run(args, overrides, json),
             Command::Evaluate(args) => evaluate::run(args, overrides, json),
             Command::Verify(args) => verify::run(&args, json),
+            Command::Recommend(args) => recommend::run(args, overrides, json),
+            Command::Import(args) => import::run(args, overrides, json),
+            Command::Gate(args) => gate::run(&args, json),
+            Command::Record(args) => record::run(&args, json),
+            Command::Power(args) => power::run(&args, json),
+            Command::Report(args) => report::run(&args, json),
             Command::Data(DataCommand::Inspect(args)) => inspect::run(args, overrides, json),
         }
     }

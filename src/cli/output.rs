@@ -3,6 +3,7 @@
 use std::any::Any;
 use std::io::{ErrorKind, Write, stdout};
 use std::panic::PanicHookInfo;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Mutex;
 
@@ -22,6 +23,17 @@ pub fn print(text: &str) -> Result<()> {
 /// Prints `value` as indented JSON.
 pub fn print_json(value: &impl Serialize) -> Result<()> {
     print(&serde_json::to_string_pretty(value).expect("results are JSON"))
+}
+
+/// The checkpoint that a run folder holds, or that is named itself.
+pub fn checkpoint(run: &Path) -> Result<PathBuf> {
+    let path = if run.is_dir() { run.join("best.safetensors") } else { run.to_path_buf() };
+    if path.is_file() {
+        return Ok(path);
+    }
+    Err(Error::new("expected a run folder or a checkpoint, found none")
+        .at(&path)
+        .hint("give the folder that `dif-sr train` printed, or a .safetensors file"))
 }
 
 /// Prints an error and gives the exit code of a command that could not run or was interrupted.

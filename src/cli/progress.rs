@@ -38,10 +38,19 @@ impl Pace {
 }
 
 impl Progress {
-    /// Bars if `show_progress` and standard error is a terminal.
+    /// Bars for a run, if `show_progress` and standard error is a terminal.
     pub fn new(config: &RunConfig) -> Self {
-        let bars = config.run.show_progress && stderr().is_terminal();
-        Self { bars, bar: None, epochs: config.train.epochs, training: None, evaluating: None }
+        Self { epochs: config.train.epochs, ..Self::of_stages(config.run.show_progress) }
+    }
+
+    /// Bars for stages that are told by [`Progress::step`], if wanted and standard error is a terminal.
+    pub fn of_stages(show: bool) -> Self {
+        Self { bars: show && stderr().is_terminal(), bar: None, epochs: 0, training: None, evaluating: None }
+    }
+
+    /// So much of a stage is done.
+    pub fn step(&mut self, stage: &str, done: usize, of: usize) {
+        self.at(stage, done, of, String::new());
     }
 
     /// Moves the bar, and makes a new one for a new stage.

@@ -3,13 +3,14 @@
 use std::path::{Path, PathBuf};
 
 use dif_sr::config::RunConfig;
+use dif_sr::report::{Run, page};
 use dif_sr::tensors::replace;
-use dif_sr::verdict::{Expectation, Verdict};
+use dif_sr::verdict::{Expectation, Record};
 use dif_sr::{Error, Result};
 use serde_json::json;
 
 use super::training::Training;
-use super::{Outcome, ReproduceArgs, output};
+use super::{Outcome, ReproduceArgs, output, verdict};
 
 /// What is reproduced where nothing is named.
 const DEFAULT: &str = "configs/ml-100k.yaml";
@@ -23,15 +24,17 @@ pub fn run(args: ReproduceArgs, overrides: &[(String, String)], json: bool) -> R
     };
     let result = training.run()?;
     let folder = &training.folder;
-    let verdict = expectation.judge(&result);
-    folder.write_json("verdict.json", &verdict)?;
     folder.finish(&result)?;
+    let verdict = expectation.judge(&[Record::load(folder.path())?])?;
+    folder.write_json("verdict.json", &verdict)?;
+    let page = page(&[Run::load(folder.path())?], Some((&expectation, &verdict)))?;
+    replace(&folder.path().join("report.html"), page.as_bytes())?;
     if json {
         output::print_json(&json!({ "run": folder.path(), "verdict": verdict, "result": result }))?;
     } else {
-        output::print(&format!("{}\n\nrun folder: {}", text(&verdict), folder.path().display()))?;
+        output::print(&format!("{}\n\nrun folder: {}", verdict::text(&verdict), folder.path().display()))?;
     }
-    Ok(if verdict.holds { Outcome::Holds } else { Outcome::DoesNotHold })
+    Ok(verdict.outcome.into())
 }
 
 /// A new run, whose folder keeps what is expected of it.
@@ -76,24 +79,4 @@ fn resume(run: &Path, args: &ReproduceArgs, overrides: &[(String, String)]) -> R
 fn beside(config: &Path) -> PathBuf {
     let folder = config.parent().unwrap_or(Path::new(""));
     folder.join("expectations").join(config.file_name().unwrap_or_default())
-}
-
-/// Ours, the expected value, the difference, pass or fail.
-fn text(verdict: &Verdict) -> String {
-    let header = ["", "ours", "expected", "difference", "allowed", ""];
-    let mut rows = vec![header.map(str::to_owned).to_vec()];
-    for row in &verdict.rows {
-        let number = |x: f64| format!("{x:.*}", row.decimals);
-        let ours = row.ours.map_or("none".to_owned(), number);
-        let difference = row.ours.map_or(String::new(), |ours| format!("{:+.*}", row.decimals, ours - row.expected));
-        rows.push(vec![
-            row.name.clone(),
-            ours,
-            number(row.expected),
-            difference,
-            format!("±{}", number(row.allowed)),
-            if row.holds { "pass" } else { "FAIL" }.to_owned(),
-        ]);
-    }
-    format!("expected: {}\n\n{}\n\n{}", verdict.source, output::table(&rows), verdict.sentence)
 }

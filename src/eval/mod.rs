@@ -2,7 +2,9 @@
 
 mod metrics;
 mod ranking;
+mod recommend;
 
 pub use metrics::{MetricValues, metric};
 pub(crate) use ranking::not_finite;
 pub use ranking::{Ranking, rank};
+pub use recommend::recommend;

@@ -10,19 +10,22 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::environment::Environment;
-use super::{BatchLosses, RunResult};
+use super::events::EventFile;
+use super::{BatchLosses, Calibration, RunResult};
 use crate::config::{Loss, Predictor, RunConfig};
 use crate::tensors::replace;
 use crate::{Error, Result};
 
-/// A folder with `config.yaml`, `environment.json`, `log.txt`, `losses.tsv`, `metrics.jsonl`, `last.safetensors`,
-/// `best.safetensors`, `ranks.tsv` and, once the run is finished, `result.json`.
+/// A folder with `config.yaml`, `environment.json`, `calibration.jsonl`, `log.txt`, `losses.tsv`, `metrics.jsonl`,
+/// TensorBoard's events, `last.safetensors`, `best.safetensors`, `ranks.tsv` and, once the run is finished, `result.json`.
 #[derive(Debug)]
 pub struct RunFolder {
     path: PathBuf,
     log: File,
     losses: File,
     metrics: File,
+    calibrations: File,
+    events: EventFile,
     resumed: bool,
     /// Held until the folder is dropped or the process ends, however it ends.
     _lock: File,
@@ -82,7 +85,7 @@ impl RunFolder {
         if path.join("result.json").exists() {
             return Err(Error::new("expected a run that is not finished, found its result.json")
                 .at(path)
-                .hint("`dif-sr evaluate` evaluates it"));
+                .hint("`dif-sr gate` judges it, `dif-sr evaluate` evaluates it"));
         }
         let config = RunConfig::load(&[yaml], overrides)?;
         Ok((Self::with_files(path.to_path_buf(), lock, true)?, config))
@@ -91,7 +94,8 @@ impl RunFolder {
     fn with_files(path: PathBuf, lock: File, resumed: bool) -> Result<Self> {
         let file = |name: &str| append(&path.join(name));
         let (log, losses, metrics) = (file("log.txt")?, file("losses.tsv")?, file("metrics.jsonl")?);
-        Ok(Self { log, losses, metrics, path, resumed, _lock: lock })
+        let (calibrations, events) = (file("calibration.jsonl")?, EventFile::create(&path)?);
+        Ok(Self { log, losses, metrics, calibrations, events, path, resumed, _lock: lock })
     }
 
     pub fn path(&self) -> &Path {
@@ -142,6 +146,18 @@ impl RunFolder {
     pub fn metrics(&mut self, line: &impl Serialize) -> Result<()> {
         let line = serde_json::to_string(line).expect("metrics are JSON");
         writeln!(self.metrics, "{line}").map_err(|e| Error::io(self.path.join("metrics.jsonl"), "append metrics", e))
+    }
+
+    /// Appends a line to `calibration.jsonl`.
+    pub fn calibration(&mut self, calibration: &Calibration) -> Result<()> {
+        let line = serde_json::to_string(calibration).expect("seconds are JSON");
+        writeln!(self.calibrations, "{line}")
+            .map_err(|e| Error::io(self.path.join("calibration.jsonl"), "append a calibration", e))
+    }
+
+    /// Appends values at an epoch to TensorBoard's events.
+    pub fn scalars(&mut self, epoch: usize, values: impl IntoIterator<Item = (String, f64)>) -> Result<()> {
+        self.events.scalars(epoch, values)
     }
 
     /// How long the files are now.
@@ -213,7 +229,7 @@ impl RunFolder {
         replace(&self.path.join(name), format!("{text}\n").as_bytes())
     }
 
-    /// Writes `result.json`, the last of all files: where it is, the run is finished.
+    /// Writes `result.json`, the last of the run's own files: where it is, the run is finished.
     pub fn finish(&self, result: &RunResult) -> Result<()> {
         self.write_json("result.json", result)
     }

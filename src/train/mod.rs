@@ -2,11 +2,13 @@
 //! where it was interrupted.
 
 mod adam;
+mod calibration;
 mod checkpoint;
 mod clip;
 mod device;
 mod early_stopping;
 mod environment;
+mod events;
 mod fit;
 mod folder;
 mod generator;
@@ -16,6 +18,7 @@ mod saved;
 mod stepper;
 
 pub use adam::Adam;
+pub use calibration::Calibration;
 pub use checkpoint::Checkpoint;
 pub use device::{device, load_cuda};
 pub use early_stopping::{EarlyStopping, Step};

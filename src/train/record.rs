@@ -125,10 +125,17 @@ impl<'a> Recorder<'a> {
                     "epoch": epoch, "train_loss": total, "item_loss": item, "attribute_losses": attributes,
                     "seconds": seconds,
                 }))?;
+                let names = self.config.data.selected_features.iter().map(String::as_str);
+                let names = ["total", "item"].into_iter().chain(names);
+                let losses = [total, item].into_iter().chain(attributes);
+                let scalars = names.zip(losses).map(|(name, &loss)| (format!("loss/{name}"), loss));
+                self.folder.scalars(epoch, scalars.chain([("seconds/epoch".to_owned(), seconds)]))?;
                 self.say(&format!("epoch {epoch} training [time: {seconds:.2}s, train loss: {total:.decimals$}]"))
             }
             Event::Evaluated { epoch, valid, score, seconds, best } => {
                 self.folder.metrics(&json!({ "epoch": epoch, "valid": valid, "best": best, "seconds": seconds }))?;
+                let scalars = valid.named().map(|(name, value)| (format!("valid/{name}"), value));
+                self.folder.scalars(epoch, scalars.chain([("seconds/evaluation".to_owned(), seconds)]))?;
                 self.say(&format!("epoch {epoch} evaluating [time: {seconds:.2}s, valid_score: {score:.6}]"))?;
                 self.say(&format!("valid result: \n{valid}"))?;
                 if best {

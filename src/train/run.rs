@@ -7,7 +7,7 @@ use tch::Device;
 
 use super::record::Recorder;
 use super::saved::fingerprint;
-use super::{Checkpoint, Event, Fitted, RunFolder, Training, device, rank_rows};
+use super::{Calibration, Checkpoint, Event, Fitted, RunFolder, Training, device, rank_rows};
 use crate::config::{Loss, RunConfig};
 use crate::data::split::split;
 use crate::data::{Dataset, NegativeSampler, Rows, Splits, Summary};
@@ -151,6 +151,7 @@ pub fn run(
         recorder.say(&format!("\n{}", config.log_block()))?;
         introduce(config, dataset, model, &mut recorder)?;
     }
+    recorder.folder.calibration(&Calibration::measure(model.device()))?;
     let fitted = training.run(|event, training| recorder.listen(event, training));
     let fitted = fitted.and_then(|fitted| recorder.save(&training).map(|()| fitted));
     let fitted = fitted.map_err(|error| recorder.ended_by(error))?;
@@ -172,6 +173,9 @@ fn test(prepared: &Prepared, fitted: &Fitted, recorder: &mut Recorder) -> Result
     recorder.say(&format!("Loading model structure and parameters from {}", path.display()))?;
     let Checkpoint { model: mut best, epoch: best_epoch, .. } = Checkpoint::load(&path)?;
     best.to_device(model.device());
+
+    // Once before and once after the training: whether the machine kept its speed shows in the difference.
+    recorder.folder.calibration(&Calibration::measure(model.device()))?;
 
     let rows = &splits.test;
     let (ranking, test) = evaluate_rows(config, &best, rows, |done| {

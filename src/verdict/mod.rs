@@ -1,5 +1,115 @@
-//! Whether a run's result is what is expected.
+//! Whether finished runs are what is expected: pass, fail or undecided, from the evidence that runs leave.
+//!
+//! ```text
+//! run folder ─► Record ─┐
+//! expectations/*.yaml ──┴► Expectation::judge ─► Verdict ─► JUnit, text
+//! ```
 
+mod bench;
+mod convergence;
 mod expectation;
+mod figures;
+mod junit;
+mod metrics;
+mod power;
+mod record;
+mod reference;
+pub mod statistics;
+mod table;
+mod time;
 
-pub use expectation::{Expectation, Row, Verdict};
+use serde::Serialize;
+
+pub use bench::{Bench, judge_benches};
+pub use expectation::Expectation;
+pub use metrics::{MetricAt, Metrics};
+pub use power::{Power, Simulation, power};
+pub use record::Record;
+pub use reference::Reference;
+
+/// What a verdict says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Outcome {
+    Pass,
+    /// The evidence leaves both possible.
+    Undecided,
+    Fail,
+}
+
+impl Outcome {
+    /// As it is printed: what needs attention in capitals.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Pass => "pass",
+            Self::Undecided => "undecided",
+            Self::Fail => "FAIL",
+        }
+    }
+}
+
+/// All findings, and the whole in one sentence.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Verdict {
+    /// The worst outcome of the findings.
+    pub outcome: Outcome,
+    pub sentence: String,
+    pub findings: Vec<Finding>,
+    /// What a reader must know beside it.
+    pub notes: Vec<String>,
+}
+
+/// One claim and what became of it.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Finding {
+    /// `figures`, `recorded runs`, `convergence`, `time`, `benchmarks`.
+    pub claim: &'static str,
+    /// Where the expected values come from.
+    pub source: String,
+    pub outcome: Outcome,
+    pub sentence: String,
+    pub rows: Vec<Row>,
+}
+
+/// One value beside what is expected.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Row {
+    pub name: String,
+    /// The mean of the runs; `None` where a run has no such value.
+    pub ours: Option<f64>,
+    pub expected: f64,
+    /// The allowed difference, either way, in the value's unit; `None` where the value is told, not judged.
+    pub allowed: Option<f64>,
+    /// The interval of the difference, where there is a spread to judge by.
+    pub interval: Option<[f64; 2]>,
+    /// The probability of so large a difference where there is none.
+    pub p: Option<f64>,
+    pub outcome: Option<Outcome>,
+    #[serde(skip)]
+    pub decimals: usize,
+}
+
+impl Verdict {
+    /// The whole of several findings: the worst counts, and its findings make the sentence.
+    pub fn of(findings: Vec<Finding>, notes: Vec<String>) -> Self {
+        // Without a finding nothing was shown.
+        let outcome = findings.iter().map(|finding| finding.outcome).max().unwrap_or(Outcome::Undecided);
+        let sentences: Vec<&str> =
+            findings.iter().filter(|f| f.outcome == outcome).map(|finding| finding.sentence.as_str()).collect();
+        let sentence = match sentences[..] {
+            [] => notes.join("; "),
+            _ => sentences.join("; "),
+        };
+        Self { outcome, sentence: format!("{}: {sentence}", outcome.word()), findings, notes }
+    }
+}
+
+/// The worst outcome of the rows that are judged.
+fn worst(rows: &[Row]) -> Outcome {
+    rows.iter().filter_map(|row| row.outcome).max().unwrap_or(Outcome::Undecided)
+}
+
+/// A share of a whole as a reader reads it: `+4.1 %`.
+fn percent(share: f64) -> String {
+    format!("{:+.1} %", 100.0 * share)
+}

@@ -1,6 +1,8 @@
 //! What several test binaries share: the goldens and the data sets, read once.
 #![allow(dead_code, reason = "each test binary uses its own part")]
 
+pub mod process;
+
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};

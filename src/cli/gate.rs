@@ -1,0 +1,77 @@
+//! `dif-sr gate`
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use dif_sr::tensors::replace;
+use dif_sr::verdict::{Bench, Expectation, Record, Verdict, judge_benches};
+use dif_sr::{Error, Result};
+use serde_json::json;
+
+use super::{Outcome, output, verdict};
+
+#[derive(Debug, Args)]
+pub struct GateArgs {
+    /// Run folders, or records of runs; several are judged together, as several seeds of one thing.
+    #[arg(value_name = "RUN", requires = "expect", required_unless_present = "criterion")]
+    runs: Vec<PathBuf>,
+    /// What is expected (docs/verdict.md).
+    #[arg(long, value_name = "FILE", requires = "runs")]
+    expect: Option<PathBuf>,
+    /// Write the verdict as JUnit XML.
+    #[arg(long, value_name = "FILE")]
+    junit: Option<PathBuf>,
+    /// Write the verdict as Markdown, for a job summary.
+    #[arg(long, value_name = "FILE")]
+    markdown: Option<PathBuf>,
+    /// Criterion's folder, to judge benchmarks too: target/criterion.
+    #[arg(long, value_name = "DIR")]
+    criterion: Option<PathBuf>,
+    /// The saved baseline to judge benchmarks by.
+    #[arg(long, value_name = "NAME", default_value = "base", requires = "criterion")]
+    baseline: String,
+    /// The measurements to judge; a regression must show in two to count.
+    #[arg(long, value_name = "NAME", default_value = "new", num_args = 1.., requires = "criterion")]
+    measured: Vec<String>,
+    /// The share by which a benchmark must grow to be a regression.
+    #[arg(long, value_name = "SHARE", default_value_t = 0.1, requires = "criterion")]
+    regression: f64,
+}
+
+pub fn run(args: &GateArgs, json: bool) -> Result<Outcome> {
+    let (mut findings, mut notes) = (Vec::new(), Vec::new());
+    if let Some(path) = &args.expect {
+        let expectation = Expectation::load(path)?;
+        let runs = args.runs.iter().map(|run| Record::load(run)).collect::<Result<Vec<_>>>()?;
+        let Verdict { findings: found, notes: noted, .. } = expectation.judge(&runs)?;
+        findings.extend(found);
+        notes.extend(noted);
+    }
+    if let Some(folder) = &args.criterion {
+        if !(args.regression > 0.0 && args.regression.is_finite()) {
+            let problem = format!("expected a share above 0 after --regression, found {}", args.regression);
+            return Err(Error::new(problem).hint("write 0.1 for 10 %"));
+        }
+        let GateArgs { baseline, measured, regression, .. } = args;
+        match judge_benches(&Bench { folder, baseline, measured, regression: *regression })? {
+            Some(finding) => findings.push(finding),
+            None => notes.push(format!(
+                "no benchmark in {} has `{baseline}` and {}: none was judged",
+                folder.display(),
+                measured.join(", ")
+            )),
+        }
+    }
+    let verdict = Verdict::of(findings, notes);
+    let write = |path: &Option<PathBuf>, text: String| {
+        path.iter().try_for_each(|p: &PathBuf| replace(Path::new(p), text.as_bytes()))
+    };
+    write(&args.junit, verdict.junit())?;
+    write(&args.markdown, verdict.markdown())?;
+    if json {
+        output::print_json(&json!({ "runs": args.runs, "verdict": verdict }))?;
+    } else {
+        output::print(&verdict::text(&verdict))?;
+    }
+    Ok(verdict.outcome.into())
+}

@@ -1,0 +1,53 @@
+//! `dif-sr import`
+
+use std::path::PathBuf;
+
+use clap::Args;
+use dif_sr::tensors::TensorFile;
+use dif_sr::train::{Checkpoint, Prepared};
+use dif_sr::{Error, Result};
+use serde_json::json;
+
+use super::arguments::ConfigArgs;
+use super::{Outcome, output};
+
+#[derive(Debug, Args)]
+pub struct ImportArgs {
+    /// Parameters under RecBole's names: what reference/dif_sr_peer/from_recbole.py makes of a .pth.
+    weights: PathBuf,
+    /// The checkpoint, a new file.
+    #[arg(long, value_name = "FILE")]
+    out: PathBuf,
+    #[command(flatten)]
+    config_args: ConfigArgs,
+}
+
+pub fn run(args: ImportArgs, overrides: &[(String, String)], json: bool) -> Result<Outcome> {
+    if args.out.exists() {
+        return Err(Error::new("expected no file, found one").at(&args.out).hint("choose another name with --out"));
+    }
+    let config = args.config_args.load(overrides)?;
+    let mut file = TensorFile::read(&args.weights)?;
+    let prepared = Prepared::new(&config)?;
+    // RecBole saves no attribute tables: they are what the seed draws, here as there.
+    for (name, table) in prepared.model.named_tables() {
+        file.tensors.entry(name).or_insert(table);
+    }
+    // A checkpoint has the attributes of every item beside its parameters; the data set has them, too.
+    file.tensors.retain(|name, _| !name.starts_with("item_feat."));
+    prepared.model.load(&args.weights, &mut file, "")?;
+    if let Some(name) = file.tensors.keys().next() {
+        return Err(Error::new(format!("expected the model's parameters alone, found `{name}` too"))
+            .at(&args.weights)
+            .hint("the file belongs to another configuration"));
+    }
+    let epoch = file.metadata.get("epoch").and_then(|epoch| epoch.parse().ok()).unwrap_or(0);
+    Checkpoint::save(&args.out, &config, &prepared.dataset, &prepared.model, epoch)?;
+    let parameters = prepared.model.trainable_parameters();
+    if json {
+        output::print_json(&json!({ "checkpoint": args.out, "trainable_parameters": parameters, "epoch": epoch }))?;
+    } else {
+        output::print(&format!("{}: {parameters} parameters, epoch {epoch}", args.out.display()))?;
+    }
+    Ok(Outcome::Holds)
+}

@@ -1,0 +1,112 @@
+//! `dif-sr recommend`
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use dif_sr::data::Dataset;
+use dif_sr::data::split::Histories;
+use dif_sr::eval::recommend;
+use dif_sr::train::{Checkpoint, set_up};
+use dif_sr::{Error, Result};
+use serde_json::json;
+
+use super::arguments::ConfigArgs;
+use super::progress::Progress;
+use super::{Outcome, output};
+
+#[derive(Debug, Args)]
+pub struct RecommendArgs {
+    /// A run folder or a .safetensors checkpoint.
+    run: PathBuf,
+    /// Items by their tokens, oldest first: needs the checkpoint alone.
+    #[arg(long, value_name = "ITEM", num_args = 1.., required_unless_present_any = ["user", "all_users"])]
+    history: Vec<String>,
+    /// Users of the data set by their tokens, with all that they chose.
+    #[arg(long, value_name = "USER", num_args = 1.., conflicts_with_all = ["history", "all_users"])]
+    user: Vec<String>,
+    /// Every user of the data set.
+    #[arg(long, conflicts_with = "history")]
+    all_users: bool,
+    /// How many items.
+    #[arg(short, long, value_name = "N", default_value_t = 10)]
+    k: usize,
+    /// Leave out the items of the history.
+    #[arg(long)]
+    unseen: bool,
+    #[command(flatten)]
+    config_args: ConfigArgs,
+}
+
+/// Whom to recommend to, and what they chose, as item ids.
+type Asked = (String, Vec<i64>);
+
+pub fn run(args: RecommendArgs, overrides: &[(String, String)], json: bool) -> Result<Outcome> {
+    let path = output::checkpoint(&args.run)?;
+    let mut checkpoint = Checkpoint::load(&path)?;
+    let config = checkpoint.config.changed(&args.config_args.files()?, &args.config_args.overrides(overrides))?;
+    checkpoint.check_model(&path, &config)?;
+    if args.k == 0 {
+        return Err(Error::new("expected at least one item after -k, found 0"));
+    }
+    let device = set_up(&config)?;
+    let asked = if args.history.is_empty() {
+        let dataset = Dataset::load(&config.data)?;
+        checkpoint.check_dataset(&path, &dataset)?;
+        let histories = Histories::new(&dataset, config.data.time_precision);
+        let history = |user: i64| histories.of(user).iter().map(|&interaction| dataset.item[interaction]).collect();
+        if args.all_users {
+            histories
+                .iter()
+                .map(|(id, _)| (dataset.users.token(id).unwrap_or_default().to_owned(), history(id)))
+                .collect()
+        } else {
+            let ids = known(&args.user, "user", &path, |token| dataset.users.id(token).filter(|&id| id > 0))?;
+            args.user.iter().cloned().zip(ids.into_iter().map(history)).collect()
+        }
+    } else {
+        vec![("history".to_owned(), items(&args.history, &checkpoint, &path)?)]
+    };
+
+    checkpoint.model.to_device(device);
+    let mut progress = Progress::of_stages(config.run.show_progress);
+    let histories: Vec<Vec<i64>> = asked.iter().map(|(_, history): &Asked| history.clone()).collect();
+    let of = histories.len();
+    let (length, batch) = (config.data.max_item_list_length, config.eval.eval_batch_size);
+    let best = recommend(&checkpoint.model, &histories, length, args.k, args.unseen, batch, |done| {
+        progress.step("Recommend  ", done, of);
+    })?;
+    let item = |id: i64| checkpoint.items[id as usize].as_str();
+    let mut lines = if json { Vec::new() } else { vec!["user\trank\titem\tscore".to_owned()] };
+    for ((name, _), items) in asked.iter().zip(&best) {
+        if json {
+            let items: Vec<_> = items.iter().map(|&(id, score)| json!({ "item": item(id), "score": score })).collect();
+            lines.push(json!({ "user": name, "items": items }).to_string());
+        } else {
+            let line = |(i, &(id, score)): (usize, &(i64, f64))| format!("{name}\t{}\t{}\t{score:.6}", i + 1, item(id));
+            lines.extend(items.iter().enumerate().map(line));
+        }
+    }
+    output::print(&lines.join("\n"))?;
+    Ok(Outcome::Holds)
+}
+
+/// The ids of items by their tokens.
+fn items(tokens: &[String], checkpoint: &Checkpoint, path: &Path) -> Result<Vec<i64>> {
+    // The first is the padding, which is no item.
+    let ids: HashMap<&str, i64> = checkpoint.items.iter().map(String::as_str).zip(0..).skip(1).collect();
+    known(tokens, "item", path, |token| ids.get(token).copied())
+}
+
+/// The ids of all tokens, or an error that names those without.
+fn known(tokens: &[String], what: &str, path: &Path, id: impl Fn(&str) -> Option<i64>) -> Result<Vec<i64>> {
+    let unknown: Vec<String> =
+        tokens.iter().filter(|token| id(token).is_none()).map(|token| format!("`{token}`")).collect();
+    if !unknown.is_empty() {
+        let list = unknown.join(", ");
+        return Err(Error::new(format!("expected {what}s that the model was trained with, found {list}"))
+            .at(path)
+            .hint(format!("name {what}s by the tokens of the data set's files")));
+    }
+    Ok(tokens.iter().filter_map(|token| id(token)).collect())
+}

@@ -1,0 +1,101 @@
+//! Runs in the form of the authors' notebooks, as Markdown: Environments, Dataset, Code, Results, Logs.
+
+use super::Run;
+use crate::verdict::statistics::{deviation, mean, median};
+use crate::verdict::{Expectation, Verdict};
+
+/// By this a page of this program is known.
+pub const NOTEBOOK_GENERATOR: &str = "<!-- written by `dif-sr report --markdown`, never by hand -->";
+
+/// The page of one or several runs of one configuration.
+pub fn notebook(runs: &[Run], expected: Option<(&Expectation, &Verdict)>) -> String {
+    let dataset = runs.first().map_or("nothing", |run| run.record.dataset.as_str());
+    let sections = [environments(runs), data(runs), code(runs), results(runs, expected), logs(runs)];
+    format!("{NOTEBOOK_GENERATOR}\n# DIF-SR on {dataset}\n\n{}", sections.join("\n"))
+}
+
+fn environments(runs: &[Run]) -> String {
+    let mut keys: Vec<&String> = Vec::new();
+    for key in runs.iter().flat_map(|run| run.record.environment.keys()) {
+        // What differs from run to run by its nature is told beside the results.
+        if !keys.contains(&key) && key != "seed" && key != "started" {
+            keys.push(key);
+        }
+    }
+    let line = |key: &&String| {
+        let mut values: Vec<String> = runs.iter().map(|run| run.record.environment(key)).collect();
+        values.dedup();
+        format!("| {key} | {} |\n", cell(&values.join("; ")))
+    };
+    format!("## Environments\n\n| what | value |\n| --- | --- |\n{}", keys.iter().map(line).collect::<String>())
+}
+
+fn data(runs: &[Run]) -> String {
+    let summary = runs.first().map_or(String::new(), |run| summary(&run.log, &run.record.dataset));
+    format!("## Dataset\n\n```text\n{summary}\n```\n")
+}
+
+/// RecBole's summary of the data set, as the log has it.
+fn summary(log: &str, dataset: &str) -> String {
+    let lines = log.lines().skip_while(|line| !line.ends_with(&format!("    INFO  {dataset}")));
+    let mut kept = vec![dataset.to_owned()];
+    kept.extend(lines.skip(1).take_while(|line| !line.contains("    INFO  ")).map(str::to_owned));
+    kept.join("\n")
+}
+
+fn code(runs: &[Run]) -> String {
+    let Some(run) = runs.first() else { return String::new() };
+    let seeds: Vec<String> = runs.iter().map(|run| run.record.seed.to_string()).collect();
+    let config: String = run.record.config.iter().map(|(key, value)| format!("{key}: {value}\n")).collect();
+    format!(
+        "## Code\n\n`dif-sr train --config_files {}/config.yaml`, with `--seed` {}.\n\n<details><summary>Configuration</summary>\n\n\
+         ```yaml\n{config}```\n\n</details>\n",
+        run.folder.display(),
+        seeds.join(", "),
+    )
+}
+
+fn results(runs: &[Run], expected: Option<(&Expectation, &Verdict)>) -> String {
+    let mut text = "## Results\n".to_owned();
+    if let Some((_, verdict)) = expected {
+        text += &format!("\n**{}**\n", cell(&verdict.sentence));
+        text.extend(verdict.notes.iter().map(|note| format!("\nNote: {note}.\n")));
+    }
+    let figure = |name: &str| {
+        let mut figures = expected.iter().flat_map(|(expectation, _)| expectation.test_figures());
+        figures.find(|(other, _)| *other == name).map_or(String::new(), |(_, value)| format!("{value:.4}"))
+    };
+    text += &format!("\n| test, n = {} | mean | deviation | published |\n| --- | --- | --- | --- |\n", runs.len());
+    for name in runs.first().iter().flat_map(|run| run.record.test.names()) {
+        let values: Vec<f64> = runs.iter().filter_map(|run| run.record.test.get(name)).collect();
+        let spread = if values.len() > 1 { format!("{:.4}", deviation(&values)) } else { String::new() };
+        text += &format!("| {name} | {:.4} | {spread} | {} |\n", mean(&values), figure(name));
+    }
+    text += "\n| run | seed | best epoch | epochs | median epoch, s | commit | started |\n| --- | --- | --- | --- | --- | --- | --- |\n";
+    for run in runs {
+        let record = &run.record;
+        text += &format!(
+            "| {} | {} | {} | {} | {:.2} | {} | {} |\n",
+            cell(&run.name()),
+            record.seed,
+            record.best_epoch,
+            record.epochs,
+            median(&record.epoch_seconds),
+            record.environment("commit"),
+            record.environment("started"),
+        );
+    }
+    text
+}
+
+fn logs(runs: &[Run]) -> String {
+    let log = |run: &Run| {
+        format!("<details><summary>{}</summary>\n\n```text\n{}\n```\n\n</details>\n", run.name(), run.log.trim_end())
+    };
+    format!("## Logs\n\n{}", runs.iter().map(log).collect::<Vec<_>>().join("\n"))
+}
+
+/// Text inside of a table.
+fn cell(text: &str) -> String {
+    text.replace('|', "\\|")
+}

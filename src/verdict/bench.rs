@@ -1,0 +1,125 @@
+//! Criterion's saved baselines: whether benchmarks take longer than they did.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use serde::Deserialize;
+
+use super::{Finding, Outcome, Row, percent, worst};
+use crate::{Error, Result};
+
+/// What is compared: `target/criterion`, a baseline saved by `--save-baseline`, and the measurements to judge.
+#[derive(Debug, Clone)]
+pub struct Bench<'a> {
+    pub folder: &'a Path,
+    pub baseline: &'a str,
+    /// Names of measurements, `new` for the last one; a second one is what a regression needs to count.
+    pub measured: &'a [String],
+    /// The share by which a median must grow to be a regression.
+    pub regression: f64,
+}
+
+/// The part of Criterion's `estimates.json` that is needed: nanoseconds.
+#[derive(Debug, Clone, Copy, Deserialize)]
+struct Estimates {
+    median: Estimate,
+}
+
+#[derive(Debug, Clone, Copy, Deserialize)]
+struct Estimate {
+    confidence_interval: Interval,
+    point_estimate: f64,
+}
+
+#[derive(Debug, Clone, Copy, Deserialize)]
+struct Interval {
+    lower_bound: f64,
+    upper_bound: f64,
+}
+
+/// Judges every benchmark that the baseline and all measurements have; `None` where there is none.
+///
+/// A regression needs two measurements that both lie, with their whole intervals, above the baseline's by the stated share.
+pub fn judge_benches(bench: &Bench) -> Result<Option<Finding>> {
+    let baseline = measurements(bench.folder, bench.baseline)?;
+    let measured = bench.measured.iter().map(|name| measurements(bench.folder, name)).collect::<Result<Vec<_>>>()?;
+    let mut rows = Vec::new();
+    for (id, base) in &baseline {
+        if let Some(ours) = measured.iter().map(|all| all.get(id).copied()).collect::<Option<Vec<Estimate>>>() {
+            rows.push(row(id, base, &ours, bench.regression));
+        }
+    }
+    if rows.is_empty() {
+        return Ok(None);
+    }
+    let outcome = worst(&rows);
+    let named = |outcome| {
+        let names = rows.iter().filter(|row| row.outcome == Some(outcome)).map(|row| row.name.as_str());
+        names.collect::<Vec<_>>().join(", ")
+    };
+    let (size, name) = (percent(bench.regression), bench.baseline);
+    let sentence = match outcome {
+        Outcome::Pass => format!("{} benchmarks did not grow by {size} over `{name}`", rows.len()),
+        Outcome::Undecided => format!(
+            "it is open whether benchmarks grew by {size} over `{name}`: {}; measure once more",
+            named(Outcome::Undecided)
+        ),
+        Outcome::Fail => format!("benchmarks grew by more than {size} over `{name}`, twice: {}", named(Outcome::Fail)),
+    };
+    let source = format!("Criterion's baseline `{name}`");
+    Ok(Some(Finding { claim: "benchmarks", source, outcome, sentence, rows }))
+}
+
+fn row(id: &str, base: &Estimate, ours: &[Estimate], regression: f64) -> Row {
+    let growth = |ours: f64, base: f64| ours / base - 1.0;
+    let low = |e: &Estimate| growth(e.confidence_interval.lower_bound, base.confidence_interval.upper_bound);
+    let high = |e: &Estimate| growth(e.confidence_interval.upper_bound, base.confidence_interval.lower_bound);
+    let outcome = if ours.iter().any(|e| high(e) <= regression) {
+        Outcome::Pass
+    } else if ours.len() > 1 && ours.iter().all(|e| low(e) > regression) {
+        Outcome::Fail
+    } else {
+        Outcome::Undecided
+    };
+    // The quickest measurement: what disturbs a machine only slows it down.
+    let best = ours.iter().min_by(|a, b| a.point_estimate.total_cmp(&b.point_estimate)).unwrap_or(base);
+    let milliseconds = |nanoseconds: f64| nanoseconds / 1e6;
+    let expected = milliseconds(base.point_estimate);
+    Row {
+        name: format!("{id} (ms)"),
+        ours: Some(milliseconds(best.point_estimate)),
+        expected,
+        allowed: Some(expected * regression),
+        interval: Some([low(best) * expected, high(best) * expected]),
+        p: None,
+        outcome: Some(outcome),
+        decimals: 3,
+    }
+}
+
+/// The medians of every benchmark that has a measurement of this name, by the folder's name.
+fn measurements(folder: &Path, name: &str) -> Result<BTreeMap<String, Estimate>> {
+    let mut found = BTreeMap::new();
+    let mut folders = vec![folder.to_path_buf()];
+    while let Some(at) = folders.pop() {
+        let entries = fs::read_dir(&at).map_err(|e| {
+            Error::io(&at, "read Criterion's measurements", e).hint("run `cargo bench` first, or name its folder")
+        })?;
+        for entry in entries {
+            let path = entry.map_err(|e| Error::io(&at, "read Criterion's measurements", e))?.path();
+            let file = path.join("estimates.json");
+            if path.file_name().is_some_and(|own| own == name) && file.is_file() {
+                let text = fs::read_to_string(&file).map_err(|e| Error::io(&file, "read a measurement", e))?;
+                let estimates: Estimates = serde_json::from_str(&text).map_err(|e| {
+                    Error::new(format!("expected Criterion's estimates, found {e}")).at(&file).hint("measure again")
+                })?;
+                let id = at.strip_prefix(folder).unwrap_or(&at).display().to_string();
+                found.insert(id, estimates.median);
+            } else if path.is_dir() {
+                folders.push(path);
+            }
+        }
+    }
+    Ok(found)
+}

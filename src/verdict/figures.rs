@@ -1,0 +1,158 @@
+//! Published figures, and the one golden run: values of which no spread is known, held to a margin stated in advance.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+use super::statistics::mean;
+use super::{Finding, Metrics, Outcome, Record, Row, worst};
+use crate::{Error, Result};
+
+/// The section `figures` of an expectation.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Figures {
+    source: String,
+    margin: Margin,
+    /// The one run that a golden file holds; another seed is another run.
+    run: Option<GoldenRun>,
+    pub valid: Metrics,
+    pub test: Metrics,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct GoldenRun {
+    seed: i64,
+    best_epoch: usize,
+}
+
+/// The section's form: values in a golden file, or written out.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FiguresForm {
+    source: String,
+    margin: Margin,
+    /// A golden whole-run file, from the expectation's folder.
+    golden: Option<PathBuf>,
+    #[serde(default)]
+    valid: Metrics,
+    #[serde(default)]
+    test: Metrics,
+}
+
+/// How far a result may lie from what is expected, either way.
+#[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Margin {
+    /// For every metric, in its own unit.
+    metric: f64,
+    /// For the best epoch.
+    epoch: Option<usize>,
+}
+
+/// The parts of a golden whole-run file that are needed here.
+#[derive(Debug, Deserialize)]
+struct Golden {
+    valid: Vec<Metrics>,
+    test: Metrics,
+    resolved_config: Map<String, Value>,
+}
+
+impl Figures {
+    /// Checks the section of the expectation at `path`, and reads the golden file that it names.
+    pub fn new(form: FiguresForm, path: &Path) -> Result<Self> {
+        let FiguresForm { source, margin, golden, valid, test } = form;
+        let wrong =
+            |problem: String| Error::new(problem).at(path).hint("correct the file; docs/verdict.md has its form");
+        if !(margin.metric.is_finite() && margin.metric >= 0.0) {
+            return Err(wrong(format!("`margin.metric`: expected a number of at least 0, found {}", margin.metric)));
+        }
+        if golden.is_some() != (valid.is_empty() && test.is_empty()) {
+            return Err(wrong(
+                "expected either `golden` or values under `valid` and `test`, found both or neither".into(),
+            ));
+        }
+        if golden.is_none() && margin.epoch.is_some() {
+            return Err(wrong("expected `margin.epoch` beside `golden` alone, which has a best epoch".into()));
+        }
+        let Some(golden) = golden else {
+            return Ok(Self { source, margin, run: None, valid, test });
+        };
+        let golden_path = path.parent().unwrap_or(Path::new("")).join(golden);
+        let text = fs::read_to_string(&golden_path).map_err(|e| Error::io(&golden_path, "read the golden file", e))?;
+        let golden: Golden = serde_json::from_str(&text)
+            .map_err(|e| Error::new(format!("expected a golden file, found {e}")).at(&golden_path))?;
+        let (run, valid) = golden.best().ok_or_else(|| {
+            Error::new("expected a seed, and metrics under `valid` with their `valid_metric`, found none")
+                .at(&golden_path)
+        })?;
+        Ok(Self { source, margin, run: Some(run), valid, test: golden.test })
+    }
+
+    /// Compares the runs' means with every expected value; one that a run lacks is a failure. `None` where the values are
+    /// those of one seed, and no run has it.
+    pub fn judge(&self, runs: &[Record]) -> Option<Finding> {
+        let runs: Vec<&Record> = runs.iter().filter(|run| self.run.is_none_or(|own| own.seed == run.seed)).collect();
+        if runs.is_empty() {
+            return None;
+        }
+        let mean_of = |value: &dyn Fn(&Record) -> Option<f64>| {
+            runs.iter().map(|run| value(run)).collect::<Option<Vec<f64>>>().map(|values| mean(&values))
+        };
+        let mut rows = Vec::new();
+        if let (Some(run), Some(allowed)) = (self.run, self.margin.epoch) {
+            let ours = mean_of(&|run| Some(run.best_epoch as f64));
+            rows.push(row("best epoch".to_owned(), ours, run.best_epoch as f64, allowed as f64, 0));
+        }
+        let valid: fn(&Record) -> &Metrics = |run| &run.best_valid;
+        for (split, expected, of) in [("valid", &self.valid, valid), ("test", &self.test, |run| &run.test)] {
+            // In the order of the run's metrics; then what it does not have.
+            let has: Vec<&str> = of(runs[0]).names().collect();
+            let lacking = expected.names().filter(|name| !has.contains(name));
+            for name in has.iter().copied().chain(lacking) {
+                if let Some(expected) = expected.get(name) {
+                    let ours = mean_of(&|run| of(run).get(name));
+                    rows.push(row(format!("{split} {name}"), ours, expected, self.margin.metric, 4));
+                }
+            }
+        }
+        let failed: Vec<&str> =
+            rows.iter().filter(|row| row.outcome == Some(Outcome::Fail)).map(|row| row.name.as_str()).collect();
+        let sentence = if failed.is_empty() {
+            format!("all {} values are within their margin", rows.len())
+        } else {
+            format!("{} of {} values are outside their margin: {}", failed.len(), rows.len(), failed.join(", "))
+        };
+        Some(Finding { claim: "figures", source: self.source.clone(), outcome: worst(&rows), sentence, rows })
+    }
+
+    /// Why nothing was judged, for a reader.
+    pub fn passed_over(&self) -> String {
+        let seed = self.run.map_or(0, |run| run.seed);
+        format!("the figures are those of seed {seed}, which no run here has")
+    }
+}
+
+impl Golden {
+    /// The best epoch, the first with the highest `valid_metric`, with its metrics.
+    fn best(&self) -> Option<(GoldenRun, Metrics)> {
+        let seed = self.resolved_config.get("seed")?.as_i64()?;
+        let metric = self.resolved_config.get("valid_metric")?.as_str()?.to_lowercase();
+        let mut best: Option<(usize, f64)> = None;
+        for (epoch, metrics) in self.valid.iter().enumerate() {
+            let score = metrics.get(&metric)?;
+            if best.is_none_or(|(_, highest)| score > highest) {
+                best = Some((epoch, score));
+            }
+        }
+        best.map(|(best_epoch, _)| (GoldenRun { seed, best_epoch }, self.valid[best_epoch].clone()))
+    }
+}
+
+fn row(name: String, ours: Option<f64>, expected: f64, allowed: f64, decimals: usize) -> Row {
+    // Values are decimals of four places; half a unit of a further place absorbs their binary representation.
+    let near = ours.is_some_and(|ours| (ours - expected).abs() <= allowed + 5e-6);
+    let outcome = Some(if near { Outcome::Pass } else { Outcome::Fail });
+    Row { name, ours, expected, allowed: Some(allowed), interval: None, p: None, outcome, decimals }
+}

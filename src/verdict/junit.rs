@@ -1,0 +1,60 @@
+//! A verdict as JUnit XML, which CI systems show: a suite for each claim, a case for each value.
+
+use quick_junit::{NonSuccessKind, Report, TestCase, TestCaseStatus, TestSuite};
+
+use super::{Finding, Outcome, Row, Verdict};
+
+impl Verdict {
+    /// The XML text. An undecided value counts as skipped: it is neither a success nor a failure.
+    pub fn junit(&self) -> String {
+        let mut report = Report::new("dif-sr gate");
+        report.add_test_suites(self.findings.iter().map(suite));
+        report.to_string().expect("names and sentences are text")
+    }
+}
+
+fn suite(finding: &Finding) -> TestSuite {
+    let mut suite = TestSuite::new(finding.claim);
+    suite.add_property(("source", finding.source.as_str()));
+    // The finding's own outcome first: it can be milder than its rows', as where a slow run must be measured again.
+    suite.add_test_case(case(finding.claim, finding.claim, finding.outcome, &finding.sentence));
+    suite.add_test_cases(finding.rows.iter().filter_map(|row| {
+        let outcome = row.outcome?;
+        // A row alone never fails a suite whose finding does not.
+        Some(case(finding.claim, &row.name, outcome.min(finding.outcome), &row.in_words()))
+    }));
+    suite
+}
+
+fn case(claim: &str, name: &str, outcome: Outcome, message: &str) -> TestCase {
+    let mut status = match outcome {
+        Outcome::Pass => TestCaseStatus::success(),
+        Outcome::Undecided => TestCaseStatus::skipped(),
+        Outcome::Fail => TestCaseStatus::non_success(NonSuccessKind::Failure),
+    };
+    if outcome != Outcome::Pass {
+        status.set_message(message);
+    }
+    let mut case = TestCase::new(name, status);
+    case.set_classname(claim);
+    if outcome == Outcome::Pass {
+        case.set_system_out(message);
+    }
+    case
+}
+
+impl Row {
+    /// The row in one line.
+    pub fn in_words(&self) -> String {
+        let number = |x: f64| format!("{x:.*}", self.decimals);
+        let mut words =
+            format!("{} expected, {} found", number(self.expected), self.ours.map_or("none".into(), number));
+        if let Some([low, high]) = self.interval {
+            words += &format!(", difference between {low:+.*} and {high:+.*}", self.decimals, self.decimals);
+        }
+        if let Some(allowed) = self.allowed {
+            words += &format!(", ±{} allowed", number(allowed));
+        }
+        words
+    }
+}

@@ -1,0 +1,162 @@
+//! What a gate can see: how often it fails where nothing is wrong, and how often it sees a drop of a given size, by
+//! simulation from the recorded runs.
+
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use serde::Serialize;
+use statrs::distribution::{ContinuousCDF, Normal};
+
+use super::reference::Reference;
+use super::statistics::{mean, seeds_alone};
+use super::{Outcome, worst};
+
+/// What is simulated.
+#[derive(Debug, Clone)]
+pub struct Simulation {
+    pub repetitions: usize,
+    pub seed: u64,
+    /// Numbers of runs that are judged.
+    pub runs: Vec<usize>,
+    /// Shares of the hits that are lost; 0 for none.
+    pub drops: Vec<f64>,
+}
+
+/// How often each outcome came out.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Power {
+    pub recorded: usize,
+    pub users: usize,
+    pub repetitions: usize,
+    pub cells: Vec<Cell>,
+    /// Each recorded run held to the others: how many pass, are undecided, fail.
+    pub each_against_the_others: [usize; 3],
+}
+
+/// Shares of outcomes for so many runs and such a drop.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Cell {
+    pub runs: usize,
+    pub drop: f64,
+    pub pass: f64,
+    pub undecided: f64,
+    pub fail: f64,
+}
+
+/// The values `[metrics][users]` of a simulated run.
+type Run = Vec<Vec<f64>>;
+
+/// Simulates: every repetition draws a reference of as many runs as are recorded and runs to judge, so that the chance of
+/// the reference itself is counted too.
+///
+/// A drawn run takes, user by user, the rank that one of the recorded runs gave this user, and scales all users by one
+/// normal factor, so that the spread between its runs is the recorded one. A drop takes each user's hit with its chance.
+pub fn power(reference: &Reference, simulation: &Simulation, mut progress: impl FnMut(usize)) -> Power {
+    let recorded = reference.records.len();
+    let values: Vec<Vec<Vec<f64>>> = (reference.metrics.iter())
+        .map(|metric| reference.records.iter().map(|record| metric.of_users(&record.ranks)).collect())
+        .collect();
+    let together: Vec<f64> = values.iter().map(|runs| seeds_alone(runs).sqrt() / mean(&runs.concat())).collect();
+    let mut draw = Draw { values: &values, together: &together, random: ChaCha8Rng::seed_from_u64(simulation.seed) };
+
+    let most = simulation.runs.iter().copied().max().unwrap_or(0);
+    let mut counts = vec![[0_usize; 3]; simulation.runs.len() * simulation.drops.len()];
+    for repetition in 0..simulation.repetitions {
+        let drawn: Vec<Run> = (0..recorded).map(|_| draw.run(0.0)).collect();
+        let mut cells = counts.iter_mut();
+        for &drop in &simulation.drops {
+            let ours: Vec<Run> = (0..most).map(|_| draw.run(drop)).collect();
+            for (&n, count) in simulation.runs.iter().zip(cells.by_ref()) {
+                count[judge(reference, &drawn, &ours[..n]) as usize] += 1;
+            }
+        }
+        progress(repetition + 1);
+    }
+    let places = simulation.drops.iter().flat_map(|&drop| simulation.runs.iter().map(move |&runs| (drop, runs)));
+    let share = |count: usize| count as f64 / simulation.repetitions as f64;
+    let cells = places.zip(&counts).map(|((drop, runs), count)| {
+        let [pass, undecided, fail] = count.map(share);
+        Cell { runs, drop, pass, undecided, fail }
+    });
+    Power {
+        recorded,
+        users: reference.records[0].ranks.len(),
+        repetitions: simulation.repetitions,
+        cells: cells.collect(),
+        each_against_the_others: each_against_the_others(reference),
+    }
+}
+
+/// Judges runs as [`Reference::judge`] judges recorded ones.
+fn judge(reference: &Reference, drawn: &[Run], ours: &[Run]) -> Outcome {
+    let of_metric = |runs: &[Run], metric: usize| runs.iter().map(|run| run[metric].clone()).collect::<Vec<_>>();
+    let rows: Vec<_> = (reference.metrics.iter().enumerate())
+        .map(|(i, metric)| {
+            reference.row(metric.name(), &of_metric(drawn, i), &of_metric(ours, i), reference.error_each())
+        })
+        .collect();
+    worst(&rows)
+}
+
+/// How each recorded run fares with the others, one fewer, as the reference.
+fn each_against_the_others(reference: &Reference) -> [usize; 3] {
+    let mut counts = [0; 3];
+    let ranks: Vec<Vec<usize>> = reference.records.iter().map(|record| record.ranks.clone()).collect();
+    for own in 0..ranks.len() {
+        let mut others = ranks.clone();
+        let own = others.remove(own);
+        counts[worst(&reference.rows(&others, &[own])) as usize] += 1;
+    }
+    counts
+}
+
+struct Draw<'a> {
+    /// `[metrics][recorded runs][users]`
+    values: &'a [Vec<Vec<f64>>],
+    /// The relative deviation of what moves all users together, for each metric.
+    together: &'a [f64],
+    random: ChaCha8Rng,
+}
+
+impl Draw<'_> {
+    /// A run of which each hit is lost with the chance `drop`.
+    fn run(&mut self, drop: f64) -> Run {
+        let recorded = self.values[0].len();
+        let normal = Normal::standard().inverse_cdf(self.random.random_range(1e-12..1.0));
+        let mut run: Run = vec![Vec::with_capacity(self.values[0][0].len()); self.values.len()];
+        for user in 0..self.values[0][0].len() {
+            let from = self.random.random_range(0..recorded);
+            let kept = drop == 0.0 || self.random.random::<f64>() >= drop;
+            for ((drawn, values), together) in run.iter_mut().zip(self.values).zip(self.together) {
+                drawn.push(if kept { values[from][user] * (1.0 + normal * together) } else { 0.0 });
+            }
+        }
+        run
+    }
+}
+
+impl Power {
+    /// The table of docs/verdict.md.
+    pub fn markdown(&self) -> String {
+        let mut runs: Vec<usize> = self.cells.iter().map(|cell| cell.runs).collect();
+        runs.sort_unstable();
+        runs.dedup();
+        let several = |n: &usize| format!("{n} run{}", if *n == 1 { "" } else { "s" });
+        let header: Vec<String> = runs.iter().map(several).collect();
+        let mut lines =
+            vec![format!("| drop | {} |", header.join(" | ")), format!("| --- |{}", " --- |".repeat(runs.len()))];
+        for cells in self.cells.chunks(runs.len()) {
+            let name = if cells[0].drop == 0.0 { "none".to_owned() } else { format!("{:.0} %", 100.0 * cells[0].drop) };
+            let shares =
+                |cell: &Cell| [cell.fail, cell.undecided, cell.pass].map(|x| format!("{:.1}", 100.0 * x)).join(" / ");
+            lines.push(format!("| {name} | {} |", cells.iter().map(shares).collect::<Vec<_>>().join(" | ")));
+        }
+        let [pass, undecided, fail] = self.each_against_the_others;
+        lines.push(String::new());
+        lines.push(format!(
+            "Percent fail / undecided / pass of {} simulations from {} recorded runs of {} users. Each recorded run held to \
+             the others: {fail} fail, {undecided} undecided, {pass} pass.",
+            self.repetitions, self.recorded, self.users
+        ));
+        lines.join("\n")
+    }
+}

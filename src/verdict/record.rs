@@ -1,0 +1,302 @@
+//! The evidence of one run that verdicts are made from: read from its run folder, or from the small file that is kept of
+//! it beside an expectation.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use sha2::{Digest, Sha256};
+
+use super::metrics::{MetricAt, Metrics};
+use super::statistics::{mean, median};
+use crate::config::RunConfig;
+use crate::tensors::replace;
+use crate::train::Calibration;
+use crate::{Error, Result};
+
+/// Keys that say where and how a run is done, not which run it is.
+const NOT_THE_EXPERIMENT: [&str; 11] = [
+    "seed",
+    "state",
+    "gpu_id",
+    "use_gpu",
+    "threads",
+    "data_path",
+    "checkpoint_dir",
+    "show_progress",
+    "eval_batch_size",
+    "loss_decimal_place",
+    "compute_path",
+];
+
+/// One finished run: what it was, where it ran, what it gave. Lists are written as numbers in one line.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Record {
+    pub dataset: String,
+    pub seed: i64,
+    /// Epochs trained.
+    pub epochs: usize,
+    /// The best epoch, from 0.
+    pub best_epoch: usize,
+    pub best_valid: Metrics,
+    pub test: Metrics,
+    /// The metric that picks the best epoch, `recall@10`.
+    pub valid_metric: String,
+    /// Epochs after which the run was evaluated, from 0.
+    #[serde(with = "line")]
+    pub evaluated: Vec<usize>,
+    /// `valid_metric` at them.
+    #[serde(with = "line")]
+    pub valid: Vec<f64>,
+    #[serde(with = "line")]
+    pub epoch_seconds: Vec<f64>,
+    #[serde(with = "line")]
+    pub evaluation_seconds: Vec<f64>,
+    /// Seconds of the calibrations in the order of the run: the medians of the matrix product and the copy, summed.
+    #[serde(with = "line")]
+    pub calibration_seconds: Vec<f64>,
+    pub environment: Map<String, Value>,
+    /// The resolved configuration, without what only says where the run is done.
+    pub config: Map<String, Value>,
+    /// SHA-256 of the lines `user TAB item` of `ranks.tsv`: runs with the same judge the same targets.
+    pub targets_sha256: String,
+    /// The rank of every target, 0 being the first, in the order of `ranks.tsv`.
+    #[serde(with = "line")]
+    pub ranks: Vec<usize>,
+}
+
+/// The parts of `result.json` that are needed here.
+#[derive(Deserialize)]
+struct ResultFile {
+    dataset: String,
+    seed: i64,
+    epochs: usize,
+    best_epoch: usize,
+    best_valid: Option<Metrics>,
+    test: TestPart,
+}
+
+#[derive(Deserialize)]
+struct TestPart {
+    metrics: Metrics,
+}
+
+/// A line of `metrics.jsonl`: an epoch's losses or an evaluation, of which `valid` is given.
+#[derive(Deserialize)]
+struct MetricsLine {
+    epoch: usize,
+    valid: Option<Metrics>,
+    seconds: f64,
+}
+
+impl Record {
+    /// Reads a run folder or a record file.
+    ///
+    /// # Errors
+    /// A run that is not finished, and a folder whose ranks do not give the metrics of its result.
+    pub fn load(path: &Path) -> Result<Self> {
+        let record = if path.is_dir() { Self::of_folder(path)? } else { Self::of_file(path)? };
+        record.check().map_err(|problem| {
+            Error::new(problem)
+                .at(path)
+                .hint("the files are damaged or of different runs: use the run as it was written")
+        })?;
+        Ok(record)
+    }
+
+    fn of_file(path: &Path) -> Result<Self> {
+        let text = fs::read_to_string(path)
+            .map_err(|e| Error::io(path, "read the run", e).hint("name a run folder, or the record of a run"))?;
+        serde_json::from_str(&text).map_err(|e| {
+            Error::new(format!("expected the record of a run, found {e}"))
+                .at(path)
+                .hint("name a run folder, or what `dif-sr record` wrote")
+        })
+    }
+
+    fn of_folder(folder: &Path) -> Result<Self> {
+        let result: ResultFile = json(&folder.join("result.json"))?;
+        let config_path = folder.join("config.yaml");
+        let config_text = read(&config_path)?;
+        let config = RunConfig::from_yaml(&config_text, &config_path)?;
+        let (kind, k) = config.eval.valid_metric;
+        let valid_metric = format!("{}@{k}", kind.name());
+        let mut keys: Map<String, Value> = serde_yaml::from_str(&config_text)
+            .map_err(|e| Error::new(format!("expected a configuration, found {e}")).at(&config_path))?;
+        keys.retain(|key, _| !NOT_THE_EXPERIMENT.contains(&key.as_str()));
+
+        // An epoch that was done twice, before and after an interruption, counts as it was done last.
+        let (mut trained, mut validated) = (BTreeMap::new(), BTreeMap::new());
+        for line in json_lines::<MetricsLine>(&folder.join("metrics.jsonl"))? {
+            match line.valid {
+                None => drop(trained.insert(line.epoch, line.seconds)),
+                Some(valid) => drop(validated.insert(line.epoch, (valid, line.seconds))),
+            }
+        }
+        // Runs of before there were calibrations have none.
+        let calibrations = folder.join("calibration.jsonl");
+        let calibrations = if calibrations.exists() { json_lines::<Calibration>(&calibrations)? } else { Vec::new() };
+        let (targets_sha256, ranks) = read_ranks(&folder.join("ranks.tsv"))?;
+        Ok(Self {
+            dataset: result.dataset,
+            seed: result.seed,
+            epochs: result.epochs,
+            best_epoch: result.best_epoch,
+            best_valid: result.best_valid.unwrap_or_default(),
+            test: result.test.metrics,
+            evaluated: validated.keys().copied().collect(),
+            valid: validated.values().filter_map(|(valid, _)| valid.get(&valid_metric)).collect(),
+            valid_metric,
+            epoch_seconds: trained.into_values().collect(),
+            evaluation_seconds: validated.into_values().map(|(_, seconds)| seconds).collect(),
+            calibration_seconds: (calibrations.iter())
+                .map(|c| median(&c.product_seconds) + median(&c.copy_seconds))
+                .collect(),
+            environment: json(&folder.join("environment.json"))?,
+            config: keys,
+            targets_sha256,
+            ranks,
+        })
+    }
+
+    /// That the parts belong together.
+    fn check(&self) -> Result<(), String> {
+        if self.ranks.is_empty() {
+            return Err("expected the rank of at least one target, found none".to_owned());
+        }
+        if self.valid.len() != self.evaluated.len() {
+            let (evaluated, valid) = (self.evaluated.len(), self.valid.len());
+            return Err(format!("expected `{}` of {evaluated} evaluations, found {valid}", self.valid_metric));
+        }
+        let decimals = self.config.get("metric_decimal_place").and_then(Value::as_i64).unwrap_or(4) as i32;
+        for (name, value) in &self.test.0 {
+            let metric = MetricAt::parse(name).map_err(|e| e.to_string())?;
+            let found = mean(&metric.of_users(&self.ranks));
+            if (found - value).abs() > 0.5 * 10_f64.powi(-decimals) + 1e-9 {
+                return Err(format!("expected ranks that give the test's {name} of {value}, found {found:.6}"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes the record as `<seed>.json` into `folder`.
+    ///
+    /// # Errors
+    /// A record of this seed that is there already.
+    pub fn write(&self, folder: &Path) -> Result<PathBuf> {
+        fs::create_dir_all(folder).map_err(|e| Error::io(folder, "make the folder", e))?;
+        let path = folder.join(format!("{}.json", self.seed));
+        if path.exists() {
+            return Err(Error::new(format!("expected no record of seed {}, found one", self.seed))
+                .at(&path)
+                .hint("remove it first if this run shall take its place"));
+        }
+        let text = serde_json::to_string_pretty(self).expect("a record is JSON");
+        replace(&path, format!("{text}\n").as_bytes())?;
+        Ok(path)
+    }
+
+    /// A value of `environment.json`, for a reader; `unknown` where the run did not note it.
+    pub fn environment(&self, key: &str) -> String {
+        match self.environment.get(key) {
+            None | Some(Value::Null) => "unknown".to_owned(),
+            Some(Value::String(text)) => text.clone(),
+            Some(Value::Array(list)) if list.is_empty() => "none".to_owned(),
+            Some(Value::Array(list)) => {
+                list.iter().map(|v| v.as_str().map_or(v.to_string(), str::to_owned)).collect::<Vec<_>>().join(", ")
+            }
+            Some(other) => other.to_string(),
+        }
+    }
+
+    /// The median time of an epoch in units of the calibration; `None` without either.
+    pub fn relative_epoch_time(&self) -> Option<f64> {
+        self.relative(&self.epoch_seconds)
+    }
+
+    /// The median time of an evaluation in units of the calibration.
+    pub fn relative_evaluation_time(&self) -> Option<f64> {
+        self.relative(&self.evaluation_seconds)
+    }
+
+    fn relative(&self, seconds: &[f64]) -> Option<f64> {
+        let known = !seconds.is_empty() && !self.calibration_seconds.is_empty();
+        known.then(|| median(seconds) / median(&self.calibration_seconds))
+    }
+
+    /// The first epoch, counted from 1, after which `valid_metric` has reached `target`, and the seconds until then.
+    pub fn reaches(&self, target: f64) -> Option<(usize, f64)> {
+        let at = self.valid.iter().position(|&value| value >= target)?;
+        let epochs = self.evaluated[at] + 1;
+        let training: f64 = self.epoch_seconds.iter().take(epochs).sum();
+        let evaluating: f64 = self.evaluation_seconds.iter().take(at + 1).sum();
+        Some((epochs, training + evaluating))
+    }
+}
+
+fn read(path: &Path) -> Result<String> {
+    fs::read_to_string(path)
+        .map_err(|e| Error::io(path, "read the file", e).hint("name the folder of a finished run, or its record"))
+}
+
+fn json<T: DeserializeOwned>(path: &Path) -> Result<T> {
+    serde_json::from_str(&read(path)?).map_err(|e| of_no_run(path, &e))
+}
+
+fn json_lines<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>> {
+    let text = read(path)?;
+    let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
+    lines.map(|(i, line)| serde_json::from_str(line).map_err(|e| of_no_run(path, &e).line(i as u64 + 1))).collect()
+}
+
+fn of_no_run(path: &Path, e: &serde_json::Error) -> Error {
+    Error::new(format!("expected what `dif-sr train` writes, found {e}"))
+        .at(path)
+        .hint("the file is damaged or of another program: name a run folder as it was written")
+}
+
+/// The digest of `ranks.tsv`'s targets, and their ranks.
+fn read_ranks(path: &Path) -> Result<(String, Vec<usize>)> {
+    let wrong =
+        |problem: String| Error::new(problem).at(path).hint("the file is damaged: name a run folder as it was written");
+    let text = read(path)?;
+    let mut reader = csv::ReaderBuilder::new().delimiter(b'\t').from_reader(text.as_bytes());
+    let header = reader.headers().map_err(|e| wrong(e.to_string()))?;
+    if header.iter().take(3).ne(["user", "item", "rank"]) {
+        return Err(wrong("expected the columns user, item and rank".to_owned()).line(1));
+    }
+    let (mut digest, mut ranks) = (Sha256::new(), Vec::new());
+    for line in reader.records() {
+        let line = line.map_err(|e| wrong(e.to_string()))?;
+        let at = line.position().map_or(0, csv::Position::line);
+        let rank = line[2].parse();
+        ranks.push(rank.map_err(|_| wrong(format!("expected a rank, found `{}`", &line[2])).line(at))?);
+        digest.update(format!("{}\t{}\n", &line[0], &line[1]));
+    }
+    let hex = digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+    Ok((hex, ranks))
+}
+
+/// Lists of numbers as one line of text, so that a record is short enough to review.
+mod line {
+    use std::fmt::Display;
+    use std::str::FromStr;
+
+    use serde::de::Error;
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub fn serialize<T: Display, S: Serializer>(numbers: &[T], serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&numbers.iter().map(T::to_string).collect::<Vec<_>>().join(" "))
+    }
+
+    pub fn deserialize<'de, T: FromStr, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<T>, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let number =
+            |word: &str| word.parse().map_err(|_| D::Error::custom(format!("expected a number, found `{word}`")));
+        text.split_whitespace().map(number).collect()
+    }
+}

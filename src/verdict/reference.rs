@@ -1,0 +1,213 @@
+//! Recorded runs: what several seeds of the reference gave, and whether other runs are near them.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+use super::convergence::Convergence;
+use super::statistics::{mean, of_users};
+use super::time::Time;
+use super::{Finding, MetricAt, Outcome, Record, Row, percent, worst};
+use crate::{Error, Result};
+
+/// The section `runs` of an expectation.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Reference {
+    source: String,
+    pub records: Vec<Record>,
+    pub metrics: Vec<MetricAt>,
+    /// What is near: a share of the recorded mean.
+    margin: f64,
+    /// The chance, at most, that runs of the reference itself fail: all metrics together.
+    error: f64,
+    convergence: Option<Convergence>,
+    time: Option<Time>,
+}
+
+/// The section's form.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ReferenceForm {
+    source: String,
+    /// The folder of the records, from the expectation's folder.
+    folder: PathBuf,
+    metrics: Vec<String>,
+    margin: f64,
+    error: f64,
+    convergence: Option<Convergence>,
+    time: Option<Time>,
+}
+
+impl Reference {
+    /// Checks the section of the expectation at `path`, and reads the recorded runs.
+    pub fn new(form: ReferenceForm, path: &Path) -> Result<Self> {
+        let ReferenceForm { source, folder, metrics, margin, error, convergence, time } = form;
+        let wrong =
+            |problem: String| Error::new(problem).at(path).hint("correct the file; docs/verdict.md has its form");
+        if !(margin > 0.0 && margin < 1.0) {
+            return Err(wrong(format!("`runs.margin`: expected a share between 0 and 1, found {margin}")));
+        }
+        if !(error > 0.0 && error < 0.5) {
+            return Err(wrong(format!("`runs.error`: expected a probability between 0 and 0.5, found {error}")));
+        }
+        if metrics.is_empty() {
+            return Err(wrong("`runs.metrics`: expected at least one metric, found none".to_owned()));
+        }
+        let metrics: Vec<MetricAt> = metrics.iter().map(|name| MetricAt::parse(name)).collect::<Result<_>>()?;
+        time.iter().try_for_each(Time::check).map_err(wrong)?;
+        let records = load_records(&path.parent().unwrap_or(Path::new("")).join(folder))?;
+        convergence.iter().try_for_each(|it| it.check(&records)).map_err(wrong)?;
+        let without = |metric: &&MetricAt| records.iter().all(|run| mean(&metric.of_users(&run.ranks)) == 0.0);
+        if let Some(metric) = metrics.iter().find(without) {
+            return Err(wrong(format!(
+                "`runs.metrics`: expected a metric that is not 0 in all recorded runs, found {}",
+                metric.name()
+            )));
+        }
+        Ok(Self { source, records, metrics, margin, error, convergence, time })
+    }
+
+    /// Whether runs are near the recorded ones, converge as fast and take no longer.
+    pub fn judge(&self, runs: &[Record]) -> Result<Vec<Finding>> {
+        let seeds: BTreeSet<i64> = runs.iter().map(|run| run.seed).collect();
+        if seeds.len() < runs.len() {
+            return Err(Error::new("expected runs of different seeds, found one seed twice")
+                .hint("a run and its repetition are one draw: name one of them"));
+        }
+        let own = &self.records[0];
+        if let Some(other) = runs.iter().find(|run| run.targets_sha256 != own.targets_sha256) {
+            return Err(Error::new(format!(
+                "the run of seed {} is judged on other targets than the recorded runs: {} of {} beside {} of {}",
+                other.seed,
+                other.ranks.len(),
+                other.dataset,
+                own.ranks.len(),
+                own.dataset
+            ))
+            .hint("runs compare on the same data, filters and split: check them with `dif-sr data inspect`"));
+        }
+        let mut findings = vec![self.judge_metrics(runs)];
+        findings.extend(self.convergence.iter().map(|it| it.judge(&self.records, runs, self.error, &self.source)));
+        findings.extend(self.time.iter().filter_map(|it| it.judge(&self.records, runs, self.error, &self.source)));
+        Ok(findings)
+    }
+
+    fn judge_metrics(&self, runs: &[Record]) -> Finding {
+        let ranks = |runs: &[Record]| runs.iter().map(|run| run.ranks.clone()).collect::<Vec<_>>();
+        let rows = self.rows(&ranks(&self.records), &ranks(runs));
+        let outcome = worst(&rows);
+        let (recorded, error, margin) = (self.records.len(), self.error, 100.0 * self.margin);
+        let names: Vec<&str> =
+            rows.iter().filter(|row| row.outcome == Some(outcome)).map(|row| row.name.as_str()).collect();
+        let names = names.join(" and ");
+        let sentence = match (outcome, rows.iter().find(|row| row.outcome == Some(outcome))) {
+            (Outcome::Pass, _) | (_, None) => format!(
+                "{names} of {} run{} near {recorded} recorded runs: intervals within ±{margin:.0} % at error {error}",
+                runs.len(),
+                if runs.len() == 1 { " is" } else { "s are" },
+            ),
+            (Outcome::Fail, Some(row)) => format!(
+                "{} differs from {recorded} recorded runs by {}, between {}: more than chance at error {error}, and not \
+                 within ±{margin:.0} %",
+                row.name,
+                row.relative(row.difference()),
+                row.relative_interval(),
+            ),
+            (Outcome::Undecided, Some(row)) => format!(
+                "{} differs from {recorded} recorded runs by {}, between {}, which neither excludes chance nor lies \
+                 within ±{margin:.0} %: judge more seeds",
+                row.name,
+                row.relative(row.difference()),
+                row.relative_interval(),
+            ),
+        };
+        Finding { claim: "recorded runs", source: self.source.clone(), outcome, sentence, rows }
+    }
+
+    /// A row for each metric, from ranks `[runs][users]`.
+    pub fn rows(&self, reference: &[Vec<usize>], ours: &[Vec<usize>]) -> Vec<Row> {
+        let error = self.error_each();
+        let row = |metric: &MetricAt| {
+            let of = |runs: &[Vec<usize>]| runs.iter().map(|ranks| metric.of_users(ranks)).collect::<Vec<_>>();
+            self.row(metric.name(), &of(reference), &of(ours), error)
+        };
+        self.metrics.iter().map(row).collect()
+    }
+
+    /// A row from a metric's values `[runs][users]`.
+    pub fn row(&self, name: String, reference: &[Vec<f64>], ours: &[Vec<f64>], error: f64) -> Row {
+        let expected = mean(&reference.iter().map(|run| mean(run)).collect::<Vec<f64>>());
+        let difference = of_users(reference, ours, error).expect("there are at least three recorded runs");
+        let allowed = self.margin * expected;
+        Row {
+            name,
+            ours: Some(expected + difference.estimate),
+            expected,
+            allowed: Some(allowed),
+            interval: Some([difference.low, difference.high]),
+            p: Some(difference.p),
+            outcome: Some(difference.near(allowed)),
+            decimals: 4,
+        }
+    }
+
+    /// What each metric may err, so that all together err as stated.
+    pub fn error_each(&self) -> f64 {
+        self.error / self.metrics.len() as f64
+    }
+
+    /// In which keys of the configuration runs differ from the recorded ones, for a reader.
+    pub fn differences(&self, runs: &[Record]) -> Option<String> {
+        let own = &self.records[0].config;
+        let keys = |config: &serde_json::Map<String, serde_json::Value>| config.keys().cloned().collect::<Vec<_>>();
+        let all: BTreeSet<String> = runs.iter().flat_map(|run| keys(&run.config)).chain(keys(own)).collect();
+        let differs = |key: &String| runs.iter().any(|run| run.config.get(key) != own.get(key));
+        let names: Vec<String> = all.into_iter().filter(differs).collect();
+        let list = names.join(", ");
+        (!names.is_empty()).then(|| format!("the configuration differs from the recorded runs' in {list}"))
+    }
+}
+
+/// The records of a folder, in the order of their seeds.
+fn load_records(folder: &Path) -> Result<Vec<Record>> {
+    let entries = fs::read_dir(folder).map_err(|e| {
+        Error::io(folder, "read the recorded runs", e).hint("record runs with `dif-sr record RUN... --into FOLDER`")
+    })?;
+    let paths = entries
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|path| path.extension().is_some_and(|e| e == "json"));
+    let mut records = paths.map(|path| Ok((Record::load(&path)?, path))).collect::<Result<Vec<_>>>()?;
+    records.sort_by_key(|(record, _)| record.seed);
+    if records.len() < 3 {
+        return Err(Error::new(format!("expected at least three recorded runs, found {}", records.len()))
+            .at(folder)
+            .hint("a spread needs several seeds: record more with `dif-sr record`"));
+    }
+    let own = &records[0].0;
+    let other =
+        |(record, _): &&(Record, PathBuf)| record.targets_sha256 != own.targets_sha256 || record.config != own.config;
+    if let Some((_, path)) = records.iter().find(other) {
+        return Err(Error::new("expected the targets and the configuration of the other recorded runs, found others")
+            .at(path)
+            .hint("keep runs of one configuration in a folder"));
+    }
+    Ok(records.into_iter().map(|(record, _)| record).collect())
+}
+
+impl Row {
+    /// Ours less what is expected.
+    pub fn difference(&self) -> Option<f64> {
+        self.ours.map(|ours| ours - self.expected)
+    }
+
+    fn relative(&self, difference: Option<f64>) -> String {
+        difference.map_or("an unknown amount".to_owned(), |difference| percent(difference / self.expected))
+    }
+
+    fn relative_interval(&self) -> String {
+        let [low, high] = self.interval.unwrap_or([f64::NEG_INFINITY, f64::INFINITY]);
+        format!("{} and {}", percent(low / self.expected), percent(high / self.expected))
+    }
+}

@@ -1,0 +1,118 @@
+//! Whether epochs and evaluations take longer than those of the recorded runs, in units of each run's own calibration.
+
+use serde::Deserialize;
+
+use super::statistics::{mean, median, of_runs, quantile};
+use super::{Finding, Outcome, Record, Row, percent};
+
+/// What decides about a machine's speed: times of different ones do not compare, calibrated or not.
+const MACHINE: [&str; 4] = ["cpu", "gpus", "threads", "device"];
+
+/// The section `runs.time` of an expectation.
+#[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Time {
+    /// The share by which times must grow to be a regression.
+    regression: f64,
+}
+
+impl Time {
+    pub fn check(&self) -> Result<(), String> {
+        match self.regression > 0.0 && self.regression.is_finite() {
+            true => Ok(()),
+            false => Err(format!("`runs.time.regression`: expected a share above 0, found {}", self.regression)),
+        }
+    }
+
+    /// Compares the median times. `None` where runs have no calibration or another machine.
+    ///
+    /// It fails only if the whole interval lies above the stated growth, in two runs at least, on machines that kept their
+    /// speed: one slow run is measured once more before it counts, and a noisy machine proves nothing.
+    pub fn judge(&self, reference: &[Record], ours: &[Record], error: f64, source: &str) -> Option<Finding> {
+        let machine = |run: &Record| MACHINE.map(|key| run.environment(key));
+        if ours.iter().any(|run| machine(run) != machine(&reference[0])) {
+            return None;
+        }
+        let row = |name, of: fn(&Record) -> Option<f64>| self.row(name, of, reference, ours, error / 2.0);
+        let rows: Vec<Row> =
+            [row("epoch", Record::relative_epoch_time), row("evaluation", Record::relative_evaluation_time)]
+                .into_iter()
+                .flatten()
+                .collect();
+        if rows.is_empty() {
+            return None;
+        }
+        let noise = ours.iter().map(noise).fold(0.0, f64::max);
+        let noisy = noise > self.regression;
+        let slow = super::worst(&rows) == Outcome::Fail;
+        let outcome = match super::worst(&rows) {
+            Outcome::Fail if noisy || ours.len() < 2 => Outcome::Undecided,
+            Outcome::Pass if noisy => Outcome::Undecided,
+            other => other,
+        };
+        let grown =
+            rows.iter().map(|row| row.difference().unwrap_or(0.0) / row.expected).fold(f64::NEG_INFINITY, f64::max);
+        let (grown, size) = (percent(grown), percent(self.regression));
+        let sentence = match outcome {
+            _ if noisy => format!(
+                "the machine's speed varied by {} within a run, more than the {size} that would count: measure on a \
+                 quiet one",
+                percent(noise)
+            ),
+            Outcome::Pass => format!("times did not grow by {size} ({grown} at most)"),
+            Outcome::Undecided if slow => {
+                format!("times grew by {grown} in one run: measure once more before it counts")
+            }
+            Outcome::Undecided => {
+                format!("times changed by {grown}, which neither shows nor excludes {size}: measure more runs")
+            }
+            Outcome::Fail => format!("times grew by {grown}, in {} runs: more than {size}", ours.len()),
+        };
+        Some(Finding { claim: "time", source: source.to_owned(), outcome, sentence, rows })
+    }
+
+    fn row(
+        &self,
+        name: &str,
+        of: fn(&Record) -> Option<f64>,
+        reference: &[Record],
+        ours: &[Record],
+        error: f64,
+    ) -> Option<Row> {
+        // Times vary by factors, so that logarithms have the even spread that the statistics need.
+        let logs = |runs: &[Record]| runs.iter().map(|run| of(run).map(f64::ln)).collect::<Option<Vec<f64>>>();
+        let (reference, ours) = (logs(reference)?, logs(ours)?);
+        let difference = of_runs(&reference, &ours, 0.0, error)?;
+        let expected = mean(&reference).exp();
+        let size = self.regression.ln_1p();
+        let outcome = if difference.low > size {
+            Outcome::Fail
+        } else if difference.high <= size {
+            Outcome::Pass
+        } else {
+            Outcome::Undecided
+        };
+        Some(Row {
+            name: format!("median {name} / calibration"),
+            ours: Some(expected * difference.estimate.exp()),
+            expected,
+            allowed: Some(expected * self.regression),
+            interval: Some([difference.low, difference.high].map(|log| expected * log.exp_m1())),
+            p: Some(difference.p),
+            outcome: Some(outcome),
+            decimals: 2,
+        })
+    }
+}
+
+/// By which share a run's machine changed its speed while it lasted: between the calibrations, or between the quarters of
+/// its epochs.
+fn noise(run: &Record) -> f64 {
+    let spread = |low: f64, high: f64| if low > 0.0 { high / low - 1.0 } else { 0.0 };
+    let calibrations = &run.calibration_seconds;
+    let (low, high) =
+        (calibrations.iter().copied().fold(f64::INFINITY, f64::min), calibrations.iter().copied().fold(0.0, f64::max));
+    let epochs = &run.epoch_seconds;
+    let quarters = (quantile(epochs, 0.75) - quantile(epochs, 0.25)) / median(epochs);
+    spread(low, high).max(if quarters.is_finite() { quarters } else { 0.0 })
+}

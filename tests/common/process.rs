@@ -1,0 +1,31 @@
+//! The binary as a process.
+
+use std::path::Path;
+use std::process::Output;
+
+/// Runs `dif-sr` in `folder`.
+pub fn dif_sr(folder: &Path, arguments: &[&str]) -> Output {
+    let mut command = assert_cmd::Command::cargo_bin("dif-sr").expect("the binary is built with the tests");
+    command.current_dir(folder).args(arguments).output().expect("the binary runs")
+}
+
+pub fn code(output: &Output) -> i32 {
+    output.status.code().expect("no signal ended it")
+}
+
+pub fn stdout(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).expect("UTF-8")
+}
+
+pub fn stderr(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).expect("UTF-8")
+}
+
+/// The one line that a command which could not run leaves, without `dif-sr: `.
+pub fn refusal(output: &Output) -> String {
+    let text = stderr(output);
+    assert_eq!(code(output), 2, "{text}");
+    assert!(output.stdout.is_empty(), "a command that could not run prints no result");
+    let line = text.lines().last().unwrap_or_default();
+    line.strip_prefix("dif-sr: ").unwrap_or_else(|| panic!("one sentence, found: {text}")).to_owned()
+}

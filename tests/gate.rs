@@ -1,0 +1,315 @@
+//! Verdicts on runs: of the real training of ml-100k, and of records in which a known part of the hits was taken away.
+
+mod common;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Output;
+
+use common::process::{code, dif_sr, refusal, stderr, stdout};
+use common::{ML_100K, root};
+use dif_sr::verdict::{Expectation, MetricAt, Metrics, Record};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+/// What ten seeds of the short training gave.
+fn expectation() -> String {
+    root().join("fixtures/verdict/ml-100k_short.yaml").display().to_string()
+}
+
+fn recorded(seed: i64) -> Record {
+    Record::load(&root().join(format!("fixtures/verdict/ml-100k_short/{seed}.json"))).unwrap_or_else(|e| panic!("{e}"))
+}
+
+/// Trains ml-100k shortly, with further keys, into `folder/<out>`.
+fn train(folder: &Path, out: &str, keys: &[&str]) -> PathBuf {
+    let file = |path: &str| root().join(path).display().to_string();
+    let (out_flag, data) = (format!("--out={out}"), format!("--data_path={}", ML_100K.as_str()));
+    let (config, short) = (file("configs/ml-100k.yaml"), file("fixtures/verdict/short.yaml"));
+    let arguments = ["train", &out_flag, "--config_files", &config, &short, &data, "--threads=1"];
+    let output = dif_sr(folder, &[&arguments[..], keys].concat());
+    assert_eq!(code(&output), 0, "{}", stderr(&output));
+    folder.join(out)
+}
+
+/// Writes a recorded run of which every `1/n`-th hit within the first 20 is lost, as another seed.
+fn with_loss(folder: &Path, of: i64, seed: i64, every: usize) -> String {
+    let mut record = recorded(of);
+    record.seed = seed;
+    let mut hits = 0;
+    for rank in record.ranks.iter_mut().filter(|rank| **rank < 20) {
+        hits += 1;
+        if hits % every == 0 {
+            *rank = 900;
+        }
+    }
+    let decimals = |x: f64| (x * 1e4).round() / 1e4;
+    let again = |name: &str| {
+        let values = MetricAt::parse(name).expect("a metric").of_users(&record.ranks);
+        (name.to_owned(), decimals(values.iter().sum::<f64>() / values.len() as f64))
+    };
+    record.test = Metrics(record.test.names().map(again).collect());
+    record.write(folder).unwrap_or_else(|e| panic!("{e}")).display().to_string()
+}
+
+fn gate(folder: &Path, runs: &[&str], more: &[&str]) -> Output {
+    dif_sr(folder, &[&["gate", "--expect", &expectation()], more, &["--"], runs].concat())
+}
+
+fn verdict(output: &Output) -> Value {
+    serde_json::from_str::<Value>(&stdout(output)).unwrap_or_else(|e| panic!("{e}: {}", stderr(output)))["verdict"]
+        .take()
+}
+
+fn temporary() -> TempDir {
+    tempfile::tempdir().expect("a temporary folder")
+}
+
+#[test]
+fn a_trained_ml_100k_is_not_failed_and_one_that_hardly_learns_is() {
+    let folder = temporary();
+    let good = train(folder.path(), "good", &["--seed=31"]);
+    let output = gate(folder.path(), &["good"], &["--json"]);
+    let found = verdict(&output);
+    assert!([0, 3].contains(&code(&output)), "{found:#}");
+    assert_eq!(found["findings"][0]["rows"][0]["name"], "recall@20");
+    assert_eq!(found["notes"], json!([]), "the configuration is the recorded one");
+
+    // The record of the run says what the run says.
+    let output = dif_sr(folder.path(), &["record", "good", "--into=records"]);
+    assert_eq!(code(&output), 0, "{}", stderr(&output));
+    let record = Record::load(&folder.path().join("records/31.json")).unwrap_or_else(|e| panic!("{e}"));
+    assert_eq!(record, Record::load(&good).unwrap_or_else(|e| panic!("{e}")));
+    assert_eq!(record.targets_sha256, recorded(1).targets_sha256);
+    assert!(refusal(&dif_sr(folder.path(), &["record", "good", "--into=records"])).contains("found one"));
+
+    train(folder.path(), "bad", &["--seed=32", "--learning_rate=0.0001"]);
+    let output = gate(folder.path(), &["bad"], &["--json"]);
+    assert_eq!(code(&output), 1, "{}", stdout(&output));
+    let notes = verdict(&output)["notes"].to_string();
+    assert!(notes.contains("differs from the recorded runs' in learning_rate"), "{notes}");
+}
+
+#[test]
+fn more_runs_see_what_one_cannot() {
+    let folder = temporary();
+    let runs: Vec<String> = (1..=5).map(|seed| with_loss(folder.path(), seed, 100 + seed, 4)).collect();
+    let runs: Vec<&str> = runs.iter().map(String::as_str).collect();
+    let one = gate(folder.path(), &runs[..1], &[]);
+    let five = gate(folder.path(), &runs, &[]);
+    assert_eq!(code(&five), 1, "a quarter of the hits is lost: {}", stdout(&five));
+    assert!(
+        stdout(&five).lines().last().is_some_and(|line| line.starts_with("FAIL: recall@20 differs from 10 recorded"))
+    );
+    assert!([1, 3].contains(&code(&one)), "{}", stdout(&one));
+
+    let honest: Vec<String> = (1..=5).map(|seed| with_loss(folder.path(), seed, 200 + seed, usize::MAX)).collect();
+    let honest = gate(folder.path(), &honest.iter().map(String::as_str).collect::<Vec<_>>(), &[]);
+    assert_eq!(code(&honest), 0, "{}", stdout(&honest));
+    assert!(
+        stdout(&honest).contains("pass: recall@20 and ndcg@20 of 5 runs are near 10 recorded runs"),
+        "{}",
+        stdout(&honest)
+    );
+}
+
+#[test]
+fn the_recorded_runs_pass_or_stay_open_against_each_other() {
+    let expectation = Expectation::load(expectation().as_ref()).unwrap_or_else(|e| panic!("{e}"));
+    let reference = expectation.reference().expect("recorded runs");
+    let output =
+        dif_sr(root(), &["power", "--expect", "fixtures/verdict/ml-100k_short.yaml", "--repetitions=200", "--json"]);
+    assert_eq!(code(&output), 0, "{}", stderr(&output));
+    let power: Value = serde_json::from_str(&stdout(&output)).expect("JSON");
+    assert_eq!(power["recorded"], reference.records.len());
+    let cell = |runs: u64, drop: f64| {
+        let cells = power["cells"].as_array().expect("a list").iter();
+        cells.clone().find(|cell| cell["runs"] == runs && cell["drop"] == drop).expect("a cell")["fail"].as_f64()
+    };
+    for runs in [1, 3, 5] {
+        // 5 % is stated; 200 draws know it to 1.5 points, of which three are allowed.
+        assert!(cell(runs, 0.0).is_some_and(|share| share <= 0.05 + 0.046), "false alarms of {runs} runs: {power:#}");
+        assert!(cell(runs, 0.1) > cell(runs, 0.0), "{power:#}");
+    }
+    assert!(cell(5, 0.1) > cell(1, 0.1), "{power:#}");
+}
+
+#[test]
+fn junit_and_markdown_say_what_the_verdict_says() {
+    let folder = temporary();
+    let run = with_loss(folder.path(), 1, 101, 2);
+    let output = gate(folder.path(), &[&run], &["--junit=gate.xml", "--markdown=gate.md"]);
+    assert_eq!(code(&output), 1, "half of the hits is lost: {}", stdout(&output));
+    let xml = fs::read_to_string(folder.path().join("gate.xml")).expect("JUnit XML");
+    assert!(xml.contains(r#"<testsuite name="recorded runs" tests="3" skipped="0" errors="0" failures="3">"#), "{xml}");
+    assert!(xml.contains(r#"<failure message="recall@20 differs from 10 recorded runs by "#), "{xml}");
+    let markdown = fs::read_to_string(folder.path().join("gate.md")).expect("Markdown");
+    assert!(markdown.starts_with("**FAIL: recall@20 differs"), "{markdown}");
+    assert!(markdown.contains("| recall@20 | "), "{markdown}");
+}
+
+#[test]
+fn runs_that_do_not_belong_together_are_refused() {
+    let folder = temporary();
+    let run = with_loss(folder.path(), 1, 101, usize::MAX);
+    let again = gate(folder.path(), &[&run, &run], &[]);
+    assert!(refusal(&again).starts_with("expected runs of different seeds"));
+
+    let change = |name: &str, change: &dyn Fn(&mut Value)| {
+        let mut record: Value = serde_json::from_str(&fs::read_to_string(&run).expect("a record")).expect("JSON");
+        change(&mut record);
+        let path = folder.path().join(name);
+        fs::write(&path, record.to_string()).expect("written");
+        refusal(&gate(folder.path(), &[name], &[]))
+    };
+    let targets = change("targets.json", &|record| record["targets_sha256"] = json!("0"));
+    assert!(targets.contains("is judged on other targets than the recorded runs"), "{targets}");
+    let metrics = change("metrics.json", &|record| record["test"]["recall@20"] = json!(0.5));
+    assert!(metrics.starts_with("metrics.json: expected ranks that give the test's recall@20 of 0.5"), "{metrics}");
+    let number = change("number.json", &|record| record["ranks"] = json!("1 two 3"));
+    assert!(number.contains("expected a number, found `two`"), "{number}");
+    let key = change("key.json", &|record| record["unheard"] = json!(1));
+    assert!(key.contains("unknown field `unheard`"), "{key}");
+    assert!(refusal(&gate(folder.path(), &["nowhere"], &[])).starts_with("nowhere: cannot read the run"));
+}
+
+#[test]
+fn a_wrong_expectation_is_told_what_is_wrong() {
+    let folder = temporary();
+    let run = with_loss(folder.path(), 1, 101, usize::MAX);
+    let with = |text: &str| {
+        fs::write(folder.path().join("expect.yaml"), text).expect("written");
+        refusal(&dif_sr(folder.path(), &["gate", &run, "--expect=expect.yaml"]))
+    };
+    let runs = |more: &str| {
+        format!("runs: {{source: s, folder: records, metrics: [recall@20], margin: 0.1, error: 0.05{more}}}\n")
+    };
+    assert!(with("{}").contains("expected `figures`, `runs` or both, found neither"));
+    assert!(with(&runs("")).starts_with("records: cannot read the recorded runs"));
+    assert!(with(&runs("").replace("0.05", "0.7")).contains("`runs.error`: expected a probability"));
+    assert!(with(&runs("").replace("margin: 0.1", "margin: 2")).contains("`runs.margin`: expected a share"));
+    assert!(with(&runs("").replace("recall@20", "recall")).contains("expected a metric such as recall@20"));
+    assert!(with(&runs(", time: {regression: 0}")).contains("`runs.time.regression`: expected a share above 0"));
+    with_loss(&folder.path().join("records"), 1, 1, usize::MAX);
+    assert!(with(&runs("")).contains("expected at least three recorded runs, found 1"));
+    (2..=3).for_each(|seed| drop(with_loss(&folder.path().join("records"), seed, seed, usize::MAX)));
+    assert!(with(&runs(", convergence: {target: 2, margin: 1}")).contains("`runs.convergence`: expected a target"));
+    let target = with(&runs(", convergence: {target: 0.9, margin: 1}"));
+    assert!(
+        target.contains("expected a recall@10 that every recorded run reaches, found 0.9, which seed 1"),
+        "{target}"
+    );
+}
+
+/// Expects the times of three records of `seconds` an epoch, and convergence, of runs made from them by `change`.
+fn judged(seconds: &[f64], change: impl Fn(usize, &mut Record)) -> (i32, Value) {
+    let folder = temporary();
+    let write = |at: &str, seed: usize, change: &dyn Fn(&mut Record)| {
+        let mut record = recorded(seed as i64);
+        record.seed = seed as i64 + 100;
+        record.epoch_seconds = vec![10.0 + 0.05 * seed as f64; 4];
+        record.evaluated = (0..4).collect();
+        record.valid = vec![0.1, 0.15, 0.2, 0.25];
+        record.evaluation_seconds = vec![1.0 + 0.005 * seed as f64; 4];
+        record.calibration_seconds = vec![0.01, 0.01];
+        change(&mut record);
+        record.write(&folder.path().join(at)).unwrap_or_else(|e| panic!("{e}")).display().to_string()
+    };
+    (1..=5).for_each(|seed| drop(write("records", seed, &|_| ())));
+    let runs: Vec<String> = (seconds.iter().enumerate())
+        .map(|(i, &seconds)| {
+            write("runs", 6 + i, &|record| {
+                record.epoch_seconds = vec![seconds; 4];
+                change(i, record);
+            })
+        })
+        .collect();
+    let text = "runs: {source: s, folder: records, metrics: [recall@20], margin: 0.9, error: 0.05, \
+                convergence: {target: 0.2, margin: 0.6}, time: {regression: 0.1}}\n";
+    fs::write(folder.path().join("expect.yaml"), text).expect("written");
+    let runs = runs.iter().map(String::as_str);
+    let arguments: Vec<&str> = ["gate", "--json", "--expect=expect.yaml"].into_iter().chain(runs).collect();
+    let output = dif_sr(folder.path(), &arguments);
+    (code(&output), verdict(&output))
+}
+
+#[test]
+fn a_slow_run_is_measured_once_more_before_it_fails() {
+    let (exit, same) = judged(&[10.1], |_, _| ());
+    assert_eq!(exit, 0, "{same:#}");
+    let (exit, once) = judged(&[20.0], |_, _| ());
+    assert_eq!(exit, 3, "{once:#}");
+    assert!(once["sentence"].to_string().contains("measure once more before it counts"), "{once:#}");
+    let (exit, twice) = judged(&[20.0, 20.1], |_, _| ());
+    assert_eq!(exit, 1, "{twice:#}");
+    assert!(twice["sentence"].to_string().contains("times grew by +9"), "{twice:#}");
+}
+
+#[test]
+fn a_noisy_machine_is_undecided_and_never_failed() {
+    let (exit, noisy) = judged(&[20.0, 20.1], |i, run| run.calibration_seconds = vec![0.01, 0.01 + 0.005 * i as f64]);
+    assert_eq!(exit, 3, "{noisy:#}");
+    assert!(noisy["sentence"].to_string().contains("measure on a quiet one"), "{noisy:#}");
+    let (exit, epochs) = judged(&[20.0, 20.1], |_, run| run.epoch_seconds = vec![10.0, 20.0, 30.0, 40.0]);
+    assert_eq!(exit, 3, "{epochs:#}");
+}
+
+#[test]
+fn times_of_another_machine_are_not_judged() {
+    let (exit, other) =
+        judged(&[20.0, 20.1], |_, run| drop(run.environment.insert("cpu".to_owned(), json!("another"))));
+    assert_eq!(exit, 0, "{other:#}");
+    assert!(!other["findings"].to_string().contains("\"time\""), "{other:#}");
+}
+
+#[test]
+fn a_run_that_never_reaches_the_target_does_not_converge() {
+    let (exit, never) = judged(&[10.0], |_, run| run.valid = vec![0.1, 0.1, 0.1, 0.1]);
+    assert_eq!(exit, 1, "{never:#}");
+    assert!(never["sentence"].to_string().contains("a run never reaches it"), "{never:#}");
+    let (exit, later) = judged(&[10.0], |_, run| run.valid = vec![0.1, 0.1, 0.1, 0.2]);
+    assert_eq!(exit, 3, "one run, one epoch later than the recorded three, can be chance: {later:#}");
+}
+
+/// A measurement as Criterion leaves it.
+fn measurement(folder: &Path, id: &str, name: &str, median: f64) {
+    let path = folder.join("criterion").join(id).join(name);
+    fs::create_dir_all(&path).expect("a folder");
+    let estimate = json!({
+        "confidence_interval": { "confidence_level": 0.95, "lower_bound": median * 0.99, "upper_bound": median * 1.01 },
+        "point_estimate": median, "standard_error": median * 0.005,
+    });
+    fs::write(path.join("estimates.json"), json!({ "mean": estimate, "median": estimate }).to_string())
+        .expect("written");
+}
+
+#[test]
+fn benchmarks_are_held_to_a_saved_baseline() {
+    let folder = temporary();
+    measurement(folder.path(), "step/train", "main", 1e6);
+    measurement(folder.path(), "step/train", "new", 1.3e6);
+    measurement(folder.path(), "step/train", "again", 1.25e6);
+    measurement(folder.path(), "step/only new", "new", 1e6);
+    let gate = |more: &[&str]| dif_sr(folder.path(), &[&["gate", "--criterion=criterion"], more].concat());
+    let once = gate(&["--baseline=main"]);
+    assert_eq!(code(&once), 3, "{}", stdout(&once));
+    assert!(stdout(&once).contains("measure once more"), "{}", stdout(&once));
+    let twice = gate(&["--baseline=main", "--measured", "new", "again"]);
+    assert_eq!(code(&twice), 1, "{}", stdout(&twice));
+    assert!(stdout(&twice).contains("benchmarks grew by more than +10.0 % over `main`, twice: step/train"));
+    measurement(folder.path(), "step/train", "again", 1.01e6);
+    assert_eq!(code(&gate(&["--baseline=main", "--measured", "new", "again"])), 0, "the first was chance");
+    let none = gate(&["--baseline=unknown"]);
+    assert_eq!(code(&none), 3);
+    assert!(stdout(&none).contains("no benchmark in criterion has `unknown`"), "{}", stdout(&none));
+}
+
+#[test]
+fn the_table_in_the_docs_is_what_the_command_prints() {
+    let docs = fs::read_to_string(root().join("docs/verdict.md")).expect("the page");
+    let (_, rest) = docs.split_once("<!-- dif-sr ").expect("a command");
+    let (command, rest) = rest.split_once(" -->\n").expect("its end");
+    let (table, _) = rest.split_once("<!-- end -->").expect("the table's end");
+    let output = dif_sr(root(), &command.split_whitespace().collect::<Vec<_>>());
+    assert_eq!(stdout(&output).trim(), table.trim(), "run `dif-sr {command}` and put its table there");
+}

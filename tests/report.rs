@@ -1,0 +1,193 @@
+//! The page of runs, as a browser shows it.
+//!
+//! The browser is Debian's package `chromium`, or what `DIF_SR_CHROMIUM` names. Where there is none, what needs it is left
+//! out and says so (docs/verdict.md).
+
+mod common;
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use common::process::{code, dif_sr, refusal, stderr, stdout};
+use common::{TOY, write_toy};
+use once_cell::sync::Lazy;
+use tempfile::TempDir;
+
+/// Two runs of the toy data, and an expectation with a figure for each chart.
+static RUNS: Lazy<TempDir> = Lazy::new(|| {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    write_toy(folder.path());
+    for (out, keys) in [("--out=one", ["--seed=1", "--epochs=6"]), ("--out=two", ["--seed=2", "--epochs=4"])] {
+        let output = dif_sr(
+            folder.path(),
+            &[&["train", out, "--metrics=[Recall,NDCG]", "--topk=[10,20]"], &keys[..], &TOY[..]].concat(),
+        );
+        assert_eq!(code(&output), 0, "{}", stderr(&output));
+    }
+    let text = "figures: {source: by <hand> & head, margin: {metric: 1}, valid: {recall@10: 0.5, recall@20: 0.7}, test: {recall@20: 0.6}}\n";
+    fs::write(folder.path().join("expect.yaml"), text).expect("written");
+    folder
+});
+
+fn report(arguments: &[&str]) -> String {
+    let output = dif_sr(RUNS.path(), &[&["report"], arguments].concat());
+    assert_eq!(code(&output), 0, "{}", stderr(&output));
+    let out = arguments.iter().find_map(|a| a.strip_prefix("--out=")).expect("a page");
+    assert_eq!(stdout(&output), format!("report: {out}\n"));
+    fs::read_to_string(RUNS.path().join(out)).expect("a page")
+}
+
+/// The browser, or a word that it is missing.
+static CHROMIUM: Lazy<Option<String>> = Lazy::new(|| {
+    let named = std::env::var("DIF_SR_CHROMIUM").ok();
+    let program = named.clone().unwrap_or_else(|| "chromium".to_owned());
+    let there = Command::new(&program).arg("--version").output().is_ok_and(|output| output.status.success());
+    assert!(there || named.is_none(), "DIF_SR_CHROMIUM is {program}, which does not run");
+    if !there {
+        // Past the test harness, which shows what is printed for failures only.
+        use std::io::Write;
+        std::io::stderr()
+            .write_all(b"left out: no chromium; install it or set DIF_SR_CHROMIUM\n")
+            .expect("standard error");
+    }
+    there.then_some(program)
+});
+
+/// A page in the browser: what it logged, and how often each colour occurs.
+struct Shown {
+    log: String,
+    width: u32,
+    pixels: Vec<[u8; 3]>,
+}
+
+impl Shown {
+    /// Opens a page of [`RUNS`]. `None` without a browser.
+    fn open(page: &str, width: u32, dark: bool) -> Option<Self> {
+        let program = CHROMIUM.as_ref()?;
+        let profile = tempfile::tempdir().expect("a temporary folder");
+        let image = profile.path().join("shown.png");
+        // A browser that hangs fails the test, not the machine.
+        let mut command = assert_cmd::Command::new(program);
+        command.timeout(std::time::Duration::from_secs(180));
+        command.args(["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--enable-logging=stderr"]);
+        command.arg(format!("--user-data-dir={}", profile.path().join("profile").display()));
+        command.arg(format!("--window-size={width},2600")).arg(format!("--screenshot={}", image.display()));
+        if dark {
+            command.arg("--force-dark-mode");
+        }
+        let output =
+            command.arg(format!("file://{}", RUNS.path().join(page).display())).output().expect("the browser runs");
+        let bytes = fs::read(&image).unwrap_or_else(|e| panic!("{e}: {}", String::from_utf8_lossy(&output.stderr)));
+        let header = minipng::decode_png_header(&bytes).expect("a PNG");
+        let mut buffer = vec![0; header.required_bytes_rgba8bpc()];
+        let mut decoded = minipng::decode_png(&bytes, &mut buffer).expect("a PNG");
+        decoded.convert_to_rgba8bpc().expect("room for RGBA");
+        let pixels = decoded.pixels().chunks_exact(4).map(|p| [p[0], p[1], p[2]]).collect();
+        Some(Self { log: String::from_utf8_lossy(&output.stderr).into_owned(), width: header.width(), pixels })
+    }
+
+    fn count(&self, colour: [u8; 3]) -> usize {
+        self.pixels.iter().filter(|&&pixel| pixel == colour).count()
+    }
+
+    /// Whether the browser's console said anything.
+    fn complaints(&self) -> Vec<&str> {
+        self.log.lines().filter(|line| line.contains("CONSOLE")).collect()
+    }
+
+    /// In how many rows of pixels a colour occurs.
+    fn rows_with(&self, colour: [u8; 3]) -> usize {
+        self.pixels.chunks(self.width as usize).filter(|row| row.contains(&colour)).count()
+    }
+}
+
+#[test]
+fn the_page_shows_verdict_curves_and_figures_in_light_and_dark() {
+    let page = report(&["one", "two", "--expect=expect.yaml", "--out=page.html"]);
+    assert!(page.contains("pass: all 3 values are within their margin"), "the verdict");
+    assert!(page.contains("by &lt;hand&gt; &amp; head"), "text is text, whatever it holds");
+    for title in
+        ["Training loss", "Validation recall@10", "Validation recall@20", "Validation ndcg@20", "Seconds of an epoch"]
+    {
+        assert!(page.contains(title), "{title}");
+    }
+    let (light, dark) = ([0x1F, 0x6F, 0xB4], [0x60, 0xA5, 0xFA]);
+    let Some(shown) = Shown::open("page.html", 1100, false) else { return };
+    assert_eq!(shown.complaints(), Vec::<&str>::new());
+    assert!(shown.count([255, 255, 255]) > shown.pixels.len() / 2, "paper is white");
+    // Five charts and the legend, each with both curves.
+    assert!(
+        shown.count(light) > 300 && shown.rows_with(light) > 100,
+        "{} {}",
+        shown.count(light),
+        shown.rows_with(light)
+    );
+    assert!(shown.count([0xC2, 0x41, 0x0C]) > 200, "the second run");
+    assert!(shown.count([0x77, 0x77, 0x78]) > 100, "the figures' lines");
+
+    let shown = Shown::open("page.html", 1100, true).expect("a browser");
+    assert!(shown.count([0x18, 0x18, 0x1B]) > shown.pixels.len() / 2, "paper is dark");
+    assert!(shown.count(dark) > 300 && shown.count(light) == 0, "curves are light on dark");
+    assert_eq!(shown.complaints(), Vec::<&str>::new());
+}
+
+#[test]
+fn a_narrow_screen_shows_the_whole_width() {
+    report(&["one", "--out=narrow.html"]);
+    let Some(shown) = Shown::open("narrow.html", 500, false) else { return };
+    let width = shown.width as usize;
+    // Nothing but paper in the last columns: no chart or text is cut off.
+    let margin =
+        shown.pixels.chunks(width).flat_map(|row| &row[width - 8..]).filter(|&&p| p != [255, 255, 255]).count();
+    assert_eq!(margin, 0);
+    assert!(shown.count([0x1F, 0x6F, 0xB4]) > 300);
+}
+
+#[test]
+fn the_page_is_self_contained_and_speaks_without_sight() {
+    let page = report(&["one", "two", "--out=alone.html"]);
+    for reference in ["http://", "https://", "src=", "@import", "<script"] {
+        let found = page.replace("http://www.w3.org/2000/svg", "").contains(reference);
+        assert!(!found, "{reference}: nothing is fetched");
+    }
+    let images = page.matches("<svg role=\"img\" aria-label=\"").count();
+    assert_eq!(images, 5, "every chart says in words what it shows");
+    assert!(page.contains("aria-label=\"Validation recall@10: one from 0."), "with names and numbers");
+    assert_eq!(page.matches("<summary>Numbers</summary>").count(), images, "and has its numbers");
+    assert!(page.contains("<html lang=\"en\">") && page.contains("<title>DIF-SR on toy</title>"));
+    assert!(
+        page.contains("Differences between the runs")
+            && page.contains("<th scope=\"row\">epochs</th><td>6</td><td>4</td>")
+    );
+}
+
+#[test]
+fn a_report_replaces_a_report_and_nothing_else() {
+    report(&["one", "--out=again.html"]);
+    report(&["two", "--out=again.html"]);
+    fs::write(RUNS.path().join("notes.html"), "my notes").expect("written");
+    let sentence = refusal(&dif_sr(RUNS.path(), &["report", "one", "--out=notes.html"]));
+    assert!(sentence.starts_with("notes.html: expected no file or a former report, found another file"), "{sentence}");
+    assert_eq!(fs::read_to_string(RUNS.path().join("notes.html")).expect("readable"), "my notes");
+    let sentence = refusal(&dif_sr(RUNS.path(), &["report", "expect.yaml"]));
+    assert!(sentence.starts_with("expect.yaml: expected the folder of a finished run"), "{sentence}");
+    assert!(!Path::new("report.html").exists());
+}
+
+#[test]
+fn the_notebooks_form_has_its_sections_in_order_and_says_n_and_spread() {
+    let output = dif_sr(RUNS.path(), &["report", "one", "two", "--expect=expect.yaml", "--markdown=toy.md"]);
+    assert_eq!(code(&output), 0, "{}", stderr(&output));
+    let text = fs::read_to_string(RUNS.path().join("toy.md")).expect("a page");
+    let sections: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("## ")).collect();
+    assert_eq!(sections, ["Environments", "Dataset", "Code", "Results", "Logs"]);
+    assert!(text.contains("\n```text\ntoy\nThe number of users: 61\n"), "RecBole's summary: {text}");
+    assert!(text.contains("| test, n = 2 | mean | deviation | published |"), "{text}");
+    assert!(text.contains("| recall@20 | ") && text.contains(" | 0.6000 |\n"), "{text}");
+    assert_eq!(text.matches("epoch 0 training [time: ").count(), 2, "both logs");
+    assert!(text.contains("\n| one | 1 | ") && text.contains("\n| two | 2 | "), "where each figure comes from");
+    fs::write(RUNS.path().join("mine.md"), "mine").expect("written");
+    let sentence = refusal(&dif_sr(RUNS.path(), &["report", "one", "--markdown=mine.md"]));
+    assert!(sentence.starts_with("mine.md: expected no file or a former report"), "{sentence}");
+}
