@@ -18,7 +18,7 @@ use crate::train::Calibration;
 use crate::{Error, Result};
 
 /// Keys that say where and how a run is done, not which run it is.
-const NOT_THE_EXPERIMENT: [&str; 11] = [
+const NOT_THE_EXPERIMENT: [&str; 13] = [
     "seed",
     "state",
     "gpu_id",
@@ -30,6 +30,8 @@ const NOT_THE_EXPERIMENT: [&str; 11] = [
     "eval_batch_size",
     "loss_decimal_place",
     "compute_path",
+    "precision",
+    "checkpoint_interval",
 ];
 
 /// One finished run: what it was, where it ran, what it gave. Lists are written as numbers in one line.
