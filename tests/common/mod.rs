@@ -5,7 +5,6 @@ pub mod process;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use dif_sr::config::RunConfig;
 use once_cell::sync::Lazy;
@@ -29,12 +28,6 @@ pub fn config(name: &str, overrides: &[(&str, &str)]) -> RunConfig {
     let fixed = [("threads", "1"), ("use_gpu", "False"), ("show_progress", "False")];
     let all = fixed.iter().chain(overrides).map(|&(key, value)| (key.to_owned(), value.to_owned()));
     RunConfig::load(&[file], &all.collect::<Vec<_>>()).unwrap_or_else(|e| panic!("{e}"))
-}
-
-/// Libtorch has one generator a process: whoever draws from it in a fixed order holds this meanwhile.
-pub fn generator() -> MutexGuard<'static, ()> {
-    static GENERATOR: Mutex<()> = Mutex::new(());
-    GENERATOR.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The folder that holds `ml-100k/`, which `./setup` fetches.
