@@ -45,7 +45,7 @@ fn main() {
         let ours = start.elapsed().as_secs_f64();
         table[0].add(ours, peer.time("load"));
     }
-    let mut training = Row::new("training step, float32", 2.0);
+    let mut training = Row::new("four training steps, float32", 2.0);
     let mut evaluation = Row::new("evaluation of 22,363 users", 4.0);
     let prepared = Prepared::new(&float32).expect("the data loads");
     let mut ours = Ours::new(&float32, &prepared);
@@ -59,7 +59,7 @@ fn main() {
         let config = config("bf16");
         let prepared = Prepared::new(&config).expect("the data loads");
         let mut ours = Ours::new(&config, &prepared);
-        let mut training = Row::new("training step, bf16", 6.0);
+        let mut training = Row::new("four training steps, bf16", 6.0);
         for _ in 0..ROUNDS {
             training.add(ours.train(), peer.time(&format!("train {STEPS}")));
         }

@@ -160,8 +160,8 @@ impl<'a> Layer<'a> {
         frame.linear(&slots.dense, &state.context, &mut state.attended.0);
         attended.resize(n * h, 0.0);
         state.attended.1.resize(n, 0.0);
-        let (rows_, inverse) = (&mut state.attended.0, &mut state.attended.1);
-        norm::forward(self.norm(&slots.attention_norm), rows_, asking, self.drops(rows, 1), inverse, attended);
+        let (new, inverse) = (&mut state.attended.0, &mut state.attended.1);
+        norm::forward(self.norm(&slots.attention_norm), new, asking, self.drops(rows, 1), inverse, attended);
 
         frame.linear(&slots.dense_1, attended, &mut state.hidden);
         scratch.b.resize(state.hidden.len(), 0.0);
@@ -169,8 +169,8 @@ impl<'a> Layer<'a> {
         frame.linear(&slots.dense_2, &scratch.b, &mut state.output.0);
         out.resize(n * h, 0.0);
         state.output.1.resize(n, 0.0);
-        let (rows_, inverse) = (&mut state.output.0, &mut state.output.1);
-        norm::forward(self.norm(&slots.norm), rows_, attended, self.drops(rows, 2), inverse, out);
+        let (new, inverse) = (&mut state.output.0, &mut state.output.1);
+        norm::forward(self.norm(&slots.norm), new, attended, self.drops(rows, 2), inverse, out);
     }
 
     /// Turns the gradient of the output into that of the input.
@@ -185,13 +185,21 @@ impl<'a> Layer<'a> {
         grad: &mut Vec<f32>,
         into: &mut ThreadGrad,
     ) {
-        let (frame, slots, h) = (self.frame, self.slots(), self.frame.h);
-        let Scratch { a, b, c, d, attributes } = scratch;
-        let asking = match self.queries() {
-            Queries::All => &state.input,
-            Queries::Last => &state.asking,
-        };
-        // The feed-forward network; from here on `grad` is the residual's.
+        self.feed_forward_backward(rows, state, scratch, grad, into);
+        self.attention_backward(rows, state, scratch, grad, into);
+    }
+
+    /// Turns the gradient of the output into that of the attention's output, `[queries, H]`.
+    fn feed_forward_backward(
+        self,
+        rows: &Rows,
+        state: &LayerState,
+        Scratch { a, b, .. }: &mut Scratch,
+        grad: &mut [f32],
+        into: &mut ThreadGrad,
+    ) {
+        let (frame, slots) = (self.frame, self.slots());
+        // From here on `grad` is the residual's.
         a.resize(grad.len(), 0.0);
         let norm = self.norm(&slots.norm);
         let scales = pair(&mut into.flat, &slots.norm);
@@ -206,8 +214,23 @@ impl<'a> Layer<'a> {
         norm::scale(norm, &state.attended.0, a);
         parameters(frame, &slots.dense_1, a, b, &mut into.flat);
         frame.transposed(&slots.dense_1, b, grad, Into::Add);
+    }
 
-        // The attention.
+    /// Turns the gradient of the attention's output into that of the layer's input.
+    fn attention_backward(
+        self,
+        rows: &Rows,
+        state: &LayerState,
+        Scratch { a, b, c, d, attributes }: &mut Scratch,
+        grad: &mut Vec<f32>,
+        into: &mut ThreadGrad,
+    ) {
+        let (frame, slots, h) = (self.frame, self.slots(), self.frame.h);
+        let norm = self.norm(&slots.attention_norm);
+        let asking = match self.queries() {
+            Queries::All => &state.input,
+            Queries::Last => &state.asking,
+        };
         let scales = pair(&mut into.flat, &slots.attention_norm);
         norm::backward(norm, &state.attended.0, &state.attended.1, self.drops(rows, 1), grad, a, scales);
         parameters(frame, &slots.dense, &state.context, a, &mut into.flat);
@@ -302,8 +325,8 @@ impl Frame<'_> {
 
 /// Adds the gradients of a linear layer's weight and bias.
 pub(super) fn parameters(frame: &Frame, dense: &Dense, x: &[f32], dy: &[f32], flat: &mut [f32]) {
-    let (x, dy_) = (Matrix::new(x, dense.inputs), Matrix::new(dy, dense.bias.len()));
-    product(frame.precision, dy_.t(), x, &mut flat[dense.weight.clone()], Into::Add);
+    let of_outputs = Matrix::new(dy, dense.bias.len()).t();
+    product(frame.precision, of_outputs, Matrix::new(x, dense.inputs), &mut flat[dense.weight.clone()], Into::Add);
     add_rows(dy, &mut flat[dense.bias.clone()]);
 }
 

@@ -61,6 +61,16 @@ proptest! {
         equal("item loss", &model.losses_of(&seq_output, &batch).item, &scalar(expected))?;
     }
 
+    /// Libtorch leaves one label out of a cross-entropy, which must be none of the items.
+    #[test]
+    fn every_item_counts_as_a_target(shape in shapes(&FUSIONS, &SUM_OR_MEAN)) {
+        let shape = Shape { n_items: 150, rows: 150, ..shape };
+        let (model, mut batch, seq_output) = (shape.model(), shape.batch(), encoded(&shape));
+        batch.pos_items = Tensor::arange(150, (Kind::Int64, model.device()));
+        let expected = item_loss(&model, &seq_output, &ids(&batch.pos_items));
+        equal("item loss", &model.losses_of(&seq_output, &batch).item, &scalar(expected))?;
+    }
+
     #[test]
     fn attribute_losses_average_over_batch_and_vocabulary_without_padding_and_count_repetitions(
         mut shape in shapes(&FUSIONS, &SUM_OR_MEAN),
