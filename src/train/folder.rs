@@ -25,7 +25,8 @@ pub struct RunFolder {
     losses: File,
     metrics: File,
     calibrations: File,
-    events: EventFile,
+    /// Begun with the first values: a run that cannot go on leaves no file.
+    events: Option<EventFile>,
     resumed: bool,
     /// Held until the folder is dropped or the process ends, however it ends.
     _lock: File,
@@ -94,8 +95,8 @@ impl RunFolder {
     fn with_files(path: PathBuf, lock: File, resumed: bool) -> Result<Self> {
         let file = |name: &str| append(&path.join(name));
         let (log, losses, metrics) = (file("log.txt")?, file("losses.tsv")?, file("metrics.jsonl")?);
-        let (calibrations, events) = (file("calibration.jsonl")?, EventFile::create(&path)?);
-        Ok(Self { log, losses, metrics, calibrations, events, path, resumed, _lock: lock })
+        let calibrations = file("calibration.jsonl")?;
+        Ok(Self { log, losses, metrics, calibrations, events: None, path, resumed, _lock: lock })
     }
 
     pub fn path(&self) -> &Path {
@@ -157,7 +158,11 @@ impl RunFolder {
 
     /// Appends values at an epoch to TensorBoard's events.
     pub fn scalars(&mut self, epoch: usize, values: impl IntoIterator<Item = (String, f64)>) -> Result<()> {
-        self.events.scalars(epoch, values)
+        let events = match &mut self.events {
+            Some(events) => events,
+            none => none.insert(EventFile::create(&self.path)?),
+        };
+        events.scalars(epoch, values)
     }
 
     /// How long the files are now.
