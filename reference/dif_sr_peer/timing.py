@@ -19,7 +19,7 @@ from . import data as pipeline
 from .train import Evaluation, build
 
 
-class Session:
+class Peer:
     def __init__(self, options):
         self.options = options
         self.data = self.model = None
@@ -59,14 +59,14 @@ def main():
     torch.set_num_threads(arguments.threads)
     options = configuration.load(arguments.config, [key[2:] for key in keys])
     options["data_path"] = arguments.data_path
-    session = Session(options)
+    peer = Peer(options)
     for line in sys.stdin:
         command, *numbers = line.split()
         if command == "memory":
             print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, flush=True)
             continue
         started = time.perf_counter()
-        getattr(session, command)(*map(int, numbers))
+        getattr(peer, command)(*map(int, numbers))
         print(time.perf_counter() - started, flush=True)
 
 
