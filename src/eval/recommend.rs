@@ -2,6 +2,7 @@
 
 use tch::{Kind, Tensor, no_grad};
 
+use super::not_finite;
 use crate::model::SasRecD;
 use crate::{Error, Result};
 
@@ -42,8 +43,7 @@ pub fn recommend(
         let lengths = Tensor::from_slice(&lengths).to_device(model.device());
         let scores = no_grad(|| model.scores(&model.forward(&seq, &lengths, false).seq_output));
         if !bool::try_from(scores.isfinite().all())? {
-            return Err(Error::new("the model's scores are not all finite numbers")
-                .hint("the parameters hold NaN or infinity: train again with a smaller learning_rate"));
+            return Err(not_finite());
         }
         let scores = scores.to_kind(Kind::Double).to_device(tch::Device::Cpu).contiguous();
         for (row, history) in batch.iter().enumerate() {

@@ -175,9 +175,10 @@ impl FastPath {
         let per_worker = chunks.len().div_ceil(workers.len());
 
         pool.install(|| {
+            // Of every thread: one that gets no chunk of a small batch still holds the gradient of the last.
+            workers.par_iter_mut().for_each(|worker| worker.grad.clear(&frame));
             let parts = chunks.par_chunks_mut(per_worker).zip(workers.par_iter_mut()).enumerate();
             parts.for_each(|(part, (chunks, worker))| {
-                worker.grad.clear(&frame);
                 for (i, chunk) in chunks.iter_mut().enumerate() {
                     let start = (part * per_worker + i) * CHUNK;
                     chunk.rows.fill(sequences, start..(start + CHUNK).min(b), Some(&*vectors), &mut worker.index);
