@@ -34,6 +34,7 @@ pub mod fast;
 pub mod golden;
 pub mod model;
 pub mod report;
+mod splitmix;
 pub mod tensors;
 pub mod train;
 pub mod verdict;

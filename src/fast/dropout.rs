@@ -3,15 +3,7 @@
 //! A mask is a function of the seed, the step, the place in the model and the row of the batch, so that it depends neither
 //! on threads nor on the order in which rows are computed.
 
-/// SplitMix64's increment (Steele, Lea and Flood 2014).
-const GAMMA: u64 = 0x9e37_79b9_7f4a_7c15;
-
-/// SplitMix64's output function.
-fn mix(mut z: u64) -> u64 {
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
-}
+use crate::splitmix::{self, GAMMA, mix};
 
 /// A source of random numbers that can be narrowed down: by step, by place, by row. Each is a SplitMix64 stream of period
 /// 2⁶⁴ from a start that is itself a SplitMix64 output.
@@ -29,8 +21,7 @@ impl Stream {
     }
 
     fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(GAMMA);
-        mix(self.0)
+        splitmix::next(&mut self.0)
     }
 }
 
