@@ -38,5 +38,6 @@ mod splitmix;
 pub mod tensors;
 pub mod train;
 pub mod verdict;
+mod yaml;
 
 pub use error::{Error, Result};

@@ -213,7 +213,7 @@ fn verify_passes_a_true_case_and_names_what_a_false_one_breaks() {
     let case = |name: &str| root().join("golden").join(name).display().to_string();
     let output = dif_sr(folder.path(), &["verify", &case("sum"), &case("README.md")]);
     assert_eq!(code(&output), 0, "{}", stderr(&output));
-    assert!(stdout(&output).ends_with("pass: 1 cases are within tolerance\n"), "{}", stdout(&output));
+    assert!(stdout(&output).ends_with("pass: 1 case within tolerance\n"), "{}", stdout(&output));
 
     // One weight of one gradient, off by a millionth of the largest.
     let false_case = folder.path().join("false");
@@ -268,6 +268,16 @@ fn verify_cannot_run_on_an_unreadable_folder() {
     told.by(&["verify", "a.json"]);
     told.by(&["verify", "half"]);
     insta::assert_snapshot!(told.text);
+}
+
+#[test]
+fn verify_judges_what_it_can_read_and_ends_with_what_it_cannot() {
+    let output = dif_sr(root(), &["verify", "golden/nowhere", "golden/sum", "golden/none"]);
+    assert_eq!(code(&output), 2);
+    assert!(stdout(&output).ends_with("pass: 1 case within tolerance\n"), "{}", stdout(&output));
+    let told = stderr(&output);
+    assert!(told.starts_with("dif-sr: golden/nowhere/config.yaml: "), "{told}");
+    assert!(told.contains("(1 case more could not be held either)"), "{told}");
 }
 
 #[test]

@@ -4,16 +4,19 @@
 use std::path::Path;
 
 use dif_sr::config::{ModelConfig, RunConfig};
+use dif_sr_fuzz::within_bound;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|text: &str| {
     let path = Path::new("fuzzed.yaml");
-    if let Ok(config) = RunConfig::from_yaml(text, path) {
-        let read = RunConfig::from_yaml(&config.to_yaml(), path).expect("what was written can be read");
-        assert_eq!(read, config);
-    }
-    let _ = ModelConfig::parse_case(text, path);
+    within_bound(text.len(), || {
+        if let Ok(config) = RunConfig::from_yaml(text, path) {
+            let read = RunConfig::from_yaml(&config.to_yaml(), path).expect("what was written can be read");
+            assert_eq!(read, config);
+        }
+    });
+    within_bound(text.len(), || drop(ModelConfig::parse_case(text, path)));
     let pairs = text.lines().filter_map(|line| line.split_once('='));
     let overrides: Vec<_> = pairs.map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
-    let _ = RunConfig::load(&[], &overrides);
+    within_bound(text.len(), || drop(RunConfig::load(&[], &overrides)));
 });

@@ -64,6 +64,11 @@ pub fn of_panic(panic: &(dyn Any + Send)) -> Error {
         .hint("if memory ran out, use smaller batches or sizes; otherwise this is a bug: report it with the command")
 }
 
+/// `1 case`, `2 cases`.
+pub fn counted(n: usize, what: &str) -> String {
+    format!("{n} {what}{}", if n == 1 { "" } else { "s" })
+}
+
 /// Rows of columns, each as wide as its widest cell: the first to the left, the others to the right.
 pub fn table(rows: &[Vec<String>]) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);

@@ -25,21 +25,34 @@ pub fn run(args: &VerifyArgs, json: bool) -> Result<Outcome> {
         };
     }
     let path = if args.fast { ComputePath::Fast } else { ComputePath::Reference };
-    let mut reports = Vec::new();
+    let (mut reports, mut unreadable) = (Vec::new(), Vec::new());
     for folder in folders {
-        let report = verify(&Case::load(folder)?, path)?;
-        if !json {
-            output::print(&text(&report))?;
+        match Case::load(folder).and_then(|case| verify(&case, path)) {
+            Ok(report) => {
+                if !json {
+                    output::print(&text(&report))?;
+                }
+                reports.push(report);
+            }
+            // The others are judged all the same; the command ends with what could not be read.
+            Err(error) => unreadable.push(error),
         }
-        reports.push(report);
     }
     let failed: Vec<&str> = reports.iter().filter(|r| !r.holds()).map(|r| r.case.as_str()).collect();
+    let cases = output::counted(reports.len(), "case");
     if json {
         output::print_json(&reports)?;
-    } else if failed.is_empty() {
-        output::print(&format!("pass: {} cases are within tolerance", reports.len()))?;
-    } else {
-        output::print(&format!("FAIL: {} of {} cases: {}", failed.len(), reports.len(), failed.join(", ")))?;
+    } else if !reports.is_empty() && failed.is_empty() {
+        output::print(&format!("pass: {cases} within tolerance"))?;
+    } else if !failed.is_empty() {
+        output::print(&format!("FAIL: {} of {cases}: {}", failed.len(), failed.join(", ")))?;
+    }
+    let others = unreadable.len().saturating_sub(1);
+    if let Some(error) = unreadable.into_iter().next() {
+        return Err(match others {
+            0 => error,
+            n => error.and(&format!(" ({} more could not be held either)", output::counted(n, "case"))),
+        });
     }
     Ok(if failed.is_empty() { Outcome::Holds } else { Outcome::DoesNotHold })
 }

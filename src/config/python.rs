@@ -23,7 +23,7 @@ fn yaml(text: &str) -> Option<Value> {
         "true" => Some(Value::Bool(true)),
         "false" => Some(Value::Bool(false)),
         "null" | "~" => Some(Value::Null),
-        lower if lower.starts_with(['[', '{']) => serde_yaml::from_str(text).ok(),
+        lower if lower.starts_with(['[', '{']) => crate::yaml::from_str(text).ok(),
         _ => None,
     }
 }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde_yaml::{Mapping, Value};
 
 use super::python;
-use crate::{Error, Result};
+use crate::{Error, Result, yaml};
 
 /// Where a value was written.
 #[derive(Debug, Clone)]
@@ -94,7 +94,7 @@ impl Raw {
 }
 
 fn mapping(text: &str, path: &Path) -> Result<Mapping> {
-    let mut value: Value = serde_yaml::from_str(text).map_err(|e| not_yaml(&e, path))?;
+    let mut value: Value = yaml::from_str(text).map_err(|e| not_yaml(&e, path))?;
     value.apply_merge().map_err(|e| not_yaml(&e, path))?;
     match value {
         Value::Mapping(mapping) => Ok(mapping),

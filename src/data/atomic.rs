@@ -7,6 +7,7 @@
 //! DIFFERENCE: pandas, when it loads named columns, drops surplus fields without a word; here they are an error, because
 //! a row that has slipped by one field gives wrong data. `True` is not a number either.
 
+use std::collections::HashSet;
 use std::path::Path;
 
 use super::table::{Column, Table, Values, excerpt};
@@ -25,7 +26,8 @@ pub struct Format<'a> {
 ///
 /// # Errors
 /// The file cannot be read or is empty; a header field is not `name:type`, its type is unknown or its name repeated; a
-/// line has too many fields, a number that is none, bytes that are not UTF-8, or a quote that is never closed.
+/// line has too many fields, a number that is none, bytes that are not UTF-8, or a quote that is never closed; the lines
+/// leave out more fields at their ends than the file has bytes.
 pub fn read(path: &Path, format: Format, load: Option<&[String]>) -> Result<Table> {
     let bytes = std::fs::read(path).map_err(|e| Error::io(path, "read the file", e))?;
     parse(path, bytes, format, load)
@@ -43,6 +45,7 @@ pub fn parse(path: &Path, mut bytes: Vec<u8>, format: Format, load: Option<&[Str
         .from_reader(bytes.as_slice());
     let mut record = csv::StringRecord::new();
     let mut table: Option<Table> = None;
+    let mut left_out = 0;
     loop {
         let (start, line) = next_record(&bytes, reader.position());
         if start > end {
@@ -62,7 +65,14 @@ pub fn parse(path: &Path, mut bytes: Vec<u8>, format: Format, load: Option<&[Str
         match &mut table {
             _ if blank => {}
             None => table = Some(parse_header(path, &record, load).map_err(|error| error.at(path).line(line))?),
-            Some(table) => table.push(&record, line, format.seq_separator)?,
+            Some(table) => {
+                // Otherwise a wide header and many short lines would take memory by the square of the file's size.
+                left_out += table.header().len().saturating_sub(record.len());
+                if left_out > end {
+                    return Err(too_short(table.header().len(), record.len()).at(path).line(line));
+                }
+                table.push(&record, line, format.seq_separator)?;
+            }
         }
     }
     table.ok_or_else(|| {
@@ -79,6 +89,12 @@ fn next_record(bytes: &[u8], position: &csv::Position) -> (usize, u64) {
     let ends = bytes[start..].iter().take_while(|&&b| b == b'\n' || b == b'\r');
     let (skipped, lines) = ends.fold((0, 0), |(n, lines), &b| (n + 1, lines + u64::from(b == b'\n')));
     (start + skipped, position.line() + lines)
+}
+
+fn too_short(expected: usize, found: usize) -> Error {
+    let problem =
+        format!("expected lines of {expected} fields, found {found} here and more left out so far than bytes");
+    Error::new(problem).hint("write every field, if only as an empty one, and check `field_separator`")
 }
 
 /// What the tokeniser found wrong.
@@ -100,7 +116,7 @@ fn explain(error: &csv::Error, header: &[String]) -> Error {
 
 /// The table that the header describes, yet without rows.
 fn parse_header(path: &Path, record: &csv::StringRecord, load: Option<&[String]>) -> Result<Table> {
-    let mut names: Vec<String> = Vec::new();
+    let (mut names, mut known) = (Vec::new(), HashSet::new());
     let mut columns = Vec::new();
     for (index, field) in record.iter().enumerate() {
         let wrong = |problem: String| Error::new(problem).column(excerpt(field));
@@ -112,7 +128,7 @@ fn parse_header(path: &Path, record: &csv::StringRecord, load: Option<&[String]>
             wrong(format!("expected the type token, token_seq, float or float_seq, found `{}`", excerpt(kind)))
                 .hint("correct the header, and check `field_separator`")
         })?;
-        if names.iter().any(|known| known == name) {
+        if !known.insert(name) {
             return Err(wrong(format!("expected each column once, found a second `{}`", excerpt(name)))
                 .hint("rename or remove one of the two"));
         }

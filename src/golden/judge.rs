@@ -8,6 +8,7 @@ use super::compute::compute;
 use super::what_if::WhatIf;
 use super::{Case, Comparison, Tolerance, compare};
 use crate::config::{Fusion, ModelConfig, Pooling, Predictor};
+use crate::splitmix;
 
 /// The rules of one case.
 #[derive(Debug)]
@@ -80,11 +81,13 @@ fn rounding_noise(case: &Case, kind: Kind) -> BTreeMap<String, f64> {
     let epsilon = if kind == Kind::Double { f64::EPSILON } else { f32::EPSILON.into() };
     let mut noise: BTreeMap<String, f64> = BTreeMap::new();
     for seed in 0..8 {
-        tch::manual_seed(seed);
+        // Not libtorch's generator, which belongs to the caller.
+        let mut state = seed;
         let model = case.model.copy_as(kind);
         no_grad(|| {
             for (_, parameter) in model.named_parameters() {
-                let ulps = Tensor::randint_low(-1, 2, parameter.size(), (kind, parameter.device()));
+                let ulps = (0..parameter.numel()).map(|_| (splitmix::next(&mut state) % 3) as f64 - 1.0);
+                let ulps = Tensor::from_slice(&ulps.collect::<Vec<_>>()).to_kind(kind).view_as(&parameter);
                 parameter.shallow_clone().copy_(&(&parameter * (ulps * epsilon + 1.0)));
             }
         });

@@ -53,13 +53,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_calibration_leaves_the_generator_as_it_was() {
-        let draw = || Vec::<f64>::try_from(Tensor::rand([3], (Kind::Double, Device::Cpu))).expect("float64");
-        tch::manual_seed(5);
-        let expected = draw();
-        tch::manual_seed(5);
+    fn what_is_measured_takes_time() {
         let calibration = Calibration::measure(Device::Cpu);
-        assert_eq!(draw(), expected);
         assert!(calibration.product_seconds.iter().chain(&calibration.copy_seconds).all(|&s| s > 0.0));
     }
 }

@@ -61,6 +61,7 @@ unsafe fn checked(message: *const c_char) -> Result<()> {
 mod tests {
     use tch::Kind;
 
+    use super::super::Calibration;
     use super::*;
 
     /// One test, since the process has one generator.
@@ -78,6 +79,8 @@ mod tests {
         let first = draw();
         assert_ne!(draw(), first);
         set_generator_state(Device::Cpu, &state).unwrap();
+        // A calibration in between draws nothing.
+        Calibration::measure(Device::Cpu);
         assert_eq!(draw(), first);
 
         let error = set_generator_state(Device::Cpu, &Tensor::zeros([5], (Kind::Uint8, Device::Cpu))).unwrap_err();

@@ -9,7 +9,7 @@ use super::figures::{Figures, FiguresForm};
 use super::reference::{Reference, ReferenceForm};
 use super::{Record, Verdict};
 use crate::config::EvalConfig;
-use crate::{Error, Result};
+use crate::{Error, Result, yaml};
 
 /// An expectation file, `configs/expectations/<config>.yaml`.
 #[derive(Debug, Clone, PartialEq)]
@@ -33,7 +33,7 @@ impl Expectation {
             Error::io(path, "read what is expected", e)
                 .hint("name it with --expect FILE, or use `dif-sr train`, which expects nothing")
         })?;
-        let file: File = serde_yaml::from_str(&text).map_err(|e| {
+        let file: File = yaml::from_str(&text).map_err(|e| {
             Error::new(format!("expected an expectation, found {e}")).at(path).hint("see docs/verdict.md for the form")
         })?;
         if file.figures.is_none() && file.runs.is_none() {

@@ -15,7 +15,7 @@ use super::statistics::{mean, median};
 use crate::config::RunConfig;
 use crate::tensors::replace;
 use crate::train::Calibration;
-use crate::{Error, Result};
+use crate::{Error, Result, yaml};
 
 /// Keys that say where and how a run is done, not which run it is.
 const NOT_THE_EXPERIMENT: [&str; 13] = [
@@ -127,7 +127,7 @@ impl Record {
         let config = RunConfig::from_yaml(&config_text, &config_path)?;
         let (kind, k) = config.eval.valid_metric;
         let valid_metric = format!("{}@{k}", kind.name());
-        let mut keys: Map<String, Value> = serde_yaml::from_str(&config_text)
+        let mut keys: Map<String, Value> = yaml::from_str(&config_text)
             .map_err(|e| Error::new(format!("expected a configuration, found {e}")).at(&config_path))?;
         keys.retain(|key, _| !NOT_THE_EXPERIMENT.contains(&key.as_str()));
 

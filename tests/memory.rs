@@ -1,0 +1,201 @@
+//! No input makes a reader take more memory than a stated multiple of the input's size (docs/reliability.md).
+//!
+//! Measured as the kernel counts it, so that libtorch's memory is seen as Rust's is: the peak of the resident set while an
+//! input of about a megabyte, made to be as costly as its form allows, is read.
+#![cfg(target_os = "linux")]
+
+use std::path::Path;
+use std::time::Instant;
+
+use dif_sr::config::{ModelConfig, RunConfig};
+use dif_sr::data::atomic::{Format, parse};
+use dif_sr::golden::Case;
+use dif_sr::tensors::{TensorFile, write};
+use dif_sr::train::Checkpoint;
+
+/// Bytes of memory for each byte of input. The worst known input, YAML of nothing but `[`, takes 195 (and half a minute,
+/// which is why there is less of it below).
+const MULTIPLE: usize = 256;
+/// What reading anything takes, whatever its size.
+const CONSTANT: usize = 4 << 20;
+/// About the size of the inputs.
+const SIZE: usize = 1 << 20;
+
+#[test]
+fn no_input_takes_more_memory_than_a_multiple_of_its_size() {
+    assert!(peak(|| drop(std::hint::black_box(vec![1u8; 64 << 20]))) >= 60 << 20, "the gauge sees what is allocated");
+    for (name, text) in data_files() {
+        hold(name, text.len(), || {
+            let format = Format { field_separator: b'\t', seq_separator: " " };
+            drop(parse(Path::new(name), text.clone().into_bytes(), format, None));
+        });
+    }
+    for (name, text) in configurations() {
+        hold(name, text.len(), || {
+            drop(RunConfig::from_yaml(&text, Path::new(name)));
+            drop(ModelConfig::parse_case(&text, Path::new(name)));
+            drop(RunConfig::load(&[], &[("metrics".to_owned(), text.clone())]));
+        });
+    }
+    for (name, bytes) in tensor_files() {
+        hold(name, bytes.len(), || {
+            drop(TensorFile::parse(Path::new(name), &bytes));
+            drop(Checkpoint::parse(Path::new(name), &bytes));
+        });
+    }
+    for (name, config, tensors) in cases() {
+        hold(name, config.len() + tensors.len(), || drop(Case::parse(Path::new(name), &config, &tensors)));
+    }
+}
+
+fn hold(name: &str, size: usize, read: impl FnOnce()) {
+    let begin = Instant::now();
+    let taken = peak(read);
+    let times = taken as f64 / size as f64;
+    println!(
+        "{name}: {size} bytes took {taken} bytes of memory, {times:.1} times as many, and {:.1?}",
+        begin.elapsed()
+    );
+    assert!(taken <= MULTIPLE * size + CONSTANT, "{name}: {size} bytes of input took {taken} bytes of memory");
+}
+
+/// How far the resident set grows, at most, while `work` runs.
+fn peak(work: impl FnOnce()) -> usize {
+    unsafe extern "C" {
+        fn malloc_trim(pad: usize) -> i32;
+    }
+    // What earlier work has freed would be taken again unseen.
+    // SAFETY: glibc's function has no precondition.
+    unsafe { malloc_trim(0) };
+    std::fs::write("/proc/self/clear_refs", "5").expect("the peak can be set back");
+    let before = status("VmRSS:");
+    work();
+    status("VmHWM:").saturating_sub(before)
+}
+
+/// A line of `/proc/self/status`, in bytes.
+fn status(name: &str) -> usize {
+    let status = std::fs::read_to_string("/proc/self/status").expect("Linux has this file");
+    let line = status.lines().find(|line| line.starts_with(name)).expect("Linux has this line");
+    1024 * line.split_whitespace().nth(1).and_then(|n| n.parse::<usize>().ok()).expect("a number of kB")
+}
+
+/// `line(0)`, `line(1)`, … to about [`SIZE`] bytes.
+fn lines(head: &str, line: impl Fn(usize) -> String) -> String {
+    let mut text = head.to_owned();
+    for i in 0.. {
+        if text.len() >= SIZE {
+            break;
+        }
+        text += &line(i);
+    }
+    text
+}
+
+fn data_files() -> Vec<(&'static str, String)> {
+    let head = "user_id:token\titem_id:token\ttags:token_seq\tx:float\txs:float_seq\n";
+    let columns: String = (0..SIZE / 32).map(|i| format!("{i:x}:float\t")).collect();
+    let columns = columns.trim_end().to_owned();
+    vec![
+        ("distinct tokens", lines(head, |i| format!("{i:x}\n"))),
+        (
+            "distinct elements",
+            lines(head, |i| format!("a\tb\t{}\n", (0..9).map(|j| format!("{i:x}{j} ")).collect::<String>())),
+        ),
+        ("the shortest elements", lines(head, |_| "a\tb\ta b c d e f g h\t1\t1 2 3 4 5 6 7 8\n".to_owned())),
+        ("blank lines", lines(head, |_| "\n".to_owned())),
+        ("many columns", lines("", |i| format!("{i:x}:float\t"))),
+        ("many columns, many short lines", lines(&(columns + "\n"), |_| "1\n".to_owned())),
+        ("quotes", lines(head, |_| "\"\"\"\"\t\"\"\n".to_owned())),
+    ]
+}
+
+fn configurations() -> Vec<(&'static str, String)> {
+    let doubled = (1..40).fold("a0: &a0 [1]\n".to_owned(), |t, i| t + &format!("a{i}: &a{i} [*a{0}, *a{0}]\n", i - 1));
+    let keys: String = (0..SIZE / 32).map(|i| format!("{i:x},")).collect();
+    let anchor = format!("a: &a [{}]\nb: [", "1,".repeat(SIZE / 4));
+    vec![
+        ("aliases within aliases", lines(&doubled, |_| "# more\n".to_owned())),
+        ("many aliases of a long list", lines(&anchor, |_| "*a,".to_owned()) + "]"),
+        ("a merged mapping", lines(&format!("a: &a {{{keys}}}\nb: {{<<: *a}}\n"), |_| "# more\n".to_owned())),
+        ("a long list", lines("metrics: [", |_| "a,".to_owned()) + "]"),
+        ("a list of nulls", lines("metrics:\n", |_| "-\n".to_owned())),
+        ("a flow mapping", lines("eval_args: {", |i| format!("{i:x},")) + "}"),
+        ("nesting", lines(&("[".repeat(SIZE / 16) + "\n"), |_| "# more\n".to_owned())),
+        ("keys of nothing", lines("", |i| format!("{i:x}:\n"))),
+        ("a Python list", lines("[", |_| "1,".to_owned()) + "]"),
+    ]
+}
+
+/// A safetensors file with this header.
+fn tensor_file(header: &str, data: usize) -> Vec<u8> {
+    [&(header.len() as u64).to_le_bytes(), header.as_bytes(), &vec![0; data]].concat()
+}
+
+fn tensor_files() -> Vec<(&'static str, Vec<u8>)> {
+    let tensor =
+        |shape: &str, end: usize| format!(r#"{{"a":{{"dtype":"F32","shape":[{shape}],"data_offsets":[0,{end}]}}}}"#);
+    let empty = |i: usize| format!(r#""{i:x}":{{"dtype":"U8","shape":[0],"data_offsets":[0,0]}},"#);
+    let mut entries = lines("{", empty);
+    entries.pop();
+    let mut metadata = lines(r#"{"__metadata__":{"#, |i| format!(r#""{i:x}":"","#));
+    metadata.pop();
+    vec![
+        ("one large tensor", tensor_file(&tensor(&(SIZE / 4).to_string(), SIZE), SIZE)),
+        ("a shape beyond the file", tensor_file(&tensor("1000000000,1000000000,1000000000", SIZE), SIZE)),
+        ("a shape without elements", tensor_file(&tensor("0,1000000000000", 0), SIZE)),
+        ("many empty tensors", tensor_file(&(entries + "}"), 0)),
+        ("many metadata", tensor_file(&(metadata + "}}"), 0)),
+        ("a header longer than the file", [&u64::MAX.to_le_bytes()[..], &vec![b' '; SIZE]].concat()),
+        ("many items", checkpoint("", &format!("[{}\"a\"]", "\"\",".repeat(SIZE / 3)), "[]")),
+        (
+            "many layers",
+            checkpoint(
+                "n_layers: 1000000\nn_heads: 1\nhidden_size: 1000000\ninner_size: 1000000\nattribute_hidden_size: [1000000]\n",
+                &format!("[\"[PAD]\"{}]", ",\"a\"".repeat(SIZE / 4)),
+                "[]",
+            ),
+        ),
+    ]
+}
+
+/// A sealed checkpoint of these metadata without any tensor.
+fn checkpoint(config: &str, items: &str, attributes: &str) -> Vec<u8> {
+    let folder = tempfile::tempdir().expect("a folder can be made");
+    let path = folder.path().join("made.safetensors");
+    let config = format!("selected_features: []\n{config}");
+    let metadata = [
+        ("format", "dif-sr checkpoint 2"),
+        ("config", &config),
+        ("items", items),
+        ("attributes", attributes),
+        ("epoch", "0"),
+    ];
+    let metadata = metadata.map(|(key, value)| (key.to_owned(), value.to_owned())).into_iter().collect();
+    write(&path, &[], &metadata).expect("the file can be written");
+    std::fs::read(&path).expect("it was just written")
+}
+
+fn cases() -> Vec<(&'static str, String, Vec<u8>)> {
+    let case = Path::new(env!("CARGO_MANIFEST_DIR")).join("golden/gate");
+    let config = std::fs::read_to_string(case.join("config.yaml")).expect("the golden case is there");
+    let tensors = std::fs::read(case.join("tensors.safetensors")).expect("the golden case is there");
+    let larger = |key: &str, value: &str| {
+        let line = config.lines().find(|line| line.starts_with(key)).expect("the case has this key");
+        config.replace(line, &format!("{key}: {value}"))
+    };
+    let names: String = (0..SIZE / 200).map(|i| format!("\"{i:x}\",")).collect();
+    let attributes: String =
+        (0..SIZE / 200).map(|i| format!("- {{name: \"{i:x}\", type: token, vocab: 2}}\n")).collect();
+    let many = larger("selected_features", &format!("[{names}]")).replace("\n- categories\n", "\n");
+    let (before, after) = many.split_once("- name: categories").expect("the case has this attribute");
+    let many = format!("{before}{attributes}{}", &after[after.find("pooling_mode").expect("the case has this key")..]);
+    vec![
+        ("a case", config.clone(), tensors.clone()),
+        ("a case of many items", larger("n_items", "1000000"), tensors.clone()),
+        ("a case of many layers", larger("n_layers", "1000000"), tensors.clone()),
+        ("a case of wide layers", larger("hidden_size", "1000000"), tensors.clone()),
+        ("a case of long sequences", larger("MAX_ITEM_LIST_LENGTH", "1000000"), tensors.clone()),
+        ("a case of many attributes", many, tensors),
+    ]
+}
