@@ -288,6 +288,7 @@ fn wrong_flags_are_told_what_to_write() {
     told.by(&["train", "--epoch=3"]);
     told.by(&["train", "--config_file", "amazon_config.ini"]);
     told.by(&["train", "--config_files", "nowhere.yaml"]);
+    told.by(&["train", "--config_files=nowhere.yaml", "toy.yaml"]);
     told.by(&["train"]);
     told.by(&["train", "--dataset=nowhere", "--data_path=."]);
     told.by(&["reproduce", "nowhere.yaml"]);

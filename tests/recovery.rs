@@ -88,7 +88,8 @@ fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
     let begin = Instant::now();
     while !holds() {
         assert!(begin.elapsed() < Duration::from_secs(120), "waited in vain for {what}");
-        std::thread::yield_now();
+        // Short beside what is waited for, and long enough to leave the processor to the child.
+        std::thread::sleep(Duration::from_micros(200));
     }
 }
 
@@ -227,7 +228,6 @@ fn kill(mut child: Child, run: &Path, before: usize, moment: Moment, random: &mu
 fn a_run_that_is_killed_at_any_moment_goes_on_to_the_bit() {
     const SEED: u64 = 212;
     println!("seed {SEED}");
-    let mut random = Random(SEED);
     let place = Place::new(&["--checkpoint_interval=0.05"]);
     place.train("whole");
     let whole = Evidence::of(&place.path("whole"));
@@ -240,11 +240,12 @@ fn a_run_that_is_killed_at_any_moment_goes_on_to_the_bit() {
         Moment::Log("epoch 2 training"),
         Moment::Log("Loading model structure"),
     ];
-    let (mut kills, mut seen) = (0, Vec::new());
-    for i in 0.. {
+    // One run to its end, killed several times, each time at another kind of moment: how often, and what that left.
+    let one = |i: usize| {
+        let (mut kills, mut seen) = (0, Vec::new());
+        let mut random = Random(SEED + i as u64);
         let name = format!("killed{i}");
         let run = place.path(&name);
-        // Several times in one run, each at another kind of moment.
         for k in 0..4 {
             if run.join("result.json").exists() {
                 break;
@@ -261,6 +262,18 @@ fn a_run_that_is_killed_at_any_moment_goes_on_to_the_bit() {
         }
         Evidence::of(&run).assert_equal(&whole, &name);
         assert!(!run.join("last.safetensors.part").exists() && !run.join("best.safetensors.next").exists(), "{name}");
+        (kills, seen)
+    };
+    let (mut kills, mut seen) = (0, Vec::new());
+    for i in (0..).step_by(2) {
+        let two = std::thread::scope(|scope| {
+            let one = &one;
+            [i, i + 1].map(|i| scope.spawn(move || one(i))).map(|run| run.join().expect("the run is as the whole one"))
+        });
+        for (more, left) in two {
+            kills += more;
+            seen.extend(left);
+        }
         if kills >= 24
             && ["last.safetensors.part", "best.safetensors.next", "an evaluation"].iter().all(|w| seen.contains(w))
         {

@@ -109,6 +109,13 @@ pub fn usage(error: &clap::Error, takes_keys: bool) -> ExitCode {
         let problem = format!("expected a value joined by `=`, found `--{key}` alone");
         return output::fail(&Error::new(problem).hint(format!("write --{key}=value")));
     }
+    if takes_keys
+        && let Some(ContextValue::String(file)) = error.get(ContextKind::InvalidArg)
+        && [".yaml", ".yml"].iter().any(|end| file.ends_with(end))
+    {
+        let problem = format!("expected an option, found the file `{file}`");
+        return output::fail(&Error::new(problem).hint("name several files as in --config_files A.yaml B.yaml"));
+    }
     // Help and version are no errors; whether they could be printed is of no interest any more.
     let _ = error.print();
     ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))

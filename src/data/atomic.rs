@@ -35,6 +35,9 @@ pub fn read(path: &Path, format: Format, load: Option<&[String]>) -> Result<Tabl
 
 /// Reads `bytes` as [`read`] does; `path` is for messages.
 pub fn parse(path: &Path, mut bytes: Vec<u8>, format: Format, load: Option<&[String]>) -> Result<Table> {
+    if let Some((form, cure)) = other_form(&bytes) {
+        return Err(Error::new(format!("expected UTF-8 text, found {form}")).at(path).hint(cure));
+    }
     // One more record after the file's own: an unclosed quote swallows it, which the tokeniser does not tell otherwise.
     let end = bytes.len();
     bytes.extend(b"\n.");
@@ -80,6 +83,16 @@ pub fn parse(path: &Path, mut bytes: Vec<u8>, format: Format, load: Option<&[Str
             .at(path)
             .hint("fetch or write the file again")
     })
+}
+
+/// What a file that is no UTF-8 text is known by, and what to do with it.
+fn other_form(bytes: &[u8]) -> Option<(&'static str, &'static str)> {
+    match bytes {
+        [0x1f, 0x8b, ..] => Some(("a gzip file", "unpack it with gunzip")),
+        [b'P', b'K', 3, 4, ..] => Some(("a zip archive", "unpack it")),
+        [0xff, 0xfe, ..] | [0xfe, 0xff, ..] => Some(("UTF-16", "save the file as UTF-8")),
+        _ => None,
+    }
 }
 
 /// Byte offset and line of the record that the tokeniser, standing at `position`, reads next: it has yet to skip blank
@@ -181,6 +194,13 @@ mod tests {
     fn a_byte_order_mark_is_no_part_of_the_first_name() {
         let table = parse_text("\u{feff}a:token\tb:float\nx\t1\n").unwrap();
         assert_eq!(tokens(&table, "a"), ["x"]);
+    }
+
+    #[test]
+    fn a_file_of_another_form_is_named() {
+        let found = |bytes: &[u8]| parse(Path::new("t.inter"), bytes.to_vec(), TABS, None).unwrap_err().to_string();
+        assert_eq!(found(&[0x1f, 0x8b, 8]), "t.inter: expected UTF-8 text, found a gzip file; unpack it with gunzip");
+        assert_eq!(found(&[0xff, 0xfe, b'u', 0]), "t.inter: expected UTF-8 text, found UTF-16; save the file as UTF-8");
     }
 
     #[test]
