@@ -103,8 +103,8 @@ fn product<'a>(line: &'a [u8], columns: &[ItemColumn]) -> Result<Vec<Cow<'a, str
     let line = std::str::from_utf8(line)
         .map_err(|e| format!("expected UTF-8, found a byte that is not after {} good bytes", e.valid_up_to()))?;
     let product = literal::dict(line).map_err(|literal::Problem { at, expected }| {
-        let found: String = line[at..].chars().take(20).collect();
-        format!("expected {expected} behind {at} bytes of a Python dictionary, found `{}`", found.escape_debug())
+        let found: String = line[at..].chars().take(20).map(|c| if c.is_control() { ' ' } else { c }).collect();
+        format!("expected {expected} behind {at} bytes of a Python dictionary, found `{found}`")
     })?;
     let id = text(&product, "asin")?;
     if id.is_empty() {

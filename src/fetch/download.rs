@@ -147,9 +147,7 @@ impl Client {
             *state = State::begin(&state.url, &response);
             let whole = state.whole();
             if state.bytes.is_some_and(|bytes| bytes > MAX_BYTES) {
-                return Err(
-                    Error::new(format!("expected a file of at most {MAX_BYTES} bytes, found {whole}")).at(&state.url)
-                );
+                return Err(too_large(&state.url, MAX_BYTES));
             }
             if have > 0 {
                 watch.note(format!(
@@ -190,8 +188,7 @@ fn receive(body: Body, state: &State, part: &Path, name: &str, watch: &mut Watch
         file.write_all(&buffer[..n]).map_err(|e| cannot_write(part, e))?;
         have += n as u64;
         if have > MAX_BYTES || state.bytes.is_some_and(|bytes| have > bytes) {
-            let at_most = state.bytes.unwrap_or(MAX_BYTES);
-            return Err(Error::new(format!("expected at most {at_most} bytes, found more")).at(&state.url));
+            return Err(too_large(&state.url, state.bytes.unwrap_or(MAX_BYTES)));
         }
         if n == 0 {
             file.sync_all().map_err(|e| cannot_write(part, e))?;
@@ -256,7 +253,7 @@ impl State {
     }
 
     fn whole(&self) -> String {
-        self.bytes.map_or_else(|| "a file of unknown size".to_owned(), |bytes| format!("{bytes} bytes"))
+        self.bytes.map_or_else(|| "the whole file".to_owned(), |bytes| format!("{bytes} bytes"))
     }
 
     fn archive(&self, name: &str, bytes: u64, sha256: String) -> Archive {
@@ -275,6 +272,10 @@ fn content_range(headers: &HeaderMap) -> Option<(u64, Option<u64>)> {
 /// Bytes that are there of a file.
 fn length(path: &Path) -> u64 {
     path.metadata().map_or(0, |metadata| metadata.len())
+}
+
+fn too_large(url: &str, most: u64) -> Error {
+    Error::new(format!("expected at most {most} bytes, found more")).at(url).hint("this is not the data set's file")
 }
 
 fn cannot_write(path: &Path, e: std::io::Error) -> Error {

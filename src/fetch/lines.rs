@@ -56,7 +56,7 @@ impl Lines {
         let mut input = BufReader::with_capacity(1 << 16, Counted { file, read: 0 });
         let begin = input.fill_buf().map_err(cannot_read)?;
         if !begin.starts_with(&[0x1f, 0x8b]) {
-            let found: String = String::from_utf8_lossy(&begin[..begin.len().min(40)]).escape_debug().collect();
+            let found = String::from_utf8_lossy(&begin[..begin.len().min(40)]).replace(char::is_control, " ");
             return Err(Error::new(format!("expected a gzip file, found {size} bytes that begin with `{found}`"))
                 .at(path)
                 .hint("an error page of a server or a proxy looks like that: open the address in a browser"));
@@ -149,7 +149,7 @@ pub mod tests {
     #[test]
     fn what_unpacks_to_too_much_is_refused_in_bounded_memory() {
         let folder = tempfile::tempdir().unwrap();
-        let path = packed(folder.path(), &vec![b'\n'; 17 << 20]);
+        let path = packed(folder.path(), &[&[b' '; 1023][..], b"\n"].concat().repeat(17 << 10));
         let error = read(&path).unwrap_err().to_string();
         assert!(error.contains("to unpack to at most 100 times as much, found more"), "{error}");
         let path = packed(folder.path(), &vec![b'x'; 17 << 20]);

@@ -156,7 +156,7 @@ pub fn fetch(request: &Request, stop: &AtomicBool, report: &mut dyn FnMut(&Event
         Existing::Nothing => None,
     };
     if let Some(record) = &before {
-        sums.add(record, &folder)?;
+        sums.add(record, &folder.join(place::RECORD))?;
     }
     let client = Client::new(*timeout, base.starts_with("https://"));
     let mut archives = Vec::new();

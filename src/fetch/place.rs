@@ -12,7 +12,7 @@ use crate::tensors::{rename, replace};
 use crate::{Error, Result};
 
 /// What is known of where a data set comes from, in its folder.
-const RECORD: &str = "source.json";
+pub const RECORD: &str = "source.json";
 
 /// What is in the place of a data set.
 #[derive(Debug)]
