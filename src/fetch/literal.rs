@@ -124,7 +124,7 @@ impl<'a> Reader<'a> {
 
     fn list(&mut self, depth: usize) -> Result<Vec<Value<'a>>, Problem> {
         let mut items = Vec::new();
-        self.enclosed(["[", "]"], depth, |reader| Ok(items.push(reader.value(depth + 1)?)))?;
+        self.enclosed(["[", "]"], depth, |reader| reader.value(depth + 1).map(|item| items.push(item)))?;
         Ok(items)
     }
 
@@ -137,7 +137,7 @@ impl<'a> Reader<'a> {
                 return Err(reader.problem("a colon"));
             }
             reader.blanks();
-            Ok(pairs.push((key, reader.value(depth + 1)?)))
+            reader.value(depth + 1).map(|value| pairs.push((key, value)))
         })?;
         Ok(Dict(pairs))
     }
@@ -222,7 +222,7 @@ impl<'a> Reader<'a> {
         let bare = written.trim_start_matches(['+', '-']);
         let whole = bare.bytes().all(|b| b.is_ascii_digit());
         // Python 3 has no numbers like 012, and Rust's reader takes two signs for none.
-        let padded = whole && bare.len() > 1 && bare.starts_with('0') && bare.trim_start_matches('0') != "";
+        let padded = whole && bare.len() > 1 && bare.starts_with('0') && !bare.trim_start_matches('0').is_empty();
         if padded || written.len() > bare.len() + 1 || !written.parse::<f64>().is_ok_and(f64::is_finite) {
             return Err(self.problem("a number"));
         }

@@ -120,7 +120,7 @@ impl Watch<'_> {
 
     fn lines(&mut self, lines: &Lines, done: u64) -> Result<()> {
         let (read, size) = lines.position();
-        if done % 1024 == 0 { self.bytes("Convert", read, Some(size)) } else { Ok(()) }
+        if done.is_multiple_of(1024) { self.bytes("Convert", read, Some(size)) } else { Ok(()) }
     }
 }
 

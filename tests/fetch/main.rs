@@ -206,9 +206,11 @@ fn a_transfer_that_breaks_off_goes_on_where_it_was_behind_redirects_too() {
     assert_eq!(record["archives"][1]["redirected_to"], format!("{}/files/{METADATA}", server.address));
 }
 
+type Answer = fn(&Request) -> Reply;
+
 #[test]
 fn a_transfer_begins_anew_where_the_server_cannot_go_on_with_it() {
-    let begun_anew: [(&str, fn(&Request) -> Reply); 4] = [
+    let begun_anew: [(&str, Answer); 4] = [
         ("it ignores ranges", |request| Reply::new("200 OK", &archive(&request.path)).header("ETag", TAG)),
         ("it has another file now", |request| Reply::file(request, &archive(&request.path), "\"second\"")),
         ("it sends another part", |request| match request.range {
