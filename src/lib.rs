@@ -10,6 +10,7 @@
 //!                                        eval::Ranking ─► eval::MetricValues ◄─┘ ─► run folder
 //! run folder ─► verdict::Record ─► verdict::Verdict ─► report
 //! golden/ ─► golden::Case ─► golden::verify
+//! public archives ─► fetch::fetch ─► *.inter *.item
 //! ```
 //!
 //! A module knows those to its left. [`tensors`] reads and writes named tensors for all of them.
@@ -31,6 +32,7 @@ pub mod data;
 mod error;
 pub mod eval;
 pub mod fast;
+pub mod fetch;
 pub mod golden;
 pub mod model;
 pub mod report;

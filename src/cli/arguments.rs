@@ -71,17 +71,21 @@ pub struct Split {
 }
 
 /// Commands that read no configuration.
-const WITHOUT_KEYS: [&str; 5] = ["verify", "gate", "record", "power", "report"];
+const WITHOUT_KEYS: [&str; 6] = ["verify", "gate", "record", "power", "report", "fetch"];
 
 /// Takes every `--key=value` that is none of the program's own flags out of the arguments of a command that reads a
 /// configuration. Where none is read such an argument stays, and clap refuses it.
 pub fn split(arguments: impl Iterator<Item = OsString>, command: &Command) -> Split {
     let (mut rest, mut overrides) = (Vec::new(), Vec::new());
     let arguments: Vec<OsString> = arguments.collect();
-    let named = arguments.iter().skip(1).find(|argument| !argument.to_string_lossy().starts_with('-'));
+    let mut words = arguments.iter().skip(1).filter(|argument| !argument.to_string_lossy().starts_with('-'));
+    let mut named = command;
+    while let Some(deeper) = words.next().and_then(|word| named.find_subcommand(word)) {
+        named = deeper;
+    }
     // Another command's flag may bear the name of a key.
-    let own = flags(named.and_then(|name| command.find_subcommand(name)).unwrap_or(command));
-    let takes_keys = named.is_none_or(|name| !WITHOUT_KEYS.iter().any(|without| name == without));
+    let own = flags(named);
+    let takes_keys = !WITHOUT_KEYS.contains(&named.get_name());
     for argument in arguments {
         let pair = argument.to_str().filter(|_| takes_keys).and_then(|text| text.strip_prefix("--")?.split_once('='));
         match pair {

@@ -2,6 +2,7 @@
 
 mod arguments;
 mod evaluate;
+mod fetch;
 mod gate;
 mod import;
 mod inspect;
@@ -41,7 +42,7 @@ struct Cli {
 
 const EXIT_CODES: &str = "Exit codes: 0 it holds; 1 it does not hold (verdict, tolerance); 2 it could not run (input, \
                           configuration, device); 3 the evidence does not decide; 4 it was interrupted and can go on \
-                          (train --resume).";
+                          (train --resume, data fetch).";
 
 #[derive(Debug, Subcommand)]
 enum Command {
@@ -75,13 +76,17 @@ enum Command {
     Power(power::PowerArgs),
     /// One self-contained HTML page of runs: verdict, curves, times, configuration, differences.
     Report(report::ReportArgs),
-    /// Look at a data set.
+    /// Get a known data set, or look at one.
     #[command(subcommand)]
     Data(DataCommand),
 }
 
 #[derive(Debug, Subcommand)]
 enum DataCommand {
+    /// Get a known data set: download it, convert it to RecBole's files, and record what it came from (docs/data.md).
+    ///
+    /// Work that was interrupted goes on where it was. A data set that is there is never overwritten.
+    Fetch(fetch::FetchArgs),
     /// Statistics, splits and hashes, and what decides whether two copies agree.
     Inspect(InspectArgs),
 }
@@ -183,6 +188,7 @@ impl Cli {
             Command::Record(args) => record::run(&args, json),
             Command::Power(args) => power::run(&args, json),
             Command::Report(args) => report::run(&args, json),
+            Command::Data(DataCommand::Fetch(args)) => fetch::run(args, json),
             Command::Data(DataCommand::Inspect(args)) => inspect::run(args, overrides, json),
         }
     }

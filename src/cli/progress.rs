@@ -53,6 +53,28 @@ impl Progress {
         self.at(stage, done, of, String::new());
     }
 
+    /// So many bytes of a stage are done, of so many if that is known.
+    pub fn bytes(&mut self, stage: &str, done: u64, of: Option<u64>) {
+        if !self.bars {
+            return;
+        }
+        if self.bar.as_ref().is_some_and(|bar| bar.prefix() != stage) {
+            self.end();
+        }
+        let bar = self.bar.get_or_insert_with(|| {
+            let known = "{prefix} {percent:>3}% {wide_bar} {bytes}/{total_bytes}, {bytes_per_sec}, {eta} left";
+            let style =
+                ProgressStyle::with_template(if of.is_some() { known } else { "{prefix} {bytes}, {bytes_per_sec}" });
+            let bar = ProgressBar::with_draw_target(of, ProgressDrawTarget::stderr());
+            let bar = bar.with_prefix(stage.to_owned()).with_style(style.expect("the template is a constant"));
+            // What was there before has no speed.
+            bar.set_position(done);
+            bar.reset_eta();
+            bar
+        });
+        bar.set_position(done);
+    }
+
     /// Moves the bar, and makes a new one for a new stage.
     fn at(&mut self, stage: &str, done: usize, of: usize, message: String) {
         if !self.bars {

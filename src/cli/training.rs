@@ -49,7 +49,7 @@ impl Training {
 }
 
 /// A flag that SIGINT and SIGTERM set; a second signal ends the process at once.
-fn stop_on_signals() -> Result<Arc<AtomicBool>> {
+pub fn stop_on_signals() -> Result<Arc<AtomicBool>> {
     let stop = Arc::new(AtomicBool::new(false));
     for signal in [SIGINT, SIGTERM] {
         // In this order: the first signal finds the flag not yet set.

@@ -1,0 +1,212 @@
+//! Gets a known data set: downloads its archives, converts them, and puts the result into place when it is complete.
+//!
+//! [`download`] gets a file and goes on with what broke off, [`lines`] unpacks it, [`literal`] reads a line of metadata, [`convert`] writes
+//! the atomic files, [`sums`] says what archives must be, [`place`] keeps unfinished work apart from finished.
+//! Each archive is a single gzip file: no path from within one is ever used, and nothing that was fetched is run.
+
+mod convert;
+mod download;
+mod lines;
+mod literal;
+mod place;
+mod sums;
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::data::sources::Source;
+use crate::{Error, Result};
+use download::Client;
+use lines::Lines;
+use place::{Existing, Place};
+use sums::Sums;
+
+/// What to fetch, and how.
+#[derive(Debug)]
+pub struct Request {
+    pub source: &'static Source,
+    /// The folder in which the data set's folder will be.
+    pub to: PathBuf,
+    /// The address that the archives' names are appended to, if not the source's own.
+    pub from: Option<String>,
+    /// A file of SHA-256 sums that the archives must have.
+    pub sums: Option<PathBuf>,
+    /// How long a server may be silent.
+    pub timeout: Duration,
+}
+
+/// What happens meanwhile.
+#[derive(Debug)]
+pub enum Event<'a> {
+    /// A line for the log.
+    Note(String),
+    /// So many bytes of a stage are done, of so many if that is known.
+    Bytes { stage: &'a str, done: u64, of: Option<u64> },
+}
+
+/// What a data set came from and consists of: the file `source.json` in its folder.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Record {
+    /// RecBole's name.
+    pub dataset: String,
+    /// When, in UTC.
+    pub fetched: String,
+    /// The program that converted it.
+    pub program: String,
+    pub archives: Vec<Archive>,
+    pub files: Vec<Written>,
+    /// Products left out because their id was there before.
+    pub repeated_items: u64,
+}
+
+/// An archive as it was downloaded.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Archive {
+    pub name: String,
+    pub url: String,
+    /// Where the server's redirects led.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub redirected_to: Option<String>,
+    /// As the server said it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_modified: Option<String>,
+    pub bytes: u64,
+    pub sha256: String,
+}
+
+/// A file of the data set.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Written {
+    pub name: String,
+    /// Without the header.
+    pub rows: u64,
+    pub bytes: u64,
+    pub sha256: String,
+}
+
+/// A data set that is in its place.
+#[derive(Debug, Serialize)]
+pub struct Fetched {
+    pub folder: PathBuf,
+    /// Whether it was there before, unchanged.
+    pub already_there: bool,
+    #[serde(flatten)]
+    pub record: Record,
+}
+
+/// Where work may be told to stop, and tells how far it is.
+struct Watch<'a> {
+    stop: &'a AtomicBool,
+    report: &'a mut dyn FnMut(&Event),
+}
+
+impl Watch<'_> {
+    fn note(&mut self, text: impl Into<String>) {
+        (self.report)(&Event::Note(text.into()));
+    }
+
+    /// # Errors
+    /// An interruption, if work was told to stop.
+    fn bytes(&mut self, stage: &str, done: u64, of: Option<u64>) -> Result<()> {
+        (self.report)(&Event::Bytes { stage, done, of });
+        if self.stop.load(Ordering::Relaxed) {
+            return Err(Error::interruption("interrupted; run the same command again to go on"));
+        }
+        Ok(())
+    }
+
+    fn lines(&mut self, lines: &Lines, done: u64) -> Result<()> {
+        let (read, size) = lines.position();
+        if done.is_multiple_of(1024) { self.bytes("Convert", read, Some(size)) } else { Ok(()) }
+    }
+}
+
+/// Fetches a data set, or finds that it is there.
+///
+/// # Errors
+/// The folder holds something else, or another process is at work in it; the server cannot be reached or serves something else; an
+/// archive is not what the sums say, or no data set; files cannot be written. Work that was done is kept in `<data set>.part`, and
+/// the next call goes on with it. An interruption, once `stop` is set.
+pub fn fetch(request: &Request, stop: &AtomicBool, report: &mut dyn FnMut(&Event)) -> Result<Fetched> {
+    let Request { source, to, from, sums, timeout } = request;
+    let base = base_address(from.as_deref().unwrap_or(source.base))?;
+    let mut watch = Watch { stop, report };
+    let mut sums = sums.as_deref().map(|path| Sums::read(path, source)).transpose()?.unwrap_or_default();
+    let folder = to.join(source.dataset);
+    let done = |record| Fetched { folder: folder.clone(), already_there: true, record };
+    // Neither a lock nor leave to write is needed to see that nothing is to be done.
+    if let Existing::Complete(record) = place::look(&folder, source)?
+        && !place::part(to, source).exists()
+    {
+        sums.check_all(&record)?;
+        return Ok(done(record));
+    }
+    let place = Place::open(to, source)?;
+    // Under the lock nothing changes any more; what another process left behind when it had finished is removed.
+    let before = match place::look(&folder, source)? {
+        Existing::Complete(record) => {
+            sums.check_all(&record)?;
+            place.remove()?;
+            return Ok(done(record));
+        }
+        Existing::Incomplete(record) => Some(record),
+        Existing::Nothing => None,
+    };
+    if let Some(record) = &before {
+        sums.add(record, &folder.join(place::RECORD))?;
+    }
+    let client = Client::new(*timeout, base.starts_with("https://"));
+    let mut archives = Vec::new();
+    for name in [source.reviews, source.metadata] {
+        let archive = client.download(&format!("{base}{name}"), &place, name, &mut watch)?;
+        sums.check(&archive).inspect_err(|_| place.forget(name))?;
+        archives.push(archive);
+    }
+    let (files, repeated_items) = convert(source, &place, &mut watch)?;
+    let (fetched, program) = (jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string(), PROGRAM.to_owned());
+    let record = Record { dataset: source.dataset.to_owned(), fetched, program, archives, files, repeated_items };
+    let record = place.finish(&folder, record, before)?;
+    Ok(Fetched { folder, already_there: false, record })
+}
+
+const PROGRAM: &str = concat!("dif-sr ", env!("CARGO_PKG_VERSION"));
+
+/// Writes the data set's files from the archives. What turns out to be no archive of the data set is forgotten, so that the next
+/// fetch gets it anew.
+fn convert(source: &Source, place: &Place, watch: &mut Watch) -> Result<(Vec<Written>, u64)> {
+    let forget = |name: &str, error: &Error| {
+        if !error.is_interruption() {
+            place.forget(name)
+        }
+    };
+    let [inter, item] = source.files();
+    watch.note(format!("Convert {} to {inter}", source.reviews));
+    let (archive, out) = (place.archive(source.reviews), place.file(&inter)?);
+    let rows = convert::interactions(&archive, &out, watch).inspect_err(|e| forget(source.reviews, e))?;
+    let inter = written(&out, rows)?;
+    watch.note(format!("Convert {} to {item}", source.metadata));
+    let (archive, out) = (place.archive(source.metadata), place.file(&item)?);
+    let (rows, repeated) =
+        convert::items(&archive, &out, &source.columns, watch).inspect_err(|e| forget(source.metadata, e))?;
+    Ok((vec![inter, written(&out, rows)?], repeated))
+}
+
+fn written(path: &Path, rows: u64) -> Result<Written> {
+    let (bytes, sha256) = sums::of_file(path)?;
+    let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    Ok(Written { name, rows, bytes, sha256 })
+}
+
+/// An address of HTTP or HTTPS that a file's name can be appended to.
+fn base_address(address: &str) -> Result<String> {
+    let known =
+        ["https://", "http://"].iter().any(|scheme| address.strip_prefix(scheme).is_some_and(|host| !host.is_empty()));
+    if !known || address.contains(['?', '#']) || address.contains(|c: char| c.is_whitespace() || c.is_control()) {
+        return Err(Error::new(format!("expected an address of HTTP or HTTPS, found `{}`", address.escape_debug()))
+            .hint("write --from as https://mirror.example/folder; the names of the archives are appended to it"));
+    }
+    Ok(format!("{}/", address.trim_end_matches('/')))
+}

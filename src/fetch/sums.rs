@@ -1,0 +1,112 @@
+//! What archives must be: sizes and SHA-256 sums, from the user or from an earlier fetch.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use sha2::{Digest, Sha256};
+
+use super::{Archive, Record};
+use crate::data::sources::Source;
+use crate::{Error, Result};
+
+/// Sums by the archive's name.
+#[derive(Debug, Default)]
+pub struct Sums(BTreeMap<String, Sum>);
+
+#[derive(Debug)]
+struct Sum {
+    sha256: String,
+    /// The file that says so.
+    said_by: PathBuf,
+}
+
+impl Sums {
+    /// Reads what `sha256sum` prints, or the `source.json` of a data set.
+    ///
+    /// # Errors
+    /// The file cannot be read, a line is no sum, or there is none for the data set's archives.
+    pub fn read(path: &Path, source: &Source) -> Result<Self> {
+        let text = std::fs::read_to_string(path).map_err(|e| Error::io(path, "read the sums", e))?;
+        let mut sums = Self::default();
+        if text.trim_start().starts_with('{') {
+            sums.add(&super::place::parse(path, &text)?, path)?;
+        } else {
+            for (index, line) in
+                text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty() && !line.starts_with('#'))
+            {
+                let (sha256, name) = line.split_once(' ').unwrap_or((line, ""));
+                // `*` marks files that were read as they are, which is what there is on Unix.
+                let name = name.trim_start_matches([' ', '*']).trim_end();
+                if sha256.len() != 64 || !sha256.bytes().all(|b| b.is_ascii_hexdigit()) || name.is_empty() {
+                    let problem =
+                        "expected the 64 hexadecimal digits of a SHA-256 and a file's name, found something else";
+                    return Err(Error::new(problem)
+                        .at(path)
+                        .line(index as u64 + 1)
+                        .hint("write the line as `sha256sum` prints it"));
+                }
+                let name = Path::new(name).file_name().unwrap_or_default().to_string_lossy().into_owned();
+                sums.hold(name, sha256.to_lowercase(), path)?;
+            }
+        }
+        if ![source.reviews, source.metadata].iter().any(|name| sums.0.contains_key(*name)) {
+            let problem = format!("expected a sum of {} or {}, found none", source.reviews, source.metadata);
+            return Err(Error::new(problem).at(path).hint("name a file that speaks of this data set's archives"));
+        }
+        Ok(sums)
+    }
+
+    /// Adds the archives of a data set that was fetched before, as `said_by` records them.
+    pub fn add(&mut self, record: &Record, said_by: &Path) -> Result<()> {
+        record.archives.iter().try_for_each(|archive| self.hold(archive.name.clone(), archive.sha256.clone(), said_by))
+    }
+
+    fn hold(&mut self, name: String, sha256: String, said_by: &Path) -> Result<()> {
+        match self.0.get(&name) {
+            Some(other) if other.sha256 != sha256 => {
+                let problem = format!("expected one SHA-256 of {name}, found {sha256} beside {}", other.sha256);
+                Err(Error::new(problem).at(said_by).hint(format!("{} says the other", other.said_by.display())))
+            }
+            _ => {
+                self.0.insert(name, Sum { sha256, said_by: said_by.to_path_buf() });
+                Ok(())
+            }
+        }
+    }
+
+    /// Whether an archive is what it must be, if anything is known.
+    pub fn check(&self, archive: &Archive) -> Result<()> {
+        match self.0.get(&archive.name) {
+            Some(Sum { sha256, said_by }) if *sha256 != archive.sha256 => {
+                let Archive { sha256: found, bytes, url, .. } = archive;
+                let said_by = said_by.display();
+                let problem = format!("expected SHA-256 {sha256}, as {said_by} says, found {found} of {bytes} bytes");
+                Err(Error::new(problem).at(url).hint("the server has another version: name another with --from"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether a data set comes from the archives that it must come from.
+    pub fn check_all(&self, record: &Record) -> Result<()> {
+        record.archives.iter().try_for_each(|archive| self.check(archive))
+    }
+}
+
+/// Size and SHA-256 of a file.
+pub fn of_file(path: &Path) -> Result<(u64, String)> {
+    let cannot_read = |e| Error::io(path, "read the file", e);
+    let mut file = File::open(path).map_err(cannot_read)?;
+    let (mut hasher, mut buffer, mut bytes) = (Sha256::new(), vec![0; 1 << 16], 0);
+    loop {
+        let n = file.read(&mut buffer).map_err(cannot_read)?;
+        if n == 0 {
+            let digest = hasher.finalize();
+            return Ok((bytes, digest.iter().map(|byte| format!("{byte:02x}")).collect()));
+        }
+        hasher.update(&buffer[..n]);
+        bytes += n as u64;
+    }
+}

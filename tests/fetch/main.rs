@@ -1,0 +1,437 @@
+//! `dif-sr data fetch` as a process, against a server on loopback.
+
+#[path = "../common/mod.rs"]
+mod common;
+mod server;
+
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use common::process::{code, refusal, stderr, stdout};
+use common::root;
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use serde_json::Value;
+use server::{Reply, Request, Server};
+use tempfile::TempDir;
+
+const REVIEWS: &str = "reviews_Beauty_5.json.gz";
+const METADATA: &str = "meta_Beauty.json.gz";
+const TAG: &str = "\"first\"";
+
+/// Proxies of the machine are for the machine's own affairs.
+const PROXIES: [&str; 6] = ["http_proxy", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"];
+
+fn fixture(name: &str) -> Vec<u8> {
+    let path = root().join("fixtures/fetch").join(name);
+    fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+}
+
+/// gzip without compression, so that its bytes do not hang on the compressor.
+fn gzip(content: &[u8], level: Compression) -> Vec<u8> {
+    let mut encoder = GzEncoder::new(Vec::new(), level);
+    encoder.write_all(content).expect("memory");
+    encoder.finish().expect("memory")
+}
+
+/// The archive at a path, made of the fixtures.
+fn archive(path: &str) -> Vec<u8> {
+    let name = path.rsplit('/').next().expect("a path").trim_end_matches(".gz");
+    gzip(&fixture(name), Compression::none())
+}
+
+/// What an orderly server answers.
+fn orderly(request: &Request) -> Reply {
+    Reply::file(request, &archive(&request.path), TAG)
+}
+
+/// A folder in which data sets are fetched.
+struct Place(TempDir);
+
+impl Place {
+    fn new() -> Self {
+        Self(tempfile::tempdir().expect("a temporary folder"))
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(assert_cmd::cargo::cargo_bin!("dif-sr"));
+        for name in PROXIES {
+            command.env_remove(name);
+        }
+        command.current_dir(self.0.path()).args(arguments);
+        command
+    }
+
+    fn run(&self, arguments: &[&str]) -> Output {
+        self.command(arguments).output().expect("the binary runs")
+    }
+
+    /// Fetches Amazon_Beauty to `dataset/`.
+    fn fetch(&self, server: &Server, more: &[&str]) -> Output {
+        self.run(&[&["data", "fetch", "amazon-beauty", "--from", &server.address], more].concat())
+    }
+
+    fn spawn(&self, server: &Server, more: &[&str]) -> Child {
+        let mut command = self.command(&[&["data", "fetch", "beauty", "--from", &server.address], more].concat());
+        command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("the binary runs")
+    }
+
+    /// The data set is there as it must be, and nothing else is.
+    fn assert_complete(&self) {
+        for name in ["Amazon_Beauty.inter", "Amazon_Beauty.item"] {
+            let found = fs::read_to_string(self.path("dataset/Amazon_Beauty").join(name)).expect(name);
+            assert_eq!(found, String::from_utf8(fixture(name)).expect("UTF-8"), "{name}");
+        }
+        assert_eq!(names(&self.path("dataset")), ["Amazon_Beauty"]);
+        assert_eq!(
+            names(&self.path("dataset/Amazon_Beauty")),
+            ["Amazon_Beauty.inter", "Amazon_Beauty.item", "source.json"]
+        );
+    }
+
+    fn assert_fetched(&self, output: &Output) {
+        assert_eq!(code(output), 0, "{}", stderr(output));
+        self.assert_complete();
+    }
+}
+
+fn names(folder: &Path) -> Vec<String> {
+    let entries = fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("readable").file_name());
+    let mut names: Vec<String> = entries.map(|name| name.into_string().expect("UTF-8")).collect();
+    names.sort();
+    names
+}
+
+fn json(text: &str) -> Value {
+    serde_json::from_str(text).unwrap_or_else(|e| panic!("{e}: {text}"))
+}
+
+fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
+    let begin = Instant::now();
+    while !holds() {
+        assert!(begin.elapsed() < Duration::from_secs(60), "waited in vain for {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+fn length(path: &Path) -> u64 {
+    path.metadata().map_or(0, |m| m.len())
+}
+
+#[test]
+fn what_is_fetched_is_what_pandas_writes_and_loads() {
+    let (place, server) = (Place::new(), Server::start(orderly));
+    let output = place.fetch(&server, &["--json"]);
+    place.assert_fetched(&output);
+    let printed = json(&stdout(&output));
+    assert_eq!((&printed["folder"], &printed["already_there"]), (&"dataset/Amazon_Beauty".into(), &false.into()));
+    assert_eq!((&printed["files"][0]["rows"], &printed["files"][1]["rows"]), (&25.into(), &6.into()));
+    let recorded = json(&fs::read_to_string(place.path("dataset/Amazon_Beauty/source.json")).expect("a record"));
+    for key in ["dataset", "archives", "files", "program", "fetched"] {
+        assert_eq!(printed[key], recorded[key], "{key}");
+    }
+    assert_eq!(recorded["archives"][0]["url"], format!("{}/{REVIEWS}", server.address));
+    assert_eq!(recorded["archives"][0]["bytes"], archive(REVIEWS).len());
+
+    let config = root().join("configs/amazon_beauty.yaml").display().to_string();
+    let inspect =
+        ["data", "inspect", "--dataset", "Amazon_Beauty", "--data_path=dataset", "--json", "--config_files", &config];
+    let output = place.run(&inspect);
+    assert_eq!(code(&output), 0, "{}", stderr(&output));
+    let inspected = json(&stdout(&output));
+    // The padding is counted.
+    assert_eq!([6, 6, 25], ["users", "items", "inters"].map(|key| inspected["log"][key].as_u64().expect("a number")));
+    let tokens = inspected["categories_tokens"].to_string();
+    assert!(tokens.contains("'Concealers") && tokens.contains(r#"\"Women's\","#), "{tokens}");
+}
+
+#[test]
+fn what_is_there_is_recognised_without_the_network_and_held_to_its_record() {
+    let (place, server) = (Place::new(), Server::start(orderly));
+    place.assert_fetched(&place.fetch(&server, &[]));
+    let asked = server.requests().len();
+    let output = place.fetch(&server, &[]);
+    place.assert_fetched(&output);
+    assert!(stdout(&output).ends_with("dataset/Amazon_Beauty: is there already, unchanged\n"), "{}", stdout(&output));
+    assert_eq!(server.requests().len(), asked);
+
+    // What is missing comes again from archives of the same sums, and the rest stays.
+    let (inter, item) = (
+        place.path("dataset/Amazon_Beauty/Amazon_Beauty.inter"),
+        place.path("dataset/Amazon_Beauty/Amazon_Beauty.item"),
+    );
+    let written = |path: &Path| path.metadata().and_then(|m| m.modified()).expect("a file");
+    let before = written(&item);
+    fs::remove_file(&inter).expect("removed");
+    let other = Server::start(|request| {
+        let content =
+            String::from_utf8(fixture(request.path.trim_matches('/').trim_end_matches(".gz"))).expect("UTF-8");
+        Reply::new("200 OK", &gzip(content.replace("B000052YPU", "B000052YPX").as_bytes(), Compression::none()))
+    });
+    let sentence = refusal(&place.fetch(&other, &[]));
+    assert!(sentence.contains(", as dataset/Amazon_Beauty/source.json says, found"), "{sentence}");
+    assert!(!inter.exists());
+    place.assert_fetched(&place.fetch(&server, &[]));
+    assert_eq!(written(&item), before);
+
+    // What was changed is told, and stays.
+    fs::write(&item, "item_id:token\nmine\n").expect("written");
+    let sentence = refusal(&place.fetch(&server, &[]));
+    assert!(sentence.starts_with("dataset/Amazon_Beauty/Amazon_Beauty.item: expected SHA-256"), "{sentence}");
+    assert_eq!(fs::read_to_string(&item).expect("a file"), "item_id:token\nmine\n");
+}
+
+#[test]
+fn a_transfer_that_breaks_off_goes_on_where_it_was_behind_redirects_too() {
+    let server = Server::start(|request| match request.path.strip_prefix("/moved/") {
+        Some(name) => Reply::new("302 Found", b"").header("Location", format!("/files/{name}")),
+        None if request.earlier == 0 => orderly(request).cut(100),
+        None if request.earlier == 1 => orderly(request).cut(200),
+        None => orderly(request),
+    });
+    let place = Place::new();
+    let from = format!("{}/moved/", server.address);
+    place.assert_fetched(&place.run(&["data", "fetch", "Amazon_Beauty", "--from", &from]));
+    let expected = [None, Some("bytes=100-".to_owned()), Some("bytes=300-".to_owned())];
+    assert_eq!(server.ranges(&format!("/files/{REVIEWS}")), expected);
+    assert!(server.requests().iter().all(|r| r.range.is_none() || r.if_range.as_deref() == Some(TAG)));
+    let record = json(&fs::read_to_string(place.path("dataset/Amazon_Beauty/source.json")).expect("a record"));
+    assert_eq!(record["archives"][1]["redirected_to"], format!("{}/files/{METADATA}", server.address));
+}
+
+type Answer = fn(&Request) -> Reply;
+
+#[test]
+fn a_transfer_begins_anew_where_the_server_cannot_go_on_with_it() {
+    let begun_anew: [(&str, Answer); 4] = [
+        ("it ignores ranges", |request| Reply::new("200 OK", &archive(&request.path)).header("ETag", TAG)),
+        ("it has another file now", |request| Reply::file(request, &archive(&request.path), "\"second\"")),
+        ("it sends another part", |request| match request.range {
+            Some(_) => Reply::new("206 Partial Content", b"xyz").header("Content-Range", "bytes 0-2/3"),
+            None => orderly(request),
+        }),
+        ("its file is shorter now", |request| match request.range {
+            Some(_) => Reply::new("416 Range Not Satisfiable", b""),
+            None => orderly(request),
+        }),
+    ];
+    for (what, answer) in begun_anew {
+        let server = Server::start(move |request| match request.earlier {
+            // Other bytes than those of the archive: none of them may stay.
+            0 => Reply::new("200 OK", &vec![b'x'; archive(&request.path).len()]).header("ETag", TAG).cut(70),
+            _ => answer(request),
+        });
+        let place = Place::new();
+        let output = place.fetch(&server, &[]);
+        assert_eq!(code(&output), 0, "{what}: {}", stderr(&output));
+        place.assert_complete();
+        assert_eq!(server.ranges(REVIEWS)[1].as_deref(), Some("bytes=70-"), "{what}");
+    }
+
+    // Without a tag or a date of which the server could tell that the file is the same, no part is asked for.
+    let server = Server::start(|request| match request.earlier {
+        0 => Reply::new("200 OK", &archive(&request.path)).header("ETag", "W/\"weak\"").cut(70),
+        _ => Reply::new("200 OK", &archive(&request.path)),
+    });
+    let place = Place::new();
+    place.assert_fetched(&place.fetch(&server, &[]));
+    assert_eq!(server.ranges(REVIEWS), [None, None]);
+}
+
+#[test]
+fn a_silent_server_is_given_up_and_asked_again() {
+    let server = Server::start(|request| match request.earlier {
+        0 if request.path.ends_with(REVIEWS) => orderly(request).cut(50).silent(20),
+        _ => orderly(request),
+    });
+    let place = Place::new();
+    let output = place.fetch(&server, &["--timeout=1"]);
+    place.assert_fetched(&output);
+    assert!(stderr(&output).contains("broke off behind 50 bytes of"), "{}", stderr(&output));
+    assert_eq!(server.ranges(REVIEWS), [None, Some("bytes=50-".to_owned())]);
+}
+
+/// Sends half of the second archive and is then silent, the first time.
+fn halfway(request: &Request) -> Reply {
+    match request.earlier {
+        0 if request.path.ends_with(METADATA) => orderly(request).cut(400).silent(30),
+        _ => orderly(request),
+    }
+}
+
+#[test]
+fn a_process_that_is_killed_leaves_what_the_next_goes_on_with() {
+    let (place, server) = (Place::new(), Server::start(halfway));
+    let mut child = place.spawn(&server, &[]);
+    let part = place.path("dataset/Amazon_Beauty.part").join(format!("{METADATA}.part"));
+    wait_until("half of an archive", || length(&part) == 400);
+    // Meanwhile nobody else works in the folder.
+    let sentence = refusal(&place.fetch(&server, &[]));
+    assert!(sentence.contains("expected the folder to itself, found another process at work in it"), "{sentence}");
+    child.kill().expect("killed");
+    child.wait().expect("ended");
+    assert!(!place.path("dataset/Amazon_Beauty").exists());
+    place.assert_fetched(&place.fetch(&server, &[]));
+    assert_eq!(server.ranges(REVIEWS), [None], "what was complete is not fetched again");
+    assert_eq!(server.ranges(METADATA), [None, Some("bytes=400-".to_owned())]);
+}
+
+#[test]
+fn a_signal_ends_it_with_an_exit_code_of_its_own_and_it_can_go_on() {
+    let (place, server) = (Place::new(), Server::start(halfway));
+    let child = place.spawn(&server, &["--timeout=1"]);
+    let part = place.path("dataset/Amazon_Beauty.part").join(format!("{METADATA}.part"));
+    wait_until("half of an archive", || length(&part) == 400);
+    let killed = Command::new("kill").args(["-INT", &child.id().to_string()]).status();
+    assert!(killed.expect("kill runs").success());
+    let output = child.wait_with_output().expect("ended");
+    assert_eq!(code(&output), 4, "{}", stderr(&output));
+    assert!(
+        stderr(&output).ends_with("dif-sr: interrupted; run the same command again to go on\n"),
+        "{}",
+        stderr(&output)
+    );
+    place.assert_fetched(&place.fetch(&server, &[]));
+    assert_eq!(server.ranges(METADATA), [None, Some("bytes=400-".to_owned())]);
+}
+
+#[test]
+fn archives_are_held_to_the_sums_that_are_given() {
+    let server = Server::start(orderly);
+    let place = Place::new();
+    place.assert_fetched(&place.fetch(&server, &[]));
+    // The record of one copy holds the next one.
+    let sums = place.path("dataset/Amazon_Beauty/source.json").display().to_string();
+    let second = Place::new();
+    second.assert_fetched(&second.fetch(&server, &["--sums", &sums]));
+
+    let third = Place::new();
+    let record = json(&fs::read_to_string(&sums).expect("a record"));
+    let sum = record["archives"][1]["sha256"].as_str().expect("a sum").to_owned();
+    fs::write(third.path("bad.sums"), format!("{}  x/{METADATA}\n", "0".repeat(64))).expect("written");
+    let sentence = refusal(&third.fetch(&server, &["--sums=bad.sums"]));
+    let expected =
+        format!("{}/{METADATA}: expected SHA-256 {}, as bad.sums says, found {sum}", server.address, "0".repeat(64));
+    assert!(sentence.starts_with(&expected), "{sentence}");
+    assert_eq!(names(&third.path("dataset")), ["Amazon_Beauty.part"]);
+    fs::write(third.path("good.sums"), format!("# of today\n{} *{METADATA}\n", sum.to_uppercase())).expect("written");
+    third.assert_fetched(&third.fetch(&server, &["--sums=good.sums"]));
+    assert_eq!(server.ranges(METADATA).len(), 4, "what was not as it must be is fetched again");
+    let sentence = refusal(&third.fetch(&server, &["--sums=bad.sums"]));
+    assert!(sentence.contains("as bad.sums says"), "{sentence}");
+}
+
+/// An answer for one archive; the other is orderly.
+fn instead(name: &'static str, reply: impl Fn() -> Reply + Send + Sync + 'static) -> Server {
+    Server::start(move |request| if request.path.ends_with(name) { reply() } else { orderly(request) })
+}
+
+fn ok(content: &[u8]) -> Reply {
+    Reply::new("200 OK", content)
+}
+
+#[test]
+fn what_cannot_be_fetched_is_told_in_one_sentence_and_leaves_no_data_set() {
+    let metadata = |line: &'static str| {
+        let good = "{'asin': 'B1', 'title': 'first'}";
+        instead(METADATA, move || ok(&gzip(format!("{good}\n{line}\n").as_bytes(), Compression::none())))
+    };
+    let cases: Vec<(&str, Server)> = vec![
+        ("no such file", instead(REVIEWS, || Reply::new("404 Not Found", b"gone"))),
+        ("an error that stays", instead(REVIEWS, || Reply::new("500 Internal Server Error", b""))),
+        (
+            "a circle of redirects",
+            instead(REVIEWS, || Reply::new("302 Found", b"").header("Location", "/reviews_Beauty_5.json.gz")),
+        ),
+        ("a page instead of a file", instead(REVIEWS, || ok(b"<!DOCTYPE html>\n<title>Please log in</title>"))),
+        ("a file of another size than was said", instead(REVIEWS, || ok(&archive(REVIEWS)).cut(60))),
+        ("an archive that ends early", instead(REVIEWS, || ok(&archive(REVIEWS)[..3000]))),
+        (
+            "a bomb of lines",
+            instead(METADATA, || ok(&gzip(&[&[b' '; 1023][..], b"\n"].concat().repeat(20 << 10), Compression::best()))),
+        ),
+        (
+            "a review that is none",
+            instead(REVIEWS, || ok(&gzip(b"{\"reviewerID\": \"A\", \"asin\": \"B\"}\n", Compression::none()))),
+        ),
+        ("a program", metadata("{'asin': __import__('os').system('touch ran')}")),
+        ("a path for an id", metadata("{'asin': '../../etc/passwd', 'categories': '../..'}")),
+    ];
+    // Some of them wait for a while before they try again: all at once.
+    let told = |(what, server): &(&str, Server)| {
+        let place = Place::new();
+        let sentence = refusal(&place.fetch(server, &[])).replace(&server.address, "http://server");
+        assert!(!place.path("dataset/Amazon_Beauty").exists() && !place.path("ran").exists(), "{what}");
+        assert_eq!(names(place.0.path()), ["dataset"], "{what}");
+        format!("{what}\n  {sentence}\n")
+    };
+    let mut text: String = std::thread::scope(|scope| {
+        let threads: Vec<_> = cases.iter().map(|case| scope.spawn(|| told(case))).collect();
+        threads.into_iter().map(|thread| thread.join().expect("it is told")).collect()
+    });
+
+    let place = Place::new();
+    fs::create_dir_all(place.path("mine/Amazon_Beauty")).expect("a folder");
+    fs::write(place.path("mine/Amazon_Beauty/Amazon_Beauty.inter"), "mine").expect("written");
+    fs::write(place.path("a.sums"), "abc  meta_Beauty.json.gz\n").expect("written");
+    fs::write(place.path("other.sums"), format!("{}  meta_Books.json.gz\n", "0".repeat(64))).expect("written");
+    for arguments in [
+        "amazon-books",
+        "ml-100k",
+        "amazon-beauty --from ftp://server/",
+        "amazon-beauty --from http://server/?key=1",
+        "amazon-beauty --to mine",
+        "amazon-beauty --sums a.sums",
+        "amazon-beauty --sums other.sums",
+        "amazon-beauty --sums nowhere.sums",
+        "amazon-beauty --from http://127.0.0.1:9 --timeout 5",
+    ] {
+        let arguments: Vec<&str> = ["data", "fetch"].into_iter().chain(arguments.split(' ')).collect();
+        text += &format!("$ dif-sr {}\n  {}\n", arguments.join(" "), refusal(&place.run(&arguments)));
+    }
+    assert_eq!(fs::read_to_string(place.path("mine/Amazon_Beauty/Amazon_Beauty.inter")).expect("a file"), "mine");
+    insta::with_settings!({filters => [(r"expected \d+ bytes of gzip", "expected [bytes] bytes of gzip")]}, {
+        insta::assert_snapshot!(text);
+    });
+}
+
+#[test]
+fn keys_of_a_configuration_are_refused() {
+    let place = Place::new();
+    let output = place.run(&["data", "fetch", "amazon-beauty", "--epochs=3"]);
+    assert_eq!(code(&output), 2);
+    assert!(stderr(&output).contains("unexpected argument '--epochs'"), "{}", stderr(&output));
+    assert!(names(place.0.path()).is_empty());
+}
+
+#[test]
+fn toys_and_sports_have_the_columns_of_their_own() {
+    let server = Server::start(|request| {
+        let name = if request.path.contains("/reviews_") { "reviews_Beauty_5.json" } else { "meta_Beauty.json" };
+        Reply::file(request, &gzip(&fixture(name), Compression::default()), TAG)
+    });
+    for (name, dataset, header) in [
+        ("amazon-toys", "Amazon_Toys_and_Games", "item_id title price sales_type sales_rank brand categories"),
+        ("amazon-sports", "Amazon_Sports_and_Outdoors", "item_id title price brand categories sales_type sales_rank"),
+    ] {
+        let place = Place::new();
+        let output = place.run(&["data", "fetch", name, "--from", &server.address]);
+        assert_eq!(code(&output), 0, "{}", stderr(&output));
+        let items =
+            fs::read_to_string(place.path("dataset").join(dataset).join(format!("{dataset}.item"))).expect("items");
+        let columns: Vec<&str> =
+            items.lines().next().expect("a header").split('\t').map(|f| f.split(':').next().unwrap_or(f)).collect();
+        assert_eq!(columns.join(" "), header);
+        let config = root().join("configs").join(format!("{}.yaml", dataset.to_lowercase())).display().to_string();
+        let output = place.run(&["data", "inspect", "--data_path=dataset", "--config_files", &config]);
+        assert_eq!(code(&output), 0, "{}", stderr(&output));
+    }
+    assert!(server.requests().iter().any(|r| r.path == "/reviews_Sports_and_Outdoors_5.json.gz"));
+}
