@@ -1,5 +1,5 @@
 //! SASRec and SASRecF train as RecBole's own classes do: initial values, shuffles, dropout masks, batch losses and metrics of
-//! an epoch, on one thread. `fixtures/baselines` tells where the values come from.
+//! an epoch, on one thread. `fixtures/baseline_runs` tells where the values come from.
 
 mod common;
 
@@ -17,7 +17,7 @@ const LOSS: f64 = 1e-5;
 #[test]
 fn a_seeded_epoch_of_ml_100k_is_recboles_from_the_initial_values_on() {
     for name in ["sasrec", "sasrecf"] {
-        let text = std::fs::read_to_string(format!("fixtures/baselines/ml-100k_{name}.json")).expect("a fixture");
+        let text = std::fs::read_to_string(format!("fixtures/baseline_runs/ml-100k_{name}.json")).expect("a fixture");
         follows(&serde_json::from_str(&text).expect("JSON"), &ml_100k(name));
     }
 }
