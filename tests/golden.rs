@@ -7,21 +7,34 @@ use dif_sr::golden::{Case, verify};
 
 #[test]
 fn every_golden_case_holds_on_the_reference_path() {
-    every_case_holds(ComputePath::Reference);
+    every_case_holds(&golden_cases(), ComputePath::Reference);
 }
 
 #[test]
 fn every_golden_case_holds_on_the_fast_path() {
-    every_case_holds(ComputePath::Fast);
+    every_case_holds(&golden_cases(), ComputePath::Fast);
 }
 
-fn every_case_holds(path: ComputePath) {
+/// What RecBole's own classes compute.
+#[test]
+fn every_case_of_the_baselines_holds_on_the_reference_path() {
+    let cases = cases("fixtures/baselines");
+    assert_eq!(cases.len(), 5, "fixtures/baselines/README.md lists 5 model cases");
+    every_case_holds(&cases, ComputePath::Reference);
+}
+
+#[test]
+fn the_fast_path_refuses_the_baselines() {
+    let case = Case::load("fixtures/baselines/sasrec".as_ref()).unwrap_or_else(|e| panic!("{e}"));
+    let refused = verify(&case, ComputePath::Fast).map_err(|e| e.to_string()).err();
+    assert_eq!(refused.as_deref(), Some("the fast path expects SASRecD, found SASRec; use the reference path"));
+}
+
+fn every_case_holds(cases: &[PathBuf], path: ComputePath) {
     tch::set_num_threads(1); // the tensors are too small for more
-    let cases = golden_cases();
-    assert_eq!(cases.len(), 15, "the golden README hands over 15 model cases");
     let mut failures = Vec::new();
     for folder in cases {
-        let case = Case::load(&folder).unwrap_or_else(|e| panic!("{e}"));
+        let case = Case::load(folder).unwrap_or_else(|e| panic!("{e}"));
         let report = verify(&case, path).unwrap_or_else(|e| panic!("{e}"));
         let broken = report.groups.iter().filter(|group| !group.worst.holds());
         failures.extend(broken.map(|group| format!("{}, {}: {}", report.case, group.name, group.worst)));
@@ -30,8 +43,15 @@ fn every_case_holds(path: ComputePath) {
 }
 
 fn golden_cases() -> Vec<PathBuf> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("golden");
-    let entries = std::fs::read_dir(root).expect("golden/ is part of the repository");
+    let cases = cases("golden");
+    assert_eq!(cases.len(), 15, "the golden README hands over 15 model cases");
+    cases
+}
+
+/// The folders in a folder of the repository.
+fn cases(folder: &str) -> Vec<PathBuf> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
+    let entries = std::fs::read_dir(root).expect("the folder is part of the repository");
     let mut cases: Vec<_> = entries.map(|e| e.expect("readable").path()).filter(|p| p.is_dir()).collect();
     cases.sort();
     cases

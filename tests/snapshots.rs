@@ -11,7 +11,7 @@ use common::{TOY, root, write_toy};
 use dif_sr::config::{AttributeKind, ModelConfig, RunConfig};
 use dif_sr::data::split::split;
 use dif_sr::data::{Dataset, Inspection};
-use dif_sr::model::{ItemFeature, SasRecD};
+use dif_sr::model::{ItemFeature, Model};
 use dif_sr::tensors::TensorFile;
 use tch::{Device, Kind, Tensor};
 
@@ -25,7 +25,7 @@ fn run_config(name: &str, overrides: &[(&str, &str)]) -> RunConfig {
 }
 
 /// A model for `n_items` items and attributes of these kinds and vocabularies.
-fn model(config: &RunConfig, n_items: i64, attributes: &[(AttributeKind, i64)]) -> SasRecD {
+fn model(config: &RunConfig, n_items: i64, attributes: &[(AttributeKind, i64)]) -> Model {
     let feature = |(i, &(kind, vocab)): (usize, &(AttributeKind, i64))| ItemFeature {
         name: config.data.selected_features[i].clone(),
         kind,
@@ -33,16 +33,16 @@ fn model(config: &RunConfig, n_items: i64, attributes: &[(AttributeKind, i64)]) 
         ids: Tensor::zeros([n_items, 1], (Kind::Int64, Device::Cpu)),
     };
     let features = attributes.iter().enumerate().map(feature).collect();
-    SasRecD::new(&config.model, n_items, config.data.max_item_list_length as i64, features, Kind::Float)
+    Model::new(&config.model, n_items, config.data.max_item_list_length as i64, features, Kind::Float)
 }
 
 /// As the log prints a model.
-fn printed(model: &SasRecD) -> String {
+fn printed(model: &Model) -> String {
     format!("{}\nTrainable parameters: {}\n", model.tree(), model.trainable_parameters())
 }
 
 /// The notebook's model: 12,102 items and 355 tokens of `categories`, the padding counted.
-fn notebook() -> SasRecD {
+fn notebook() -> Model {
     model(&run_config("amazon_beauty", &[]), 12_102, &[(AttributeKind::TokenSeq, 355)])
 }
 
@@ -52,6 +52,55 @@ fn the_notebooks_model_prints_as_the_notebook_prints_it() {
     let expected = fs::read_to_string(root().join("fixtures/model/notebook.txt")).expect("a fixture");
     assert_eq!(printed(&model).trim_end(), expected.trim_end());
     assert_eq!(model.trainable_parameters(), 5_827_683);
+}
+
+/// The overlays of `configs/baselines`.
+const BASELINES: [&str; 5] = ["sasrec", "sasrecf", "dif_sr_no_predictor", "dif_sr_sum", "dif_sr_concat"];
+
+/// The notebook's configuration with a baseline laid over it.
+fn baseline(name: &str, overrides: &[(&str, &str)]) -> RunConfig {
+    let files = ["amazon_beauty".to_owned(), format!("baselines/{name}")];
+    let files = files.map(|name| root().join("configs").join(name + ".yaml"));
+    let overrides: Vec<_> = overrides.iter().map(|&(k, v)| (k.to_owned(), v.to_owned())).collect();
+    RunConfig::load(&files, &overrides).unwrap_or_else(|e| panic!("{e}"))
+}
+
+#[test]
+fn the_baselines_print_as_recboles_own_classes_print() {
+    let attributes = [(AttributeKind::TokenSeq, 355), (AttributeKind::Token, 9)];
+    let sasrecf = baseline("sasrecf", &[("n_layers", "1"), ("selected_features", "[categories, brand]")]);
+    let models = [
+        ("sasrec", model(&baseline("sasrec", &[("n_layers", "1")]), 12_102, &[])),
+        ("sasrecf", model(&sasrecf, 12_102, &attributes)),
+    ];
+    for (name, model) in models {
+        let expected = fs::read_to_string(root().join(format!("fixtures/model/{name}.txt"))).expect("a fixture");
+        assert_eq!(printed(&model), expected, "{name}");
+    }
+}
+
+#[test]
+fn parameters_of_the_baselines_with_the_notebooks_sizes() {
+    for name in BASELINES {
+        let config = baseline(name, &[]);
+        let attributes = vec![(AttributeKind::TokenSeq, 355); config.data.selected_features.len()];
+        insta::assert_snapshot!(format!("parameters_{name}"), parameters(&model(&config, 12_102, &attributes)));
+    }
+}
+
+#[test]
+fn resolved_configurations_of_the_baselines() {
+    for name in BASELINES {
+        let config = baseline(name, &[]);
+        let notebook = run_config("amazon_beauty", &[]);
+        let (ours, notebooks) = (config.to_yaml(), notebook.to_yaml());
+        let only = |of: &str, sign: &str, other: &str| -> Vec<String> {
+            let lines = of.lines().filter(|line| !other.lines().any(|of| of == *line));
+            lines.map(|line| format!("{sign} {line}")).collect()
+        };
+        let change = [only(&notebooks, "-", &ours), only(&ours, "+", &notebooks)].concat();
+        insta::assert_snapshot!(format!("baseline_{name}"), change.join("\n"));
+    }
 }
 
 /// A name, values over the notebook's configuration, and the kinds and vocabularies of its attributes.
@@ -96,7 +145,11 @@ fn module_trees_of_the_other_variants() {
 
 #[test]
 fn parameters_of_the_notebooks_model() {
-    let model = notebook();
+    insta::assert_snapshot!(parameters(&notebook()));
+}
+
+/// A line for each tensor of a model.
+fn parameters(model: &Model) -> String {
     let mut rows = Vec::new();
     for (name, parameter) in model.named_parameters() {
         rows.push(format!("{name:<72}{:>14}{:>9}", format!("{:?}", parameter.size()), parameter.numel()));
@@ -105,7 +158,7 @@ fn parameters_of_the_notebooks_model() {
     for (name, table) in model.named_tables() {
         rows.push(format!("{name:<72}{:>14}{:>9}  not trained", format!("{:?}", table.size()), table.numel()));
     }
-    insta::assert_snapshot!(rows.join("\n"));
+    rows.join("\n")
 }
 
 #[test]

@@ -3,7 +3,7 @@
 
 use dif_sr::config::*;
 use dif_sr::data::Batch;
-use dif_sr::model::{ItemFeature, SasRecD};
+use dif_sr::model::{ItemFeature, Model};
 use tch::{Device, Kind, Tensor};
 
 /// The sizes that a cost depends on; the rest is the notebook's, with one attribute of 300 tokens, four an item.
@@ -22,6 +22,7 @@ impl Sizes {
 
     pub fn config(self) -> ModelConfig {
         ModelConfig {
+            model: Architecture::SasRecD,
             n_layers: self.layers,
             n_heads: 4,
             hidden_size: self.hidden,
@@ -40,12 +41,12 @@ impl Sizes {
         }
     }
 
-    pub fn model(self) -> SasRecD {
+    pub fn model(self) -> Model {
         tch::manual_seed(212);
         let int64 = (Kind::Int64, Device::Cpu);
         let ids = Tensor::randint_low(1, 300, [self.items, 4], int64);
         let feature = ItemFeature { name: "tags".to_owned(), kind: AttributeKind::TokenSeq, vocab: 300, ids };
-        let mut model = SasRecD::new(&self.config(), self.items, self.length, vec![feature], Kind::Float);
+        let mut model = Model::new(&self.config(), self.items, self.length, vec![feature], Kind::Float);
         model.initialize();
         model
     }

@@ -11,8 +11,8 @@ import yaml
 
 from .config import stop
 from .export import Dump, Input, Method, Output, load_case
-from .model import Attribute, SASRecD
-from .train import parameters
+from .model import Attribute
+from .train import model_of, parameters
 
 
 def configuration(case_dir):
@@ -26,7 +26,7 @@ def build(case_dir):
     attributes = [
         Attribute(a["name"], a["type"], a["vocab"], inputs[f"item_feat.{a['name']}"]) for a in config["attributes"]
     ]
-    model = SASRecD(config, config["n_items"], attributes).double()
+    model = model_of(config, config["n_items"], attributes).double()
     own = parameters(model)
     if own.keys() != values.keys():
         stop(f"{case_dir}: parameters differ from the peer's: {sorted(own.keys() ^ values.keys())}")
@@ -47,7 +47,7 @@ def stages(config):
             f"out.layer.{k}.attention_output": Output(attention),
             f"out.layer.{k}.output": Output(layer),
         }
-        if config["fusion_type"] != "sum":  # the goldens hold them for `gate` and `concat`
+        if config.get("fusion_type", "sum") != "sum":  # the goldens hold them for `gate` and `concat`
             where[f"out.layer.{k}.fused_scores"] = Method(attention, "fuse")
     return where
 

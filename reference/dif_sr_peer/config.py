@@ -41,6 +41,13 @@ REQUIRED = (
     *("attn_dropout_prob", "fusion_type", "pooling_mode", "attribute_predictor", "lamdas"),
 )
 
+# What a baseline does not read; an overlay writes `null` there.
+UNREAD = {
+    "SASRecD": (),
+    "SASRec": ("selected_features", "pooling_mode", "attribute_hidden_size", "fusion_type", "attribute_predictor", "lamdas"),
+    "SASRecF": ("attribute_hidden_size", "fusion_type", "attribute_predictor", "lamdas"),
+}
+
 
 def stop(message):
     """Could not run."""
@@ -85,11 +92,14 @@ def load(paths, overrides=()):
         if not separator:
             stop(f"{override}: expected --key=value")
         config[key] = yaml.load(value, Loader)
-    missing = [key for key in REQUIRED if key not in config]
+    unread = UNREAD.get(config.get("model", "SASRecD"), ())
+    missing = [key for key in REQUIRED if key not in config and key not in unread]
     if missing:
         stop(f"not in the configuration: {', '.join(missing)}")
     if config.get("time_precision", "float32") != "float32":
         stop("time_precision: the peer casts times to float32 as the reference does")
+    config |= dict.fromkeys(unread)
+    config["selected_features"] = config["selected_features"] or []
     config.setdefault("load_col", {})
     config["load_col"] = {
         "inter": [config["USER_ID_FIELD"], config["ITEM_ID_FIELD"], config["TIME_FIELD"]],

@@ -6,8 +6,8 @@ RecBole pickles its configuration, and the authors' files their data set, beside
 file with `weights_only`, and without it runs whatever the file names. The unpickler here resolves tensors and ordered
 dictionaries. Every other name becomes a stub that takes its arguments and does nothing. `torch` itself is not needed.
 
-The attribute tables are in no `.pth`: RecBole does not register them. `dif-sr import` draws them from the seed, as
-RecBole did.
+SASRecD's attribute tables are in no `.pth`: RecBole 1.0.1 does not register them. `dif-sr import` draws them from the
+seed, as RecBole did. SASRecF's are parameters in RecBole 1.2.1.
 """
 
 import argparse

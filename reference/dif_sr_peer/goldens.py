@@ -98,7 +98,7 @@ def model_case(report, folder, write):
     golden = load_file(folder / "tensors.safetensors")
     model, inputs, options = case.build(folder)
     ours = case.compute(model, inputs, options).tensors
-    compare_case(report, folder.name, ours, golden, options["fusion_type"])
+    compare_case(report, folder.name, ours, golden, options.get("fusion_type", "sum"))
     if write:
         (write / folder.name).mkdir(parents=True, exist_ok=True)
         (write / folder.name / "config.yaml").write_text((folder / "config.yaml").read_text())

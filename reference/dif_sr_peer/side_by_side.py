@@ -1,6 +1,6 @@
 """The peer and the Rust reference path on one machine and one thread: are their batch losses identical?
 
-    python -m dif_sr_peer.side_by_side --dif-sr PROGRAM --config FILE [--data_path DIR] [--key=value]
+    python -m dif_sr_peer.side_by_side --dif-sr PROGRAM --config FILE... --data_path DIR [--key=value]
 
 Runs both with the same configuration and compares every batch's total loss as float32. Exit code 0: identical;
 1: they differ, and the first batch that does is named.
@@ -38,13 +38,13 @@ def peer_losses(arguments, folder):
 def main():
     parser = argparse.ArgumentParser(prog="dif_sr_peer.side_by_side", description=__doc__.splitlines()[0])
     parser.add_argument("--dif-sr", required=True, metavar="PROGRAM", help="such as target/release/dif-sr")
-    parser.add_argument("--config", required=True, help="a RecBole YAML file")
+    parser.add_argument("--config", nargs="+", required=True, help="RecBole YAML files, later ones win")
     parser.add_argument("--data_path", required=True, help="the folder that holds the data set's folder")
     arguments, keys = parser.parse_known_args()
     with tempfile.TemporaryDirectory() as folder:
         data = f"--data_path={arguments.data_path}"
-        rust = rust_losses(arguments.dif_sr, ["--config_files", arguments.config, data, *keys], folder)
-        peer = peer_losses(["--config", arguments.config, "--data_path", arguments.data_path, *keys], folder)
+        rust = rust_losses(arguments.dif_sr, ["--config_files", *arguments.config, data, *keys], folder)
+        peer = peer_losses(["--config", *arguments.config, "--data_path", arguments.data_path, *keys], folder)
     if len(rust) != len(peer):
         print(f"differ: {len(rust)} batches here, {len(peer)} from the peer")
         return 1

@@ -14,6 +14,7 @@ import time
 import torch
 from safetensors.torch import save_file
 
+from . import baselines
 from . import config as configuration
 from . import data as pipeline
 from .config import stop
@@ -23,7 +24,14 @@ from .model import SASRecD
 def build(options, data, portable_dropout=True):
     """Seeds the one generator and builds the model: everything random follows from here."""
     torch.manual_seed(options["seed"])
-    return SASRecD(options, data.n_items, data.attributes, portable_dropout)
+    return model_of(options, data.n_items, data.attributes, portable_dropout)
+
+
+def model_of(options, n_items, attributes, portable_dropout=True):
+    """The peer, or the baseline that `model` names."""
+    if options.get("model", "SASRecD") == "SASRecD":
+        return SASRecD(options, n_items, attributes, portable_dropout)
+    return baselines.build(options, n_items, attributes, portable_dropout)
 
 
 def parameters(model):
@@ -38,7 +46,8 @@ def trainable(model):
 def init_summary(model):
     """As the goldens keep initial parameters: the sum (in float64) and the first three values."""
     summary = {name: tensor_summary(p) for name, p in model.named_parameters()}
-    return summary, tensor_summary(next(iter(model.attribute_tables().values())))
+    tables = [tensor_summary(table) for table in model.attribute_tables().values()]
+    return summary, tables[0] if tables else None
 
 
 def tensor_summary(tensor):

@@ -8,11 +8,12 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from dif_sr_peer import case, config, data, goldens, planted_faults, train
+from dif_sr_peer import baseline_cases, case, config, data, goldens, planted_faults, train
 from dif_sr_peer.export import Dump, Input, Method, Output
 from dif_sr_peer.model import Attribute, PortableDropout, SASRecD
 
 GOLDEN = Path(__file__).parents[2] / "golden"
+BASELINES = Path(__file__).parents[2] / "fixtures" / "baselines"
 CASES = sorted(path.parent.name for path in GOLDEN.glob("*/config.yaml"))
 NOTEBOOK = {
     **{"n_layers": 4, "n_heads": 4, "hidden_size": 256, "inner_size": 256, "attribute_hidden_size": [256]},
@@ -33,6 +34,13 @@ def test_a_model_case_is_recomputed(name):
 
 def test_there_are_15_model_cases():
     assert len(CASES) == 15
+
+
+@pytest.mark.parametrize("name", baseline_cases.CASES)
+def test_a_case_of_the_baselines_is_recomputed(name):
+    report = goldens.Report()
+    goldens.model_case(report, BASELINES / name, write=None)
+    assert not report.failed
 
 
 @pytest.mark.parametrize("name", ["metrics_single", "metrics_multi"])

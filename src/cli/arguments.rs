@@ -14,7 +14,7 @@ use super::output;
 /// The flags of RecBole's own runner.
 #[derive(Debug, Args)]
 pub struct ConfigArgs {
-    /// The model: SASRecD.
+    /// The model: SASRecD, SASRec or SASRecF.
     #[arg(long, value_name = "NAME")]
     model: Option<String>,
     /// The data set, which is also the name of its folder and files.

@@ -48,13 +48,17 @@ impl RunConfig {
 
     /// Sets every key and checks what keys say together; a golden case names no data set.
     pub(super) fn build(raw: &Raw, with_dataset: bool) -> Result<Self> {
-        let mut config = Self::defaults();
+        let mut config = Self::of_named_model(raw)?;
+        let model = config.model.model;
         for entry in raw.iter() {
             let key = keys::find(&entry.key).ok_or_else(|| unknown(entry, keys::key_names()))?;
-            if let Kind::Honoured { set, takes, .. } = key.kind {
-                set(&mut config, &entry.value).ok_or_else(|| wrong_value(entry, takes))?;
+            if !key.is_of(model) {
+                accept(entry, &["None"], &format!("{} does not read the key", model.name()))?;
+            } else {
+                set(&mut config, key, entry)?;
             }
         }
+        config.settle_model();
         for entry in raw.iter() {
             if let Some(Key { kind: Kind::Accepted { values, reason }, .. }) = keys::find(&entry.key) {
                 accept(entry, values(&config), reason)?;
@@ -64,8 +68,26 @@ impl RunConfig {
             config.settle_data(raw)?;
         }
         config.check_model(raw)?;
+        config.check_path(raw)?;
         config.check_valid_metric(raw)?;
         Ok(config)
+    }
+
+    /// The defaults, with the model that is named: which keys are read depends on it.
+    pub(super) fn of_named_model(raw: &Raw) -> Result<Self> {
+        let mut config = Self::defaults();
+        if let (Some(key), Some(entry)) = (keys::find("model"), raw.get("model")) {
+            set(&mut config, key, entry)?;
+        }
+        Ok(config)
+    }
+}
+
+/// Sets a key that is honoured.
+fn set(config: &mut RunConfig, key: &Key, entry: &Entry) -> Result<()> {
+    match key.kind {
+        Kind::Honoured { set, takes, .. } => set(config, &entry.value).ok_or_else(|| wrong_value(entry, takes)),
+        Kind::Accepted { .. } | Kind::Unused { .. } => Ok(()),
     }
 }
 

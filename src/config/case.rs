@@ -5,8 +5,9 @@ use std::path::Path;
 use serde_yaml::Value;
 
 use super::build::unknown;
+use super::keys;
 use super::raw::{Entry, Raw};
-use super::read::{distinct, list, text, whole};
+use super::read::{distinct, items, text, whole};
 use super::{AttributeKind, ModelConfig, RunConfig, python};
 use crate::{Error, Result};
 
@@ -35,7 +36,7 @@ pub struct CaseAttribute {
 
 /// Keys that only a case has.
 const OF_CASES: [&str; 3] = ["n_items", "attributes", "train_steps"];
-/// Keys of runs that a case must have: no default may stand in for what the golden values were computed with.
+/// Keys of runs that a case must have where its model reads them: no default may stand in for what the golden values were computed with.
 const OF_RUNS: [&str; 17] = [
     "MAX_ITEM_LIST_LENGTH",
     "n_layers",
@@ -78,7 +79,9 @@ impl ModelConfig {
         if let Some(entry) = raw.iter().find(|entry| !known().any(|name| name == entry.key)) {
             return Err(unknown(entry, known()));
         }
-        if let Some(key) = OF_CASES.iter().chain(&OF_RUNS).find(|key| raw.get(key).is_none()) {
+        let model = RunConfig::of_named_model(&raw)?.model.model;
+        let is_read = |key: &&&str| keys::find(key).is_none_or(|key| key.is_of(model));
+        if let Some(key) = OF_CASES.iter().chain(&OF_RUNS).filter(is_read).find(|key| raw.get(key).is_none()) {
             return Err(Error::new(format!("expected the key `{key}`, found none"))
                 .at(path)
                 .hint("add it to the case"));
@@ -89,7 +92,7 @@ impl ModelConfig {
         let takes = "for each of `selected_features`, in order, its `name`, its `type` (`token` or `token_seq`) and its \
                      `vocab` of at least 1";
         let attributes = take(&mut raw, "attributes", takes, |v| {
-            list(v, attribute).filter(|list| list.iter().map(|a| &a.name).eq(&names))
+            items(v, attribute).filter(|list| list.iter().map(|a| &a.name).eq(&names))
         })?;
         let config = RunConfig::build(&raw, false)?;
         if config.model.hidden_dropout_prob != 0.0 || config.model.attn_dropout_prob != 0.0 {

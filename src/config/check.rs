@@ -5,7 +5,7 @@ use std::path::Path;
 use super::keys::{self, Kind};
 use super::raw::Raw;
 use super::read::value;
-use super::{RunConfig, python};
+use super::{Architecture, ComputePath, Predictor, RunConfig, python};
 use crate::{Error, Result};
 
 impl RunConfig {
@@ -51,12 +51,41 @@ impl RunConfig {
         Ok(())
     }
 
+    /// What the model does not read is what it has none of.
+    pub(super) fn settle_model(&mut self) {
+        let (model, attributes) = (&mut self.model, &mut self.data.selected_features);
+        match model.model {
+            Architecture::SasRecD => return,
+            Architecture::SasRec => attributes.clear(),
+            Architecture::SasRecF => {}
+        }
+        model.attribute_hidden_size = vec![model.hidden_size; attributes.len()];
+        model.attribute_predictor = Predictor::Not;
+        model.lamdas.clear();
+    }
+
+    /// SASRec and SASRecF have the reference path alone.
+    pub(super) fn check_path(&self, raw: &Raw) -> Result<()> {
+        let model = self.model.model;
+        if model == Architecture::SasRecD || self.run.compute_path == ComputePath::Reference {
+            return Ok(());
+        }
+        let problem = format!("`compute_path`: expected `reference`, the one path of {}, found `fast`", model.name());
+        let error = Error::new(problem).hint("remove the key, or set `compute_path: reference`");
+        Err(place(raw, &["compute_path"], error))
+    }
+
     /// Heads divide the vectors that they share out, and each attribute has its size and its weight.
     pub(super) fn check_model(&self, raw: &Raw) -> Result<()> {
         let (model, attributes) = (&self.model, &self.data.selected_features);
         let heads = model.n_heads;
+        if model.model == Architecture::SasRecF && attributes.is_empty() {
+            let problem = "`selected_features`: expected at least one attribute for SASRecF, found []";
+            let hint = "name a column of the `.item` file, or use SASRec, which has no attributes";
+            return Err(place(raw, &["selected_features"], Error::new(problem).hint(hint)));
+        }
         let lengths = [("attribute_hidden_size", model.attribute_hidden_size.len()), ("lamdas", model.lamdas.len())];
-        for (key, length) in lengths {
+        for (key, length) in lengths.into_iter().filter(|_| model.model == Architecture::SasRecD) {
             if length != attributes.len() {
                 let problem = format!(
                     "`{key}`: expected one value for each of the {} `selected_features` ({}), found {length}",

@@ -3,7 +3,8 @@
 use super::*;
 
 impl RunConfig {
-    /// RecBole 1.0.1's defaults, the notebook's for the keys of SASRecD, and this project's own; no data set yet.
+    /// RecBole 1.0.1's defaults, the notebook's for the keys of the model, whichever it is, and this project's own; no data
+    /// set yet.
     pub(super) fn defaults() -> Self {
         Self {
             run: RunOptions {
@@ -38,6 +39,7 @@ impl RunConfig {
                 selected_features: vec!["categories".to_owned()],
             },
             model: ModelConfig {
+                model: Architecture::SasRecD,
                 n_layers: 4,
                 n_heads: 4,
                 hidden_size: 256,

@@ -2,13 +2,13 @@
 
 use serde_yaml::Mapping;
 
-use super::keys::{self, Kind, Section};
+use super::keys::{self, Key, Kind, Section};
 use super::{RunConfig, python};
 
 impl RunConfig {
-    /// Every honoured key under RecBole's name; [`RunConfig::load`] and [`RunConfig::from_yaml`] read the same back.
+    /// Every honoured key that the model reads, under RecBole's name; [`RunConfig::load`] and [`RunConfig::from_yaml`] read the same back.
     pub fn to_yaml(&self) -> String {
-        let honoured = keys::table().filter_map(|key| match key.kind {
+        let honoured = self.keys().filter_map(|key| match key.kind {
             Kind::Honoured { get, .. } => Some((key.name.into(), get(self))),
             _ => None,
         });
@@ -27,7 +27,7 @@ impl RunConfig {
             ("Other Hyper Parameters: ", Section::Other), // the space is RecBole's
         ];
         let block = |(title, section): (&str, Section)| {
-            let keys = keys::table().filter(|key| key.section == section);
+            let keys = self.keys().filter(|key| key.section == section);
             let lines = keys.filter_map(|key| match &key.kind {
                 // RecBole's log joins the two.
                 Kind::Honoured { .. } if key.name == "data_path" => {
@@ -40,5 +40,11 @@ impl RunConfig {
             std::iter::once(title.to_owned()).chain(lines).collect::<Vec<_>>().join("\n")
         };
         blocks.map(block).join("\n\n") + "\n"
+    }
+
+    /// The keys that the model reads, in the order of the log.
+    fn keys(&self) -> impl Iterator<Item = &'static Key> {
+        let model = self.model.model;
+        keys::table().filter(move |key| key.is_of(model))
     }
 }

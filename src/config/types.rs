@@ -146,12 +146,13 @@ pub enum TimePrecision {
 /// The architecture. Sizes that come from the data (items, vocabularies) are given to the constructor apart.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ModelConfig {
+    pub model: Architecture,
     pub n_layers: i64,
     pub n_heads: i64,
     /// H.
     pub hidden_size: i64,
     pub inner_size: i64,
-    /// One size per attribute.
+    /// One size per attribute; `hidden_size` each in SASRecF.
     pub attribute_hidden_size: Vec<i64>,
     pub hidden_dropout_prob: f64,
     pub attn_dropout_prob: f64,
@@ -161,9 +162,36 @@ pub struct ModelConfig {
     pub fusion_type: Fusion,
     pub pooling_mode: Pooling,
     pub attribute_predictor: Predictor,
-    /// One weight per attribute loss (the paper's λ).
+    /// One weight per attribute loss (the paper's λ); none without such losses.
     pub lamdas: Vec<f64>,
     pub loss_type: Loss,
+}
+
+/// `model`: SASRec, by where attributes enter it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Architecture {
+    /// In the attention scores, with positions: DIF-SR.
+    #[serde(rename = "SASRecD")]
+    SasRecD,
+    /// Nowhere.
+    #[serde(rename = "SASRec")]
+    SasRec,
+    /// In the input, side by side with the item.
+    #[serde(rename = "SASRecF")]
+    SasRecF,
+}
+
+impl Architecture {
+    pub const ALL: [Self; 3] = [Self::SasRecD, Self::SasRec, Self::SasRecF];
+
+    /// RecBole's name of the model.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::SasRecD => "SASRecD",
+            Self::SasRec => "SASRec",
+            Self::SasRecF => "SASRecF",
+        }
+    }
 }
 
 /// `hidden_act`.

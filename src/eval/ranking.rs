@@ -3,7 +3,7 @@
 use tch::{Kind, Tensor, no_grad};
 
 use crate::data::RowTensors;
-use crate::model::SasRecD;
+use crate::model::Model;
 use crate::{Error, Result};
 
 /// Where the targets of a split stand, in the order of its rows.
@@ -43,7 +43,7 @@ impl Ranking {
 ///
 /// `progress` is told the rows done after every batch; an error of its ends the ranking.
 pub fn rank(
-    model: &SasRecD,
+    model: &Model,
     rows: &RowTensors,
     batch_size: usize,
     mut progress: impl FnMut(usize) -> Result<()>,

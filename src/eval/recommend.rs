@@ -3,7 +3,7 @@
 use tch::{Kind, Tensor, no_grad};
 
 use super::not_finite;
-use crate::model::SasRecD;
+use crate::model::Model;
 use crate::{Error, Result};
 
 /// The `k` items of highest score for each history, best first, as (item id, score); fewer if there are fewer items.
@@ -15,7 +15,7 @@ use crate::{Error, Result};
 /// # Errors
 /// An empty history, and scores that are not finite.
 pub fn recommend(
-    model: &SasRecD,
+    model: &Model,
     histories: &[Vec<i64>],
     length: usize,
     k: usize,

@@ -38,10 +38,10 @@ use self::layer::{Scratch, ThreadGrad};
 use self::loss::{Labels, Share};
 use self::product::wrap;
 use self::weights::{Layout, Sizes, floats, floats_mut};
-use crate::config::{Fusion, Loss, ModelConfig, Pooling, Precision};
+use crate::config::{Architecture, Fusion, Loss, ModelConfig, Pooling, Precision};
 use crate::data::{Batch, RowTensors};
 use crate::eval::{Ranking, not_finite};
-use crate::model::SasRecD;
+use crate::model::Model;
 use crate::{Error, Result};
 
 pub use adam::Factors;
@@ -102,8 +102,13 @@ impl FastPath {
     /// A fast path with as many threads as libtorch has in this process.
     ///
     /// # Errors
-    /// The model is not in float32 on the CPU.
-    pub fn new(model: &SasRecD, precision: Precision) -> Result<Self> {
+    /// The model is not SASRecD, or not in float32 on the CPU.
+    pub fn new(model: &Model, precision: Precision) -> Result<Self> {
+        let architecture = model.config().model;
+        if architecture != Architecture::SasRecD {
+            return Err(Error::new(format!("the fast path expects SASRecD, found {}", architecture.name()))
+                .hint("use the reference path"));
+        }
         let parameters = model.named_parameters();
         let on_cpu = model.device() == Device::Cpu && parameters.iter().all(|(_, p)| p.kind() == Kind::Float);
         if !on_cpu {

@@ -7,7 +7,7 @@ use tch::{Device, Kind, Tensor};
 
 use crate::config::{AttributeKind, CaseShape, Loss, ModelConfig};
 use crate::data::Batch;
-use crate::model::{ItemFeature, SasRecD, check_sizes};
+use crate::model::{ItemFeature, Model, check_sizes};
 use crate::tensors::TensorFile;
 use crate::{Error, Result};
 
@@ -20,7 +20,7 @@ pub struct Case {
     /// The folder.
     pub path: PathBuf,
     pub shape: CaseShape,
-    pub model: SasRecD,
+    pub model: Model,
     pub batch: Batch,
     /// `out.*`, `grad.*`, `train.loss.*` and `after5.*`.
     pub expected: BTreeMap<String, Tensor>,
@@ -57,7 +57,7 @@ impl Case {
         let length = shape.max_item_list_length;
         check_sizes(&config, shape.n_items, length, &features, &file, tensors_path, "param.")?;
         let kind = file.tensors.get("param.item_embedding.weight").map_or(Kind::Double, Tensor::kind);
-        let model = SasRecD::new(&config, shape.n_items, length, features, kind);
+        let model = Model::new(&config, shape.n_items, length, features, kind);
         model.load(tensors_path, &mut file, "param.")?;
         let batch = read_batch(&shape, config.loss_type, &mut file, tensors_path)?;
 

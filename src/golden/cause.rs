@@ -158,7 +158,10 @@ impl fmt::Display for Cause {
                 }
             }
             Self::Unknown { tried, look_at, not_dumped_before } => {
-                write!(f, "none of the {tried} faults tried reproduces it; look at {look_at}")?;
+                if *tried > 0 {
+                    write!(f, "none of the {tried} faults tried reproduces it; ")?;
+                }
+                write!(f, "look at {look_at}")?;
                 if let [first, rest @ ..] = &not_dumped_before[..] {
                     write!(f, "; to come closer, dump {first}")?;
                     rest.iter().try_for_each(|stage| write!(f, ", {stage}"))?;

@@ -8,11 +8,11 @@ use super::Case;
 use crate::Result;
 use crate::config::Precision;
 use crate::fast::FastPath;
-use crate::model::SasRecD;
+use crate::model::Model;
 use crate::train::Adam;
 
 /// Everything that the reference wrote down, computed by a model on the case's batch and named alike.
-pub(super) fn compute(case: &Case, model: &SasRecD) -> BTreeMap<String, Tensor> {
+pub(super) fn compute(case: &Case, model: &Model) -> BTreeMap<String, Tensor> {
     let Case { batch, shape, .. } = case;
     let initial: Vec<Tensor> = model.named_parameters().iter().map(|(_, p)| p.detach().copy()).collect();
     let mut ours = BTreeMap::new();

@@ -3,7 +3,7 @@
 use serde::{Serialize, Serializer};
 
 use super::Case;
-use crate::config::{Activation, AttributeKind, Fusion, Loss, ModelConfig, Pooling, Predictor};
+use crate::config::{Activation, Architecture, AttributeKind, Fusion, Loss, ModelConfig, Pooling, Predictor};
 
 /// One departure from the reference. The order of the variants is that of the computation.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -38,9 +38,12 @@ pub enum Fault {
 }
 
 impl Fault {
-    /// Every fault that can show in this case.
+    /// Every fault that can show in this case; they are departures from DIF-SR, and other models have none.
     pub fn all(case: &Case) -> Vec<Self> {
         let config = case.model.config();
+        if config.model != Architecture::SasRecD {
+            return Vec::new();
+        }
         let mut faults = vec![Self::PaddingRowZeroed, Self::LeftPadding, Self::PositionAddedToInput];
         let eps = [1e-5, 1e-6, 1e-8, 1e-12].into_iter().filter(|&eps| eps != config.layer_norm_eps);
         faults.extend(eps.map(Self::LayerNormEps));

@@ -7,7 +7,7 @@ use tch::{Kind, Tensor, no_grad};
 use super::compute::compute;
 use super::what_if::WhatIf;
 use super::{Case, Comparison, Tolerance, compare};
-use crate::config::{Fusion, ModelConfig, Pooling, Predictor};
+use crate::config::{Architecture, Fusion, ModelConfig, Pooling, Predictor};
 use crate::splitmix;
 
 /// The rules of one case.
@@ -101,12 +101,13 @@ fn rounding_noise(case: &Case, kind: Kind) -> BTreeMap<String, f64> {
 }
 
 /// Parameters that the loss does not depend on, so that their gradient is rounding noise: a bias that shifts every
-/// stream's energy (`gate`) or every score of a row (`sum`) alike vanishes in the softmax.
+/// stream's energy (`gate`) or every score of a row (`sum`, and without side streams) alike vanishes in the softmax.
 fn null_gradients(config: &ModelConfig) -> BTreeSet<String> {
     let mut names = BTreeSet::new();
     for k in 0..config.n_layers {
         let attention = format!("trm_encoder.layer.{k}.multi_head_attention");
         match config.fusion_type {
+            _ if config.model != Architecture::SasRecD => _ = names.insert(format!("{attention}.key.bias")),
             Fusion::Gate => _ = names.insert(format!("{attention}.fusion_layer.projection.2.bias")),
             Fusion::Concat => {}
             Fusion::Sum => {

@@ -56,7 +56,7 @@ impl Stage {
         let is = |start: &str| rest.starts_with(start);
         Some(match prefix {
             "in" => (Self::Inputs, 0),
-            "param" if is("item_embedding.") || is("position_embedding.") || is("feature_embed_layer_list.") => {
+            "param" if is("item_embedding.") || is("position_embedding.") || is("feature_embed_layer") => {
                 (Self::Embedding, 0)
             }
             "param" => (Self::Parameters, 0),

@@ -1,4 +1,4 @@
-//! The attribute stream: an item's attribute tokens become one vector (RecBole's `FeatureSeqEmbLayer`).
+//! The attribute stream: an item's attribute tokens become one vector (RecBole 1.0.1's `FeatureSeqEmbLayer`).
 
 use tch::{Device, Kind, Tensor};
 
@@ -38,7 +38,7 @@ impl ItemFeature {
 
 /// Embeds one attribute of every item of a sequence.
 ///
-/// RecBole keeps the table in a plain dictionary, out of `parameters()`'s sight: it is **not trained**, not counted, and
+/// RecBole 1.0.1 keeps the table in a plain dictionary, out of `parameters()`'s sight: it is **not trained**, not counted, and
 /// keeps its initial N(0, 1) values.
 #[derive(Debug)]
 pub struct FeatureSeqEmbLayer {
@@ -85,7 +85,7 @@ pub(super) fn table_name(kind: AttributeKind) -> &'static str {
 }
 
 /// Pools over the tokens that are not padding. `# Shapes` `[B, L, S, d]`, `[B, L, S]` → `[B, L, d]`.
-fn pool(embedded: &Tensor, ids: &Tensor, pooling: Pooling) -> Tensor {
+pub(super) fn pool(embedded: &Tensor, ids: &Tensor, pooling: Pooling) -> Tensor {
     // The reference's mask and count are float32 whatever the model's precision.
     let mask = ids.not_equal(0).to_kind(Kind::Float);
     let wide = mask.unsqueeze(-1).expand_as(embedded);

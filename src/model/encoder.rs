@@ -1,9 +1,9 @@
-//! The stack of DIF layers (RecBole's `DeTransformerEncoder`).
+//! The stack of layers (RecBole's `TransformerEncoder`, with side streams its `DeTransformerEncoder`).
 
 use tch::{Tensor, nn};
 
 use super::{Attention, AttentionOutput, FeedForward, SideStreams, Tree};
-use crate::config::ModelConfig;
+use crate::config::{Architecture, ModelConfig};
 
 /// What one layer computes on the way.
 #[derive(Debug)]
@@ -13,7 +13,7 @@ pub struct LayerOutput {
     pub output: Tensor,
 }
 
-/// One attention block and one feed-forward network (RecBole's `DeTransformerLayer`).
+/// One attention block and one feed-forward network (RecBole's `TransformerLayer` or `DeTransformerLayer`).
 #[derive(Debug)]
 pub struct Layer {
     multi_head_attention: Attention,
@@ -31,15 +31,15 @@ impl Layer {
 
     /// # Shapes
     /// As [`Attention::forward`].
-    pub fn forward(&self, hidden: &Tensor, side: &SideStreams, train: bool) -> LayerOutput {
-        let attention = self.multi_head_attention.forward(hidden, side, train);
+    pub fn forward(&self, hidden: &Tensor, side: Option<&SideStreams>, mask: &Tensor, train: bool) -> LayerOutput {
+        let attention = self.multi_head_attention.forward(hidden, side, mask, train);
         let output = self.feed_forward.forward(&attention.output, train);
         LayerOutput { attention, output }
     }
 
-    fn tree(&self) -> Tree {
+    fn tree(&self, prefix: &str) -> Tree {
         Tree::node(
-            "DeTransformerLayer",
+            &format!("{prefix}TransformerLayer"),
             vec![
                 ("multi_head_attention", self.multi_head_attention.tree()),
                 ("feed_forward", self.feed_forward.tree()),
@@ -48,9 +48,11 @@ impl Layer {
     }
 }
 
-/// `n_layers` layers. Attributes and positions enter every one of them unchanged; only the items' stream is transformed.
+/// `n_layers` layers. Side streams enter every one of them unchanged; only the input is transformed.
 #[derive(Debug)]
 pub struct Encoder {
+    /// Before the names of RecBole's classes.
+    prefix: &'static str,
     layer: Vec<Layer>,
 }
 
@@ -58,26 +60,29 @@ impl Encoder {
     /// Parameters under `p / "layer" / k`.
     pub fn new(p: nn::Path<'_>, config: &ModelConfig, max_len: i64) -> Self {
         let p = &p / "layer";
-        Self { layer: (0..config.n_layers).map(|k| Layer::new(&p / k, config, max_len)).collect() }
+        Self {
+            prefix: if config.model == Architecture::SasRecD { "De" } else { "" },
+            layer: (0..config.n_layers).map(|k| Layer::new(&p / k, config, max_len)).collect(),
+        }
     }
 
     /// The output of every layer, first to last.
     ///
     /// # Shapes
     /// As [`Attention::forward`].
-    pub fn forward(&self, hidden: &Tensor, side: &SideStreams, train: bool) -> Vec<LayerOutput> {
+    pub fn forward(&self, hidden: &Tensor, side: Option<&SideStreams>, mask: &Tensor, train: bool) -> Vec<LayerOutput> {
         let mut outputs: Vec<LayerOutput> = Vec::with_capacity(self.layer.len());
         for layer in &self.layer {
             let hidden = outputs.last().map_or(hidden, |below| &below.output);
-            outputs.push(layer.forward(hidden, side, train));
+            outputs.push(layer.forward(hidden, side, mask, train));
         }
         outputs
     }
 
     pub(super) fn tree(&self) -> Tree {
         Tree::node(
-            "DeTransformerEncoder",
-            vec![("layer", Tree::list("ModuleList", self.layer.iter().map(Layer::tree)))],
+            &format!("{}TransformerEncoder", self.prefix),
+            vec![("layer", Tree::list("ModuleList", self.layer.iter().map(|layer| layer.tree(self.prefix))))],
         )
     }
 }

@@ -1,4 +1,5 @@
-//! SASRecD, the model of DIF-SR (Xie, Zhou, Kim, SIGIR 2022), leaf to root, one layer a file.
+//! SASRecD, the model of DIF-SR (Xie, Zhou, Kim, SIGIR 2022), and RecBole's SASRec and SASRecF, with which the paper compares
+//! it, of the same layers; leaf to root, one layer a file.
 //!
 //! This is the **reference path**: the authors' operations in the authors' order, with nothing hoisted, fused or skipped.
 //! It is plain on purpose, for it is the oracle that every faster path is held to.
@@ -14,18 +15,22 @@ mod encoder;
 mod feed_forward;
 mod fusion;
 mod init;
+mod input;
 mod predictor;
-mod sasrecd;
+mod sasrec;
+mod side;
 mod sizes;
 mod tree;
 
-pub use attention::{Attention, AttentionOutput, SideStreams};
+pub use attention::{Attention, AttentionOutput};
 pub use dropout::Dropout;
 pub use embedding::{FeatureSeqEmbLayer, ItemFeature};
 pub use encoder::{Encoder, Layer, LayerOutput};
 pub use feed_forward::FeedForward;
 pub use fusion::FusionLayer;
+pub use input::AttributeInput;
 pub use predictor::AttributePredictor;
-pub use sasrecd::{Encoded, Losses, SasRecD};
+pub use sasrec::{Encoded, Losses, Model};
+pub use side::{SideAttention, SideStreams};
 pub use sizes::check_sizes;
 pub use tree::Tree;

@@ -6,7 +6,8 @@ use tch::Tensor;
 
 use super::ItemFeature;
 use super::embedding::table_name;
-use crate::config::{Fusion, ModelConfig, Predictor};
+use super::input;
+use crate::config::{Architecture, Fusion, ModelConfig, Predictor};
 use crate::tensors::TensorFile;
 use crate::{Error, Result};
 
@@ -67,10 +68,22 @@ fn deciding_shapes(
         ("item_embedding.weight".to_owned(), [n_items, h]),
         ("position_embedding.weight".to_owned(), [max_len, h]),
     ];
-    for (i, (feature, &size)) in features.iter().zip(&config.attribute_hidden_size).enumerate() {
-        shapes.push((format!("feature_embed_layer_list.{i}.{}", table_name(feature.kind)), [feature.vocab, size]));
-        if config.attribute_predictor == Predictor::Linear {
-            shapes.push((format!("ap.{i}.weight"), [feature.vocab, h]));
+    match config.model {
+        Architecture::SasRec => {}
+        Architecture::SasRecF => {
+            let (token, token_seq) = input::tables(features, h);
+            let tables = token.into_iter().chain(token_seq);
+            shapes.extend(tables.map(|(name, shape)| (format!("feature_embed_layer.{name}.weight"), shape)));
+            shapes.push(("concat_layer.weight".to_owned(), [h, h * (1 + features.len() as i64)]));
+        }
+        Architecture::SasRecD => {
+            for (i, (feature, &size)) in features.iter().zip(&config.attribute_hidden_size).enumerate() {
+                let table = format!("feature_embed_layer_list.{i}.{}", table_name(feature.kind));
+                shapes.push((table, [feature.vocab, size]));
+                if config.attribute_predictor == Predictor::Linear {
+                    shapes.push((format!("ap.{i}.weight"), [feature.vocab, h]));
+                }
+            }
         }
     }
     shapes.into_iter().chain((0..config.n_layers).flat_map(move |k| layer_shapes(config, max_len, k)))
@@ -78,15 +91,17 @@ fn deciding_shapes(
 
 fn layer_shapes(config: &ModelConfig, max_len: i64, k: i64) -> Vec<(String, [i64; 2])> {
     let h = config.hidden_size;
+    let dif = config.model == Architecture::SasRecD;
     let streams = 2 + config.attribute_hidden_size.len() as i64;
     let mut shapes = Vec::new();
     let mut layer = |name: &str, shape| shapes.push((format!("trm_encoder.layer.{k}.{name}.weight"), shape));
     layer("feed_forward.dense_1", [config.inner_size, h]);
     layer("multi_head_attention.query", [h, h]);
-    for (i, &size) in config.attribute_hidden_size.iter().enumerate() {
+    for (i, &size) in config.attribute_hidden_size.iter().enumerate().filter(|_| dif) {
         layer(&format!("multi_head_attention.query_layers.{i}"), [size, size]);
     }
     match config.fusion_type {
+        _ if !dif => {}
         Fusion::Sum => {}
         Fusion::Concat => layer("multi_head_attention.fusion_layer", [max_len, streams * max_len]),
         Fusion::Gate => layer("multi_head_attention.fusion_layer.projection.0", [max_len, max_len]),

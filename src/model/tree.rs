@@ -40,14 +40,16 @@ pub(super) enum Leaf {
 impl Tree {
     /// A module with sub-modules.
     pub(super) fn node(class: &str, children: Vec<(&str, Tree)>) -> Self {
-        let children = children.into_iter().map(|(name, tree)| (name.to_owned(), tree)).collect();
-        Self { label: class.to_owned(), leaf: Leaf::Inert, children }
+        Self::parent(class, children.into_iter().map(|(name, tree)| (name.to_owned(), tree)).collect())
     }
 
     /// PyTorch's `ModuleList` or `Sequential`: children named by their position.
     pub(super) fn list(class: &str, children: impl IntoIterator<Item = Tree>) -> Self {
-        let children: Vec<_> = children.into_iter().enumerate().map(|(i, tree)| (i.to_string(), tree)).collect();
-        // PyTorch writes brackets after the class of a list even if nothing stands in them.
+        Self::parent(class, children.into_iter().enumerate().map(|(i, tree)| (i.to_string(), tree)).collect())
+    }
+
+    fn parent(class: &str, children: Vec<(String, Tree)>) -> Self {
+        // PyTorch writes brackets after a class even if nothing stands in them.
         let label = if children.is_empty() { format!("{class}()") } else { class.to_owned() };
         Self { label, leaf: Leaf::Inert, children }
     }

@@ -12,7 +12,7 @@ use tch::Kind;
 
 use crate::config::{AttributeKind, RunConfig};
 use crate::data::Dataset;
-use crate::model::{ItemFeature, SasRecD, check_sizes};
+use crate::model::{ItemFeature, Model, check_sizes};
 use crate::tensors::{TensorFile, write};
 use crate::{Error, Result};
 
@@ -23,7 +23,7 @@ const FORMAT: &str = "dif-sr checkpoint 2";
 #[derive(Debug)]
 pub struct Checkpoint {
     pub config: RunConfig,
-    pub model: SasRecD,
+    pub model: Model,
     /// The item of every row of the embedding; the first is `[PAD]`.
     pub items: Vec<String>,
     /// The attributes' vocabularies, in the order of `selected_features`.
@@ -44,7 +44,7 @@ pub struct AttributeTokens {
 impl Checkpoint {
     /// Writes the model as it is now and returns the file's seal. Equal models give equal bytes, and the file is complete
     /// or as it was before at every moment.
-    pub fn save(path: &Path, config: &RunConfig, dataset: &Dataset, model: &SasRecD, epoch: usize) -> Result<String> {
+    pub fn save(path: &Path, config: &RunConfig, dataset: &Dataset, model: &Model, epoch: usize) -> Result<String> {
         let mut tensors = model.named_parameters();
         tensors.extend(model.named_tables());
         tensors.extend(model.features().iter().map(|f| (format!("item_feat.{}", f.name), f.ids.shallow_clone())));
@@ -114,7 +114,7 @@ impl Checkpoint {
             .collect::<Result<Vec<_>>>()?;
         let length = config.data.max_item_list_length as i64;
         check_sizes(&config.model, items.len() as i64, length, &features, &file, path, "")?;
-        let model = SasRecD::new(&config.model, items.len() as i64, length, features, Kind::Float);
+        let model = Model::new(&config.model, items.len() as i64, length, features, Kind::Float);
         model.load(path, &mut file, "")?;
         if let Some(name) = file.tensors.keys().next() {
             return Err(Error::new("expected the model's tensors alone, found one that it does not have")

@@ -10,7 +10,7 @@ use super::{EarlyStopping, Step, Stepper};
 use crate::config::{Loss, RunConfig};
 use crate::data::{Batch, NegativeSampler, RowTensors, Splits};
 use crate::eval::MetricValues;
-use crate::model::SasRecD;
+use crate::model::Model;
 use crate::{Error, Result};
 
 /// What the loop tells as it goes.
@@ -66,7 +66,7 @@ pub struct Position {
 #[derive(Debug)]
 pub struct Training<'a> {
     pub(super) config: &'a RunConfig,
-    pub(super) model: &'a SasRecD,
+    pub(super) model: &'a Model,
     train: RowTensors,
     valid: RowTensors,
     /// `[n]`: the row of the training split that stands at each place. Permutations compound.
@@ -81,7 +81,7 @@ impl<'a> Training<'a> {
     ///
     /// # Errors
     /// As [`Stepper::new`].
-    pub fn new(config: &'a RunConfig, model: &'a SasRecD, splits: &Splits) -> Result<Self> {
+    pub fn new(config: &'a RunConfig, model: &'a Model, splits: &Splits) -> Result<Self> {
         let settings = &config.train;
         let train = RowTensors::new(&splits.train, model.device());
         let stopping = EarlyStopping::new(settings.stopping_step);

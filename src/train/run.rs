@@ -12,7 +12,7 @@ use crate::config::{Loss, RunConfig};
 use crate::data::split::split;
 use crate::data::{Dataset, NegativeSampler, Rows, Splits, Summary};
 use crate::eval::{MetricValues, Ranking};
-use crate::model::{ItemFeature, SasRecD};
+use crate::model::{ItemFeature, Model};
 use crate::tensors::replace;
 use crate::{Error, Result};
 
@@ -31,7 +31,7 @@ pub trait Report {
 pub struct Prepared {
     pub dataset: Dataset,
     pub splits: Splits,
-    pub model: SasRecD,
+    pub model: Model,
 }
 
 impl Prepared {
@@ -55,7 +55,7 @@ impl Prepared {
         tch::manual_seed(config.run.seed);
         let features = dataset.attributes.iter().map(|a| ItemFeature::new(a, Device::Cpu)).collect();
         let length = config.data.max_item_list_length as i64;
-        let mut model = SasRecD::new(&config.model, dataset.items.len() as i64, length, features, tch::Kind::Float);
+        let mut model = Model::new(&config.model, dataset.items.len() as i64, length, features, tch::Kind::Float);
         model.initialize();
         model.to_device(device);
         Ok(Self { dataset, splits, model })
@@ -118,7 +118,7 @@ pub struct TestResult {
 /// Ranks the rows of a split and computes the metrics. An error of `progress`, which is told the rows done, ends it.
 pub fn evaluate_rows(
     config: &RunConfig,
-    model: &SasRecD,
+    model: &Model,
     rows: &Rows,
     progress: impl FnMut(usize) -> Result<()>,
 ) -> Result<(Ranking, TestResult)> {
@@ -193,7 +193,7 @@ fn test(prepared: &Prepared, fitted: &Fitted, recorder: &mut Recorder) -> Result
         recorder.say(&format!("{tied} targets tie with other items; in the worst order: {}", python_dict(worst)))?;
     }
     Ok(RunResult {
-        model: "SASRecD",
+        model: config.model.model.name(),
         dataset: config.data.dataset.clone(),
         seed: config.run.seed,
         trainable_parameters: best.trainable_parameters(),
@@ -206,7 +206,7 @@ fn test(prepared: &Prepared, fitted: &Fitted, recorder: &mut Recorder) -> Result
 }
 
 /// What RecBole logs before the first epoch.
-fn introduce(config: &RunConfig, dataset: &Dataset, model: &SasRecD, recorder: &mut Recorder) -> Result<()> {
+fn introduce(config: &RunConfig, dataset: &Dataset, model: &Model, recorder: &mut Recorder) -> Result<()> {
     recorder.say(&Summary::new(dataset).to_string())?;
     let sampling = match config.model.loss_type {
         Loss::Ce => "None",

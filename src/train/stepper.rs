@@ -9,12 +9,12 @@ use crate::config::{ComputePath, RunConfig, TrainConfig};
 use crate::data::{Batch, RowTensors, Rows};
 use crate::eval::{Ranking, rank};
 use crate::fast::{FastPath, Masks, StepLosses};
-use crate::model::{Losses, SasRecD};
+use crate::model::{Losses, Model};
 
 /// A model in training.
 #[derive(Debug)]
 pub struct Stepper<'a> {
-    model: &'a SasRecD,
+    model: &'a Model,
     settings: &'a TrainConfig,
     seed: u64,
     eval_batch_size: usize,
@@ -28,7 +28,7 @@ impl<'a> Stepper<'a> {
     ///
     /// # Errors
     /// As [`FastPath::new`].
-    pub fn new(config: &'a RunConfig, model: &'a SasRecD) -> Result<Self> {
+    pub fn new(config: &'a RunConfig, model: &'a Model) -> Result<Self> {
         let settings = &config.train;
         Ok(Self {
             model,
@@ -94,7 +94,7 @@ impl<'a> Stepper<'a> {
 /// As [`Stepper::new`] and [`rank`].
 pub fn rank_rows(
     config: &RunConfig,
-    model: &SasRecD,
+    model: &Model,
     rows: &Rows,
     progress: impl FnMut(usize) -> Result<()>,
 ) -> Result<Ranking> {
@@ -105,7 +105,7 @@ pub fn rank_rows(
 /// Ranks on the fast path if there is one.
 pub(super) fn rank_with(
     fast: Option<&mut FastPath>,
-    model: &SasRecD,
+    model: &Model,
     rows: &RowTensors,
     batch_size: usize,
     progress: impl FnMut(usize) -> Result<()>,
@@ -116,7 +116,7 @@ pub(super) fn rank_with(
     }
 }
 
-fn fast(config: &RunConfig, model: &SasRecD) -> Result<Option<FastPath>> {
+fn fast(config: &RunConfig, model: &Model) -> Result<Option<FastPath>> {
     match config.run.compute_path {
         ComputePath::Reference => Ok(None),
         ComputePath::Fast => FastPath::new(model, config.run.precision).map(Some),

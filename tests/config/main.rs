@@ -278,7 +278,13 @@ fn every_bad_override_gets_its_message() {
         &[("n_head", "4")],
         &[("Learning_Rate", "4")],
         &[("embedding_size", "64")],
-        &[("model", "SASRecF")],
+        &[("model", "BERT4Rec")],
+        &[("model", "SASRec"), ("fusion_type", "sum")],
+        &[("model", "SASRec"), ("selected_features", "[categories]")],
+        &[("model", "SASRecF"), ("lamdas", "[10]")],
+        &[("model", "SASRecF"), ("selected_features", "[]")],
+        &[("model", "SASRecF"), ("hidden_size", "254")],
+        &[("model", "SASRec"), ("compute_path", "fast")],
         &[("dataset", "a/b")],
         &[("gpu_id", "-1")],
         &[("use_gpu", "1")],
@@ -348,6 +354,22 @@ fn every_bad_override_gets_its_message() {
     ];
     let message = |overrides: &&[(&str, &str)]| over(overrides).map_or_else(|e| e.to_string(), |_| "accepted".into());
     insta::assert_snapshot!(table.iter().map(message).collect::<Vec<String>>().join("\n"));
+}
+
+/// As an overlay does over a configuration of DIF-SR.
+#[test]
+fn none_takes_back_a_key_that_the_model_does_not_read() {
+    let plain = over(&[("model", "SASRec")]).unwrap();
+    assert_eq!(over(&[("model", "SASRec"), ("lamdas", "None"), ("fusion_type", "~")]).unwrap(), plain);
+    let laid_over =
+        |name| load(&["configs/amazon_beauty.yaml", &format!("configs/baselines/{name}.yaml")], &[]).unwrap();
+    let sasrec = laid_over("sasrec");
+    assert_eq!((sasrec.model.model, sasrec.data.selected_features.len()), (Architecture::SasRec, 0));
+    let sasrecf = laid_over("sasrecf");
+    assert_eq!(
+        (sasrecf.model.model, sasrecf.data.selected_features),
+        (Architecture::SasRecF, vec!["categories".into()])
+    );
 }
 
 #[test]

@@ -23,14 +23,20 @@ prop_compose! {
         fusion_type in one_of(&[Fusion::Sum, Fusion::Concat, Fusion::Gate]),
         pooling_mode in one_of(&[Pooling::Sum, Pooling::Mean, Pooling::Max]),
         attribute_predictor in one_of(&[Predictor::Linear, Predictor::Not]),
-        loss_type in one_of(&[Loss::Ce, Loss::Bpr]),
+        loss_type in one_of(&[Loss::Ce, Loss::Bpr]), architecture in one_of(&Architecture::ALL),
     ) -> (ModelConfig, Vec<String>) {
+        let dif = architecture == Architecture::SasRecD;
+        let attributes = if architecture == Architecture::SasRec { Vec::new() } else { attributes };
+        let defaults = over(&[]).unwrap().model;
         let model = ModelConfig {
-            n_layers, n_heads, hidden_size: hidden * n_heads, inner_size,
-            attribute_hidden_size: attributes.iter().map(|(_, size, _)| size * n_heads).collect(),
-            hidden_dropout_prob, attn_dropout_prob, hidden_act, layer_norm_eps, initializer_range, fusion_type,
-            pooling_mode, attribute_predictor, loss_type,
-            lamdas: attributes.iter().map(|(_, _, lamda)| *lamda).collect(),
+            model: architecture, n_layers, n_heads, hidden_size: hidden * n_heads, inner_size,
+            attribute_hidden_size: attributes.iter().map(|(_, size, _)| if dif { *size } else { hidden } * n_heads).collect(),
+            hidden_dropout_prob, attn_dropout_prob, hidden_act, layer_norm_eps, initializer_range, loss_type,
+            // What a model does not read is at its default, or none.
+            fusion_type: if dif { fusion_type } else { defaults.fusion_type },
+            pooling_mode: if attributes.is_empty() { defaults.pooling_mode } else { pooling_mode },
+            attribute_predictor: if dif { attribute_predictor } else { Predictor::Not },
+            lamdas: attributes.iter().filter(|_| dif).map(|(_, _, lamda)| *lamda).collect(),
         };
         (model, attributes.into_iter().enumerate().map(|(i, (name, ..))| format!("{name}{i}")).collect())
     }
@@ -97,7 +103,8 @@ prop_compose! {
         RunConfig {
             run: RunOptions {
                 seed, use_gpu, gpu_id, checkpoint_dir: checkpoint_dir.into(), show_progress, threads,
-                compute_path, precision, checkpoint_interval, loss_decimal_place,
+                compute_path: if model.model == Architecture::SasRecD { compute_path } else { ComputePath::Reference },
+                precision, checkpoint_interval, loss_decimal_place,
             },
             train: TrainConfig {
                 epochs, train_batch_size, learning_rate, weight_decay, eval_step, stopping_step,

@@ -5,7 +5,7 @@ use dif_sr::data::{Batch, RowTensors, Rows};
 use dif_sr::eval::rank;
 use dif_sr::fast::{FastPath, Masks};
 use dif_sr::golden::Tolerance;
-use dif_sr::model::SasRecD;
+use dif_sr::model::Model;
 use dif_sr::train::Adam;
 use proptest::prelude::*;
 use proptest::test_runner::TestCaseError;
@@ -13,12 +13,12 @@ use tch::{Kind, Tensor, no_grad};
 
 use super::sample::*;
 
-fn fast(model: &SasRecD) -> FastPath {
+fn fast(model: &Model) -> FastPath {
     FastPath::new(model, Precision::Float32).expect("a float32 model on the CPU")
 }
 
 /// A float32 model and the float64 model with the very same parameters.
-fn pair(shape: &Shape) -> (SasRecD, SasRecD) {
+fn pair(shape: &Shape) -> (Model, Model) {
     let model = shape.model_of(Kind::Float);
     let exact = model.copy_as(Kind::Double);
     (model, exact)
@@ -30,7 +30,7 @@ fn same_function(shape: &Shape) -> Result<(), TestCaseError> {
     same_as(&mut fast(&model), &exact, &shape.batch())
 }
 
-fn same_as(fast: &mut FastPath, exact: &SasRecD, batch: &Batch) -> Result<(), TestCaseError> {
+fn same_as(fast: &mut FastPath, exact: &Model, batch: &Batch) -> Result<(), TestCaseError> {
     let ours = fast.losses(batch, None);
     let encoded = exact.forward(&batch.item_seq, &batch.item_seq_len, true);
     let expected = exact.losses_of(&encoded.seq_output, batch);

@@ -1,8 +1,8 @@
 //! Gradients against central differences.
 
-use dif_sr::config::{Fusion, Loss, Predictor};
+use dif_sr::config::{Architecture, Fusion, Loss, Predictor};
 use dif_sr::data::Batch;
-use dif_sr::model::SasRecD;
+use dif_sr::model::Model;
 use proptest::prelude::*;
 use proptest::test_runner::TestCaseError;
 use tch::{Kind, Tensor, no_grad};
@@ -10,7 +10,7 @@ use tch::{Kind, Tensor, no_grad};
 use super::sample::*;
 
 /// The total loss in float64: the model's own has attribute losses in float32, too coarse for differences.
-fn objective(model: &SasRecD, batch: &Batch) -> Tensor {
+fn objective(model: &Model, batch: &Batch) -> Tensor {
     let seq_output = model.forward(&batch.item_seq, &batch.item_seq_len, true).seq_output;
     let attributes = model.attribute_losses(&seq_output, &batch.pos_items, Kind::Double);
     let attributes = attributes.iter().zip(&model.config().lamdas).map(|(loss, &lamda)| loss * lamda);
@@ -28,7 +28,8 @@ fn gradients_hold(shape: &Shape) -> Result<(), TestCaseError> {
         let largest = gradient.iter().fold(0.0, |most: f64, g| most.max(g.abs()));
         let flat = parameter.detach().view([-1]);
         // Known behaviour: look-ups give the padding row no gradient, though under gate and concat it has an effect.
-        let reached = name == "item_embedding.weight" && shape.fusion != Fusion::Sum;
+        let reached = shape.model == Architecture::SasRecD && shape.fusion != Fusion::Sum;
+        let reached = name == "item_embedding.weight" && reached;
         let first = if reached { parameter.size()[1] } else { 0 };
         for _ in 0..2 {
             let at = random.between(first, parameter.numel() as i64);
@@ -78,6 +79,25 @@ proptest! {
     #[test]
     fn gradients_of_bpr_are_central_differences(shape in shapes(&FUSIONS, &SUM_OR_MEAN)) {
         gradients_hold(&Shape { loss: Loss::Bpr, predictor: Predictor::Not, ..shape })?;
+    }
+
+    #[test]
+    fn gradients_of_the_baselines_are_central_differences(
+        shape in baselines(), loss in prop_oneof![Just(Loss::Ce), Just(Loss::Bpr)],
+    ) {
+        gradients_hold(&Shape { loss, ..shape })?;
+    }
+
+    #[test]
+    fn the_attribute_tables_of_sasrecf_are_trained(shape in baselines()) {
+        let model = shape.model();
+        model.losses(&shape.batch(), true).total.backward();
+        let tables = model.named_parameters().into_iter().filter(|(name, _)| name.starts_with("feature_embed_layer."));
+        let tables: Vec<_> = tables.collect();
+        prop_assert_eq!(tables.is_empty(), shape.model == Architecture::SasRec);
+        for (name, table) in tables {
+            prop_assert!(table.grad().abs().max().double_value(&[]) > 0.0, "{name}");
+        }
     }
 
     /// Known behaviour: BPR reaches items by look-up alone, so that padding under `gate` and `concat` gets none either.

@@ -2,7 +2,7 @@
 
 use dif_sr::config::{Loss, Predictor};
 use dif_sr::golden::Tolerance;
-use dif_sr::model::SasRecD;
+use dif_sr::model::Model;
 use proptest::prelude::*;
 use tch::{Kind, Tensor};
 
@@ -22,7 +22,7 @@ fn dot(a: &[f64], b: &[f64]) -> f64 {
 }
 
 /// The mean over rows of −log softmax over **all** items.
-fn item_loss(model: &SasRecD, seq_output: &Tensor, targets: &[i64]) -> f64 {
+fn item_loss(model: &Model, seq_output: &Tensor, targets: &[i64]) -> f64 {
     let items = rows(&parameter(model, "item_embedding.weight"));
     let of_row = |(output, &target): (&Vec<f64>, &i64)| {
         let total: f64 = items.iter().map(|item| dot(output, item).exp()).sum();
@@ -32,7 +32,7 @@ fn item_loss(model: &SasRecD, seq_output: &Tensor, targets: &[i64]) -> f64 {
 }
 
 /// −[y · log σ(x) + (1 − y) · log(1 − σ(x))], averaged over rows and tokens without the padding token; y counts.
-fn attribute_loss(model: &SasRecD, i: usize, seq_output: &Tensor, targets: &[i64]) -> f64 {
+fn attribute_loss(model: &Model, i: usize, seq_output: &Tensor, targets: &[i64]) -> f64 {
     let feature = &model.features()[i];
     let weight = rows(&parameter(model, &format!("ap.{i}.weight")));
     let bias = values(&parameter(model, &format!("ap.{i}.bias")));

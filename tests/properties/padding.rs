@@ -1,7 +1,7 @@
 //! What is padding and what stands behind a sequence's true length.
 
 use dif_sr::config::{AttributeKind, Fusion};
-use dif_sr::model::SasRecD;
+use dif_sr::model::Model;
 use proptest::prelude::*;
 use tch::{Tensor, no_grad};
 
@@ -9,7 +9,7 @@ use super::sample::*;
 
 /// Changes everything that padding is made of: row 0 of the item embedding and of every attribute table, and the
 /// attribute tokens of item 0.
-fn change_padding(model: &SasRecD, random: &mut Random) {
+fn change_padding(model: &Model, random: &mut Random) {
     no_grad(|| {
         let embedding = parameter(model, "item_embedding.weight");
         let tables = model.named_tables().into_iter().map(|(_, table)| table);
@@ -23,7 +23,7 @@ fn change_padding(model: &SasRecD, random: &mut Random) {
     });
 }
 
-fn seq_output(model: &SasRecD, items: &Tensor, lengths: &Tensor) -> Tensor {
+fn seq_output(model: &Model, items: &Tensor, lengths: &Tensor) -> Tensor {
     no_grad(|| model.forward(items, lengths, false).seq_output)
 }
 
@@ -31,7 +31,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
 
     #[test]
-    fn under_sum_what_padding_is_made_of_is_irrelevant(shape in shapes(&[Fusion::Sum], &SUM_OR_MEAN)) {
+    fn but_for_gate_and_concat_what_padding_is_made_of_is_irrelevant(shape in masked()) {
         let (model, batch) = (shape.model(), shape.batch());
         let before = seq_output(&model, &batch.item_seq, &batch.item_seq_len);
         change_padding(&model, &mut shape.random());
@@ -39,7 +39,7 @@ proptest! {
     }
 
     #[test]
-    fn under_sum_items_behind_the_true_length_are_irrelevant(shape in shapes(&[Fusion::Sum], &SUM_OR_MEAN)) {
+    fn but_for_gate_and_concat_items_behind_the_true_length_are_irrelevant(shape in masked()) {
         let (model, batch) = (shape.model(), shape.batch());
         let items = shape.random().ids(&batch.item_seq.size(), 0, shape.n_items);
         let items = batch.item_seq.where_self(&batch.item_seq.gt(0), &items);
@@ -48,7 +48,7 @@ proptest! {
     }
 
     #[test]
-    fn under_sum_positions_behind_the_true_length_are_irrelevant(shape in shapes(&[Fusion::Sum], &SUM_OR_MEAN)) {
+    fn but_for_gate_and_concat_positions_behind_the_true_length_are_irrelevant(shape in masked()) {
         let (model, batch) = (shape.model(), shape.batch());
         let positions = parameter(&model, "position_embedding.weight");
         for (row, len) in ids(&batch.item_seq_len).into_iter().enumerate() {
@@ -85,7 +85,7 @@ proptest! {
     }
 
     #[test]
-    fn a_wider_table_of_attribute_ids_changes_nothing(shape in shapes(&FUSIONS, &SUM_OR_MEAN), more in 1..4_i64) {
+    fn a_wider_table_of_attribute_ids_changes_nothing(shape in any_model(), more in 1..4_i64) {
         let batch = shape.batch();
         let features = shape.features().into_iter().map(|mut feature| {
             if feature.kind == AttributeKind::TokenSeq {
@@ -94,12 +94,12 @@ proptest! {
             feature
         });
         let model = shape.model();
-        let wider = SasRecD::new(&shape.config(), shape.n_items, shape.length, features.collect(), tch::Kind::Double);
+        let wider = Model::new(&shape.config(), shape.n_items, shape.length, features.collect(), tch::Kind::Double);
         no_grad(|| {
             let pairs = parameters_and_tables(&wider).into_iter().zip(parameters_and_tables(&model));
             pairs.for_each(|((_, mut to), (_, from))| to.copy_(&from));
         });
-        let total = |model: &SasRecD| no_grad(|| model.losses(&batch, false).total);
+        let total = |model: &Model| no_grad(|| model.losses(&batch, false).total);
         equal("total loss", &total(&wider), &total(&model))?;
         let (items, lengths) = (&batch.item_seq, &batch.item_seq_len);
         equal("seq_output", &seq_output(&wider, items, lengths), &seq_output(&model, items, lengths))?;

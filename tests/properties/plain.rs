@@ -1,7 +1,7 @@
 //! Attention from scratch: what DIF attention is when only the items' stream speaks.
 
 use dif_sr::config::Fusion;
-use dif_sr::model::SasRecD;
+use dif_sr::model::Model;
 use proptest::prelude::*;
 use tch::Tensor;
 
@@ -15,7 +15,7 @@ fn matrix(tensor: &Tensor) -> Matrix {
 }
 
 /// x · weightᵀ + bias.
-fn linear(x: &Matrix, model: &SasRecD, path: &str) -> Matrix {
+fn linear(x: &Matrix, model: &Model, path: &str) -> Matrix {
     let weight = matrix(&parameter(model, &format!("{path}.weight")));
     let bias = values(&parameter(model, &format!("{path}.bias")));
     let row = |x: &Vec<f64>| {
@@ -25,7 +25,7 @@ fn linear(x: &Matrix, model: &SasRecD, path: &str) -> Matrix {
     x.iter().map(row).collect()
 }
 
-fn layer_norm(x: &Matrix, model: &SasRecD, path: &str, eps: f64) -> Matrix {
+fn layer_norm(x: &Matrix, model: &Model, path: &str, eps: f64) -> Matrix {
     let weight = values(&parameter(model, &format!("{path}.weight")));
     let bias = values(&parameter(model, &format!("{path}.bias")));
     let row = |x: &Vec<f64>| {

@@ -3,7 +3,7 @@
 use dif_sr::config::*;
 use dif_sr::data::Batch;
 use dif_sr::golden::{Tolerance, compare};
-use dif_sr::model::{ItemFeature, SasRecD};
+use dif_sr::model::{ItemFeature, Model};
 use proptest::prelude::*;
 use proptest::test_runner::TestCaseError;
 use tch::{Device, Kind, Tensor, no_grad};
@@ -60,6 +60,7 @@ pub struct AttributeShape {
 /// All that a model and a batch follow from.
 #[derive(Debug, Clone)]
 pub struct Shape {
+    pub model: Architecture,
     pub fusion: Fusion,
     pub pooling: Pooling,
     pub activation: Activation,
@@ -107,6 +108,7 @@ pub fn shapes(fusions: &'static [Fusion], poolings: &'static [Pooling]) -> impl 
             let (layers, heads, head_size, inner, length, n_items, rows) = sizes;
             let loss = Loss::Ce;
             Shape {
+                model: Architecture::SasRecD,
                 fusion,
                 pooling,
                 activation,
@@ -126,6 +128,29 @@ pub fn shapes(fusions: &'static [Fusion], poolings: &'static [Pooling]) -> impl 
     )
 }
 
+/// Shapes of all models, those without attributes or predictor among them.
+pub fn any_model() -> impl Strategy<Value = Shape> {
+    prop_oneof![3 => shapes(&FUSIONS, &SUM_OR_MEAN), 1 => baselines()]
+}
+
+/// Shapes of the models in which no column of a score map knows of another: what is masked reaches nothing.
+pub fn masked() -> impl Strategy<Value = Shape> {
+    prop_oneof![shapes(&[Fusion::Sum], &SUM_OR_MEAN), baselines()]
+}
+
+/// Shapes of the models that DIF-SR is compared with. What they do not read is at its default.
+pub fn baselines() -> impl Strategy<Value = Shape> {
+    let models = prop::sample::select(&[Architecture::SasRec, Architecture::SasRecF][..]);
+    let attributes = prop::collection::vec(attribute(), 1..4);
+    (models, attributes, shapes(&[Fusion::Gate], &SUM_OR_MEAN)).prop_map(|(model, attributes, shape)| {
+        let shape = Shape { model, predictor: Predictor::Not, ..shape };
+        match model {
+            Architecture::SasRec => Shape { attributes: Vec::new(), pooling: Pooling::Sum, ..shape },
+            _ => Shape { attributes, ..shape },
+        }
+    })
+}
+
 impl Shape {
     /// A generator for what a test draws besides model and batch.
     pub fn random(&self) -> Random {
@@ -134,12 +159,15 @@ impl Shape {
 
     pub fn config(&self) -> ModelConfig {
         let random = &mut Random(self.seed ^ 0xc0f);
+        let dif = self.model == Architecture::SasRecD;
+        let size = |a: &AttributeShape| self.heads * if dif { a.head_size } else { self.head_size };
         ModelConfig {
+            model: self.model,
             n_layers: self.layers,
             n_heads: self.heads,
             hidden_size: self.heads * self.head_size,
             inner_size: self.inner,
-            attribute_hidden_size: self.attributes.iter().map(|a| self.heads * a.head_size).collect(),
+            attribute_hidden_size: self.attributes.iter().map(size).collect(),
             hidden_dropout_prob: 0.0,
             attn_dropout_prob: 0.0,
             hidden_act: self.activation,
@@ -148,7 +176,7 @@ impl Shape {
             fusion_type: self.fusion,
             pooling_mode: self.pooling,
             attribute_predictor: self.predictor,
-            lamdas: self.attributes.iter().map(|_| 0.5 + 5.0 * random.unit()).collect(),
+            lamdas: self.attributes.iter().filter(|_| dif).map(|_| 0.5 + 5.0 * random.unit()).collect(),
             loss_type: self.loss,
         }
     }
@@ -174,18 +202,18 @@ impl Shape {
     }
 
     /// A float64 model whose every parameter is far from zero, so that every term shows.
-    pub fn model(&self) -> SasRecD {
+    pub fn model(&self) -> Model {
         self.model_of(Kind::Double)
     }
 
-    pub fn model_of(&self, kind: Kind) -> SasRecD {
+    pub fn model_of(&self, kind: Kind) -> Model {
         self.model_with(&self.config(), kind)
     }
 
     /// A model of this shape with another configuration, such as one with dropout.
-    pub fn model_with(&self, config: &ModelConfig, kind: Kind) -> SasRecD {
+    pub fn model_with(&self, config: &ModelConfig, kind: Kind) -> Model {
         tch::set_num_threads(1);
-        let model = SasRecD::new(config, self.n_items, self.length, self.features(), kind);
+        let model = Model::new(config, self.n_items, self.length, self.features(), kind);
         let random = &mut Random(self.seed);
         no_grad(|| {
             for (name, mut parameter) in parameters_and_tables(&model) {
@@ -228,18 +256,18 @@ impl Shape {
 }
 
 /// What is trained and what is not, by name; writing to it changes the model.
-pub fn parameters_and_tables(model: &SasRecD) -> Vec<(String, Tensor)> {
+pub fn parameters_and_tables(model: &Model) -> Vec<(String, Tensor)> {
     model.named_parameters().into_iter().chain(model.named_tables()).collect()
 }
 
 /// A parameter by its `state_dict` name; writing to it changes the model.
-pub fn parameter(model: &SasRecD, name: &str) -> Tensor {
+pub fn parameter(model: &Model, name: &str) -> Tensor {
     let found = model.named_parameters().into_iter().find(|(other, _)| other == name);
     found.unwrap_or_else(|| panic!("no parameter is named {name}")).1
 }
 
 /// Zeroes weight and bias of every linear layer whose path in an attention block begins with one of `names`.
-pub fn silence(model: &SasRecD, names: &[&str]) {
+pub fn silence(model: &Model, names: &[&str]) {
     for (path, mut parameter) in model.named_parameters() {
         let inside = path.split_once("multi_head_attention.").map(|(_, rest)| rest);
         if inside.is_some_and(|rest| names.iter().any(|name| rest.starts_with(&format!("{name}.")))) {
@@ -250,7 +278,7 @@ pub fn silence(model: &SasRecD, names: &[&str]) {
 
 /// Makes the fusion's weights small and the biases of its hidden units positive, so that no softmax of a gate is
 /// saturated and no ReLU shut: what reaches the fusion shows.
-pub fn open_fusion(model: &SasRecD) {
+pub fn open_fusion(model: &Model) {
     for (path, mut parameter) in model.named_parameters() {
         no_grad(|| match path.split_once("fusion_layer.").map(|(_, rest)| rest) {
             Some("projection.0.bias") => _ = parameter.fill_(1.0),

@@ -8,7 +8,7 @@ use std::fmt::Write;
 
 use serde_yaml::Value;
 
-use super::{RunConfig, python};
+use super::{Architecture, RunConfig, python};
 
 /// The block of the log in which a key is printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,6 +27,21 @@ pub(super) struct Key {
     pub(super) name: &'static str,
     pub(super) section: Section,
     pub(super) kind: Kind,
+    /// The models that read it.
+    models: &'static [Architecture],
+}
+
+impl Key {
+    /// The same key, read by these models alone.
+    const fn of(mut self, models: &'static [Architecture]) -> Self {
+        self.models = models;
+        self
+    }
+
+    /// Whether a model reads it.
+    pub(super) fn is_of(&self, model: Architecture) -> bool {
+        self.models.contains(&model)
+    }
 }
 
 /// What becomes of a key's value.
@@ -59,7 +74,7 @@ const fn honoured(
     set: Set,
     get: Get,
 ) -> Key {
-    Key { name, section, kind: Kind::Honoured { takes, meaning, set, get, own: false } }
+    Key { name, section, kind: Kind::Honoured { takes, meaning, set, get, own: false }, models: &Architecture::ALL }
 }
 
 const fn own(
@@ -70,7 +85,7 @@ const fn own(
     set: Set,
     get: Get,
 ) -> Key {
-    Key { name, section, kind: Kind::Honoured { takes, meaning, set, get, own: true } }
+    Key { name, section, kind: Kind::Honoured { takes, meaning, set, get, own: true }, models: &Architecture::ALL }
 }
 
 const fn accepted(
@@ -79,11 +94,11 @@ const fn accepted(
     values: fn(&RunConfig) -> &'static [&'static str],
     reason: &'static str,
 ) -> Key {
-    Key { name, section, kind: Kind::Accepted { values, reason } }
+    Key { name, section, kind: Kind::Accepted { values, reason }, models: &Architecture::ALL }
 }
 
 const fn unused(section: Section, name: &'static str, reason: &'static str) -> Key {
-    Key { name, section, kind: Kind::Unused { reason } }
+    Key { name, section, kind: Kind::Unused { reason }, models: &Architecture::ALL }
 }
 
 /// Every key, in the order of the notebook's log.
@@ -114,7 +129,10 @@ pub fn key_names() -> impl Iterator<Item = &'static str> {
 pub fn keys_markdown() -> String {
     let defaults = RunConfig::defaults();
     let (mut recbole, mut ours, mut accepted) = (String::new(), String::new(), String::new());
-    for Key { name, kind, .. } in table() {
+    for Key { name, kind, models, .. } in table() {
+        let of: Vec<_> = models.iter().map(|model| format!("`{}`", model.name())).collect();
+        let of =
+            if of.len() < Architecture::ALL.len() { format!("; {} alone", of.join(" and ")) } else { String::new() };
         match kind {
             Kind::Honoured { takes, meaning, get, own, .. } => {
                 let default = match get(&defaults) {
@@ -122,7 +140,7 @@ pub fn keys_markdown() -> String {
                     value => format!("`{}`", python::repr(&value)),
                 };
                 let rows = if *own { &mut ours } else { &mut recbole };
-                writeln!(rows, "| `{name}` | {default} | {takes} | {meaning} |").expect("writing to a string");
+                writeln!(rows, "| `{name}` | {default} | {takes} | {meaning}{of} |").expect("writing to a string");
             }
             Kind::Accepted { values, reason } => {
                 let values: Vec<_> = values(&defaults).iter().map(|v| format!("`{v}`")).collect();

@@ -4,11 +4,16 @@ use serde_yaml::Value;
 
 use super::Section::{Other, Unprinted};
 use super::{Key, accepted, honoured};
-use crate::config::Loss;
 use crate::config::read::*;
+use crate::config::{Architecture, Loss};
 
 /// Keys of other models in the authors' files.
 const UNREAD: &str = "in the authors' files, but SASRecD does not read it";
+
+/// Models that see attributes.
+const WITH_ATTRIBUTES: &[Architecture] = &[Architecture::SasRecD, Architecture::SasRecF];
+/// The model that fuses attention scores and predicts attributes.
+const DIF: &[Architecture] = &[Architecture::SasRecD];
 
 pub(super) static KEYS: &[Key] = &[
     accepted(
@@ -100,7 +105,8 @@ pub(super) static KEYS: &[Key] = &[
         "attributes, in the order of the model",
         |c, v| put(&mut c.data.selected_features, names(v)),
         |c| value(&c.data.selected_features),
-    ),
+    )
+    .of(WITH_ATTRIBUTES),
     honoured(
         Other,
         "pooling_mode",
@@ -108,7 +114,8 @@ pub(super) static KEYS: &[Key] = &[
         "how the tokens of a `token_seq` attribute become one vector",
         |c, v| put(&mut c.model.pooling_mode, word(v)),
         |c| value(c.model.pooling_mode),
-    ),
+    )
+    .of(WITH_ATTRIBUTES),
     honoured(
         Other,
         "loss_type",
@@ -125,7 +132,8 @@ pub(super) static KEYS: &[Key] = &[
         "length of each attribute's vectors",
         |c, v| put(&mut c.model.attribute_hidden_size, items(v, size)),
         |c| value(&c.model.attribute_hidden_size),
-    ),
+    )
+    .of(DIF),
     accepted(Other, "weight_sharing", |_| &["not"], "layers have weights of their own"),
     honoured(
         Other,
@@ -134,7 +142,8 @@ pub(super) static KEYS: &[Key] = &[
         "the paper's F: how attention scores are fused",
         |c, v| put(&mut c.model.fusion_type, word(v)),
         |c| value(c.model.fusion_type),
-    ),
+    )
+    .of(DIF),
     honoured(
         Other,
         "lamdas",
@@ -142,7 +151,8 @@ pub(super) static KEYS: &[Key] = &[
         "the paper's λ: weight of each attribute's loss",
         |c, v| put(&mut c.model.lamdas, items(v, not_negative)),
         |c| c.model.lamdas.iter().map(|x| whole_if_exact(*x)).collect::<Vec<_>>().into(),
-    ),
+    )
+    .of(DIF),
     honoured(
         Other,
         "attribute_predictor",
@@ -150,7 +160,8 @@ pub(super) static KEYS: &[Key] = &[
         "the auxiliary attribute predictor, `not` for none",
         |c, v| put(&mut c.model.attribute_predictor, word(v)),
         |c| value(c.model.attribute_predictor),
-    ),
+    )
+    .of(DIF),
     accepted(Other, "predictor_source", |_| &["item"], "attributes are predicted from the item stream"),
     accepted(Other, "behavior_feature", |_| &["not"], "there are no attributes of interactions"),
     accepted(

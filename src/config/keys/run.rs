@@ -20,10 +20,10 @@ pub(super) static KEYS: &[Key] = &[
     honoured(
         Unprinted,
         "model",
-        "`SASRecD`, the one model there is",
-        "DIF-SR on SASRec, by its name in the authors' code",
-        |_, v| (v.as_str() == Some("SASRecD")).then_some(()),
-        |_| "SASRecD".into(),
+        "`SASRecD`, `SASRec` or `SASRecF`",
+        "DIF-SR on SASRec, by its name in the authors' code; or RecBole's SASRec without attributes, or with attributes in its input",
+        |c, v| put(&mut c.model.model, word(v)),
+        |c| value(c.model.model),
     ),
     honoured(
         Unprinted,

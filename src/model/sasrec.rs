@@ -1,4 +1,4 @@
-//! The whole model: embeddings, encoder, scores and losses.
+//! The whole model, SASRec and where attributes enter it: embeddings, encoder, scores and losses.
 
 use std::path::Path;
 
@@ -6,28 +6,43 @@ use tch::nn::{self, Module, VarStore};
 use tch::{Device, Kind, Reduction, Tensor, no_grad};
 
 use super::init::{embedding, initialize, layer_norm};
-use super::{AttributePredictor, Dropout, Encoder, FeatureSeqEmbLayer, ItemFeature, LayerOutput, SideStreams, Tree};
-use crate::config::{Loss, ModelConfig, Predictor};
+use super::{
+    AttributeInput, AttributePredictor, Dropout, Encoder, FeatureSeqEmbLayer, ItemFeature, LayerOutput, SideStreams,
+    Tree,
+};
+use crate::config::{Architecture, Loss, ModelConfig, Predictor};
 use crate::data::Batch;
 use crate::tensors::TensorFile;
 use crate::{Error, Result};
 
-/// DIF-SR on the SASRec backbone, as RecBole's `SASRecD`.
+/// RecBole's `SASRec` (Kang and McAuley, ICDM 2018), `SASRecF`, or `SASRecD`, which is DIF-SR on SASRec.
 ///
-/// Items are the only input stream; positions and attributes enter the attention scores alone.
+/// In SASRec and SASRecF the input is the sum of what is known of an item and of its position. In SASRecD items are the
+/// only input stream; positions and attributes enter the attention scores alone.
 #[derive(Debug)]
-pub struct SasRecD {
+pub struct Model {
     config: ModelConfig,
     vs: VarStore,
     features: Vec<ItemFeature>,
     item_embedding: nn::Embedding,
     position_embedding: nn::Embedding,
-    feature_embed_layer_list: Vec<FeatureSeqEmbLayer>,
+    attributes: Attributes,
     trm_encoder: Encoder,
-    /// `None` for `attribute_predictor: not`.
+    /// `None` for `attribute_predictor: not`, which other models than SASRecD always have.
     ap: Option<AttributePredictor>,
     layer_norm: nn::LayerNorm,
     dropout: Dropout,
+}
+
+/// Where attributes enter, which tells the models apart.
+#[derive(Debug)]
+enum Attributes {
+    /// SASRec.
+    Nowhere,
+    /// SASRecF.
+    Input(AttributeInput),
+    /// SASRecD: `feature_embed_layer_list`.
+    Scores(Vec<FeatureSeqEmbLayer>),
 }
 
 /// A batch of sequences after the encoder.
@@ -49,8 +64,8 @@ pub struct Losses {
     pub attributes: Vec<Tensor>,
 }
 
-impl SasRecD {
-    /// A model of zeros on the CPU: [`SasRecD::initialize`] or a checkpoint fills it, [`SasRecD::to_device`] moves it.
+impl Model {
+    /// A model of zeros on the CPU: [`Model::initialize`] or a checkpoint fills it, [`Model::to_device`] moves it.
     ///
     /// `n_items` counts the padding item; `features` follow `selected_features`.
     pub fn new(config: &ModelConfig, n_items: i64, max_len: i64, features: Vec<ItemFeature>, kind: Kind) -> Self {
@@ -58,9 +73,16 @@ impl SasRecD {
         vs.set_kind(kind);
         let p = vs.root();
         let h = config.hidden_size;
-        let tables = (features.iter().zip(&config.attribute_hidden_size))
-            .map(|(feature, &size)| FeatureSeqEmbLayer::new(feature, size, config.pooling_mode, (kind, Device::Cpu)))
-            .collect();
+        let table = |(feature, &size): (&ItemFeature, &i64)| {
+            FeatureSeqEmbLayer::new(feature, size, config.pooling_mode, (kind, Device::Cpu))
+        };
+        let attributes = match config.model {
+            Architecture::SasRec => Attributes::Nowhere,
+            Architecture::SasRecF => Attributes::Input(AttributeInput::new(&p, config, &features)),
+            Architecture::SasRecD => {
+                Attributes::Scores(features.iter().zip(&config.attribute_hidden_size).map(table).collect())
+            }
+        };
         let ap = match config.attribute_predictor {
             Predictor::Linear => Some(AttributePredictor::new(&p / "ap", h, &features)),
             Predictor::Not => None,
@@ -68,7 +90,7 @@ impl SasRecD {
         Self {
             item_embedding: embedding(&p / "item_embedding", n_items, h, Some(0)),
             position_embedding: embedding(&p / "position_embedding", max_len, h, None),
-            feature_embed_layer_list: tables,
+            attributes,
             trm_encoder: Encoder::new(&p / "trm_encoder", config, max_len),
             ap,
             layer_norm: layer_norm(&p / "LayerNorm", h, config.layer_norm_eps),
@@ -106,8 +128,8 @@ impl SasRecD {
     /// Moves parameters, attribute tables and attribute ids.
     pub fn to_device(&mut self, device: Device) {
         self.vs.set_device(device);
-        for layer in &mut self.feature_embed_layer_list {
-            layer.table = layer.table.to_device(device);
+        if let Attributes::Scores(layers) = &mut self.attributes {
+            layers.iter_mut().for_each(|layer| layer.table = layer.table.to_device(device));
         }
         for feature in &mut self.features {
             feature.ids = feature.ids.to_device(device);
@@ -136,9 +158,18 @@ impl SasRecD {
         self.position_embedding.ws.size()[0]
     }
 
-    /// The vectors of all items' attributes, `[n_items, d_i]` each: what sequences look up, for the tables are not trained.
+    /// The layers of SASRecD's attribute streams, whose tables are not trained.
+    fn feature_embed_layer_list(&self) -> &[FeatureSeqEmbLayer] {
+        match &self.attributes {
+            Attributes::Scores(layers) => layers,
+            Attributes::Nowhere | Attributes::Input(_) => &[],
+        }
+    }
+
+    /// The vectors of all items' attributes, `[n_items, d_i]` each: what SASRecD's streams look up, for the tables are not
+    /// trained.
     pub fn attribute_vectors(&self) -> Vec<Tensor> {
-        let layers = self.feature_embed_layer_list.iter().zip(&self.features);
+        let layers = self.feature_embed_layer_list().iter().zip(&self.features);
         let all = layers.map(|(layer, feature)| {
             // Some items at a time: before pooling every token has a vector.
             let parts: Vec<Tensor> =
@@ -158,13 +189,19 @@ impl SasRecD {
         // Looked up for every row, although all rows are equal: the gradient's rounding depends on it.
         let position = Tensor::arange(length, (Kind::Int64, item_seq.device())).unsqueeze(0).expand_as(item_seq);
         let position = self.position_embedding.forward(&position);
-        let attributes = (self.feature_embed_layer_list.iter().zip(&self.features))
-            .map(|(layer, feature)| layer.forward(&feature.of(item_seq)))
-            .collect();
+        let (input, side) = match &self.attributes {
+            Attributes::Nowhere => (item + position, None),
+            Attributes::Input(layer) => (layer.forward(&item, item_seq, &self.features) + position, None),
+            Attributes::Scores(layers) => {
+                let layers = layers.iter().zip(&self.features);
+                let attributes = layers.map(|(layer, feature)| layer.forward(&feature.of(item_seq))).collect();
+                (item, Some(SideStreams { attributes, position }))
+            }
+        };
 
-        let hidden = self.dropout.forward(&self.layer_norm.forward(&item), train);
-        let side = SideStreams { attributes, position, mask: attention_mask(item_seq, hidden.kind()) };
-        let layers = self.trm_encoder.forward(&hidden, &side, train);
+        let hidden = self.dropout.forward(&self.layer_norm.forward(&input), train);
+        let mask = attention_mask(item_seq, hidden.kind());
+        let layers = self.trm_encoder.forward(&hidden, side.as_ref(), &mask, train);
         let output = layers.last().map_or(&hidden, |layer| &layer.output);
         let seq_output = last_position(output, item_seq_len);
         Encoded { layers, seq_output }
@@ -248,9 +285,9 @@ impl SasRecD {
         Ok(())
     }
 
-    /// The attribute tables under the goldens' names; they are not trained.
+    /// The attribute tables that are not trained, which SASRecD alone has, under the goldens' names.
     pub fn named_tables(&self) -> Vec<(String, Tensor)> {
-        let layers = self.feature_embed_layer_list.iter().enumerate();
+        let layers = self.feature_embed_layer_list().iter().enumerate();
         layers
             .map(|(i, layer)| {
                 (format!("feature_embed_layer_list.{i}.{}", layer.table_name()), layer.table.shallow_clone())
@@ -268,25 +305,32 @@ impl SasRecD {
         let mut children = vec![
             ("item_embedding", Tree::embedding(&self.item_embedding, Some(0))),
             ("position_embedding", Tree::embedding(&self.position_embedding, None)),
-            (
-                "feature_embed_layer_list",
-                Tree::list("ModuleList", self.feature_embed_layer_list.iter().map(FeatureSeqEmbLayer::tree)),
-            ),
-            ("trm_encoder", self.trm_encoder.tree()),
         ];
+        match &self.attributes {
+            Attributes::Nowhere => {}
+            Attributes::Input(layer) => children.push(("feature_embed_layer", layer.feature_embed_layer())),
+            Attributes::Scores(layers) => {
+                let layers = Tree::list("ModuleList", layers.iter().map(FeatureSeqEmbLayer::tree));
+                children.push(("feature_embed_layer_list", layers));
+            }
+        }
+        children.push(("trm_encoder", self.trm_encoder.tree()));
+        if let Attributes::Input(layer) = &self.attributes {
+            children.push(("concat_layer", layer.concat_layer()));
+        }
         children.extend(self.ap.as_ref().map(|ap| ("ap", ap.tree())));
         children.extend([
             ("LayerNorm", Tree::layer_norm(&self.layer_norm, self.config.layer_norm_eps)),
             ("dropout", self.dropout.tree()),
         ]);
         match self.config.loss_type {
-            Loss::Ce => children.extend([
-                ("loss_fct", Tree::inert("CrossEntropyLoss()")),
-                ("attribute_loss_fct", Tree::inert("BCEWithLogitsLoss()")),
-            ]),
+            Loss::Ce => children.push(("loss_fct", Tree::inert("CrossEntropyLoss()"))),
             Loss::Bpr => children.push(("loss_fct", Tree::inert("BPRLoss()"))),
         }
-        Tree::node("SASRecD", children)
+        if (self.config.model, self.config.loss_type) == (Architecture::SasRecD, Loss::Ce) {
+            children.push(("attribute_loss_fct", Tree::inert("BCEWithLogitsLoss()")));
+        }
+        Tree::node(self.config.model.name(), children)
     }
 }
 
