@@ -41,7 +41,7 @@ use self::weights::{Layout, Sizes, floats, floats_mut};
 use crate::config::{Architecture, Fusion, Loss, ModelConfig, Pooling, Precision};
 use crate::data::{Batch, RowTensors};
 use crate::eval::{Ranking, not_finite};
-use crate::model::Model;
+use crate::model::{Losses, Model};
 use crate::{Error, Result};
 
 pub use adam::Factors;
@@ -79,16 +79,6 @@ struct Worker {
     grad: ThreadGrad,
     chunk: Chunk,
     scores: Vec<f32>,
-}
-
-/// The losses of a batch.
-#[derive(Debug, Clone, PartialEq)]
-pub struct StepLosses {
-    /// item + Σ λᵢ · attributeᵢ (equation 13).
-    pub total: f64,
-    pub item: f64,
-    /// One per attribute; empty without a predictor.
-    pub attributes: Vec<f64>,
 }
 
 /// Which dropout masks to draw: those of a step of a seeded run.
@@ -164,7 +154,7 @@ impl FastPath {
     ///
     /// # Panics
     /// With `loss_type: BPR` and a batch without `neg_items`.
-    pub fn losses(&mut self, batch: &Batch, masks: Option<Masks>) -> StepLosses {
+    pub fn losses(&mut self, batch: &Batch, masks: Option<Masks>) -> Losses<f64> {
         let Self { pool, config, precision, sizes, layout, parameters, vectors, labels, padding, .. } = self;
         let Self { flat, chunks, workers, shares, dtable, .. } = self;
         let items = integers(&batch.item_seq);
@@ -227,7 +217,7 @@ impl FastPath {
                 chunks.iter().for_each(|chunk| chunk.scatter(items.clone(), dtable));
             });
             let total = attributes.iter().zip(&config.lamdas).map(|(loss, lamda): (&f64, _)| loss * lamda).sum::<f64>();
-            StepLosses { total: item + total, item, attributes }
+            Losses { total: item + total, item, attributes }
         })
     }
 

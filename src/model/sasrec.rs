@@ -7,8 +7,8 @@ use tch::{Device, Kind, Reduction, Tensor, no_grad};
 
 use super::init::{embedding, initialize, layer_norm};
 use super::{
-    AttributeInput, AttributePredictor, Dropout, Encoder, FeatureSeqEmbLayer, ItemFeature, LayerOutput, SideStreams,
-    Tree,
+    AttributeInput, AttributePredictor, Dropout, Encoder, FeatureSeqEmbLayer, ItemFeature, LayerOutput, Losses,
+    SideStreams, Tree,
 };
 use crate::config::{Architecture, Loss, ModelConfig, Predictor};
 use crate::data::Batch;
@@ -52,16 +52,6 @@ pub struct Encoded {
     pub layers: Vec<LayerOutput>,
     /// The output at the last true position, `[B, H]`.
     pub seq_output: Tensor,
-}
-
-/// The losses of a batch, each `[]`.
-#[derive(Debug)]
-pub struct Losses {
-    /// item + Σ λᵢ · attributeᵢ (equation 13).
-    pub total: Tensor,
-    pub item: Tensor,
-    /// One per attribute; empty without a predictor.
-    pub attributes: Vec<Tensor>,
 }
 
 impl Model {

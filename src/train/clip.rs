@@ -35,6 +35,9 @@ mod tests {
         let clipped = [parameters[0].grad().double_value(&[0]), parameters[1].grad().double_value(&[0])];
         // PyTorch adds a millionth to the norm.
         let expected = [3.0, 4.0].map(|gradient| gradient / (5.0 + 1e-6));
-        assert!(clipped.iter().zip(expected).all(|(clipped, expected)| (clipped - expected).abs() < 1e-9), "{clipped:?}");
+        assert!(
+            clipped.iter().zip(expected).all(|(clipped, expected)| (clipped - expected).abs() < 1e-9),
+            "{clipped:?}"
+        );
     }
 }

@@ -10,31 +10,22 @@ use super::{EarlyStopping, Step, Stepper};
 use crate::config::{Loss, RunConfig};
 use crate::data::{Batch, NegativeSampler, RowTensors, Splits};
 use crate::eval::MetricValues;
-use crate::model::Model;
+use crate::model::{Losses, Model};
 use crate::{Error, Result};
 
 /// What the loop tells as it goes.
 #[derive(Debug)]
 pub enum Event<'a> {
     /// A batch was trained on; `batch` counts from 1. The training can go on from here.
-    Batch { epoch: usize, batch: usize, batches: usize, losses: &'a BatchLosses },
+    Batch { epoch: usize, batch: usize, batches: usize, losses: &'a Losses<f64> },
     /// The loss of a batch is not a finite number, and the parameters are as they were before it. Training ends.
     Diverged { norms: &'a [(String, f64)] },
     /// An epoch is over; the losses are sums over its batches.
-    Epoch { epoch: usize, losses: &'a BatchLosses, seconds: f64 },
+    Epoch { epoch: usize, losses: &'a Losses<f64>, seconds: f64 },
     /// Users evaluated so far.
     Evaluating { epoch: usize, done: usize, users: usize },
     /// An evaluation is over. `best` asks the listener to keep the model as it is now. The training can go on from here.
     Evaluated { epoch: usize, valid: &'a MetricValues, score: f64, seconds: f64, best: bool },
-}
-
-/// The losses of a batch, or their sums over an epoch.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct BatchLosses {
-    pub total: f64,
-    pub item: f64,
-    /// In the order of `selected_features`.
-    pub attributes: Vec<f64>,
 }
 
 /// How training ended.
@@ -54,7 +45,7 @@ pub struct Position {
     /// Batches of it that are done. With 0 its order of rows has yet to be drawn.
     pub batch: usize,
     /// The losses of these batches.
-    pub sums: BatchLosses,
+    pub sums: Losses<f64>,
     /// The time that these batches took.
     pub seconds: f64,
     pub stopping: EarlyStopping,
@@ -94,7 +85,7 @@ impl<'a> Training<'a> {
             negatives: (config.model.loss_type == Loss::Bpr)
                 .then(|| NegativeSampler::new(&splits.train, model.n_items() as usize, config.run.seed as u64)),
             stepper: Stepper::new(config, model)?,
-            position: Position { epoch: 0, batch: 0, sums: BatchLosses::default(), seconds: 0.0, stopping, best: None },
+            position: Position { epoch: 0, batch: 0, sums: Losses::default(), seconds: 0.0, stopping, best: None },
         })
     }
 
@@ -166,7 +157,7 @@ impl<'a> Training<'a> {
     }
 
     /// One step of the optimizer; none where the loss is not a finite number.
-    fn step(&mut self, batch: &Batch) -> BatchLosses {
+    fn step(&mut self, batch: &Batch) -> Losses<f64> {
         let losses = self.stepper.losses(batch);
         if losses.total.is_finite() {
             self.stepper.update();
@@ -201,7 +192,7 @@ impl<'a> Training<'a> {
     fn advance(&mut self) {
         let position = &mut self.position;
         (position.epoch, position.batch) = (position.epoch + 1, 0);
-        (position.sums, position.seconds) = (BatchLosses::default(), 0.0);
+        (position.sums, position.seconds) = (Losses::default(), 0.0);
     }
 
     /// The 2-norm of each parameter, the largest first and NaN before all.
@@ -213,7 +204,7 @@ impl<'a> Training<'a> {
     }
 }
 
-fn diverged(losses: &BatchLosses, place: &str, norms: &[(String, f64)]) -> Error {
+fn diverged(losses: &Losses<f64>, place: &str, norms: &[(String, f64)]) -> Error {
     let largest: Vec<String> = norms.iter().take(3).map(|(name, norm)| format!("{norm:.3e} {name}")).collect();
     Error::new(format!(
         "the loss of {place} is {}, expected a finite number; the largest norms of parameters are {}",
@@ -221,13 +212,4 @@ fn diverged(losses: &BatchLosses, place: &str, norms: &[(String, f64)]) -> Error
         largest.join(", ")
     ))
     .hint("lower learning_rate or set clip_grad_norm")
-}
-
-impl BatchLosses {
-    fn add(&mut self, other: &Self) {
-        self.total += other.total;
-        self.item += other.item;
-        self.attributes.resize(other.attributes.len(), 0.0);
-        self.attributes.iter_mut().zip(&other.attributes).for_each(|(sum, loss)| *sum += loss);
-    }
 }

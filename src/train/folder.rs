@@ -11,8 +11,9 @@ use serde_json::Value;
 
 use super::environment::Environment;
 use super::events::EventFile;
-use super::{BatchLosses, Calibration, RunResult};
+use super::{Calibration, RunResult};
 use crate::config::{Loss, Predictor, RunConfig};
+use crate::model::Losses;
 use crate::tensors::replace;
 use crate::{Error, Result};
 
@@ -124,8 +125,8 @@ impl RunFolder {
     }
 
     /// Appends the losses of a batch to `losses.tsv`, in the shortest form that tells any two float32 values apart.
-    pub fn losses(&mut self, epoch: usize, batch: usize, losses: &BatchLosses) -> Result<()> {
-        let BatchLosses { total, item, attributes } = losses;
+    pub fn losses(&mut self, epoch: usize, batch: usize, losses: &Losses<f64>) -> Result<()> {
+        let Losses { total, item, attributes } = losses;
         let losses = [total, item].into_iter().chain(attributes).map(|&loss| (loss as f32).to_string());
         let line: Vec<String> = [epoch, batch].iter().map(usize::to_string).chain(losses).collect();
         self.loss_line(&line.join("\t"))

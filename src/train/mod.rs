@@ -22,7 +22,7 @@ pub use calibration::Calibration;
 pub use checkpoint::Checkpoint;
 pub use device::{device, load_cuda};
 pub use early_stopping::{EarlyStopping, Step};
-pub use fit::{BatchLosses, Event, Fitted, Position, Training};
+pub use fit::{Event, Fitted, Position, Training};
 pub use folder::RunFolder;
 pub use generator::{generator_state, set_generator_state};
 pub use run::{Prepared, Report, RunResult, TestResult, evaluate_rows, run, set_up};

@@ -13,9 +13,10 @@ use serde_json::json;
 
 use super::folder::Mark;
 use super::saved::{self, Saved};
-use super::{BatchLosses, Checkpoint, Event, Position, Report, RunFolder, Training};
+use super::{Checkpoint, Event, Position, Report, RunFolder, Training};
 use crate::config::RunConfig;
 use crate::data::Dataset;
+use crate::model::Losses;
 use crate::tensors::{TensorFile, rename};
 use crate::{Error, Result};
 
@@ -120,7 +121,7 @@ impl<'a> Recorder<'a> {
             // No parameter changes in an evaluation: the training is where it was at the end of the epoch.
             Event::Evaluating { .. } => self.leave_if_asked(training),
             Event::Epoch { epoch, losses, seconds } => {
-                let BatchLosses { total, item, attributes } = losses;
+                let Losses { total, item, attributes } = losses;
                 self.folder.metrics(&json!({
                     "epoch": epoch, "train_loss": total, "item_loss": item, "attribute_losses": attributes,
                     "seconds": seconds,

@@ -1,14 +1,12 @@
 //! One training step on the configured computing path: losses, gradients, clipping, Adam.
 
-use tch::Tensor;
-
+use super::Adam;
 use super::clip::clip_grad_norm;
-use super::{Adam, BatchLosses};
 use crate::Result;
 use crate::config::{ComputePath, RunConfig, TrainConfig};
 use crate::data::{Batch, RowTensors, Rows};
 use crate::eval::{Ranking, rank};
-use crate::fast::{FastPath, Masks, StepLosses};
+use crate::fast::{FastPath, Masks};
 use crate::model::{Losses, Model};
 
 /// A model in training.
@@ -41,12 +39,12 @@ impl<'a> Stepper<'a> {
     }
 
     /// The losses of a batch, with dropout; leaves their gradients for [`Stepper::update`].
-    pub fn losses(&mut self, batch: &Batch) -> BatchLosses {
+    pub fn losses(&mut self, batch: &Batch) -> Losses<f64> {
         match &mut self.fast {
             None => {
                 self.adam.zero_grad();
                 let losses = self.model.losses(batch, true);
-                let values = BatchLosses::of(&losses);
+                let values = losses.values();
                 if values.total.is_finite() {
                     losses.total.backward();
                 }
@@ -54,8 +52,7 @@ impl<'a> Stepper<'a> {
             }
             Some(fast) => {
                 let masks = Masks { seed: self.seed, step: self.adam.steps() };
-                let StepLosses { total, item, attributes } = fast.losses(batch, Some(masks));
-                BatchLosses { total, item, attributes }
+                fast.losses(batch, Some(masks))
             }
         }
     }
@@ -120,16 +117,5 @@ fn fast(config: &RunConfig, model: &Model) -> Result<Option<FastPath>> {
     match config.run.compute_path {
         ComputePath::Reference => Ok(None),
         ComputePath::Fast => FastPath::new(model, config.run.precision).map(Some),
-    }
-}
-
-impl BatchLosses {
-    fn of(losses: &Losses) -> Self {
-        let value = |loss: &Tensor| loss.double_value(&[]);
-        Self {
-            total: value(&losses.total),
-            item: value(&losses.item),
-            attributes: losses.attributes.iter().map(value).collect(),
-        }
     }
 }

@@ -1,0 +1,33 @@
+//! The losses of a batch.
+
+use serde::{Deserialize, Serialize};
+use tch::Tensor;
+
+/// The losses of a batch as tensors `[]` with their history, or, as `Losses<f64>`, as numbers, and then of an epoch too.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Losses<T = Tensor> {
+    /// item + Σ λᵢ · attributeᵢ (equation 13).
+    pub total: T,
+    pub item: T,
+    /// One per attribute, in the order of `selected_features`; empty without a predictor.
+    pub attributes: Vec<T>,
+}
+
+impl Losses {
+    /// The numbers; on a GPU this waits for them.
+    pub fn values(&self) -> Losses<f64> {
+        let value = |loss: &Tensor| loss.double_value(&[]);
+        let attributes = self.attributes.iter().map(value).collect();
+        Losses { total: value(&self.total), item: value(&self.item), attributes }
+    }
+}
+
+impl Losses<f64> {
+    /// Adds the losses of another batch.
+    pub fn add(&mut self, other: &Self) {
+        self.total += other.total;
+        self.item += other.item;
+        self.attributes.resize(other.attributes.len(), 0.0);
+        self.attributes.iter_mut().zip(&other.attributes).for_each(|(sum, loss)| *sum += loss);
+    }
+}
