@@ -43,6 +43,23 @@ fn ml_100k_with_dropout_takes_the_reference_course() {
     });
 }
 
+/// Held to RecBole's own classes (`fixtures/baseline_runs`).
+#[test]
+fn sasrec_takes_recboles_course() {
+    alone("sasrec_takes_recboles_course", || follows_recbole("sasrec"));
+}
+
+#[test]
+fn sasrecf_takes_recboles_course() {
+    alone("sasrecf_takes_recboles_course", || follows_recbole("sasrecf"));
+}
+
+fn follows_recbole(model: &str) {
+    let recbole = common::json(&format!("fixtures/baseline_runs/ml-100k_{model}.json"));
+    let keys = [("data_path", common::ML_100K.as_str()), ("epochs", "1")];
+    follows(&recbole, &common::configs(&["ml-100k", &format!("baselines/{model}")], &keys), 0.0);
+}
+
 /// Runs a test in a process of its own, because libtorch has one generator a process: so the tests of this file need not
 /// wait for each other.
 fn alone(test: &str, run: impl FnOnce()) {
@@ -107,7 +124,7 @@ fn follows(golden: &Value, config: &RunConfig, margin: f64) {
     let prepared = Prepared::new(config).unwrap_or_else(|e| panic!("{e}"));
     initial_parameters_agree(golden, &prepared);
     let expected = losses_of(golden);
-    assert_eq!(expected.len(), 144);
+    assert_eq!(expected.len(), 48 * config.train.epochs);
 
     let (mut losses, mut valid, mut best) = (Vec::new(), Vec::new(), None);
     let model = &prepared.model;
@@ -166,8 +183,9 @@ fn initial_parameters_agree(golden: &Value, prepared: &Prepared) {
     for (name, parameter) in &parameters {
         agrees(name, parameter, &expected[name]);
     }
-    let (name, table) = &prepared.model.named_tables()[0];
-    agrees(name, table, &golden["init_attribute_table"]);
+    for (name, table) in &prepared.model.named_tables() {
+        agrees(name, table, &golden["init_attribute_table"]);
+    }
     assert_eq!(prepared.model.trainable_parameters() as u64, golden["trainable"].as_u64().expect("a count"));
 }
 

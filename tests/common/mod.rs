@@ -17,17 +17,27 @@ pub fn root() -> &'static Path {
 
 /// A golden whole-run file.
 pub fn golden(name: &str) -> Value {
-    let path = root().join("golden").join(format!("{name}.json"));
+    json(&format!("golden/{name}.json"))
+}
+
+/// A JSON file of the repository.
+pub fn json(path: &str) -> Value {
+    let path = root().join(path);
     let text = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
     serde_json::from_str(&text).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
 }
 
 /// `configs/<name>.yaml` with overrides, on one thread of the CPU.
 pub fn config(name: &str, overrides: &[(&str, &str)]) -> RunConfig {
-    let file = root().join("configs").join(format!("{name}.yaml"));
+    configs(&[name], overrides)
+}
+
+/// The same for several files, of which later ones win.
+pub fn configs(names: &[&str], overrides: &[(&str, &str)]) -> RunConfig {
+    let files: Vec<PathBuf> = names.iter().map(|name| root().join(format!("configs/{name}.yaml"))).collect();
     let fixed = [("threads", "1"), ("use_gpu", "False"), ("show_progress", "False")];
     let all = fixed.iter().chain(overrides).map(|&(key, value)| (key.to_owned(), value.to_owned()));
-    RunConfig::load(&[file], &all.collect::<Vec<_>>()).unwrap_or_else(|e| panic!("{e}"))
+    RunConfig::load(&files, &all.collect::<Vec<_>>()).unwrap_or_else(|e| panic!("{e}"))
 }
 
 /// The folder that holds `ml-100k/`, which `./setup` fetches.
