@@ -66,3 +66,15 @@ impl FusionLayer {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_attributes_the_sum_is_that_of_items_and_positions() {
+        let [item, position] = [[1.0, 2.0], [0.5, -4.0]].map(|row| Tensor::from_slice(&row).view([1, 1, 1, 2]));
+        let fused = FusionLayer::Sum.forward(&[], &item, &position).flatten(0, -1);
+        assert_eq!(Vec::<f64>::try_from(fused).unwrap(), [1.5, -2.0]);
+    }
+}
