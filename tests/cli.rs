@@ -73,6 +73,27 @@ fn train_leaves_all_evidence_and_evaluate_finds_the_same_metrics() {
 }
 
 #[test]
+fn evaluations_come_every_eval_step_and_only_where_there_are_rows_for_them() {
+    let folder = toy();
+    let evaluated = |keys: &[&str]| {
+        let output = dif_sr(folder.path(), &[&["train", "--epochs=3", "--out=run"], keys, &TOY[..]].concat());
+        assert_eq!(code(&output), 0, "{}", stderr(&output));
+        let metrics = fs::read_to_string(folder.path().join("run").join("metrics.jsonl")).expect("metrics");
+        fs::remove_dir_all(folder.path().join("run")).expect("removed");
+        let lines = metrics.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).expect("JSON"));
+        lines.filter(|line| line.get("valid").is_some()).map(|line| line["epoch"].clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(evaluated(&["--eval_step=2"]), [1]);
+    // Of three interactions the last is for the test, and none for validation.
+    let inter = fs::read_to_string(folder.path().join("toy/toy.inter")).expect("the toy");
+    let (header, rows) = inter.split_once('\n').expect("a header");
+    let rows: String =
+        rows.lines().collect::<Vec<_>>().chunks(8).flat_map(|user| &user[..3]).map(|row| format!("{row}\n")).collect();
+    fs::write(folder.path().join("toy/toy.inter"), format!("{header}\n{rows}")).expect("written");
+    assert!(evaluated(&["--user_inter_num_interval=[1,inf)", "--item_inter_num_interval=[1,inf)"]).is_empty());
+}
+
+#[test]
 fn the_same_seed_trains_the_same_model_and_another_does_not() {
     let folder = toy();
     let train = |out: &str, seed: &str| {

@@ -73,6 +73,11 @@ mod tests {
     use super::*;
 
     #[test]
+    fn none_are_the_best_of_none() {
+        assert!(best(&[0.0, 1.0, 2.0], 0, &[]).is_empty());
+    }
+
+    #[test]
     fn the_best_come_first_ties_in_the_order_of_ids_and_padding_never() {
         let scores = [9.0, 1.0, 3.0, 2.0, 3.0];
         assert_eq!(best(&scores, 3, &[]), [(2, 3.0), (4, 3.0), (3, 2.0)]);

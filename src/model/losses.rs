@@ -31,3 +31,17 @@ impl Losses<f64> {
         self.attributes.iter_mut().zip(&other.attributes).for_each(|(sum, loss)| *sum += loss);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn losses_of_batches_are_summed_each_on_its_own() {
+        let batch = Losses { total: 7.0, item: 3.0, attributes: vec![0.5, 0.25] };
+        let mut sum = Losses::default();
+        sum.add(&batch);
+        sum.add(&batch);
+        assert_eq!(sum, Losses { total: 14.0, item: 6.0, attributes: vec![1.0, 0.5] });
+    }
+}
