@@ -43,6 +43,11 @@ impl Error {
         error
     }
 
+    /// An operating-system error met while writing the file at `path`.
+    pub fn unwritable(path: impl AsRef<Path>, source: std::io::Error) -> Self {
+        Self::io(path, "write the file", source).hint("check the folder's permissions and the free space")
+    }
+
     /// The file or folder concerned.
     pub fn at(mut self, path: impl AsRef<Path>) -> Self {
         self.0.path = Some(path.as_ref().to_path_buf());

@@ -91,7 +91,12 @@ fn verified_seal(path: &Path, bytes: &[u8]) -> Result<Option<String>> {
 /// The SHA-256 of a sealed file in hexadecimal digits.
 fn digest(bytes: &[u8]) -> String {
     let hash = Sha256::new().chain_update(&bytes[..DIGITS.start]).chain_update([b'0'; 64]);
-    hash.chain_update(&bytes[DIGITS.end..]).finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+    hex(&hash.chain_update(&bytes[DIGITS.end..]).finalize())
+}
+
+/// A checksum's hexadecimal digits.
+pub fn hex(digest: &[u8]) -> String {
+    digest.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Writes tensors and metadata to `path` and returns the digits of the seal. The file is complete or as it was before at
@@ -156,7 +161,7 @@ pub fn replace(path: &Path, content: &[u8]) -> Result<()> {
     write().map_err(|e| {
         // Best effort: what could not be written is not worth keeping, and the first error is the one to tell.
         let _ = fs::remove_file(&part);
-        Error::io(path, "write the file", e).hint("check the folder's permissions and the free space")
+        Error::unwritable(path, e)
     })
 }
 

@@ -299,6 +299,8 @@ fn verify_judges_what_it_can_read_and_ends_with_what_it_cannot() {
     let told = stderr(&output);
     assert!(told.starts_with("dif-sr: golden/nowhere/config.yaml: "), "{told}");
     assert!(told.contains("(1 case more could not be held either)"), "{told}");
+    let output = dif_sr(root(), &["verify", "--json", "golden/nowhere"]);
+    assert_eq!((code(&output), stdout(&output)), (2, String::new()), "without a case there is no result");
 }
 
 #[test]

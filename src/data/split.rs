@@ -12,6 +12,7 @@ use sha2::{Digest, Sha256};
 
 use super::dataset::Dataset;
 use crate::config::{DataConfig, TimePrecision};
+use crate::tensors::hex;
 use crate::{Error, Result};
 
 /// Rows to train on, to stop by and to judge by.
@@ -86,7 +87,7 @@ impl Rows {
 
 fn sha256(values: &[i64]) -> String {
     let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
-    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+    hex(&Sha256::digest(bytes))
 }
 
 /// A time as the configured precision sees it.

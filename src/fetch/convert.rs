@@ -183,28 +183,24 @@ struct Writer<'a> {
 
 impl<'a> Writer<'a> {
     fn create(path: &'a Path, header: &[&str]) -> Result<Self> {
-        let file = File::create(path).map_err(|e| cannot_write(path, e))?;
+        let file = File::create(path).map_err(|e| Error::unwritable(path, e))?;
         // Quotes where a field needs them, doubled inside: what pandas writes.
         let mut csv = csv::WriterBuilder::new().delimiter(b'\t').from_writer(file);
-        csv.write_record(header).map_err(|e| cannot_write(path, e.into()))?;
+        csv.write_record(header).map_err(|e| Error::unwritable(path, e.into()))?;
         Ok(Self { path, csv, rows: 0 })
     }
 
     fn row<'f>(&mut self, fields: impl IntoIterator<Item = &'f str>) -> Result<()> {
         self.rows += 1;
-        self.csv.write_record(fields).map_err(|e| cannot_write(self.path, e.into()))
+        self.csv.write_record(fields).map_err(|e| Error::unwritable(self.path, e.into()))
     }
 
     /// Everything is on the disk; gives the number of rows.
     fn finish(self) -> Result<u64> {
-        let file = self.csv.into_inner().map_err(|e| cannot_write(self.path, e.into_error()))?;
-        file.sync_all().map_err(|e| cannot_write(self.path, e))?;
+        let file = self.csv.into_inner().map_err(|e| Error::unwritable(self.path, e.into_error()))?;
+        file.sync_all().map_err(|e| Error::unwritable(self.path, e))?;
         Ok(self.rows)
     }
-}
-
-fn cannot_write(path: &Path, e: std::io::Error) -> Error {
-    Error::io(path, "write the file", e).hint("check the folder's permissions and the free space")
 }
 
 #[cfg(test)]

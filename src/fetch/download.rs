@@ -156,7 +156,7 @@ impl Client {
             }
             watch.note(format!("Download {}, {whole}", state.url));
             // The bytes of another version go before there is a validator of this one.
-            File::create(&part).map_err(|e| cannot_write(&part, e))?;
+            File::create(&part).map_err(|e| Error::unwritable(&part, e))?;
             state.write(&place.state(name))?;
         } else if status == StatusCode::RANGE_NOT_SATISFIABLE {
             place.forget(name);
@@ -177,7 +177,7 @@ impl Client {
 
 /// Appends what arrives.
 fn receive(body: Body, state: &State, part: &Path, name: &str, watch: &mut Watch) -> Result<Attempt> {
-    let mut file = OpenOptions::new().append(true).open(part).map_err(|e| cannot_write(part, e))?;
+    let mut file = OpenOptions::new().append(true).open(part).map_err(|e| Error::unwritable(part, e))?;
     let (mut reader, mut buffer, mut have) = (body.into_reader(), vec![0; 1 << 16], length(part));
     loop {
         watch.bytes(name, have, state.bytes)?;
@@ -185,13 +185,13 @@ fn receive(body: Body, state: &State, part: &Path, name: &str, watch: &mut Watch
             Ok(n) => n,
             Err(e) => return Ok(Attempt::BrokeOff(format!("broke off behind {have} bytes of {}: {e}", state.whole()))),
         };
-        file.write_all(&buffer[..n]).map_err(|e| cannot_write(part, e))?;
+        file.write_all(&buffer[..n]).map_err(|e| Error::unwritable(part, e))?;
         have += n as u64;
         if have > MAX_BYTES || state.bytes.is_some_and(|bytes| have > bytes) {
             return Err(too_large(&state.url, state.bytes.unwrap_or(MAX_BYTES)));
         }
         if n == 0 {
-            file.sync_all().map_err(|e| cannot_write(part, e))?;
+            file.sync_all().map_err(|e| Error::unwritable(part, e))?;
             return Ok(match state.bytes {
                 Some(bytes) if have < bytes => Attempt::BrokeOff(format!("ended behind {have} bytes of {bytes}")),
                 _ => Attempt::Complete,
@@ -276,8 +276,4 @@ fn length(path: &Path) -> u64 {
 
 fn too_large(url: &str, most: u64) -> Error {
     Error::new(format!("expected at most {most} bytes, found more")).at(url).hint("this is not the data set's file")
-}
-
-fn cannot_write(path: &Path, e: std::io::Error) -> Error {
-    Error::io(path, "write the file", e).hint("check the folder's permissions and the free space")
 }

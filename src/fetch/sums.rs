@@ -9,6 +9,7 @@ use sha2::{Digest, Sha256};
 
 use super::{Archive, Record};
 use crate::data::sources::Source;
+use crate::tensors::hex;
 use crate::{Error, Result};
 
 /// Sums by the archive's name.
@@ -103,8 +104,7 @@ pub fn of_file(path: &Path) -> Result<(u64, String)> {
     loop {
         let n = file.read(&mut buffer).map_err(cannot_read)?;
         if n == 0 {
-            let digest = hasher.finalize();
-            return Ok((bytes, digest.iter().map(|byte| format!("{byte:02x}")).collect()));
+            return Ok((bytes, hex(&hasher.finalize())));
         }
         hasher.update(&buffer[..n]);
         bytes += n as u64;

@@ -18,7 +18,7 @@ use super::{Position, Training};
 use crate::config::RunConfig;
 use crate::data::{Dataset, Splits};
 use crate::eval::MetricValues;
-use crate::tensors::{TensorFile, write};
+use crate::tensors::{TensorFile, hex, write};
 use crate::{Error, Result};
 
 /// The version of this layout, under the metadata key `format`.
@@ -138,5 +138,5 @@ pub(super) fn fingerprint(dataset: &Dataset, splits: &Splits) -> String {
     let ids: Vec<&Vec<i64>> = dataset.attributes.iter().map(|attribute| &attribute.ids).collect();
     let all =
         serde_json::to_vec(&(hashes, items, AttributeTokens::of(dataset), ids)).expect("text and numbers are JSON");
-    Sha256::digest(all).iter().map(|byte| format!("{byte:02x}")).collect()
+    hex(&Sha256::digest(all))
 }

@@ -13,7 +13,7 @@ use sha2::{Digest, Sha256};
 use super::metrics::{MetricAt, Metrics};
 use super::statistics::{mean, median};
 use crate::config::RunConfig;
-use crate::tensors::replace;
+use crate::tensors::{hex, replace};
 use crate::train::Calibration;
 use crate::{Error, Result, yaml};
 
@@ -279,7 +279,7 @@ fn read_ranks(path: &Path) -> Result<(String, Vec<usize>)> {
         ranks.push(rank.map_err(|_| wrong(format!("expected a rank, found `{}`", &line[2])).line(at))?);
         digest.update(format!("{}\t{}\n", &line[0], &line[1]));
     }
-    let hex = digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+    let hex = hex(&digest.finalize());
     Ok((hex, ranks))
 }
 
