@@ -87,16 +87,22 @@ impl Search<'_> {
         if first <= 1.0 || self.stage < Stage::Losses { first } else { first.min(ratio(Kind::Double)) }
     }
 
-    /// The largest error over what is allowed, up to a stage.
+    /// The largest error over what is allowed, up to a stage; infinite as soon as one is not allowed.
     fn largest(&self, predicted: &BTreeMap<String, Tensor>, last: Stage) -> f64 {
-        let errors = self.errors(predicted).filter(|(stage, _)| *stage <= last);
-        errors.map(|(_, ratio)| ratio).fold(0.0, f64::max)
+        let mut errors = self.errors(predicted, last).map(|(_, ratio)| ratio);
+        errors
+            .try_fold(0.0, |largest: f64, ratio| (ratio <= 1.0).then_some(largest.max(ratio)))
+            .unwrap_or(f64::INFINITY)
     }
 
-    /// The stage and the error of each tensor of the dump, held to what is predicted, or else to the case.
-    fn errors<'b>(&'b self, predicted: &'b BTreeMap<String, Tensor>) -> impl Iterator<Item = (Stage, f64)> + 'b {
-        self.dump.iter().filter_map(|(&name, &tensor)| {
-            let (stage, _) = Stage::of(name)?;
+    /// The stage and the error of each tensor of the dump up to a stage, held to what is predicted, or else to the case.
+    fn errors<'b>(
+        &'b self,
+        predicted: &'b BTreeMap<String, Tensor>,
+        last: Stage,
+    ) -> impl Iterator<Item = (Stage, f64)> + 'b {
+        self.dump.iter().filter_map(move |(&name, &tensor)| {
+            let (stage, _) = Stage::of(name).filter(|(stage, _)| *stage <= last)?;
             let expected = predicted.get(name).or_else(|| self.golden.get(name))?;
             Some((stage, self.judge.compare(name, tensor, expected)?.ratio()))
         })
@@ -106,7 +112,10 @@ impl Search<'_> {
     fn unexplained_from(&self, faults: &[Fault]) -> Option<Stage> {
         let first = |labels: Kind| {
             let predicted = WhatIf::new(self.case, faults, labels).train();
-            self.errors(&predicted).filter(|(_, ratio)| *ratio > 1.0).map(|(stage, _)| stage).min()
+            self.errors(&predicted, Stage::OptimizerSteps)
+                .filter(|(_, ratio)| *ratio > 1.0)
+                .map(|(stage, _)| stage)
+                .min()
         };
         // The kind of labels under which the dump is explained furthest.
         let rounded = first(Kind::Float)?;

@@ -69,6 +69,8 @@ impl Comparison {
     /// Error over bound: 1 is the limit; infinite where shapes differ or a value is not a number.
     pub fn ratio(&self) -> f64 {
         match self.outcome {
+            // Integers must be equal: their bound is 0 too.
+            Outcome::Compared { error: 0.0, .. } => 0.0,
             Outcome::Compared { error, bound, .. } if !error.is_nan() => error / bound,
             _ => f64::INFINITY,
         }
