@@ -82,18 +82,10 @@ pub(super) fn max(x: &[f32]) -> f32 {
     rest.iter().chain(&most).fold(f32::NEG_INFINITY, |a, &b| if b > a { b } else { a })
 }
 
-/// y += a x.
+/// y += a x. No sum runs along the row, so that the plain loop is vectorised as it stands.
 #[inline(always)]
 pub(super) fn axpy(a: f32, x: &[f32], y: &mut [f32]) {
-    let ((whole_x, rest_x), (whole_y, rest_y)) = (x.as_chunks::<PARTS>(), y.as_chunks_mut::<PARTS>());
-    for (y, x) in whole_y.iter_mut().zip(whole_x) {
-        for i in 0..PARTS {
-            y[i] += a * x[i];
-        }
-    }
-    for (y, x) in rest_y.iter_mut().zip(rest_x) {
-        *y += a * x;
-    }
+    y.iter_mut().zip(x).for_each(|(y, x)| *y += a * x);
 }
 
 /// [`axpy`] of rows that are padded to a multiple of [`LANES`] and short.

@@ -9,6 +9,8 @@
 mod activation;
 mod adam;
 mod attention;
+#[cfg(target_arch = "x86_64")]
+mod bfloat;
 mod catalogue;
 mod chunk;
 mod dropout;

@@ -2,23 +2,24 @@
 
 use tch::{Device, Kind, Tensor};
 
+#[cfg(target_arch = "x86_64")]
+use super::bfloat;
 use crate::config::Precision;
 
-/// A row-major matrix in a slice of floats; `stride` is the distance between rows.
+/// A row-major matrix in a slice of floats, or its transposed.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Matrix<'a> {
-    data: &'a [f32],
-    rows: usize,
-    columns: usize,
-    stride: usize,
-    transposed: bool,
+    pub data: &'a [f32],
+    /// Of the memory, before the transposition.
+    pub columns: usize,
+    pub transposed: bool,
 }
 
 impl<'a> Matrix<'a> {
     /// All of `data`, in rows of so many columns.
     pub fn new(data: &'a [f32], columns: usize) -> Self {
         debug_assert_eq!(data.len() % columns, 0);
-        Self { data, rows: data.len() / columns, columns, stride: columns, transposed: false }
+        Self { data, columns, transposed: false }
     }
 
     /// The transposed matrix, as a view.
@@ -26,13 +27,20 @@ impl<'a> Matrix<'a> {
         Self { transposed: !self.transposed, ..self }
     }
 
+    /// Rows and columns.
+    pub fn size(self) -> [usize; 2] {
+        let size = [self.data.len() / self.columns, self.columns];
+        if self.transposed { [size[1], size[0]] } else { size }
+    }
+
     /// A view for libtorch that must not outlive the slice.
     pub fn tensor(self) -> Tensor {
-        let (size, strides) = ([self.rows as i64, self.columns as i64], [self.stride as i64, 1]);
-        debug_assert!(self.rows == 0 || (self.rows - 1) * self.stride + self.columns <= self.data.len());
-        // SAFETY: the slice holds all elements that size and strides reach, and it is borrowed longer than the products
-        // of this file keep the tensor.
-        let tensor = unsafe { Tensor::from_blob(self.data.as_ptr().cast(), &size, &strides, Kind::Float, Device::Cpu) };
+        let [rows, columns] = [self.data.len() / self.columns, self.columns].map(|size| size as i64);
+        // SAFETY: the slice holds rows · columns elements, and it is borrowed longer than the products of this file keep
+        // the tensor.
+        let tensor = unsafe {
+            Tensor::from_blob(self.data.as_ptr().cast(), &[rows, columns], &[columns, 1], Kind::Float, Device::Cpu)
+        };
         if self.transposed { tensor.tr() } else { tensor }
     }
 }
@@ -53,15 +61,21 @@ pub(super) enum Into {
 
 /// `out = a · b` or `out += a · b`, where `out` is row-major without gaps.
 ///
-/// Under [`Precision::Bf16`] both factors and the product are rounded to bfloat16, and libtorch sums in float32.
+/// Under [`Precision::Bf16`] both factors are rounded to bfloat16, and sums are float32's. Where libtorch does it, because
+/// the processor is none that `bfloat.rs` is for, the product is rounded too.
 ///
 /// # Shapes
 /// a `[m, k]`, b `[k, n]`, out `[m, n]`
 pub(super) fn product(precision: Precision, a: Matrix, b: Matrix, out: &mut [f32], into: Into) {
-    let (m, n) = (if a.transposed { a.columns } else { a.rows }, if b.transposed { b.rows } else { b.columns });
+    let ([m, _], [_, n]) = (a.size(), b.size());
     debug_assert_eq!(out.len(), m * n);
     if m == 0 || n == 0 {
         return;
+    }
+    #[cfg(target_arch = "x86_64")]
+    if precision == Precision::Bf16 && *bfloat::SUPPORTED {
+        // SAFETY: the condition is the promise.
+        return unsafe { bfloat::product(a, b, out, into) };
     }
     let mut target = wrap(out, n);
     let (a, b) = (a.tensor(), b.tensor());
