@@ -9,6 +9,7 @@ use std::process::Output;
 use common::process::{code, dif_sr, refusal, stderr, stdout};
 use common::{TOY, root, write_toy};
 use dif_sr::tensors::{TensorFile, write};
+use serde_json::json;
 use tempfile::TempDir;
 
 fn toy() -> TempDir {
@@ -60,7 +61,12 @@ fn train_leaves_all_evidence_and_evaluate_finds_the_same_metrics() {
     let losses = fs::read_to_string(run.join("losses.tsv")).expect("losses");
     assert!(losses.starts_with("epoch\tbatch\ttotal\titem\ttags\n0\t1\t"), "{losses}");
     assert_eq!(fs::read_to_string(run.join("ranks.tsv")).expect("ranks").lines().count(), 61);
-    assert_eq!(fs::read_to_string(run.join("metrics.jsonl")).expect("metrics").lines().count(), 6);
+    let metrics = fs::read_to_string(run.join("metrics.jsonl")).expect("metrics");
+    assert_eq!(metrics.lines().count(), 6);
+    for line in metrics.lines() {
+        let line: serde_json::Value = serde_json::from_str(line).expect("JSON");
+        assert!(line["seconds"].as_f64().is_some_and(|seconds| seconds > 0.0), "{line}");
+    }
 
     let result: serde_json::Value =
         serde_json::from_str(&fs::read_to_string(run.join("result.json")).expect("a result")).expect("JSON");
@@ -94,10 +100,10 @@ fn evaluations_come_every_eval_step_and_only_where_there_are_rows_for_them() {
 }
 
 #[test]
-fn the_same_seed_trains_the_same_model_and_another_does_not() {
+fn the_same_seed_trains_the_same_model_and_another_seed_or_path_does_not() {
     let folder = toy();
-    let train = |out: &str, seed: &str| {
-        let output = dif_sr(folder.path(), &[&["train", "--epochs=2", out, seed], &TOY[..]].concat());
+    let train = |out: &str, key: &str| {
+        let output = dif_sr(folder.path(), &[&["train", "--epochs=2", out, key], &TOY[..]].concat());
         assert_eq!(code(&output), 0, "{}", stderr(&output));
     };
     let parameters = |run: &str| {
@@ -110,6 +116,10 @@ fn the_same_seed_trains_the_same_model_and_another_does_not() {
     train("--out=c", "--seed=2");
     assert_eq!(parameters("a"), parameters("b"));
     assert_ne!(parameters("a"), parameters("c"));
+    // The fast path draws dropout masks of its own.
+    train("--out=reference", "--compute_path=reference");
+    train("--out=fast", "--compute_path=fast");
+    assert_ne!(parameters("reference"), parameters("fast"));
 }
 
 #[test]
@@ -184,6 +194,12 @@ fn a_run_folder_is_never_overwritten() {
         "run: expected a new or empty folder, found files in it; choose another place with --out: runs are never overwritten"
     );
     assert_eq!(fs::read(folder.path().join("run/best.safetensors")).expect("a checkpoint"), before);
+
+    fs::create_dir(folder.path().join("foreign")).expect("a folder");
+    fs::write(folder.path().join("foreign/letter.txt"), "mine").expect("written");
+    let output = dif_sr(folder.path(), &[&["train", "--out=foreign", "--epochs=1"], &TOY[..]].concat());
+    assert!(refusal(&output).starts_with("foreign: expected a new or empty folder"));
+    assert_eq!(fs::read_dir(folder.path().join("foreign")).expect("a folder").count(), 1, "nothing is left in it");
 }
 
 #[test]
@@ -336,6 +352,22 @@ fn reproduce_takes_config_files_alone_and_expects_what_stands_beside_the_last() 
     assert!(stdout(&output).starts_with("figures, expected: beside last.yaml"), "{}", stdout(&output));
     let config = fs::read_to_string(folder.path().join("run/config.yaml")).expect("a configuration");
     assert!(config.contains("seed: 7\n") && config.contains("epochs: 1\n"), "{config}");
+
+    // What the run is held to names its files by where they are, so that it can be read from the run folder.
+    let golden = json!({
+        "resolved_config": { "dataset": "toy", "seed": 7, "valid_metric": "Recall@5" },
+        "valid": [{ "recall@5": 0.5 }], "test": { "recall@5": 0.5 },
+    });
+    fs::write(folder.path().join("golden.json"), golden.to_string()).expect("written");
+    let expectation = "figures: {source: a golden run, margin: {metric: 1}, golden: ../golden.json}\n";
+    fs::write(folder.path().join("expectations/last.yaml"), expectation).expect("written");
+    let toy = TOY.iter().filter(|a| !a.starts_with("--valid_metric")).copied();
+    let arguments =
+        ["reproduce", "--out=a/b/c/run", "--config_files", "first.yaml", "last.yaml"].into_iter().chain(toy);
+    let output = dif_sr(folder.path(), &arguments.collect::<Vec<_>>());
+    assert_eq!(code(&output), 0, "{}", stderr(&output));
+    let output = dif_sr(folder.path(), &["gate", "a/b/c/run", "--expect=a/b/c/run/expectation.yaml"]);
+    assert_eq!(code(&output), 0, "{}", stderr(&output));
 }
 
 #[test]

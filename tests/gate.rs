@@ -136,12 +136,21 @@ fn the_recorded_runs_pass_or_stay_open_against_each_other() {
         assert!(cell(runs, 0.1) > cell(runs, 0.0), "{power:#}");
     }
     assert!(cell(5, 0.1) > cell(1, 0.1), "{power:#}");
+
+    let table = |runs: &[&str]| {
+        let base = ["power", "--expect", "fixtures/verdict/ml-100k_short.yaml", "--repetitions=3", "--runs"];
+        stdout(&dif_sr(root(), &[&base[..], runs].concat()))
+    };
+    assert_eq!(table(&["5", "1", "5"]), table(&["1", "5"]), "each number once, in order, under its own heading");
 }
 
 #[test]
 fn junit_and_markdown_say_what_the_verdict_says() {
     let folder = temporary();
     let run = with_loss(folder.path(), 1, 101, 2);
+    assert!(
+        stdout(&gate(folder.path(), &[&with_loss(folder.path(), 2, 3, 2)], &[])).contains("have the same seed (3)")
+    );
     let output = gate(folder.path(), &[&run], &["--junit=gate.xml", "--markdown=gate.md"]);
     assert_eq!(code(&output), 1, "half of the hits is lost: {}", stdout(&output));
     let xml = fs::read_to_string(folder.path().join("gate.xml")).expect("JUnit XML");
@@ -158,6 +167,18 @@ fn runs_that_do_not_belong_together_are_refused() {
     let run = with_loss(folder.path(), 1, 101, usize::MAX);
     let again = gate(folder.path(), &[&run, &run], &[]);
     assert!(refusal(&again).starts_with("expected runs of different seeds"));
+    let figures = "figures: {source: s, margin: {metric: 1}, test: {recall@20: 0.1}}\n";
+    fs::write(folder.path().join("figures.yaml"), figures).expect("written");
+    let again = dif_sr(folder.path(), &["gate", &run, &run, "--expect=figures.yaml"]);
+    assert!(refusal(&again).starts_with("expected runs of different seeds"), "of figures alone too");
+    let golden = root().join("golden/ml-100k_full.json");
+    let figures = format!("figures: {{source: s, margin: {{metric: 1}}, golden: {}}}\n", golden.display());
+    fs::write(folder.path().join("figures.yaml"), figures).expect("written");
+    let mut other = recorded(1);
+    other.dataset = "another".to_owned();
+    let other = other.write(&folder.path().join("other")).unwrap_or_else(|e| panic!("{e}")).display().to_string();
+    let other = refusal(&dif_sr(folder.path(), &["gate", &other, "--expect=figures.yaml"]));
+    assert!(other.starts_with("expected runs on ml-100k, as the golden run, found one on another"), "{other}");
 
     let change = |name: &str, change: &dyn Fn(&mut Value)| {
         let mut record: Value = serde_json::from_str(&fs::read_to_string(&run).expect("a record")).expect("JSON");
@@ -197,6 +218,9 @@ fn a_wrong_expectation_is_told_what_is_wrong() {
     with_loss(&folder.path().join("records"), 1, 1, usize::MAX);
     assert!(with(&runs("")).contains("expected at least three recorded runs, found 1"));
     (2..=3).for_each(|seed| drop(with_loss(&folder.path().join("records"), seed, seed, usize::MAX)));
+    fs::copy(folder.path().join("records/1.json"), folder.path().join("records/copy.json")).expect("copied");
+    assert!(with(&runs("")).contains("expected records of different seeds, found seed 1 twice"));
+    fs::remove_file(folder.path().join("records/copy.json")).expect("removed");
     assert!(with(&runs(", convergence: {target: 2, margin: 1}")).contains("`runs.convergence`: expected a target"));
     let target = with(&runs(", convergence: {target: 0.9, margin: 1}"));
     assert!(
@@ -264,6 +288,11 @@ fn times_of_another_machine_are_not_judged() {
         judged(&[20.0, 20.1], |_, run| drop(run.environment.insert("cpu".to_owned(), json!("another"))));
     assert_eq!(exit, 0, "{other:#}");
     assert!(!other["findings"].to_string().contains("\"time\""), "{other:#}");
+    let (exit, other) =
+        judged(&[20.0, 20.1], |_, run| drop(run.config.insert("compute_path".to_owned(), json!("fast"))));
+    assert_eq!(exit, 0, "{other:#}");
+    assert!(!other["findings"].to_string().contains("\"time\""), "{other:#}");
+    assert!(other["notes"].to_string().contains("differs from the recorded runs' in compute_path"), "{other:#}");
 }
 
 #[test]
@@ -303,6 +332,11 @@ fn benchmarks_are_held_to_a_saved_baseline() {
     assert!(stdout(&twice).contains("benchmarks grew by more than +10.0 % over `main`, twice: step/train"));
     measurement(folder.path(), "step/train", "again", 1.01e6);
     assert_eq!(code(&gate(&["--baseline=main", "--measured", "new", "again"])), 0, "the first was chance");
+    measurement(folder.path(), "step/gone", "main", 1e6);
+    let gone = gate(&["--baseline=main", "--measured", "new", "again"]);
+    assert!(stdout(&gone).contains("; not measured again: step/gone"), "{}", stdout(&gone));
+    let same = refusal(&gate(&["--baseline=main", "--measured", "new", "new"]));
+    assert!(same.starts_with("expected measurements of different names, found `new` twice"), "{same}");
     let none = gate(&["--baseline=unknown"]);
     assert_eq!(code(&none), 3);
     assert!(stdout(&none).contains("no benchmark in criterion has `unknown`"), "{}", stdout(&none));

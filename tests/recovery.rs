@@ -556,6 +556,20 @@ fn a_loss_that_is_no_number_names_the_batch_the_norms_and_the_last_good_checkpoi
 }
 
 #[test]
+fn a_run_that_goes_on_from_its_test_keeps_the_lines_of_a_last_epoch_without_an_evaluation() {
+    let place = Place::new(&["--epochs=3", "--eval_step=2"]);
+    place.train("run");
+    let evidence = || ["metrics.jsonl", "losses.tsv"].map(|name| text(&place.path("run").join(name)));
+    let before = evidence();
+    assert_eq!(before[0].lines().count(), 4, "three epochs and one evaluation");
+    ["result.json", "ranks.tsv"]
+        .iter()
+        .for_each(|name| fs::remove_file(place.path("run").join(name)).expect("removed"));
+    place.resume("run");
+    assert_eq!(evidence(), before);
+}
+
+#[test]
 fn reproduce_goes_on_to_its_verdict() {
     let place = Place::new(&[]);
     fs::write(place.path("toy.yaml"), "metrics: [Recall]\ntopk: [10]\n").expect("written");

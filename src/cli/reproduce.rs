@@ -56,9 +56,9 @@ fn begin(args: ReproduceArgs, overrides: &[(String, String)]) -> Result<(Trainin
     let path = args.expect.unwrap_or_else(|| beside(&files[files.len() - 1]));
     let expectation = Expectation::load(&path)?;
     expectation.check(&config.eval)?;
+    let expected = Expectation::text_for_elsewhere(&path)?;
     let training = Training::begin(config, args.out)?;
-    let text = std::fs::read(&path).map_err(|e| Error::io(&path, "read what is expected", e))?;
-    replace(&training.folder.path().join(EXPECTATION), &text)?;
+    replace(&training.folder.path().join(EXPECTATION), expected.as_bytes())?;
     Ok((training, expectation))
 }
 

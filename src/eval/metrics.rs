@@ -125,4 +125,21 @@ mod tests {
             assert!(metric(kind, &[7], 5).is_sign_positive(), "{kind:?}");
         }
     }
+
+    #[test]
+    fn values_are_restored_under_their_own_configuration_alone() {
+        let config = |metrics: &[MetricKind], topk: &[usize]| EvalConfig {
+            metrics: metrics.to_vec(),
+            topk: topk.to_vec(),
+            valid_metric: (metrics[0], topk[0]),
+            eval_batch_size: 1,
+            metric_decimal_place: 4,
+        };
+        let two_by_three = config(&[MetricKind::Recall, MetricKind::Ndcg], &[1, 2, 3]);
+        let of = MetricValues::of_ranks(&two_by_three, [&[0][..], &[2], &[5]].into_iter());
+        let values: Vec<f64> = of.named().map(|(_, value)| value).collect();
+        assert_eq!(MetricValues::restored(&two_by_three, &values), Some(of));
+        assert_eq!(MetricValues::restored(&config(&[MetricKind::Recall], &[1, 2, 3]), &values), None);
+        assert_eq!(MetricValues::restored(&two_by_three, &values[1..]), None);
+    }
 }

@@ -14,7 +14,7 @@ use super::product::{Into, Matrix, product};
 const BLOCK: usize = 1024;
 /// Most rows whose scores of all items exist at a time, and about the most of such scores, 256 MiB.
 const ROWS: usize = 256;
-const SCORES: usize = 1 << 26;
+pub(super) const SCORES: usize = 1 << 26;
 
 /// The scores of some rows for a block of items.
 #[derive(Debug)]

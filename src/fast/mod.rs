@@ -52,7 +52,7 @@ pub use adam::Factors;
 /// in a core's share of the last cache.
 const CHUNK: usize = 64;
 
-/// The fast path of a model. It reads the model's parameters at every call, so that they may change in between.
+/// The fast path of a model. It reads the model's trained parameters at every call, so that they may change in between.
 #[derive(Debug)]
 pub struct FastPath {
     pool: ThreadPool,
@@ -115,9 +115,6 @@ impl FastPath {
             vocabularies: model.features().iter().map(|feature| feature.vocab as usize).collect(),
         };
         let layout = Layout::new(&config, &sizes);
-        let vectors = (model.attribute_vectors().into_iter().zip(&config.attribute_hidden_size))
-            .map(|(vectors, &size)| (floats(&vectors).to_vec(), size as usize))
-            .collect();
         let labels = model.features().iter().map(|feature| Labels {
             ids: Vec::<i64>::try_from(feature.ids.flatten(0, -1)).expect("ids are int64"),
             width: feature.ids.size()[1] as usize,
@@ -133,7 +130,7 @@ impl FastPath {
         Ok(Self {
             pool: pool(threads)?,
             precision,
-            vectors,
+            vectors: vectors_of(model),
             labels: labels.collect(),
             padding: match (config.pooling_mode, config.fusion_type) {
                 (Pooling::Max, _) => Padding::Kept,
@@ -150,6 +147,11 @@ impl FastPath {
             sizes,
             layout,
         })
+    }
+
+    /// Takes the attribute vectors anew from a model whose tables another file's have replaced.
+    pub fn reload(&mut self, model: &Model) {
+        self.vectors = vectors_of(model);
     }
 
     /// The losses of a batch; leaves their gradient for [`FastPath::gradient`]. `None` drops nothing.
@@ -235,6 +237,11 @@ impl FastPath {
         }
     }
 
+    /// Whether the loss reaches a parameter: BPR is a loss without predictors.
+    pub fn trains(&self, name: &str) -> bool {
+        self.config.loss_type == Loss::Ce || !name.starts_with("ap.")
+    }
+
     /// All gradients, in two views for libtorch that must not outlive the next call of [`FastPath::losses`].
     pub fn gradients(&mut self) -> [Tensor; 2] {
         [&mut self.workers[0].grad.flat, &mut self.dtable].map(|grad| wrap(grad, 1))
@@ -272,7 +279,8 @@ impl FastPath {
             rank::rank(frame, encoded, &targets[range], scores)
         };
         let mut all = Ranking { rank: Vec::new(), ties: Vec::new() };
-        for part in self.evaluate(&rows.item_seq, &rows.item_seq_len, RANKED, rank, progress)? {
+        let size = (loss::SCORES / self.sizes.n_items).clamp(1, RANKED);
+        for part in self.evaluate(&rows.item_seq, &rows.item_seq_len, size, rank, progress)? {
             let Ranking { rank, ties } = part.ok_or_else(not_finite)?;
             all.rank.extend(rank);
             all.ties.extend(ties);
@@ -329,13 +337,20 @@ impl ThreadGrad {
     }
 }
 
-/// Sequences that a thread encodes and ranks at a time: the scores of all items lie in the last cache.
+/// Most sequences that a thread encodes and ranks at a time: the scores of some ten thousand items lie in the last cache.
 const RANKED: usize = 128;
 /// Parts that every thread takes between two words about progress.
 const TOLD: usize = 16;
 
 /// The item embedding's name.
 const TABLE: &str = "item_embedding.weight";
+
+/// Each attribute's vectors of all items, with their size.
+fn vectors_of(model: &Model) -> Vec<(Vec<f32>, usize)> {
+    (model.attribute_vectors().into_iter().zip(&model.config().attribute_hidden_size))
+        .map(|(vectors, &size)| (floats(&vectors).to_vec(), size as usize))
+        .collect()
+}
 
 fn table(parameters: &[(String, Tensor)]) -> &[f32] {
     let found = parameters.iter().find(|(name, _)| name == TABLE);

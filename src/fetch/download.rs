@@ -125,6 +125,10 @@ impl Client {
         let part = place.partial(name);
         let have = if state.validator.is_some() { length(&part) } else { 0 };
         watch.bytes(name, have, state.bytes)?;
+        if have > 0 && state.bytes == Some(have) {
+            // All of it came, and the process ended before it could say so: no server has a part behind the last byte.
+            return Ok(Attempt::Complete);
+        }
         let mut request = self.agent.get(&state.url);
         if let Some(validator) = state.validator.as_ref().filter(|_| have > 0) {
             request = request.header("Range", format!("bytes={have}-")).header("If-Range", validator);
@@ -137,7 +141,10 @@ impl Client {
         let goes_on = status == StatusCode::PARTIAL_CONTENT && have > 0;
         if goes_on {
             // A server that sends other bytes than it was asked for cannot be gone on with.
-            if content_range(response.headers()) != Some((have, state.bytes)) {
+            let range = content_range(response.headers());
+            // A server that did not say the size at first may say it now.
+            state.bytes = state.bytes.or(range.and_then(|(_, whole)| whole));
+            if range != Some((have, state.bytes)) {
                 place.forget(name);
                 *state = State::of(&state.url);
                 return Ok(Attempt::BrokeOff("the server sent another part of the file than was asked for".to_owned()));

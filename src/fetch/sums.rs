@@ -27,7 +27,7 @@ impl Sums {
     /// Reads what `sha256sum` prints, or the `source.json` of a data set.
     ///
     /// # Errors
-    /// The file cannot be read, a line is no sum, or there is none for the data set's archives.
+    /// The file cannot be read, a line is no sum, or there is none for one of the data set's archives.
     pub fn read(path: &Path, source: &Source) -> Result<Self> {
         let text = std::fs::read_to_string(path).map_err(|e| Error::io(path, "read the sums", e))?;
         let mut sums = Self::default();
@@ -52,11 +52,14 @@ impl Sums {
                 sums.hold(name, sha256.to_lowercase(), path)?;
             }
         }
-        if ![source.reviews, source.metadata].iter().any(|name| sums.0.contains_key(*name)) {
-            let problem = format!("expected a sum of {} or {}, found none", source.reviews, source.metadata);
-            return Err(Error::new(problem).at(path).hint("name a file that speaks of this data set's archives"));
+        match [source.reviews, source.metadata].iter().find(|name| !sums.0.contains_key(**name)) {
+            None => Ok(sums),
+            Some(missing) => {
+                let problem =
+                    format!("expected sums of {} and {}, found none of {missing}", source.reviews, source.metadata);
+                Err(Error::new(problem).at(path).hint("name a file that speaks of both archives of this data set"))
+            }
         }
-        Ok(sums)
     }
 
     /// Adds the archives of a data set that was fetched before, as `said_by` records them.

@@ -108,3 +108,33 @@ fn layer_shapes(config: &ModelConfig, max_len: i64, k: i64) -> Vec<(String, [i64
     }
     shapes
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::golden::Case;
+
+    #[test]
+    fn the_shape_of_every_matrix_of_every_kind_of_model_is_asked_for() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let cases = ["golden/gate_two_attributes", "golden/concat_two_attributes", "golden/sum", "golden/no_predictor"];
+        for case in cases.into_iter().chain(["fixtures/baselines/sasrec", "fixtures/baselines/sasrecf_four_attributes"])
+        {
+            let Case { model, .. } = Case::load(&root.join(case)).unwrap_or_else(|e| panic!("{e}"));
+            let parameters = model.named_parameters().into_iter().chain(model.named_tables());
+            let mut matrices: Vec<(String, Vec<i64>)> =
+                parameters.map(|(name, t)| (name, t.size())).filter(|(_, size)| size.len() == 2).collect();
+            let asked: Vec<(String, [i64; 2])> =
+                deciding_shapes(model.config(), model.n_items(), model.max_len(), model.features()).collect();
+            for (name, shape) in &asked {
+                assert!(matrices.iter().any(|(own, size)| own == name && size == shape), "{case}: {name} {shape:?}");
+            }
+            // Others have the sizes of one that is asked for, transposed or not; a single row is no square of anything.
+            matrices.retain(|(_, size)| size[0] > 1);
+            for (name, size) in matrices {
+                let alike = |shape: &[i64; 2]| *shape == size[..] || [shape[1], shape[0]] == size[..];
+                assert!(asked.iter().any(|(_, shape)| alike(shape)), "{case}: nothing is asked for {name} {size:?}");
+            }
+        }
+    }
+}

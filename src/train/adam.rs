@@ -70,7 +70,7 @@ impl Adam {
     /// With a fast path of another model.
     pub fn step_fast(&mut self, fast: &FastPath) {
         let (learning_rate, weight_decay) = (self.learning_rate, self.weight_decay);
-        let updates = self.slots.iter_mut().map(|slot| {
+        let updates = self.slots.iter_mut().filter(|slot| fast.trains(&slot.name)).map(|slot| {
             slot.step += 1;
             let (bias_correction1, bias_correction2) = slot.bias_corrections();
             let factors = Factors {

@@ -11,7 +11,8 @@ pub fn clip_grad_norm(grads: impl Iterator<Item = Tensor>, ClipGradNorm { max_no
         if grads.is_empty() {
             return;
         }
-        let norm = |t: &Tensor| t.linalg_norm(norm_type, None::<i64>, false, None::<Kind>);
+        // Flattened, because of a matrix libtorch would take the norm of the operator.
+        let norm = |t: &Tensor| t.flatten(0, -1).linalg_norm(norm_type, None::<i64>, false, None::<Kind>);
         let norms: Vec<Tensor> = grads.iter().map(norm).collect();
         let scale = (norm(&Tensor::stack(&norms, 0)) + 1e-6).reciprocal() * max_norm;
         let scale = scale.clamp_max(1.0);
@@ -39,5 +40,16 @@ mod tests {
             clipped.iter().zip(expected).all(|(clipped, expected)| (clipped - expected).abs() < 1e-9),
             "{clipped:?}"
         );
+    }
+
+    #[test]
+    fn the_norm_is_that_of_all_elements_whatever_the_shape_and_the_order_of_the_norm() {
+        for (norm_type, norm) in [(1.0, 10.0), (2.0, 30.0_f64.sqrt()), (3.0, 100.0_f64.cbrt()), (f64::INFINITY, 4.0)] {
+            let parameter = Tensor::from_slice(&[1.0, 2.0, -3.0, 4.0]).reshape([2, 2]).set_requires_grad(true);
+            (&parameter * parameter.detach()).sum(None::<Kind>).backward();
+            clip_grad_norm(std::iter::once(parameter.grad()), ClipGradNorm { max_norm: 1.0, norm_type });
+            let clipped = parameter.grad().double_value(&[1, 1]);
+            assert!((clipped - 4.0 / (norm + 1e-6)).abs() < 1e-12, "{norm_type}: {clipped}");
+        }
     }
 }

@@ -51,9 +51,13 @@ impl RunFolder {
             Some(path) => fs::create_dir_all(&path).map(|()| path.clone()).map_err(|e| cannot_make(&path, e))?,
             None => new_folder(config)?,
         };
+        let foreign = !path.join(LOCK).exists();
         let lock = lock(&path)?;
         let entries = fs::read_dir(&path).map_err(|e| Error::io(&path, "read the run folder", e))?;
-        if entries.filter_map(|entry| Some(entry.ok()?.file_name())).any(|name| name != "lock") {
+        if entries.filter_map(|entry| Some(entry.ok()?.file_name())).any(|name| name != LOCK) {
+            if foreign {
+                _ = fs::remove_file(path.join(LOCK));
+            }
             return Err(Error::new("expected a new or empty folder, found files in it")
                 .at(&path)
                 .hint("choose another place with --out: runs are never overwritten"));
@@ -262,9 +266,12 @@ fn cannot_make(path: &Path, e: std::io::Error) -> Error {
     Error::io(path, "make the run folder", e).hint("choose another place with --out or checkpoint_dir")
 }
 
-/// The file `lock` in the run folder, locked: the operating system lets go of it when the process ends.
+/// Locked in a run folder as long as a process is at work in it.
+const LOCK: &str = "lock";
+
+/// The folder's lock file, locked: the operating system lets go of it when the process ends.
 fn lock(folder: &Path) -> Result<File> {
-    let path = folder.join("lock");
+    let path = folder.join(LOCK);
     let file = append(&path)?;
     match file.try_lock() {
         Ok(()) => Ok(file),

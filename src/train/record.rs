@@ -185,8 +185,14 @@ impl<'a> Recorder<'a> {
         Error::interruption(format!("interrupted {place}; saved in {run}")).hint(format!("go on with --resume={run}"))
     }
 
+    /// Saves the training at its end, behind all lines, those of a last epoch without an evaluation too.
+    pub fn finish(&mut self, training: &Training) -> Result<()> {
+        self.mark = self.folder.mark()?;
+        self.save(training)
+    }
+
     /// Writes `last.safetensors`.
-    pub fn save(&mut self, training: &Training) -> Result<()> {
+    fn save(&mut self, training: &Training) -> Result<()> {
         self.folder.flush()?;
         let saved = Saved {
             position: training.position().clone(),

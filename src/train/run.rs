@@ -153,7 +153,7 @@ pub fn run(
     }
     recorder.folder.calibration(&Calibration::measure(model.device()))?;
     let fitted = training.run(|event, training| recorder.listen(event, training));
-    let fitted = fitted.and_then(|fitted| recorder.save(&training).map(|()| fitted));
+    let fitted = fitted.and_then(|fitted| recorder.finish(&training).map(|()| fitted));
     let fitted = fitted.map_err(|error| recorder.ended_by(error))?;
     test(prepared, &fitted, &mut recorder).map_err(|error| recorder.ended_by(error))
 }

@@ -109,6 +109,9 @@ pub(super) fn load(path: &Path, training: &mut Training, data: &str) -> Result<S
     }
 
     training.model.load(path, &mut file, "")?;
+    if let Some(fast) = &mut training.stepper.fast {
+        fast.reload(training.model);
+    }
     training.stepper.adam.load(path, &mut file)?;
     training.reorder(order);
     if let (Some(sampler), Some(state)) = (&mut training.negatives, saved.negatives) {

@@ -42,17 +42,28 @@ struct Interval {
 ///
 /// A regression needs two measurements that both lie, with their whole intervals, above the baseline's by the stated share.
 pub fn judge_benches(bench: &Bench) -> Result<Option<Finding>> {
+    let mut names: Vec<&str> = bench.measured.iter().map(String::as_str).chain([bench.baseline]).collect();
+    names.sort_unstable();
+    if let Some(pair) = names.windows(2).find(|pair| pair[0] == pair[1]) {
+        return Err(Error::new(format!("expected measurements of different names, found `{}` twice", pair[0]))
+            .hint("a regression counts when a second measurement, saved with --save-baseline, shows it too"));
+    }
     let baseline = measurements(bench.folder, bench.baseline)?;
     let measured = bench.measured.iter().map(|name| measurements(bench.folder, name)).collect::<Result<Vec<_>>>()?;
-    let mut rows = Vec::new();
+    let (mut rows, mut gone) = (Vec::new(), Vec::new());
     for (id, base) in &baseline {
-        if let Some(ours) = measured.iter().map(|all| all.get(id).copied()).collect::<Option<Vec<Estimate>>>() {
-            rows.push(row(id, base, &ours, bench.regression));
+        match measured.iter().map(|all| all.get(id).copied()).collect::<Option<Vec<Estimate>>>() {
+            Some(ours) => rows.push(row(id, base, &ours, bench.regression)),
+            None => gone.push(id.as_str()),
         }
     }
     if rows.is_empty() {
         return Ok(None);
     }
+    let gone = match gone.is_empty() {
+        true => String::new(),
+        false => format!("; not measured again: {}", gone.join(", ")),
+    };
     let outcome = worst(&rows);
     let named = |outcome| {
         let names = rows.iter().filter(|row| row.outcome == Some(outcome)).map(|row| row.name.as_str());
@@ -60,12 +71,14 @@ pub fn judge_benches(bench: &Bench) -> Result<Option<Finding>> {
     };
     let (size, name) = (percent(bench.regression), bench.baseline);
     let sentence = match outcome {
-        Outcome::Pass => format!("{} benchmarks did not grow by {size} over `{name}`", rows.len()),
+        Outcome::Pass => format!("{} benchmarks did not grow by {size} over `{name}`{gone}", rows.len()),
         Outcome::Undecided => format!(
-            "it is open whether benchmarks grew by {size} over `{name}`: {}; measure once more",
+            "it is open whether benchmarks grew by {size} over `{name}`: {}; measure once more{gone}",
             named(Outcome::Undecided)
         ),
-        Outcome::Fail => format!("benchmarks grew by more than {size} over `{name}`, twice: {}", named(Outcome::Fail)),
+        Outcome::Fail => {
+            format!("benchmarks grew by more than {size} over `{name}`, twice: {}{gone}", named(Outcome::Fail))
+        }
     };
     let source = format!("Criterion's baseline `{name}`");
     Ok(Some(Finding { claim: "benchmarks", source, outcome, sentence, rows }))

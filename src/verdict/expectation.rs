@@ -1,9 +1,11 @@
 //! What the runs of a configuration are expected to give: the file, and the judgement.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
 use serde::Deserialize;
+use serde_json::{Map, Value};
 
 use super::figures::{Figures, FiguresForm};
 use super::reference::{Reference, ReferenceForm};
@@ -47,6 +49,21 @@ impl Expectation {
         })
     }
 
+    /// The text of an expectation's file with the paths in it made absolute, so that a copy says the same anywhere.
+    pub fn text_for_elsewhere(path: &Path) -> Result<String> {
+        let text = fs::read_to_string(path).map_err(|e| Error::io(path, "read what is expected", e))?;
+        let not_read = |problem: String| Error::new(problem).at(path).hint("see docs/verdict.md for the form");
+        let mut file: Map<String, Value> = yaml::from_str(&text).map_err(|e| not_read(e.to_string()))?;
+        for (section, key) in [("figures", "golden"), ("runs", "folder")] {
+            if let Some(Value::String(named)) = file.get_mut(section).and_then(|section| section.get_mut(key)) {
+                let beside = path.parent().unwrap_or(Path::new("")).join(&*named);
+                let absolute = fs::canonicalize(&beside).map_err(|e| Error::io(&beside, "find the file", e))?;
+                *named = absolute.display().to_string();
+            }
+        }
+        serde_yaml::to_string(&file).map_err(|e| not_read(e.to_string()))
+    }
+
     /// The recorded runs, if the expectation has any.
     pub fn reference(&self) -> Option<&Reference> {
         self.reference.as_ref()
@@ -82,9 +99,14 @@ impl Expectation {
     /// # Errors
     /// Runs on other targets than the recorded ones.
     pub fn judge(&self, runs: &[Record]) -> Result<Verdict> {
+        let seeds: BTreeSet<i64> = runs.iter().map(|run| run.seed).collect();
+        if seeds.len() < runs.len() {
+            return Err(Error::new("expected runs of different seeds, found one seed twice")
+                .hint("a run and its repetition are one draw: name one of them"));
+        }
         let (mut findings, mut notes) = (Vec::new(), Vec::new());
         if let Some(figures) = &self.figures {
-            match figures.judge(runs) {
+            match figures.judge(runs)? {
                 Some(finding) => findings.push(finding),
                 None => notes.push(figures.passed_over()),
             }
@@ -92,6 +114,7 @@ impl Expectation {
         if let Some(reference) = &self.reference {
             findings.extend(reference.judge(runs)?);
             notes.extend(reference.differences(runs));
+            notes.extend(reference.recorded_seeds(runs));
         }
         Ok(Verdict::of(findings, notes))
     }

@@ -21,8 +21,9 @@ pub struct Figures {
     pub test: Metrics,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 struct GoldenRun {
+    dataset: String,
     seed: i64,
     best_epoch: usize,
 }
@@ -92,16 +93,29 @@ impl Figures {
 
     /// Compares the runs' means with every expected value; one that a run lacks is a failure. `None` where the values are
     /// those of one seed, and no run has it.
-    pub fn judge(&self, runs: &[Record]) -> Option<Finding> {
-        let runs: Vec<&Record> = runs.iter().filter(|run| self.run.is_none_or(|own| own.seed == run.seed)).collect();
+    ///
+    /// # Errors
+    /// A run on another data set than the golden one.
+    pub fn judge(&self, runs: &[Record]) -> Result<Option<Finding>> {
+        let golden = self.run.as_ref();
+        if let Some((golden, run)) =
+            golden.and_then(|golden| Some((golden, runs.iter().find(|run| run.dataset != golden.dataset)?)))
+        {
+            return Err(Error::new(format!(
+                "expected runs on {}, as the golden run, found one on {}",
+                golden.dataset, run.dataset
+            ))
+            .hint("name the expectation of the runs' data set with --expect"));
+        }
+        let runs: Vec<&Record> = runs.iter().filter(|run| golden.is_none_or(|own| own.seed == run.seed)).collect();
         if runs.is_empty() {
-            return None;
+            return Ok(None);
         }
         let mean_of = |value: &dyn Fn(&Record) -> Option<f64>| {
             runs.iter().map(|run| value(run)).collect::<Option<Vec<f64>>>().map(|values| mean(&values))
         };
         let mut rows = Vec::new();
-        if let (Some(run), Some(allowed)) = (self.run, self.margin.epoch) {
+        if let (Some(run), Some(allowed)) = (golden, self.margin.epoch) {
             let ours = mean_of(&|run| Some(run.best_epoch as f64));
             rows.push(row("best epoch".to_owned(), ours, run.best_epoch as f64, allowed as f64, 0));
         }
@@ -124,12 +138,12 @@ impl Figures {
         } else {
             format!("{} of {} values are outside their margin: {}", failed.len(), rows.len(), failed.join(", "))
         };
-        Some(Finding { claim: "figures", source: self.source.clone(), outcome: worst(&rows), sentence, rows })
+        Ok(Some(Finding { claim: "figures", source: self.source.clone(), outcome: worst(&rows), sentence, rows }))
     }
 
     /// Why nothing was judged, for a reader.
     pub fn passed_over(&self) -> String {
-        let seed = self.run.map_or(0, |run| run.seed);
+        let seed = self.run.as_ref().map_or(0, |run| run.seed);
         format!("the figures are those of seed {seed}, which no run here has")
     }
 }
@@ -137,6 +151,7 @@ impl Figures {
 impl Golden {
     /// The best epoch, the first with the highest `valid_metric`, with its metrics.
     fn best(&self) -> Option<(GoldenRun, Metrics)> {
+        let dataset = self.resolved_config.get("dataset")?.as_str()?;
         let seed = self.resolved_config.get("seed")?.as_i64()?;
         let metric = self.resolved_config.get("valid_metric")?.as_str()?.to_lowercase();
         let mut best: Option<(usize, f64)> = None;
@@ -146,7 +161,9 @@ impl Golden {
                 best = Some((epoch, score));
             }
         }
-        best.map(|(best_epoch, _)| (GoldenRun { seed, best_epoch }, self.valid[best_epoch].clone()))
+        best.map(|(best_epoch, _)| {
+            (GoldenRun { dataset: dataset.to_owned(), seed, best_epoch }, self.valid[best_epoch].clone())
+        })
     }
 }
 

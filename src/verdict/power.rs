@@ -1,6 +1,8 @@
 //! What a gate can see: how often it fails where nothing is wrong, and how often it sees a drop of a given size, by
 //! simulation from the recorded runs.
 
+use std::collections::BTreeSet;
+
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
@@ -58,20 +60,21 @@ pub fn power(reference: &Reference, simulation: &Simulation, mut progress: impl 
     let together: Vec<f64> = values.iter().map(|runs| seeds_alone(runs).sqrt() / mean(&runs.concat())).collect();
     let mut draw = Draw { values: &values, together: &together, random: ChaCha8Rng::seed_from_u64(simulation.seed) };
 
-    let most = simulation.runs.iter().copied().max().unwrap_or(0);
-    let mut counts = vec![[0_usize; 3]; simulation.runs.len() * simulation.drops.len()];
+    let sizes: Vec<usize> = BTreeSet::from_iter(simulation.runs.iter().copied()).into_iter().collect();
+    let most = sizes.last().copied().unwrap_or(0);
+    let mut counts = vec![[0_usize; 3]; sizes.len() * simulation.drops.len()];
     for repetition in 0..simulation.repetitions {
         let drawn: Vec<Run> = (0..recorded).map(|_| draw.run(0.0)).collect();
         let mut cells = counts.iter_mut();
         for &drop in &simulation.drops {
             let ours: Vec<Run> = (0..most).map(|_| draw.run(drop)).collect();
-            for (&n, count) in simulation.runs.iter().zip(cells.by_ref()) {
+            for (&n, count) in sizes.iter().zip(cells.by_ref()) {
                 count[judge(reference, &drawn, &ours[..n]) as usize] += 1;
             }
         }
         progress(repetition + 1);
     }
-    let places = simulation.drops.iter().flat_map(|&drop| simulation.runs.iter().map(move |&runs| (drop, runs)));
+    let places = simulation.drops.iter().flat_map(|&drop| sizes.iter().map(move |&runs| (drop, runs)));
     let share = |count: usize| count as f64 / simulation.repetitions as f64;
     let cells = places.zip(&counts).map(|((drop, runs), count)| {
         let [pass, undecided, fail] = count.map(share);
@@ -137,9 +140,7 @@ impl Draw<'_> {
 impl Power {
     /// The table of docs/verdict.md.
     pub fn markdown(&self) -> String {
-        let mut runs: Vec<usize> = self.cells.iter().map(|cell| cell.runs).collect();
-        runs.sort_unstable();
-        runs.dedup();
+        let runs = BTreeSet::from_iter(self.cells.iter().map(|cell| cell.runs));
         let several = |n: &usize| format!("{n} run{}", if *n == 1 { "" } else { "s" });
         let header: Vec<String> = runs.iter().map(several).collect();
         let mut lines =

@@ -18,7 +18,7 @@ use crate::train::Calibration;
 use crate::{Error, Result, yaml};
 
 /// Keys that say where and how a run is done, not which run it is.
-const NOT_THE_EXPERIMENT: [&str; 13] = [
+const NOT_THE_EXPERIMENT: [&str; 11] = [
     "seed",
     "state",
     "gpu_id",
@@ -29,8 +29,6 @@ const NOT_THE_EXPERIMENT: [&str; 13] = [
     "show_progress",
     "eval_batch_size",
     "loss_decimal_place",
-    "compute_path",
-    "precision",
     "checkpoint_interval",
 ];
 

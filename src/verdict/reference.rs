@@ -71,11 +71,6 @@ impl Reference {
 
     /// Whether runs are near the recorded ones, converge as fast and take no longer.
     pub fn judge(&self, runs: &[Record]) -> Result<Vec<Finding>> {
-        let seeds: BTreeSet<i64> = runs.iter().map(|run| run.seed).collect();
-        if seeds.len() < runs.len() {
-            return Err(Error::new("expected runs of different seeds, found one seed twice")
-                .hint("a run and its repetition are one draw: name one of them"));
-        }
         let own = &self.records[0];
         if let Some(other) = runs.iter().find(|run| run.targets_sha256 != own.targets_sha256) {
             return Err(Error::new(format!(
@@ -158,6 +153,14 @@ impl Reference {
         self.error / self.metrics.len() as f64
     }
 
+    /// Which of the runs share a seed with a recorded one, for a reader: they are no independent draw.
+    pub fn recorded_seeds(&self, runs: &[Record]) -> Option<String> {
+        let recorded = |run: &&Record| self.records.iter().any(|record| record.seed == run.seed);
+        let seeds: Vec<String> = runs.iter().filter(recorded).map(|run| run.seed.to_string()).collect();
+        (!seeds.is_empty())
+            .then(|| format!("recorded runs have the same seed ({}): the intervals suppose another", seeds.join(", ")))
+    }
+
     /// In which keys of the configuration runs differ from the recorded ones, for a reader.
     pub fn differences(&self, runs: &[Record]) -> Option<String> {
         let own = &self.records[0].config;
@@ -184,6 +187,11 @@ fn load_records(folder: &Path) -> Result<Vec<Record>> {
         return Err(Error::new(format!("expected at least three recorded runs, found {}", records.len()))
             .at(folder)
             .hint("a spread needs several seeds: record more with `dif-sr record`"));
+    }
+    if let Some(pair) = records.windows(2).find(|pair| pair[0].0.seed == pair[1].0.seed) {
+        return Err(Error::new(format!("expected records of different seeds, found seed {} twice", pair[1].0.seed))
+            .at(&pair[1].1)
+            .hint("a run and its repetition are one draw: keep one of them"));
     }
     let own = &records[0].0;
     let other =

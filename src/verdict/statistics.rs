@@ -20,7 +20,8 @@ pub struct Difference {
 
 impl Difference {
     fn new(estimate: f64, variance: f64, freedom: f64, error: f64) -> Self {
-        let t = StudentsT::new(0.0, 1.0, freedom).expect("degrees of freedom are positive");
+        // More degrees of freedom change no digit, and statrs finds no quantile for them.
+        let t = StudentsT::new(0.0, 1.0, freedom.min(1e6)).expect("degrees of freedom are positive");
         let deviation = variance.sqrt();
         let half = t.inverse_cdf(1.0 - error / 2.0) * deviation;
         let p = match (estimate == 0.0, deviation == 0.0) {
@@ -83,10 +84,11 @@ pub fn of_users(reference: &[Vec<f64>], ours: &[Vec<f64>], error: f64) -> Option
     let paired: Vec<f64> = our_users.iter().zip(&reference_users).map(|(a, b)| a - b).collect();
     let by_user = squares(&paired) / (users - 1.0).max(1.0) / users;
     let variance = together + by_user;
-    // Satterthwaite: what is uncertain is the spread between runs, which few runs show; the less of the variance it is,
-    // the more certain the variance.
+    // Satterthwaite: the spread between runs is uncertain, because few runs show it; the less of the variance it is, the
+    // more certain the variance, up to what the users show.
     let part = between * share;
-    let freedom = if part > 0.0 { freedom * (variance / part).powi(2).max(1.0) } else { users };
+    let uncertainty = part.powi(2) / freedom + by_user.powi(2) / (users - 1.0).max(1.0);
+    let freedom = if uncertainty > 0.0 { variance.max(part).powi(2) / uncertainty } else { users };
     Some(Difference::new(mean(&our_means) - mean(&reference_means), variance, freedom, error))
 }
 
@@ -204,6 +206,20 @@ mod tests {
         let difference = of_users(&reference, &[run(0.02)], 0.05).expect("a spread");
         let of_means = of_runs(&[0.0, 0.02, -0.02, 0.01, -0.01], &[0.02], 0.0, 0.05).expect("a spread");
         assert!(close(difference.high, of_means.high), "{difference:?} {of_means:?}");
+    }
+
+    #[test]
+    fn a_spread_between_runs_that_is_next_to_nothing_leaves_the_certainty_of_the_users() {
+        // Users change sides in pairs, so that the runs' means agree but for one user's billionth.
+        let run = |by: u32, more: f64| -> Vec<f64> {
+            (0..1000).map(|user| f64::from((user / by) % 2) + if user == 0 { more } else { 0.0 }).collect()
+        };
+        let reference = [run(1, 0.0), run(2, 1e-9), run(4, 0.0)];
+        let difference = of_users(&reference, &[run(5, 0.0)], 0.05).expect("a spread");
+        let paired: Vec<f64> = user_means(&reference).iter().zip(run(5, 0.0)).map(|(a, b)| b - a).collect();
+        let error = deviation(&paired) / 1000.0_f64.sqrt();
+        // t₉₉₉(0.975) = 1.962341.
+        assert!(close((difference.high - difference.estimate) / error, 1.962_341), "{difference:?}");
     }
 
     #[test]

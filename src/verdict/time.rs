@@ -7,6 +7,8 @@ use super::{Finding, Outcome, Record, Row, percent};
 
 /// What decides about a machine's speed: times of different ones do not compare, calibrated or not.
 const MACHINE: [&str; 4] = ["cpu", "gpus", "threads", "device"];
+/// What decides about how a run computes.
+const PATH: [&str; 2] = ["compute_path", "precision"];
 
 /// The section `runs.time` of an expectation.
 #[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
@@ -24,16 +26,19 @@ impl Time {
         }
     }
 
-    /// Compares the median times. `None` where runs have no calibration or another machine.
+    /// Compares the median times. `None` where runs have no calibration, or too few recorded ones are of the
+    /// same machine and compute path.
     ///
     /// It fails only if the whole interval lies above the stated growth, in two runs at least, on machines that kept their
     /// speed: one slow run is measured once more before it counts, and a noisy machine proves nothing.
     pub fn judge(&self, reference: &[Record], ours: &[Record], error: f64, source: &str) -> Option<Finding> {
-        let machine = |run: &Record| MACHINE.map(|key| run.environment(key));
-        if ours.iter().any(|run| machine(run) != machine(&reference[0])) {
+        let own = ours.first()?;
+        if !ours.iter().all(|run| is_alike(run, own)) {
             return None;
         }
-        let row = |name, of: fn(&Record) -> Option<f64>| self.row(name, of, reference, ours, error / 2.0);
+        let reference: Vec<&Record> = reference.iter().filter(|run| is_alike(run, own)).collect();
+        let all: Vec<&Record> = ours.iter().collect();
+        let row = |name, of: fn(&Record) -> Option<f64>| self.row(name, of, &reference, &all, error / 2.0);
         let rows: Vec<Row> =
             [row("epoch", Record::relative_epoch_time), row("evaluation", Record::relative_evaluation_time)]
                 .into_iter()
@@ -75,12 +80,12 @@ impl Time {
         &self,
         name: &str,
         of: fn(&Record) -> Option<f64>,
-        reference: &[Record],
-        ours: &[Record],
+        reference: &[&Record],
+        ours: &[&Record],
         error: f64,
     ) -> Option<Row> {
         // Times vary by factors, so that logarithms have the even spread that the statistics need.
-        let logs = |runs: &[Record]| runs.iter().map(|run| of(run).map(f64::ln)).collect::<Option<Vec<f64>>>();
+        let logs = |runs: &[&Record]| runs.iter().map(|run| of(run).map(f64::ln)).collect::<Option<Vec<f64>>>();
         let (reference, ours) = (logs(reference)?, logs(ours)?);
         let difference = of_runs(&reference, &ours, 0.0, error)?;
         let expected = mean(&reference).exp();
@@ -103,6 +108,12 @@ impl Time {
             decimals: 2,
         })
     }
+}
+
+/// Whether two runs computed in the same way on the same kind of machine.
+fn is_alike(a: &Record, b: &Record) -> bool {
+    MACHINE.iter().all(|key| a.environment(key) == b.environment(key))
+        && PATH.iter().all(|key| a.config.get(*key) == b.config.get(*key))
 }
 
 /// By which share a run's machine changed its speed while it lasted: between the calibrations, or between the quarters of

@@ -206,6 +206,21 @@ fn a_transfer_that_breaks_off_goes_on_where_it_was_behind_redirects_too() {
     assert_eq!(record["archives"][1]["redirected_to"], format!("{}/files/{METADATA}", server.address));
 }
 
+#[test]
+fn what_came_whole_is_not_asked_for_again() {
+    let server = Server::start(|request| match (request.path.ends_with(REVIEWS), request.earlier) {
+        (true, 0) => orderly(request).cut(70),
+        (true, 1..4) => Reply::new("503 Service Unavailable", b""),
+        _ => orderly(request),
+    });
+    let place = Place::new();
+    refusal(&place.fetch(&server, &[]));
+    // As a process leaves it that ends between the last byte and the word that all is there.
+    fs::write(place.path(&format!("dataset/Amazon_Beauty.part/{REVIEWS}.part")), archive(REVIEWS)).expect("written");
+    place.assert_fetched(&place.fetch(&server, &[]));
+    assert_eq!(server.ranges(REVIEWS).len(), 4);
+}
+
 type Answer = fn(&Request) -> Reply;
 
 #[test]
@@ -315,13 +330,18 @@ fn archives_are_held_to_the_sums_that_are_given() {
     let third = Place::new();
     let record = json(&fs::read_to_string(&sums).expect("a record"));
     let sum = record["archives"][1]["sha256"].as_str().expect("a sum").to_owned();
-    fs::write(third.path("bad.sums"), format!("{}  x/{METADATA}\n", "0".repeat(64))).expect("written");
+    let other = record["archives"][0]["sha256"].as_str().expect("a sum").to_owned();
+    fs::write(third.path("one.sums"), format!("{sum}  x/{METADATA}\n")).expect("written");
+    let sentence = refusal(&third.fetch(&server, &["--sums=one.sums"]));
+    assert!(sentence.contains(&format!("found none of {REVIEWS}")), "{sentence}");
+    let of_both = |sum: &str| format!("# of today\n{sum} *{METADATA}\n{other}  x/{REVIEWS}\n");
+    fs::write(third.path("bad.sums"), of_both(&"0".repeat(64))).expect("written");
     let sentence = refusal(&third.fetch(&server, &["--sums=bad.sums"]));
     let expected =
         format!("{}/{METADATA}: expected SHA-256 {}, as bad.sums says, found {sum}", server.address, "0".repeat(64));
     assert!(sentence.starts_with(&expected), "{sentence}");
     assert_eq!(names(&third.path("dataset")), ["Amazon_Beauty.part"]);
-    fs::write(third.path("good.sums"), format!("# of today\n{} *{METADATA}\n", sum.to_uppercase())).expect("written");
+    fs::write(third.path("good.sums"), of_both(&sum.to_uppercase())).expect("written");
     third.assert_fetched(&third.fetch(&server, &["--sums=good.sums"]));
     assert_eq!(server.ranges(METADATA).len(), 4, "what was not as it must be is fetched again");
     let sentence = refusal(&third.fetch(&server, &["--sums=bad.sums"]));
