@@ -1,12 +1,12 @@
 """The seeded run: training, validation, early stopping, test.
 
-    python -m dif_sr_peer.train --config FILE... [--data_path DIR] [--threads 1] [--batches N] [--json OUT] [--key=value]
+    python -m dif_sr_peer.train --config FILE... [--data_path DIR] [--threads 1] [--batches N] [--json OUT] [--record OUT]
+                                [--fault NAME] [--key=value]
 
 Prints every batch's total loss with nine significant digits, enough to tell any two float32 values apart.
 """
 
 import argparse
-import copy
 import json
 import platform
 import time
@@ -17,7 +17,9 @@ from safetensors.torch import save_file
 from . import baselines
 from . import config as configuration
 from . import data as pipeline
+from . import record
 from .config import stop
+from .faults import FAULTS
 from .model import SASRecD
 
 
@@ -56,7 +58,8 @@ def tensor_summary(tensor):
 
 
 class Evaluation:
-    """Full ranking: id 0 is hidden, the history is not; RecBole's collector and metrics."""
+    """Full ranking: id 0 is hidden, the history is not; RecBole's collector and metrics. Keeps the last `ranks`: how many
+    items score higher than each target."""
 
     def __init__(self, options, data):
         from recbole.evaluator import Collector, Evaluator
@@ -69,28 +72,44 @@ class Evaluation:
     @torch.no_grad()
     def __call__(self, model, split, device="cpu"):
         model.eval()
+        self.ranks = []
         for batch in split.batches(self.batch_size):
             seq_output = model(batch["item_id_list"].to(device), batch["item_length"].to(device))
             scores = model.full_sort_scores(seq_output).view(-1, self.n_items)
             scores[:, 0] = -torch.inf
             rows = torch.arange(len(scores))
+            targets = batch["item_id"].to(scores.device)
+            self.ranks += (scores > scores.gather(1, targets.unsqueeze(1))).sum(dim=1).tolist()
             self.collector.eval_batch_collect(scores.cpu(), None, rows, batch["item_id"])
         metrics = self.evaluator.evaluate(self.collector.get_data_struct())
         return {name: float(value) for name, value in metrics.items()}
 
 
-def train(options, data, model, *, extra_shuffles=0, max_batches=None, max_epochs=None, device="cpu", on_event=lambda *_: None):
+def train(
+    options,
+    data,
+    model,
+    *,
+    extra_shuffles=0,
+    max_batches=None,
+    max_epochs=None,
+    device="cpu",
+    also_trained=(),
+    on_event=lambda *_: None,
+):
     """The run, as a mapping with the goldens' keys. `on_event(kind, ...)` hears of batches, epochs and evaluations.
 
-    `extra_shuffles` permutations come before the first epoch's own: see `EXTRA_SHUFFLES` in `goldens`.
+    `extra_shuffles` permutations come before the first epoch's own: see `EXTRA_SHUFFLES` in `goldens`. `also_trained` are
+    tensors given to Adam beside the model's parameters (a planted fault).
     """
     if options["loss_type"] != "CE" or options.get("learner", "adam") != "adam":
         stop("the peer trains with loss_type CE and learner adam only")
     model.to(device)
-    optimizer = torch.optim.Adam(model.parameters(), lr=options["learning_rate"], weight_decay=options["weight_decay"])
+    trained = [*model.parameters(), *(tensor.requires_grad_() for tensor in also_trained)]
+    optimizer = torch.optim.Adam(trained, lr=options["learning_rate"], weight_decay=options["weight_decay"])
     evaluate = Evaluation(options, data)
     valid_metric = options["valid_metric"].lower()
-    result = {"batches": [], "epoch_losses": [], "valid": [], "epoch_seconds": []}
+    result = {"batches": [], "epoch_losses": [], "valid": [], "evaluated": [], "epoch_seconds": [], "valid_seconds": []}
     best_score, best_state, misses = float("-inf"), None, 0
 
     for _ in range(extra_shuffles):
@@ -119,20 +138,26 @@ def train(options, data, model, *, extra_shuffles=0, max_batches=None, max_epoch
         on_event("epoch", epoch, epoch_loss, result["epoch_seconds"][-1])
         if (epoch + 1) % options["eval_step"] != 0:
             continue
+        started = time.perf_counter()
         metrics = evaluate(model, data.valid, device)
+        result["valid_seconds"].append(round(time.perf_counter() - started, 3))
         result["valid"].append(metrics)
+        result["evaluated"].append(epoch)
         on_event("valid", epoch, metrics)
         if metrics[valid_metric] > best_score:  # rounded to four decimals, strictly greater
             best_score, misses = metrics[valid_metric], 0
-            best_state = copy.deepcopy(model.state_dict())
-            result |= {"best_epoch": epoch, "best_valid_score": best_score}
+            best_state = {name: tensor.detach().clone() for name, tensor in parameters(model).items()}
+            result |= {"best_epoch": epoch, "best_valid_score": best_score, "best_valid": metrics}
         else:
             misses += 1
             if misses > options["stopping_step"]:
                 break
     if best_state is not None:
-        model.load_state_dict(best_state)
+        with torch.no_grad():
+            for name, tensor in parameters(model).items():
+                tensor.copy_(best_state[name])
         result["test"] = evaluate(model, data.test, device)
+        result["ranks"] = evaluate.ranks
         on_event("test", result["best_epoch"], result["test"])
     return result
 
@@ -166,6 +191,8 @@ def main():
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dropout", choices=["portable", "torch"], default="portable", help="how masks are drawn")
     parser.add_argument("--json", metavar="OUT", help="write the run as JSON, with the goldens' keys")
+    parser.add_argument("--record", metavar="OUT", help="write the run as a record that `dif-sr gate` judges")
+    parser.add_argument("--fault", choices=FAULTS, metavar="NAME", help="plant a fault: " + ", ".join(FAULTS))
     parser.add_argument("--save_init", metavar="FILE", help="write the initial parameters (.safetensors)")
     parser.add_argument("--save_step1", metavar="FILE", help="write gradients of batch 1 and parameters after its step")
     arguments, rest = parser.parse_known_args()
@@ -180,6 +207,7 @@ def main():
         options["data_path"] = arguments.data_path
     data = pipeline.load(options)
     model = build(options, data, arguments.dropout == "portable")
+    also_trained = (FAULTS[arguments.fault](model) or ()) if arguments.fault else ()
     print(model, f"Trainable parameters: {trainable(model)}", sep="\n")
 
     if arguments.save_init:
@@ -203,11 +231,16 @@ def main():
         max_batches=arguments.batches,
         max_epochs=arguments.epochs,
         device=arguments.device,
+        also_trained=also_trained,
         on_event=on_event,
     )
     if arguments.json:
         with open(arguments.json, "w", encoding="utf-8") as file:
             json.dump(result | run, file, indent=1)
+    if arguments.record:
+        if "ranks" not in run:
+            stop("--record: nothing was tested; leave out --batches, and let an epoch be evaluated")
+        record.write(arguments.record, options, data, run, result["environment"] | {"fault": arguments.fault})
 
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
-"""Quick checks of the peer: `PYTHONPATH=reference pytest reference/tests` from the repository root (under a minute)."""
+"""Quick checks of the peer: `PYTHONPATH=reference pytest reference/tests` from the repository root (about a minute)."""
 
 import json
+import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -8,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from dif_sr_peer import baseline_cases, case, config, data, goldens, planted_faults, train
+from dif_sr_peer import baseline_cases, case, config, data, faults, goldens, planted_faults, train
 from dif_sr_peer.export import Dump, Input, Method, Output
 from dif_sr_peer.model import Attribute, PortableDropout, SASRecD
 
@@ -62,6 +64,36 @@ def test_a_seeded_run_starts_as_the_golden_one():
     for ours, theirs in zip(run["batches"], golden["batches"]):
         assert ours["pos_first"] == theirs["pos_first"]
         assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-5)
+
+
+PROGRAM = os.environ.get("DIF_SR", "target/debug/dif-sr")
+SHORT = ["configs/ml-100k.yaml", "fixtures/verdict/short.yaml"]
+
+
+def test_a_training_becomes_a_record_that_the_gate_judges(tmp_path, monkeypatch):
+    out = tmp_path / "faulty.json"
+    arguments = ["--seed=31", "--fault", "position_added_to_input", "--record", str(out)]
+    monkeypatch.setattr("sys.argv", ["train", "--config", *SHORT, *arguments])
+    train.main()
+    gate = [PROGRAM, "gate", str(out), "--expect", "fixtures/verdict/ml-100k_short.yaml", "--json"]
+    judged = subprocess.run(gate, capture_output=True, text=True)
+    # The gate reads it, finds the same targets, and holds the metrics to the ranks.
+    assert judged.returncode in (0, 1, 3), judged.stderr
+    rows = json.loads(judged.stdout)["verdict"]["findings"][0]["rows"]
+    assert [row["name"] for row in rows] == ["recall@20", "ndcg@20"]
+    assert json.loads(out.read_text())["environment"]["fault"] == "position_added_to_input"
+
+
+@pytest.mark.parametrize("trained", [False, True])
+def test_a_fault_trains_what_it_says(trained):
+    options = config.load(SHORT)
+    splits = data.load(options)
+    model = train.build(options, splits)
+    (table,) = model.attribute_tables().values()
+    before = table.detach().clone()
+    also = faults.attribute_table_trained(model) if trained else ()
+    train.train(options, splits, model, max_batches=1, also_trained=also)
+    assert torch.equal(before, table) != trained
 
 
 def test_the_module_tree_is_the_notebook_s():

@@ -146,3 +146,16 @@ pub(super) fn python(x: f64) -> String {
     }
     format!("{x:?}")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Python: `[str(x) for x in (0.5, 1.0, 0.0, 1e-4, 9.9e-5, 1e-5, 2.5e-9, 1e-12, -1e-7)]`.
+    #[test]
+    fn numbers_are_printed_as_python_prints_them() {
+        let numbers = [0.5, 1.0, 0.0, 1e-4, 9.9e-5, 1e-5, 2.5e-9, 1e-12, -1e-7];
+        let printed = ["0.5", "1.0", "0.0", "0.0001", "9.9e-05", "1e-05", "2.5e-09", "1e-12", "-1e-07"];
+        assert_eq!(numbers.map(python), printed);
+    }
+}
