@@ -9,7 +9,7 @@ use std::process::Output;
 use common::process::{code, dif_sr, refusal, stderr, stdout};
 use common::{TOY, root, write_toy};
 use dif_sr::tensors::{TensorFile, write};
-use serde_json::json;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 fn toy() -> TempDir {
@@ -64,15 +64,15 @@ fn train_leaves_all_evidence_and_evaluate_finds_the_same_metrics() {
     let metrics = fs::read_to_string(run.join("metrics.jsonl")).expect("metrics");
     assert_eq!(metrics.lines().count(), 6);
     for line in metrics.lines() {
-        let line: serde_json::Value = serde_json::from_str(line).expect("JSON");
+        let line: Value = serde_json::from_str(line).expect("JSON");
         assert!(line["seconds"].as_f64().is_some_and(|seconds| seconds > 0.0), "{line}");
     }
 
-    let result: serde_json::Value =
+    let result: Value =
         serde_json::from_str(&fs::read_to_string(run.join("result.json")).expect("a result")).expect("JSON");
     let output = dif_sr(folder.path(), &["evaluate", "run", "--json"]);
     assert_eq!(code(&output), 0, "{}", stderr(&output));
-    let evaluated: serde_json::Value = serde_json::from_str(&stdout(&output)).expect("JSON");
+    let evaluated: Value = serde_json::from_str(&stdout(&output)).expect("JSON");
     assert_eq!(evaluated["test"], result["test"]);
     assert_eq!(evaluated["valid"]["metrics"], result["best_valid"]);
     assert_eq!(evaluated["epoch"], result["best_epoch"]);
@@ -86,7 +86,7 @@ fn evaluations_come_every_eval_step_and_only_where_there_are_rows_for_them() {
         assert_eq!(code(&output), 0, "{}", stderr(&output));
         let metrics = fs::read_to_string(folder.path().join("run").join("metrics.jsonl")).expect("metrics");
         fs::remove_dir_all(folder.path().join("run")).expect("removed");
-        let lines = metrics.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).expect("JSON"));
+        let lines = metrics.lines().map(|line| serde_json::from_str::<Value>(line).expect("JSON"));
         lines.filter(|line| line.get("valid").is_some()).map(|line| line["epoch"].clone()).collect::<Vec<_>>()
     };
     assert_eq!(evaluated(&["--eval_step=2"]), [1]);
@@ -354,9 +354,15 @@ fn reproduce_takes_config_files_alone_and_expects_what_stands_beside_the_last() 
     assert!(config.contains("seed: 7\n") && config.contains("epochs: 1\n"), "{config}");
 
     // What the run is held to names its files by where they are, so that it can be read from the run folder.
+    let losses = fs::read_to_string(folder.path().join("run/losses.tsv")).expect("losses");
+    let losses =
+        losses.lines().skip(1).map(|line| line.split('\t').nth(2).expect("a total").parse().expect("a number"));
+    let mut batches: Vec<Value> = losses.map(|loss: f32| json!({ "loss": loss })).collect();
+    let (first, n) = (batches[0]["loss"].as_f64().expect("a number"), batches.len());
+    batches[0]["loss"] = json!(first * 1.5);
     let golden = json!({
         "resolved_config": { "dataset": "toy", "seed": 7, "valid_metric": "Recall@5" },
-        "valid": [{ "recall@5": 0.5 }], "test": { "recall@5": 0.5 },
+        "valid": [{ "recall@5": 0.5 }], "test": { "recall@5": 0.5 }, "batches": batches,
     });
     fs::write(folder.path().join("golden.json"), golden.to_string()).expect("written");
     let expectation = "figures: {source: a golden run, margin: {metric: 1}, golden: ../golden.json}\n";
@@ -366,6 +372,11 @@ fn reproduce_takes_config_files_alone_and_expects_what_stands_beside_the_last() 
         ["reproduce", "--out=a/b/c/run", "--config_files", "first.yaml", "last.yaml"].into_iter().chain(toy);
     let output = dif_sr(folder.path(), &arguments.collect::<Vec<_>>());
     assert_eq!(code(&output), 0, "{}", stderr(&output));
+    let equal = format!(
+        "note: {} of {n} batch losses are the golden run's to the bit; the largest relative difference is 3.3e-1",
+        n - 1
+    );
+    assert!(stdout(&output).contains(&equal), "{}", stdout(&output));
     let output = dif_sr(folder.path(), &["gate", "a/b/c/run", "--expect=a/b/c/run/expectation.yaml"]);
     assert_eq!(code(&output), 0, "{}", stderr(&output));
 }

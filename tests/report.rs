@@ -145,6 +145,13 @@ fn a_narrow_screen_shows_the_whole_width() {
 }
 
 #[test]
+fn runs_that_cannot_be_judged_together_are_shown_all_the_same() {
+    let page = report(&["one", "one", "--expect=expect.yaml", "--out=same.html"]);
+    assert!(page.contains("expected runs of different seeds, found one seed twice"), "the verdict says why it is open");
+    assert!(page.contains("<svg"), "the curves are there");
+}
+
+#[test]
 fn the_page_is_self_contained_and_speaks_without_sight() {
     let page = report(&["one", "two", "--out=alone.html"]);
     for reference in ["http://", "https://", "src=", "@import", "<script"] {

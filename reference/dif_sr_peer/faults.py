@@ -59,7 +59,7 @@ def left_padding(model):
 
     def left_padded(item_seq, item_seq_len):
         length = item_seq.shape[1]
-        source = torch.arange(length) - (length - item_seq_len).unsqueeze(1)
+        source = torch.arange(length, device=item_seq.device) - (length - item_seq_len).unsqueeze(1)
         moved = torch.where(source >= 0, item_seq.gather(1, source.clamp(min=0)), 0)
         return forward(moved, torch.full_like(item_seq_len, length))
 

@@ -5,7 +5,7 @@ reference path: same operations, same order, same random draws. Names of classes
 of the authors' `state_dict`, so that `str(model)` prints the module tree of their notebook.
 
 Dimensions: B sequences, L positions, H hidden size, n attributes, S tokens of an item, V items with the padding id.
-Small methods (`fuse`, `probabilities`, `last_position`, ...) are one decision each: `planted_faults` overrides them.
+Small methods (`fuse`, `probabilities`, `last_position`, ...) are one decision each: `faults` overrides them.
 """
 
 import copy

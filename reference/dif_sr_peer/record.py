@@ -6,8 +6,13 @@ Another implementation needs no more than this: a rank for every test target, an
 import hashlib
 import json
 
-# Where and how a run is done: these say nothing about which run it is.
-NOT_THE_EXPERIMENT = {"seed", "data_path", "eval_batch_size", "device", "gpu_id", "use_gpu", "state", "checkpoint_dir"}
+# Keys that a record of `dif-sr` does not have: where and how a run is done, and what has one value here.
+NOT_THE_EXPERIMENT = {
+    *("seed", "data_path", "eval_batch_size", "device", "gpu_id", "use_gpu", "state", "checkpoint_dir", "threads"),
+    *("RATING_FIELD", "eval_args", "learner", "loss_decimal_place", "normalize_all", "repeatable"),
+}
+# Keys that it has, and the peer does not.
+REFERENCE = {"compute_path": "reference", "precision": "float32", "val_interval": None}
 
 
 def write(path, options, data, run, environment):
@@ -30,7 +35,7 @@ def write(path, options, data, run, environment):
         "evaluation_seconds": line(run["valid_seconds"]),
         "calibration_seconds": "",
         "environment": environment,
-        "config": {key: value for key, value in options.items() if key not in NOT_THE_EXPERIMENT},
+        "config": REFERENCE | {key: value for key, value in options.items() if key not in NOT_THE_EXPERIMENT},
         "targets_sha256": hashlib.sha256(targets.encode()).hexdigest(),
         "ranks": line(run["ranks"]),
     }

@@ -10,6 +10,7 @@ import argparse
 import json
 import platform
 import time
+from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
@@ -205,6 +206,12 @@ def main():
     options = configuration.load(arguments.config, [option[2:] for option in rest])
     if arguments.data_path:
         options["data_path"] = arguments.data_path
+    if arguments.record and arguments.batches:
+        stop("--record: a run of some --batches is not tested; leave one of them out")
+    if arguments.fault and options.get("model", "SASRecD") != "SASRecD":
+        stop(f"--fault: the faults are DIF-SR's, and {options['model']} is another model")
+    if arguments.record:
+        Path(arguments.record).parent.mkdir(parents=True, exist_ok=True)
     data = pipeline.load(options)
     model = build(options, data, arguments.dropout == "portable")
     also_trained = (FAULTS[arguments.fault](model) or ()) if arguments.fault else ()
@@ -239,7 +246,7 @@ def main():
             json.dump(result | run, file, indent=1)
     if arguments.record:
         if "ranks" not in run:
-            stop("--record: nothing was tested; leave out --batches, and let an epoch be evaluated")
+            stop("--record: nothing was tested, since no epoch was evaluated: lower eval_step")
         record.write(arguments.record, options, data, run, result["environment"] | {"fault": arguments.fault})
 
 

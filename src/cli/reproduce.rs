@@ -25,7 +25,9 @@ pub fn run(args: ReproduceArgs, overrides: &[(String, String)], json: bool) -> R
     let result = training.run()?;
     let folder = &training.folder;
     folder.finish(&result)?;
-    let verdict = expectation.judge(&[Record::load(folder.path())?])?;
+    let record = Record::load(folder.path())?;
+    let mut verdict = expectation.judge(std::slice::from_ref(&record))?;
+    verdict.notes.extend(expectation.equal_losses(&record, folder.path())?);
     folder.write_json("verdict.json", &verdict)?;
     let page = page(&[Run::load(folder.path())?], Some((&expectation, &verdict)))?;
     replace(&folder.path().join("report.html"), page.as_bytes())?;

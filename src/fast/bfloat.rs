@@ -45,21 +45,26 @@ thread_local! {
     static FACTORS: RefCell<[Packed; 2]> = RefCell::default();
 }
 
-/// Whether this processor has the instructions, and no matrix unit for bfloat16 (AMX), with which libtorch is faster.
-pub(super) static SUPPORTED: LazyLock<bool> = LazyLock::new(|| {
+/// Whether products are to be taken here: not where a matrix unit for bfloat16 (AMX) is, which libtorch uses.
+pub(super) static PREFERRED: LazyLock<bool> = LazyLock::new(|| {
     // Function 7, EDX bit 22.
     let amx = || __cpuid_count(7, 0).edx >> 22 & 1 == 1;
-    is_x86_feature_detected!("avx512bf16") && is_x86_feature_detected!("avx512bw") && !amx()
+    is_supported() && !amx()
 });
 
-/// As [`super::product::product`], which see.
+/// Whether this processor has the instructions.
+fn is_supported() -> bool {
+    is_x86_feature_detected!("avx512bf16") && is_x86_feature_detected!("avx512bw")
+}
+
+/// As [`super::product::product`].
 ///
 /// # Safety
-/// [`SUPPORTED`] holds.
+/// The processor has the instructions, as [`PREFERRED`] says.
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
 pub(super) unsafe fn product(a: Matrix, b: Matrix, out: &mut [f32], into: Into) {
     let ([m, k], [height, n]) = (a.size(), b.size());
-    assert!(height == k && out.len() == m * n);
+    assert!(height == k && k > 0 && out.len() == m * n);
     FACTORS.with_borrow_mut(|[left, right]| {
         left.pack::<LEFT>(a, [m, k], !a.transposed);
         right.pack::<RIGHT>(b, [n, k], b.transposed);
@@ -273,7 +278,7 @@ mod tests {
 
     #[test]
     fn products_of_small_integers_are_exact_in_every_shape_and_leave_nothing_out() {
-        if !*SUPPORTED {
+        if !is_supported() {
             return println!("left out: this processor has no bfloat16 products of its own here");
         }
         // Eight bits hold the numbers, and float32 their sums.
@@ -292,7 +297,7 @@ mod tests {
                     false => matrix.data[i * matrix.columns + j],
                 };
                 let mut out: Vec<f32> = (0..m * n).map(|i| i as f32).collect();
-                // SAFETY: it is supported.
+                // SAFETY: the instructions are there.
                 unsafe { product(a, b, &mut out, into) };
                 for (at_out, &found) in out.iter().enumerate() {
                     let (i, j) = (at_out / n, at_out % n);
@@ -306,12 +311,12 @@ mod tests {
 
     #[test]
     fn factors_are_rounded_to_the_nearest_bfloat16() {
-        if !*SUPPORTED {
+        if !is_supported() {
             return println!("left out: this processor has no bfloat16 products of its own here");
         }
         let mut out = [0.0; 2];
         // 257 and 259 lie between the bfloat16 numbers 256, 258 and 260: a tie goes to the even one.
-        // SAFETY: it is supported.
+        // SAFETY: the instructions are there.
         unsafe { product(Matrix::new(&[257.0, 259.0], 1), Matrix::new(&[1.0], 1), &mut out, Into::Replace) };
         assert_eq!(out, [256.0, 260.0]);
     }

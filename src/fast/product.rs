@@ -73,7 +73,7 @@ pub(super) fn product(precision: Precision, a: Matrix, b: Matrix, out: &mut [f32
         return;
     }
     #[cfg(target_arch = "x86_64")]
-    if precision == Precision::Bf16 && *bfloat::SUPPORTED {
+    if precision == Precision::Bf16 && *bfloat::PREFERRED {
         // SAFETY: the condition is the promise.
         return unsafe { bfloat::product(a, b, out, into) };
     }

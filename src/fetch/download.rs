@@ -143,7 +143,10 @@ impl Client {
             // A server that sends other bytes than it was asked for cannot be gone on with.
             let range = content_range(response.headers());
             // A server that did not say the size at first may say it now.
-            state.bytes = state.bytes.or(range.and_then(|(_, whole)| whole));
+            if state.bytes.is_none() {
+                state.bytes = range.and_then(|(_, whole)| whole);
+                state.write(&place.state(name))?;
+            }
             if range != Some((have, state.bytes)) {
                 place.forget(name);
                 *state = State::of(&state.url);

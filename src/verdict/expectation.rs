@@ -49,7 +49,13 @@ impl Expectation {
         })
     }
 
-    /// The text of an expectation's file with the paths in it made absolute, so that a copy says the same anywhere.
+    /// How many batch losses of a run are those of a golden run, to the bit, for a reader; `None` where there is nothing to
+    /// compare.
+    pub fn equal_losses(&self, run: &Record, folder: &Path) -> Result<Option<String>> {
+        self.figures.as_ref().map_or(Ok(None), |figures| figures.equal_losses(run, folder))
+    }
+
+    /// The text of an expectation's file with the paths in it made absolute: a copy in another folder says the same.
     pub fn text_for_elsewhere(path: &Path) -> Result<String> {
         let text = fs::read_to_string(path).map_err(|e| Error::io(path, "read what is expected", e))?;
         let not_read = |problem: String| Error::new(problem).at(path).hint("see docs/verdict.md for the form");
@@ -97,7 +103,7 @@ impl Expectation {
     /// Judges runs, one or several, which must differ in their seeds.
     ///
     /// # Errors
-    /// Runs on other targets than the recorded ones.
+    /// Two runs of one seed, runs on another data set than the golden one or on other targets than the recorded ones.
     pub fn judge(&self, runs: &[Record]) -> Result<Verdict> {
         let seeds: BTreeSet<i64> = runs.iter().map(|run| run.seed).collect();
         if seeds.len() < runs.len() {

@@ -26,6 +26,8 @@ struct GoldenRun {
     dataset: String,
     seed: i64,
     best_epoch: usize,
+    /// The total loss of every batch.
+    losses: Vec<f32>,
 }
 
 /// The section's form: values in a golden file, or written out.
@@ -57,7 +59,14 @@ struct Margin {
 struct Golden {
     valid: Vec<Metrics>,
     test: Metrics,
+    #[serde(default)]
+    batches: Vec<Batch>,
     resolved_config: Map<String, Value>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Batch {
+    loss: f32,
 }
 
 impl Figures {
@@ -141,6 +150,33 @@ impl Figures {
         Ok(Some(Finding { claim: "figures", source: self.source.clone(), outcome: worst(&rows), sentence, rows }))
     }
 
+    /// How many batch losses of the run in `folder` are the golden run's to the bit, for a reader. `None` where they cannot be:
+    /// another seed, and the fast path, whose dropout masks are others.
+    pub fn equal_losses(&self, run: &Record, folder: &Path) -> Result<Option<String>> {
+        let golden = self.run.as_ref().filter(|golden| golden.seed == run.seed && !golden.losses.is_empty());
+        let Some(golden) = golden.filter(|_| run.config.get("compute_path").is_some_and(|path| path == "reference"))
+        else {
+            return Ok(None);
+        };
+        let path = folder.join("losses.tsv");
+        let text = fs::read_to_string(&path).map_err(|e| Error::io(&path, "read the losses", e))?;
+        // Columns: epoch, batch, total, …
+        let losses = text.lines().skip(1).map(|line| line.split('\t').nth(2)?.parse::<f32>().ok());
+        let losses: Vec<f32> = losses.collect::<Option<_>>().ok_or_else(|| {
+            Error::new("expected a number in the third column of every line")
+                .at(&path)
+                .hint("use the run as it was written")
+        })?;
+        let pairs = || losses.iter().zip(&golden.losses);
+        let equal = pairs().filter(|(ours, golden)| ours == golden).count();
+        let relative = |(ours, golden): (&f32, &f32)| f64::from((ours - golden).abs()) / f64::from(*golden);
+        let largest = pairs().map(relative).fold(0.0, f64::max);
+        Ok(Some(format!(
+            "{equal} of {} batch losses are the golden run's to the bit; the largest relative difference is {largest:.1e}",
+            golden.losses.len()
+        )))
+    }
+
     /// Why nothing was judged, for a reader.
     pub fn passed_over(&self) -> String {
         let seed = self.run.as_ref().map_or(0, |run| run.seed);
@@ -162,7 +198,9 @@ impl Golden {
             }
         }
         best.map(|(best_epoch, _)| {
-            (GoldenRun { dataset: dataset.to_owned(), seed, best_epoch }, self.valid[best_epoch].clone())
+            let losses = self.batches.iter().map(|batch| batch.loss).collect();
+            let run = GoldenRun { dataset: dataset.to_owned(), seed, best_epoch, losses };
+            (run, self.valid[best_epoch].clone())
         })
     }
 }
