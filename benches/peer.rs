@@ -60,10 +60,12 @@ fn main() {
         let prepared = Prepared::new(&config).expect("the data loads");
         let mut ours = Ours::new(&config, &prepared);
         let mut training = Row::new("four training steps, bf16", 6.0);
+        let mut evaluation = Row::new("evaluation of 22,363 users, bf16", 4.0);
         for _ in 0..ROUNDS {
             training.add(ours.train(), peer.time(&format!("train {STEPS}")));
+            evaluation.add(ours.evaluate(), peer.time("evaluate"));
         }
-        table.push(training);
+        table.extend([training, evaluation]);
     } else {
         println!("bf16: left out, this processor has no bfloat16 products");
     }

@@ -171,10 +171,13 @@ impl Figures {
         let equal = pairs().filter(|(ours, golden)| ours == golden).count();
         let relative = |(ours, golden): (&f32, &f32)| f64::from((ours - golden).abs()) / f64::from(*golden);
         let largest = pairs().map(relative).fold(0.0, f64::max);
-        Ok(Some(format!(
-            "{equal} of {} batch losses are the golden run's to the bit; the largest relative difference is {largest:.1e}",
-            golden.losses.len()
-        )))
+        let all = golden.losses.len();
+        Ok(Some(match equal == all {
+            true => format!("all {all} batch losses are the golden run's to the bit"),
+            false => format!(
+                "{equal} of {all} batch losses are the golden run's to the bit; the largest relative difference is {largest:.1e}"
+            ),
+        }))
     }
 
     /// Why nothing was judged, for a reader.
