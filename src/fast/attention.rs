@@ -1,8 +1,12 @@
 //! Fused attention between the products of a layer, sequence by sequence, forward and backward.
+//!
+//! What is done to single scores goes side by side for all queries and heads of a sequence: lane i · heads + n is query i in
+//! head n, and a score map is `[L, lanes]`, by key.
 
-use super::fusion::{Fusion, FusionGrad};
-use super::kernels::{axpy, axpy_padded, combine, dot_padded, softmax_padded};
+use super::fusion::{Fusion, Maps, softmax};
+use super::kernels::{LANES, Lanes, Terms, copy, dots};
 use super::norm::Drops;
+use super::table::Table;
 
 /// A sequence of a chunk.
 #[derive(Debug, Clone, Copy)]
@@ -30,15 +34,13 @@ pub(super) enum Queries {
 /// One layer's attention: what does not change within a batch.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Attention<'a> {
+    /// H.
+    pub h: usize,
     pub heads: usize,
     /// L.
     pub length: usize,
-    /// The floats of a row of scores, P.
-    pub padded: usize,
     pub queries: Queries,
-    pub fusion: &'a Fusion,
-    /// `[heads, L, P]`: the same for every sequence.
-    pub position: &'a [f32],
+    pub fusion: Fusion<'a>,
     pub drops: Drops<'a>,
 }
 
@@ -52,32 +54,22 @@ pub(super) struct Streams<'a> {
     pub key: &'a [f32],
     /// `[valued rows, H]`
     pub value: &'a [f32],
-    pub attributes: &'a [AttributeRows],
-    /// The distinct item of every row.
-    pub distinct: &'a [u32],
+    /// Of the attributes and of the position.
+    pub tables: &'a [Table<'a>],
 }
 
-/// Queries and keys of an attribute, or their gradient.
-#[derive(Debug, Default)]
-pub(super) struct AttributeRows {
-    /// `[distinct items, 2 dᵢ]`: queries, then keys.
-    pub rows: Vec<f32>,
-    /// dᵢ.
-    pub size: usize,
-}
-
-/// What the forward pass leaves for the backward pass.
+/// What the forward pass leaves for the backward pass: of each sequence, in blocks of lanes.
 #[derive(Debug, Default)]
 pub(super) struct Scores {
-    /// Attributes and item, `[queries, heads, maps − 1, P]`.
-    maps: Vec<f32>,
-    /// The gate's, `[queries, heads, maps]`.
-    weights: Vec<f32>,
-    /// After the softmax, before dropout, `[queries, heads, P]`.
-    probs: Vec<f32>,
+    /// Attributes, item and position, `[maps, L, blocks]`.
+    maps: Vec<Lanes>,
+    /// The gate's, `[blocks, maps]`.
+    gates: Vec<Lanes>,
+    /// After the softmax, before dropout, `[L, blocks]`.
+    probs: Vec<Lanes>,
 }
 
-/// Gradients that the backward pass adds to.
+/// Gradients: those of the streams are written, the others are added to.
 #[derive(Debug)]
 pub(super) struct Gradients<'a> {
     /// `[queries, H]`
@@ -86,40 +78,69 @@ pub(super) struct Gradients<'a> {
     pub key: &'a mut [f32],
     /// `[valued rows, H]`
     pub value: &'a mut [f32],
-    pub attributes: &'a mut [AttributeRows],
-    /// `[heads, L, P]`
-    pub position: &'a mut [f32],
-    pub fusion: &'a mut FusionGrad,
+    /// Of every table's scores or sides.
+    pub tables: &'a mut [&'a mut [f32]],
+    /// Of the fusion's parameters, one after the other.
+    pub fusion: &'a mut [Lanes],
 }
 
 /// Added to the scores of padded and future keys, as in the reference.
 const MASKED: f32 = -10_000.0;
 
-impl AttributeRows {
-    /// Where the query (0) or the key (1) of an item and a head lies.
-    #[inline(always)]
-    fn at(&self, item: u32, which: usize, head: usize, heads: usize) -> std::ops::Range<usize> {
-        let size = self.size / heads;
-        let start = (2 * item as usize + which) * self.size + head * size;
-        start..start + size
-    }
-}
-
 impl Attention<'_> {
     /// Of a sequence with its number in the chunk: the rows of its queries, and their positions.
     #[inline(always)]
-    fn queries(self, number: usize, sequence: Sequence) -> impl Iterator<Item = (usize, usize)> {
+    fn queries(self, number: usize, sequence: Sequence) -> impl Iterator<Item = (usize, usize)> + Clone {
         match self.queries {
             Queries::All => (sequence.start..sequence.start + sequence.rows).zip(0..sequence.rows),
             Queries::Last => (number..number + 1).zip(sequence.items - 1..sequence.items),
         }
     }
 
-    /// The position stream's scores of a query.
+    /// The blocks of a map's lanes.
     #[inline(always)]
-    fn position(&self, head: usize, i: usize) -> std::ops::Range<usize> {
-        let start = (head * self.length + i) * self.padded;
-        start..start + self.padded
+    fn blocks(self) -> usize {
+        let queries = if self.queries == Queries::All { self.length } else { 1 };
+        (queries * self.heads).div_ceil(LANES)
+    }
+}
+
+/// What is multiplied with a sequence's probabilities, and added to its scores: maps.
+#[derive(Debug)]
+struct Masks {
+    /// Of future keys: 0 or [`MASKED`].
+    future: Vec<Lanes>,
+    /// Dropout's factors.
+    drops: Vec<Lanes>,
+    /// The factors of one query, by key and head.
+    row: Vec<f32>,
+}
+
+impl Masks {
+    #[inline(always)]
+    fn new(attention: Attention) -> Self {
+        let Attention { heads, length, .. } = attention;
+        let blocks = attention.blocks();
+        let mut future = vec![[0.0; LANES]; length * blocks];
+        if attention.queries == Queries::All {
+            let keys = future.as_flattened_mut().chunks_exact_mut(blocks * LANES).enumerate();
+            keys.for_each(|(j, future)| future[..j * heads].fill(MASKED));
+        }
+        Self { drops: vec![[1.0; LANES]; future.len()], future, row: vec![0.0; length * heads] }
+    }
+
+    /// Draws the factors of a sequence.
+    #[inline(always)]
+    fn draw(&mut self, attention: Attention, number: usize, sequence: Sequence) {
+        let (heads, width) = (attention.heads, attention.blocks() * LANES);
+        for (q, (row, _)) in attention.queries(number, sequence).enumerate() {
+            if attention.drops.mask(row, &mut self.row) {
+                let drops = self.drops.as_flattened_mut().chunks_exact_mut(width);
+                for (to, drops) in drops.zip(self.row.chunks_exact(heads)) {
+                    copy(drops, &mut to[q * heads..]);
+                }
+            }
+        }
     }
 }
 
@@ -129,68 +150,61 @@ impl Attention<'_> {
 /// context `[queries, H]`
 #[multiversion::multiversion(targets("x86_64+avx512f", "x86_64+avx2+fma", "aarch64+neon"))]
 pub(super) fn forward(attention: Attention, streams: Streams, scores: &mut Scores, context: &mut [f32]) {
-    let Attention { heads, padded: p, fusion, drops, .. } = attention;
-    let Streams { sequences, query, key, value, attributes, distinct } = streams;
-    let maps = attributes.len() + 2;
-    let h = key.len() / distinct.len();
-    let d = h / heads;
-    let scale = 1.0 / (d as f32).sqrt();
-    let n = query.len() / h;
-    scores.maps.clear();
-    scores.maps.resize(n * heads * (maps - 1) * p, 0.0);
-    scores.weights.resize(n * heads * maps, 0.0);
-    scores.probs.resize(n * heads * p, 0.0);
-    context.fill(0.0);
-    let (mut masks, mut scratch) = (vec![1.0; attention.length * heads * p], vec![0.0; p]);
-    let mut keys: Vec<Vec<f32>> =
-        attributes.iter().map(|a| a.size / heads).chain([d]).map(|d| vec![0.0; d * p]).collect();
-    for (number, &sequence) in sequences.iter().enumerate() {
-        let rows = sequence.start..sequence.start + sequence.rows;
-        for ((row, _), mask) in attention.queries(number, sequence).zip(masks.chunks_exact_mut(heads * p)) {
-            drops.mask(row, mask);
-        }
-        for head in 0..heads {
-            let own = head * d..(head + 1) * d;
-            let (item_keys, attribute_keys) = keys.split_last_mut().expect("the item's keys come last");
-            for (attribute, keys) in attributes.iter().zip(&mut *attribute_keys) {
-                let keys_of = distinct[rows.clone()].iter().map(|&item| attribute.at(item, 1, head, heads));
-                transpose(keys_of.map(|at| &attribute.rows[at]), keys, p);
-            }
-            transpose(rows.clone().map(|row| &key[row * h..][own.clone()]), item_keys, p);
-            for ((row, i), mask) in attention.queries(number, sequence).zip(masks.chunks_exact(heads * p)) {
-                let at = row * heads + head;
-                let map = &mut scores.maps[at * (maps - 1) * p..][..(maps - 1) * p];
-                for ((attribute, keys), map) in attributes.iter().zip(&*attribute_keys).zip(map.chunks_exact_mut(p)) {
-                    let q = attribute.at(distinct[sequence.start + i], 0, head, heads);
-                    combine(&attribute.rows[q], keys, map);
-                }
-                combine(&query[row * h..][own.clone()], item_keys, &mut map[(maps - 2) * p..]);
-                let position = &attention.position[attention.position(head, i)];
-                let probs = &mut scores.probs[at * p..][..p];
-                fusion.forward(map, position, &mut scores.weights[at * maps..][..maps], probs, &mut scratch);
-                for (j, score) in probs[..sequence.rows].iter_mut().enumerate() {
-                    *score = *score * scale + if j > i || j >= sequence.items { MASKED } else { 0.0 };
-                }
-                probs[sequence.rows..].fill(f32::NEG_INFINITY);
-                softmax_padded(probs);
-                let context = &mut context[row * h..][own.clone()];
-                for j in 0..sequence.valued {
-                    let weight = probs[j] * mask[head * p + j];
-                    if weight != 0.0 {
-                        axpy(weight, &value[(sequence.values + j) * h..][own.clone()], context);
-                    }
+    let Attention { h, heads, length, fusion, .. } = attention;
+    let Streams { sequences, query, key, value, tables } = streams;
+    let (maps, blocks, d) = (tables.len() + 1, attention.blocks(), h / heads);
+    let (width, scale) = (blocks * LANES, 1.0 / (d as f32).sqrt());
+    scores.resize(sequences.len(), maps, length, blocks);
+    let mut masks = Masks::new(attention);
+    let (mut fused, mut weights) = (vec![[0.0; LANES]; length], vec![[0.0; LANES]; length * blocks]);
+    let all = sequences.iter().zip(scores.maps.chunks_exact_mut(maps * length * blocks));
+    let all = all.zip(scores.gates.chunks_exact_mut(blocks * maps)).zip(scores.probs.chunks_exact_mut(length * blocks));
+    for (number, (((&sequence, own), gates), probs)) in all.enumerate() {
+        masks.draw(attention, number, sequence);
+        let flat = own.as_flattened_mut();
+        // All look-ups at once, so that the memory answers to them at once.
+        for (t, table) in tables.iter().enumerate() {
+            let map = &mut flat[place(t, tables) * length * width..][..length * width];
+            for (q, (_, i)) in attention.queries(number, sequence).enumerate() {
+                for j in 0..sequence.rows {
+                    let to = &mut map[j * width + q * heads..][..heads];
+                    table.score(sequence.start + i, sequence.start + j, to);
                 }
             }
         }
-    }
-}
-
-/// Lays rows side by side as columns: `[n, d]` → `[d, P]`.
-#[inline(always)]
-fn transpose<'a>(rows: impl Iterator<Item = &'a [f32]>, columns: &mut [f32], p: usize) {
-    columns.fill(0.0);
-    for (j, row) in rows.enumerate() {
-        row.iter().zip(columns.chunks_exact_mut(p)).for_each(|(&x, column)| column[j] = x);
+        for (q, (row, _)) in attention.queries(number, sequence).enumerate() {
+            for j in 0..sequence.rows {
+                let to = &mut flat[((maps - 2) * length + j) * width + q * heads..][..heads];
+                dots(&query[row * h..][..h], &key[(sequence.start + j) * h..][..h], to);
+            }
+        }
+        for block in 0..blocks {
+            let fused = &mut fused[..sequence.rows];
+            let of_block = Maps { all: own, length, blocks, block, keys: sequence.rows };
+            fusion.forward(of_block, &mut gates[block * maps..][..maps], fused);
+            for (j, score) in fused.iter_mut().enumerate() {
+                let mask = if j < sequence.items { masks.future[j * blocks + block] } else { [MASKED; LANES] };
+                for lane in 0..LANES {
+                    score[lane] = score[lane] * scale + mask[lane];
+                }
+            }
+            softmax(fused);
+            for (j, prob) in fused.iter().enumerate() {
+                let at = j * blocks + block;
+                probs[at] = *prob;
+                for lane in 0..LANES {
+                    weights[at][lane] = prob[lane] * masks.drops[at][lane];
+                }
+            }
+        }
+        let values = &value[sequence.values * h..];
+        for (q, (row, _)) in attention.queries(number, sequence).enumerate() {
+            for (head, context) in context[row * h..][..h].chunks_exact_mut(d).enumerate() {
+                let weights = &weights.as_flattened()[q * heads + head..];
+                let rows = &values[head * d..];
+                Terms { weights, step: width, rows, stride: h, n: sequence.valued }.sum(context);
+            }
+        }
     }
 }
 
@@ -200,63 +214,104 @@ fn transpose<'a>(rows: impl Iterator<Item = &'a [f32]>, columns: &mut [f32], p: 
 /// dcontext `[queries, H]`
 #[multiversion::multiversion(targets("x86_64+avx512f", "x86_64+avx2+fma", "aarch64+neon"))]
 pub(super) fn backward(attention: Attention, streams: Streams, scores: &Scores, dcontext: &[f32], into: Gradients) {
-    let Attention { heads, padded: p, fusion, drops, .. } = attention;
-    let Streams { sequences, query, key, value, attributes, distinct } = streams;
-    let maps = attributes.len() + 2;
-    let h = key.len() / distinct.len();
-    let d = h / heads;
-    let scale = 1.0 / (d as f32).sqrt();
-    let (mut masks, mut scratch) = (vec![1.0; attention.length * heads * p], vec![0.0; p]);
-    let (mut dfused, mut dmaps, mut values) = (vec![0.0; p], vec![0.0; maps * p], vec![0.0; d * p]);
-    for (number, &sequence) in sequences.iter().enumerate() {
-        let rows = sequence.start..sequence.start + sequence.rows;
-        let value_rows = sequence.values..sequence.values + sequence.valued;
-        for ((row, _), mask) in attention.queries(number, sequence).zip(masks.chunks_exact_mut(heads * p)) {
-            drops.mask(row, mask);
+    let Attention { h, heads, length, fusion, .. } = attention;
+    let Streams { sequences, query, key, value, tables } = streams;
+    let (maps, blocks, d) = (tables.len() + 1, attention.blocks(), h / heads);
+    let (width, scale) = (blocks * LANES, 1.0 / (d as f32).sqrt());
+    let mut masks = Masks::new(attention);
+    let map = || vec![[0.0; LANES]; length * blocks];
+    // Of the probabilities after dropout: themselves and their gradient.
+    let (mut weights, mut dweights) = (map(), map());
+    let (mut dfused, mut of_block) = (vec![[0.0; LANES]; length], vec![[0.0; LANES]; maps * length]);
+    let mut dmaps: Vec<Vec<Lanes>> = (0..maps).map(|_| map()).collect();
+    let all = sequences.iter().zip(scores.maps.chunks_exact(maps * length * blocks));
+    let all = all.zip(scores.gates.chunks_exact(blocks * maps)).zip(scores.probs.chunks_exact(length * blocks));
+    for (number, (((&sequence, own), gates), probs)) in all.enumerate() {
+        let keys = sequence.start..sequence.start + sequence.rows;
+        let values = sequence.values..sequence.values + sequence.valued;
+        let queries = attention.queries(number, sequence);
+        masks.draw(attention, number, sequence);
+        for (q, (row, _)) in queries.clone().enumerate() {
+            for (j, value) in value[values.start * h..values.end * h].chunks_exact(h).enumerate() {
+                let to = &mut dweights.as_flattened_mut()[j * width + q * heads..][..heads];
+                dots(&dcontext[row * h..][..h], value, to);
+            }
         }
-        for head in 0..heads {
-            let own = head * d..(head + 1) * d;
-            transpose(value_rows.clone().map(|row| &value[row * h..][own.clone()]), &mut values, p);
-            for ((row, i), mask) in attention.queries(number, sequence).zip(masks.chunks_exact(heads * p)) {
-                let at = row * heads + head;
-                let (probs, map) =
-                    (&scores.probs[at * p..][..p], &scores.maps[at * (maps - 1) * p..][..(maps - 1) * p]);
-                let (mask, dcontext) = (&mask[head * p..][..p], &dcontext[row * h..][own.clone()]);
-                for (j, row) in value_rows.clone().enumerate() {
-                    let weight = probs[j] * mask[j];
-                    if weight != 0.0 {
-                        axpy(weight, dcontext, &mut into.value[row * h..][own.clone()]);
-                    }
-                }
-                dfused.fill(0.0);
-                combine(dcontext, &values, &mut dfused);
-                dfused.iter_mut().zip(mask).for_each(|(grad, m)| *grad *= m);
-                let mean = dot_padded(probs, &dfused);
-                for (grad, prob) in dfused.iter_mut().zip(probs) {
-                    *grad = prob * (*grad - mean) * scale;
-                }
-                let position = attention.position(head, i);
-                let weights = &scores.weights[at * maps..][..maps];
-                let map = (map, &attention.position[position.clone()]);
-                fusion.backward(map, weights, &dfused, &mut dmaps, into.fusion, &mut scratch);
-                axpy_padded(1.0, &dmaps[(maps - 1) * p..], &mut into.position[position]);
-
-                for ((attribute, grad), dmap) in attributes.iter().zip(&mut *into.attributes).zip(dmaps.chunks_exact(p))
-                {
-                    let q = attribute.at(distinct[sequence.start + i], 0, head, heads);
-                    for (row, &dscore) in rows.clone().zip(dmap) {
-                        let k = attribute.at(distinct[row], 1, head, heads);
-                        axpy(dscore, &attribute.rows[k.clone()], &mut grad.rows[q.clone()]);
-                        axpy(dscore, &attribute.rows[q.clone()], &mut grad.rows[k]);
-                    }
-                }
-                let (q, dq) = (&query[row * h..][own.clone()], &mut into.query[row * h..][own.clone()]);
-                for (row, &dscore) in rows.clone().zip(&dmaps[(maps - 2) * p..]) {
-                    let k = row * h + own.start..row * h + own.end;
-                    axpy(dscore, &key[k.clone()], dq);
-                    axpy(dscore, q, &mut into.key[k]);
+        for block in 0..blocks {
+            let (dfused, of_block) = (&mut dfused[..sequence.rows], &mut of_block[..maps * sequence.rows]);
+            let mut mean = [0.0; LANES];
+            dfused.fill([0.0; LANES]);
+            for (j, dprob) in dfused[..sequence.valued].iter_mut().enumerate() {
+                let at = j * blocks + block;
+                for lane in 0..LANES {
+                    dprob[lane] = dweights[at][lane] * masks.drops[at][lane];
+                    weights[at][lane] = probs[at][lane] * masks.drops[at][lane];
+                    mean[lane] += probs[at][lane] * dprob[lane];
                 }
             }
+            for (j, dprob) in dfused.iter_mut().enumerate() {
+                let prob = &probs[j * blocks + block];
+                for lane in 0..LANES {
+                    dprob[lane] = prob[lane] * (dprob[lane] - mean[lane]) * scale;
+                }
+            }
+            let own = Maps { all: own, length, blocks, block, keys: sequence.rows };
+            fusion.backward(own, &gates[block * maps..][..maps], dfused, of_block, into.fusion);
+            for (dmap, of_block) in dmaps.iter_mut().zip(of_block.chunks_exact(sequence.rows)) {
+                for (to, score) in dmap[block..].iter_mut().step_by(blocks).zip(of_block) {
+                    *to = *score;
+                }
+            }
+        }
+        let dmap = |map: usize| dmaps[map].as_flattened();
+        for (q, (_, i)) in queries.clone().enumerate() {
+            for j in 0..sequence.rows {
+                for (t, (table, into)) in tables.iter().zip(&mut *into.tables).enumerate() {
+                    let dscores = &dmap(place(t, tables))[j * width + q * heads..][..heads];
+                    table.differentiate(sequence.start + i, sequence.start + j, dscores, into);
+                }
+            }
+        }
+        let first = match attention.queries {
+            Queries::All => sequence.start,
+            Queries::Last => number,
+        };
+        let n_queries = queries.count();
+        let (weights, ditem) = (weights.as_flattened(), dmap(maps - 2));
+        // From a key to the next, and from a query to the next.
+        let by_key = |weights, rows| Terms { weights, step: width, rows, stride: h, n: sequence.rows };
+        let by_query = |weights, rows| Terms { weights, step: heads, rows, stride: h, n: n_queries };
+        for head in 0..heads {
+            let at = |row: usize| row * h + head * d;
+            for (j, row) in values.clone().enumerate() {
+                let terms = by_query(&weights[j * width + head..], &dcontext[at(first)..]);
+                terms.sum(&mut into.value[at(row)..][..d]);
+            }
+            for q in 0..n_queries {
+                let terms = by_key(&ditem[q * heads + head..], &key[at(sequence.start)..]);
+                terms.sum(&mut into.query[at(first + q)..][..d]);
+            }
+            for (j, row) in keys.clone().enumerate() {
+                let terms = by_query(&ditem[j * width + head..], &query[at(first)..]);
+                terms.sum(&mut into.key[at(row)..][..d]);
+            }
+        }
+    }
+}
+
+/// The map of a table: the item's comes before the position's, which is the last.
+#[inline(always)]
+fn place(t: usize, tables: &[Table]) -> usize {
+    t + usize::from(t + 1 == tables.len())
+}
+
+impl Scores {
+    fn resize(&mut self, sequences: usize, maps: usize, length: usize, blocks: usize) {
+        let Self { maps: own, gates, probs } = self;
+        let sizes = [(own, maps * length * blocks), (gates, blocks * maps), (probs, length * blocks)];
+        for (values, size) in sizes {
+            values.clear();
+            values.resize(sequences * size, [0.0; LANES]);
         }
     }
 }

@@ -1,25 +1,20 @@
 //! What follows from an item alone, computed once for all items where more positions than items are encoded.
 //!
-//! Without dropout the first layer's input is a function of the item, and with it that layer's query, key and value; and
-//! so are the attributes' queries and keys of every layer.
+//! Without dropout the first layer's input is a function of the item, and with it that layer's query, key and value.
 
 use rayon::prelude::*;
 
-use super::attention::AttributeRows;
 use super::dropout::Stream;
 use super::frame::Frame;
 use super::norm::{self, Drops};
 use super::weights::Dense;
 
-/// Rows of all items.
+/// Of all items in the first layer, `[n_items, H]` each.
 #[derive(Debug)]
 pub(super) struct Catalogue {
-    /// Of the first layer, `[n_items, H]` each.
     pub query: Vec<f32>,
     pub key: Vec<f32>,
     pub value: Vec<f32>,
-    /// By layer and attribute.
-    pub attributes: Vec<Vec<AttributeRows>>,
 }
 
 /// Items that a thread computes at a time.
@@ -29,10 +24,9 @@ const LIMIT: usize = 1 << 26;
 
 impl Catalogue {
     /// `None` where it would cost more than it saves, or too much memory.
-    pub fn new(frame: &Frame, vectors: &[(Vec<f32>, usize)], positions: usize) -> Option<Self> {
+    pub fn new(frame: &Frame, positions: usize) -> Option<Self> {
         let n_items = frame.table.len() / frame.h;
-        let sizes = vectors.iter().map(|(_, size)| 2 * size).sum::<usize>();
-        let floats = n_items * (3 * frame.h + frame.layout.layers.len() * sizes);
+        let floats = n_items * 3 * frame.h;
         if positions < 2 * n_items || floats > LIMIT {
             return None;
         }
@@ -46,19 +40,7 @@ impl Catalogue {
         });
         let inputs: Vec<Vec<f32>> = inputs.collect();
         let all = |dense: &Dense| concat(inputs.par_iter().map(|input| linear(frame, dense, input)));
-        let attributes = frame.layout.layers.iter().map(|layer| {
-            let attributes = layer.attributes.iter().zip(vectors).map(|(dense, (vectors, size))| {
-                let rows = concat(vectors.par_chunks(BLOCK * size).map(|vectors| linear(frame, dense, vectors)));
-                AttributeRows { rows, size: *size }
-            });
-            attributes.collect()
-        });
-        Some(Self {
-            query: all(&slots.query),
-            key: all(&slots.key),
-            value: all(&slots.value),
-            attributes: attributes.collect(),
-        })
+        Some(Self { query: all(&slots.query), key: all(&slots.key), value: all(&slots.value) })
     }
 }
 

@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use super::attention::{Queries, Sequence};
+use super::attributes::Attribute;
 use super::frame::Frame;
 use super::kernels::axpy;
 use super::layer::{Layer, LayerState, Scratch, ThreadGrad, pair};
@@ -22,10 +23,18 @@ pub(super) struct Rows {
     pub last: Vec<u32>,
     /// The rows that have a value.
     pub valued: Vec<u32>,
-    /// For every row, where its item stands among the distinct ones.
-    pub distinct: Vec<u32>,
-    /// Of each attribute, the vectors of the distinct items, `[distinct, dᵢ]`.
-    pub attributes: Vec<Vec<f32>>,
+    /// The position of every row.
+    pub positions: Vec<u32>,
+    pub attributes: Vec<Vectors>,
+}
+
+/// The vectors of an attribute in a chunk.
+#[derive(Debug, Default)]
+pub(super) struct Vectors {
+    /// Of every row, where its vector stands: among those below, or among all where these serve a whole step.
+    pub rows: Vec<u32>,
+    /// The distinct vectors of the chunk, `[n, dᵢ]`; empty where all serve a whole step.
+    pub distinct: Vec<f32>,
 }
 
 /// A batch as slices.
@@ -61,36 +70,26 @@ pub(super) struct Chunk {
     pub output: Vec<f32>,
 }
 
-/// Finds distinct items.
+/// By attribute: where a vector stands among the distinct ones of a chunk.
 #[derive(Debug)]
-pub(super) struct Index(Vec<u32>);
+pub(super) struct Index(Vec<Vec<u32>>);
 
 const NOWHERE: u32 = u32::MAX;
 
 impl Index {
-    pub fn new(n_items: usize) -> Self {
-        Self(vec![NOWHERE; n_items])
+    pub fn new(attributes: &[Attribute]) -> Self {
+        Self(attributes.iter().map(|attribute| vec![NOWHERE; attribute.classes()]).collect())
     }
 }
 
 impl Rows {
-    /// Takes the sequences `range` of a batch. `vectors`: each attribute's vectors of all items with their size; `None`
-    /// where a catalogue has what follows from them, so that an item is its own place.
-    pub fn fill(
-        &mut self,
-        batch: Sequences,
-        range: Range<usize>,
-        vectors: Option<&[(Vec<f32>, usize)]>,
-        Index(index): &mut Index,
-    ) {
+    /// Takes the sequences `range` of a batch.
+    pub fn fill(&mut self, batch: Sequences, range: Range<usize>, all: &[Attribute], Index(index): &mut Index) {
         let length = batch.items.len() / batch.len.len();
-        let Self { sequences, items, numbers, last_numbers, last, valued, distinct, attributes } = self;
+        let Self { sequences, items, numbers, last_numbers, last, valued, positions, attributes } = self;
         sequences.clear();
         [&mut *numbers, &mut *last_numbers].into_iter().for_each(Vec::clear);
-        [&mut *items, &mut *last, &mut *valued, &mut *distinct].into_iter().for_each(Vec::clear);
-        attributes.resize(vectors.map_or(0, <[_]>::len), Vec::new());
-        attributes.iter_mut().for_each(Vec::clear);
-        let mut found = 0;
+        [&mut *items, &mut *last, &mut *valued, &mut *positions].into_iter().for_each(Vec::clear);
         for sequence in range {
             let true_items = batch.len[sequence] as usize;
             let (rows, with_value) = match batch.padding {
@@ -105,23 +104,14 @@ impl Rows {
             valued.extend((start..start + with_value).map(|row| row as u32));
             for (i, &item) in batch.items[sequence * length..][..rows].iter().enumerate() {
                 numbers.push((sequence * length + i) as u64);
+                positions.push(i as u32);
                 items.push(item as u32);
-                let Some(vectors) = vectors else {
-                    distinct.push(item as u32);
-                    continue;
-                };
-                let place = &mut index[item as usize];
-                if *place == NOWHERE {
-                    *place = found;
-                    found += 1;
-                    for ((all, size), vectors) in vectors.iter().zip(&mut *attributes) {
-                        vectors.extend_from_slice(&all[item as usize * size..][..*size]);
-                    }
-                }
-                distinct.push(*place);
             }
         }
-        items.iter().for_each(|&item| index[item as usize] = NOWHERE);
+        attributes.resize_with(all.len(), Vectors::default);
+        for ((attribute, vectors), index) in all.iter().zip(attributes).zip(index) {
+            vectors.fill(attribute, items, index);
+        }
     }
 
     /// The numbers of a layer's queries.
@@ -130,6 +120,28 @@ impl Rows {
             Queries::All => &self.numbers,
             Queries::Last => &self.last_numbers,
         }
+    }
+}
+
+impl Vectors {
+    fn fill(&mut self, attribute: &Attribute, items: &[u32], index: &mut [u32]) {
+        let Self { rows, distinct } = self;
+        rows.clear();
+        distinct.clear();
+        rows.extend(items.iter().map(|&item| attribute.class[item as usize]));
+        if attribute.shared {
+            return;
+        }
+        let classes = rows.clone();
+        for row in rows {
+            let place = &mut index[*row as usize];
+            if *place == NOWHERE {
+                *place = (distinct.len() / attribute.size) as u32;
+                distinct.extend_from_slice(&attribute.vectors[*row as usize * attribute.size..][..attribute.size]);
+            }
+            *row = *place;
+        }
+        classes.into_iter().for_each(|class| index[class as usize] = NOWHERE);
     }
 }
 

@@ -1,12 +1,16 @@
 //! What all chunks of a step read: weights and what follows from weights alone.
 
+use rayon::prelude::*;
+
+use super::attributes::{Attribute, Pairs};
 use super::catalogue::Catalogue;
 use super::dropout::{Dropout, Stream};
 use super::fusion::Fusion;
-use super::kernels::{dot, padded};
-use super::layer::{ThreadGrad, parameters};
-use super::product::{Into, Matrix, product};
-use super::weights::Layout;
+use super::kernels::total;
+use super::layer::ThreadGrad;
+use super::norm::Norm;
+use super::product::{Factor, Matrix, To, product};
+use super::weights::{Dense, Layout, Scale};
 use crate::config::{Activation, ModelConfig, Precision};
 
 /// The weights of a step, laid out for the kernels.
@@ -17,6 +21,9 @@ pub(super) struct Frame<'a> {
     pub flat: &'a [f32],
     /// The item embedding, `[n_items, H]`.
     pub table: &'a [f32],
+    /// Of every linear layer by its number: the weight transposed, and as it is.
+    factors: Vec<[Factor<'a>; 2]>,
+    pub attributes: &'a [Attribute],
     pub precision: Precision,
     pub activation: Activation,
     pub eps: f32,
@@ -25,16 +32,16 @@ pub(super) struct Frame<'a> {
     pub heads: usize,
     /// L.
     pub length: usize,
-    /// The floats of a row of scores, P.
-    pub padded: usize,
     pub hidden_dropout: Option<Dropout>,
     pub attention_dropout: Option<Dropout>,
     /// The step's random numbers.
     pub stream: Stream,
     /// By layer.
-    pub fusions: Vec<Fusion>,
-    /// By layer: the position stream's scores, `[heads, L, P]`.
-    pub positions: Vec<Vec<f32>>,
+    pub fusions: Vec<Fusion<'a>>,
+    /// By layer: of the positions.
+    pub positions: Vec<Pairs>,
+    /// By layer and attribute: what serves the whole step.
+    pub shared: Vec<Vec<Option<Pairs>>>,
     /// In evaluation, if it pays: rows of all items.
     pub catalogue: Option<Catalogue>,
 }
@@ -45,6 +52,7 @@ impl<'a> Frame<'a> {
         config: &ModelConfig,
         layout: &'a Layout,
         (flat, table): (&'a [f32], &'a [f32]),
+        attributes: &'a [Attribute],
         length: usize,
         precision: Precision,
         dropout: Option<Stream>,
@@ -54,73 +62,84 @@ impl<'a> Frame<'a> {
             layout,
             flat,
             table,
+            factors: Vec::new(),
+            attributes,
             precision,
             activation: config.hidden_act,
             eps: config.layer_norm_eps as f32,
             h: config.hidden_size as usize,
             heads: config.n_heads as usize,
             length,
-            padded: padded(length),
             hidden_dropout: drops(config.hidden_dropout_prob),
             attention_dropout: drops(config.attn_dropout_prob),
             stream: dropout.unwrap_or(Stream::new(0)),
             fusions: Vec::new(),
             positions: Vec::new(),
+            shared: Vec::new(),
             catalogue: None,
         };
+        let factors = layout.dense.par_iter().map(|dense| {
+            let weight = Matrix::new(&flat[dense.weight.clone()], dense.inputs);
+            [weight.t(), weight].map(|weight| Factor::new(precision, weight))
+        });
+        frame.factors = factors.collect();
         for slots in &layout.layers {
             let parts: Vec<&[f32]> = slots.fusion.iter().map(|place| &flat[place.clone()]).collect();
-            frame.fusions.push(Fusion::new(&parts, length));
+            frame.fusions.push(Fusion::new(&parts));
         }
-        frame.positions = (0..layout.layers.len()).map(|k| frame.position_scores(&frame.query_and_key(k))).collect();
+        let pairs = |dense: &Dense, vectors: &[f32]| Pairs::new(&frame, dense, vectors);
+        let layers = layout.layers.par_iter().map(|slots| {
+            let attributes = attributes.iter().zip(&slots.attributes);
+            let shared =
+                attributes.map(|(attribute, dense)| attribute.shared.then(|| pairs(dense, &attribute.vectors)));
+            (pairs(&slots.position, frame.embedding()), shared.collect())
+        });
+        (frame.positions, frame.shared) = layers.unzip();
         frame
     }
 
-    /// Rows of the position stream's queries and keys in a layer, `[L, 2 H]`.
-    fn query_and_key(&self, k: usize) -> Vec<f32> {
-        let mut rows = Vec::new();
-        let embedding = &self.flat[self.layout.position_embedding.clone()];
-        self.linear(&self.layout.layers[k].position, embedding, &mut rows);
-        rows
+    /// The position embedding, `[L, H]`.
+    fn embedding(&self) -> &'a [f32] {
+        &self.flat[self.layout.position_embedding.clone()]
     }
 
-    fn position_scores(&self, query_and_key: &[f32]) -> Vec<f32> {
-        let (h, d, p) = (self.h, self.h / self.heads, self.padded);
-        let mut scores = vec![0.0; self.heads * self.length * p];
-        for (row, scores) in scores.chunks_exact_mut(p).enumerate() {
-            let (head, i) = (row / self.length, row % self.length);
-            let query = &query_and_key[i * 2 * h + head * d..][..d];
-            for (j, score) in scores[..self.length].iter_mut().enumerate() {
-                *score = dot(query, &query_and_key[j * 2 * h + h + head * d..][..d]);
-            }
-        }
-        scores
+    /// A linear layer: `out` = x · weightᵀ + bias.
+    ///
+    /// # Shapes
+    /// x `[n, inputs]`, out `[n, outputs]`
+    pub fn linear(&self, dense: &Dense, x: &[f32], out: &mut Vec<f32>) {
+        let bias = &self.flat[dense.bias.clone()];
+        out.resize(x.len() / dense.inputs * bias.len(), 0.0);
+        let [weight_t, _] = &self.factors[dense.number];
+        product(self.precision, Matrix::new(x, dense.inputs), weight_t, out, To::Row(bias));
     }
 
-    /// Moves what threads gathered apart, of fusions and position scores, to its places in the flat gradient.
+    /// A LayerNorm's parameters.
+    pub fn norm(&self, scale: &Scale) -> Norm<'_> {
+        Norm { weight: &self.flat[scale.weight.clone()], bias: &self.flat[scale.bias.clone()], eps: self.eps }
+    }
+
+    /// The gradient of a linear layer's input: dy · weight.
+    pub fn transposed(&self, dense: &Dense, dy: &[f32], out: &mut [f32], to: To) {
+        let [_, weight] = &self.factors[dense.number];
+        product(self.precision, Matrix::new(dy, dense.bias.len()), weight, out, to);
+    }
+
+    /// Moves what threads gathered apart, of fusions and scores, to its places in the flat gradient.
     pub fn settle(&self, grad: &mut ThreadGrad) {
-        let (h, d, p) = (self.h, self.h / self.heads, self.padded);
-        let embedding = self.layout.position_embedding.clone();
         for (k, slots) in self.layout.layers.iter().enumerate() {
-            for (place, part) in slots.fusion.iter().zip(grad.fusion[k].parts(self.length)) {
-                grad.flat[place.clone()].copy_from_slice(&part);
-            }
-            let rows = self.query_and_key(k);
-            let mut drows = vec![0.0; rows.len()];
-            for (row, dscores) in grad.position[k].chunks_exact(p).enumerate() {
-                let (head, i) = (row / self.length, row % self.length);
-                for (j, &dscore) in dscores[..self.length].iter().enumerate() {
-                    let (q, key) = (i * 2 * h + head * d, j * 2 * h + h + head * d);
-                    for t in 0..d {
-                        drows[q + t] += dscore * rows[key + t];
-                        drows[key + t] += dscore * rows[q + t];
-                    }
+            let places = slots.fusion.iter().flat_map(Clone::clone);
+            places.zip(&grad.fusion[k]).for_each(|(place, &lanes)| grad.flat[place] = total(lanes));
+            for (i, (attribute, dense)) in self.attributes.iter().zip(&slots.attributes).enumerate() {
+                if let Some(pairs) = &self.shared[k][i] {
+                    // The vectors are not trained: their gradient is not asked for.
+                    pairs.backward(self, dense, &attribute.vectors, &grad.attributes[k][i], &mut grad.flat);
                 }
             }
-            parameters(self, &slots.position, &self.flat[embedding.clone()], &drows, &mut grad.flat);
-            let weight = Matrix::new(&self.flat[slots.position.weight.clone()], h);
-            let drows = Matrix::new(&drows, 2 * h);
-            product(self.precision, drows, weight, &mut grad.flat[embedding.clone()], Into::Add);
+            let dense = &slots.position;
+            let dsides = self.positions[k].backward(self, dense, self.embedding(), &grad.positions[k], &mut grad.flat);
+            let embedding = &mut grad.flat[self.layout.position_embedding.clone()];
+            self.transposed(dense, &dsides, embedding, To::Old);
         }
     }
 }

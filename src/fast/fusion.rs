@@ -1,212 +1,239 @@
-//! The fusion of the score maps of one query in one head, forward and backward.
+//! The fusion of score maps, forward and backward, for some lanes at a time: each lane is a query in a head.
 //!
-//! A row of scores is padded with zeros to P floats, a multiple of [`LANES`](super::kernels::LANES). Maps come in the
-//! order attributes, item, position, as in [`crate::model::FusionLayer`].
+//! Loops are written out: a closure that is too large to be inlined would lose the instruction set of its kernel.
+//!
+//! Maps come in the order attributes, item, position, as in [`crate::model::FusionLayer`].
 
-use super::kernels::{axpy_padded, combine, dot_padded, exp, padded};
+use super::kernels::{LANES, Lanes, exp};
 
-/// The parameters of a layer's fusion, laid out for rows of P floats.
-#[derive(Debug)]
-pub(super) enum Fusion {
+/// The parameters of a layer's fusion, as libtorch lays them out.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Fusion<'a> {
     Sum,
+    /// weight `[L, maps · L]`, bias `[L]`
     Concat {
-        /// One row for every key of every map, `[maps · L, P]`: the weight transposed.
-        weight: Vec<f32>,
-        /// `[P]`
-        bias: Vec<f32>,
+        weight: &'a [f32],
+        bias: &'a [f32],
     },
+    /// hidden `[L, L]`, hidden bias `[L]`, energy `[L]`
     Gate {
-        /// `[L, P]`: by hidden unit, then by key.
-        hidden: Vec<f32>,
-        /// `[L, P]`: by key, then by hidden unit.
-        hidden_t: Vec<f32>,
-        /// `[P]`
-        hidden_bias: Vec<f32>,
-        /// `[P]`
-        energy: Vec<f32>,
+        hidden: &'a [f32],
+        hidden_bias: &'a [f32],
+        energy: &'a [f32],
         energy_bias: f32,
     },
 }
 
-/// The gradient of a [`Fusion`], laid out like it.
-#[derive(Debug)]
-pub(super) enum FusionGrad {
-    Sum,
-    Concat { weight: Vec<f32>, bias: Vec<f32> },
-    Gate { hidden: Vec<f32>, hidden_bias: Vec<f32>, energy: Vec<f32>, energy_bias: f32 },
+/// A sequence's score maps, of which one block of lanes is asked for.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Maps<'a> {
+    /// `[maps, L, blocks]`
+    pub all: &'a [Lanes],
+    /// L.
+    pub length: usize,
+    pub blocks: usize,
+    pub block: usize,
+    /// The keys that the sequence has, at most L.
+    pub keys: usize,
 }
 
-/// The parts of a fusion layer's parameters as libtorch lays them out.
-pub(super) type Parts<'a> = [&'a [f32]];
+impl<'a> Maps<'a> {
+    /// The maps one after the other: of each the scores of the keys.
+    #[inline(always)]
+    fn iter(self) -> impl Iterator<Item = impl Iterator<Item = &'a Lanes> + Clone> {
+        let all = self.all.chunks_exact(self.length * self.blocks);
+        all.map(move |map| map[self.block..].iter().step_by(self.blocks).take(self.keys))
+    }
+}
 
-impl Fusion {
-    /// `parts`: nothing for `sum`; weight `[L, maps · L]` and bias `[L]` for `concat`; the hidden layer's weight `[L, L]`
-    /// and bias `[L]`, then the energy's weight `[1, L]` and bias `[1]` for `gate`.
-    pub fn new(parts: &Parts, length: usize) -> Self {
+impl<'a> Fusion<'a> {
+    /// `parts`: nothing for `sum`; weight and bias for `concat`; the hidden layer's weight and bias, then the energy's for
+    /// `gate`.
+    pub fn new(parts: &[&'a [f32]]) -> Self {
         match *parts {
-            [weight, bias] => Self::Concat { weight: pad(&transpose(weight, length), length), bias: pad(bias, length) },
-            [hidden, hidden_bias, energy, energy_bias] => Self::Gate {
-                hidden: pad(hidden, length),
-                hidden_t: pad(&transpose(hidden, length), length),
-                hidden_bias: pad(hidden_bias, length),
-                energy: pad(energy, length),
-                energy_bias: energy_bias[0],
-            },
+            [weight, bias] => Self::Concat { weight, bias },
+            [hidden, hidden_bias, energy, energy_bias] => {
+                Self::Gate { hidden, hidden_bias, energy, energy_bias: energy_bias[0] }
+            }
             _ => Self::Sum,
         }
     }
 
-    /// Fuses the maps into `fused`. `weights` keeps the gate's weight of each map for the backward pass.
+    /// Fuses the maps. `weights` keeps the gate's weight of each map for the backward pass.
     ///
     /// # Shapes
-    /// maps `[attributes + 1, P]`, position `[P]`, weights `[attributes + 2]`, fused `[P]`, scratch `[P]`
+    /// weights `[maps]`, fused `[keys]`
     #[inline(always)]
-    pub fn forward(&self, maps: &[f32], position: &[f32], weights: &mut [f32], fused: &mut [f32], scratch: &mut [f32]) {
-        let p = fused.len();
-        let all = || maps.chunks_exact(p).chain([position]);
+    pub fn forward(self, maps: Maps, weights: &mut [Lanes], fused: &mut [Lanes]) {
         match self {
             Self::Sum => {
-                fused.fill(0.0);
-                all().for_each(|map| axpy_padded(1.0, map, fused));
-            }
-            Self::Concat { weight, bias } => {
-                fused.copy_from_slice(bias);
-                let keys = weight.len() / p / weights.len();
-                for (map, weight) in all().zip(weight.chunks_exact(keys * p)) {
-                    combine(&map[..keys], weight, fused);
+                fused.fill([0.0; LANES]);
+                for map in maps.iter() {
+                    for (score, fused) in map.zip(&mut *fused) {
+                        add(1.0, score, fused);
+                    }
                 }
             }
-            Self::Gate { hidden_t, hidden_bias, energy, energy_bias, .. } => {
-                let length = hidden_t.len() / p;
-                for (map, energy_of) in all().zip(&mut *weights) {
-                    scratch.copy_from_slice(hidden_bias);
-                    combine(&map[..length], hidden_t, scratch);
-                    scratch.iter_mut().for_each(|h| *h = h.max(0.0));
-                    *energy_of = dot_padded(scratch, energy) + energy_bias;
+            Self::Concat { weight, bias } => {
+                let rows = weight.chunks_exact(weight.len() / bias.len()).zip(bias);
+                for (fused, (row, &bias)) in fused.iter_mut().zip(rows) {
+                    *fused = [bias; LANES];
+                    for (map, row) in maps.iter().zip(row.chunks_exact(maps.keys)) {
+                        for (score, &weight) in map.zip(row) {
+                            add(weight, score, fused);
+                        }
+                    }
+                }
+            }
+            Self::Gate { energy, energy_bias, .. } => {
+                for (map, energy_of) in maps.iter().zip(&mut *weights) {
+                    *energy_of = [energy_bias; LANES];
+                    for (unit, &energy) in energy.iter().enumerate() {
+                        let hidden = self.hidden(map.clone(), unit);
+                        for lane in 0..LANES {
+                            energy_of[lane] += energy * hidden[lane].max(0.0);
+                        }
+                    }
                 }
                 softmax(weights);
-                fused.fill(0.0);
-                all().zip(&*weights).for_each(|(map, &weight)| axpy_padded(weight, map, fused));
+                fused.fill([0.0; LANES]);
+                for (map, weight) in maps.iter().zip(&*weights) {
+                    for (score, fused) in map.zip(&mut *fused) {
+                        add_product(weight, score, fused);
+                    }
+                }
             }
         }
     }
 
-    /// The gradient of every map, position last, from that of the fused row; adds to the parameters' gradient.
+    /// A hidden unit of the gate for the scores of a map, before the ReLU.
+    #[inline(always)]
+    fn hidden<'b>(self, map: impl Iterator<Item = &'b Lanes>, unit: usize) -> Lanes {
+        let Self::Gate { hidden, hidden_bias, .. } = self else { return [0.0; LANES] };
+        let mut sum = [hidden_bias[unit]; LANES];
+        for (score, &weight) in map.zip(&hidden[unit * hidden_bias.len()..]) {
+            add(weight, score, &mut sum);
+        }
+        sum
+    }
+
+    /// The gradient of every map, position last, from that of the fused scores; adds to the parameters' gradient.
     ///
     /// # Shapes
-    /// as [`Fusion::forward`]; dfused `[P]`, dmaps `[attributes + 2, P]`
+    /// weights `[maps]`, dfused `[keys]`, dmaps `[maps, keys]`, parameters as in [`Fusion::new`], one after the other
     #[inline(always)]
     pub fn backward(
-        &self,
-        (maps, position): (&[f32], &[f32]),
-        weights: &[f32],
-        dfused: &[f32],
-        dmaps: &mut [f32],
-        parameters: &mut FusionGrad,
-        scratch: &mut [f32],
+        self,
+        maps: Maps,
+        weights: &[Lanes],
+        dfused: &[Lanes],
+        dmaps: &mut [Lanes],
+        parameters: &mut [Lanes],
     ) {
-        let p = dfused.len();
-        let all = || maps.chunks_exact(p).chain([position]);
-        match (self, parameters) {
-            (Self::Concat { weight, .. }, FusionGrad::Concat { weight: dweight, bias: dbias }) => {
-                axpy_padded(1.0, dfused, dbias);
-                let keys = weight.len() / p / weights.len();
-                let rows = weight.chunks_exact(keys * p).zip(dweight.chunks_exact_mut(keys * p));
-                for ((map, dmap), (weight, dweight)) in all().zip(dmaps.chunks_exact_mut(p)).zip(rows) {
-                    dmap[keys..].fill(0.0);
-                    for (j, (row, drow)) in weight.chunks_exact(p).zip(dweight.chunks_exact_mut(p)).enumerate() {
-                        dmap[j] = dot_padded(row, dfused);
-                        axpy_padded(map[j], dfused, drow);
-                    }
-                }
-            }
-            (
-                Self::Gate { hidden, hidden_t, hidden_bias, energy, .. },
-                FusionGrad::Gate {
-                    hidden: dhidden,
-                    hidden_bias: dhidden_bias,
-                    energy: denergy,
-                    energy_bias: denergy_bias,
-                },
-            ) => {
-                let length = hidden_t.len() / p;
-                let mean: f32 = all().zip(weights).map(|(map, weight)| weight * dot_padded(map, dfused)).sum();
-                for ((map, dmap), &weight) in all().zip(dmaps.chunks_exact_mut(p)).zip(weights) {
-                    let de = weight * (dot_padded(map, dfused) - mean);
-                    scratch.copy_from_slice(hidden_bias);
-                    combine(&map[..length], hidden_t, scratch);
-                    *denergy_bias += de;
-                    for i in 0..p {
-                        denergy[i] += de * scratch[i].max(0.0);
-                        scratch[i] = if scratch[i] > 0.0 { de * energy[i] } else { 0.0 };
-                        dhidden_bias[i] += scratch[i];
-                        dmap[i] = weight * dfused[i];
-                    }
-                    combine(&scratch[..length], hidden, dmap);
-                    for (&dh, drow) in scratch.iter().zip(dhidden.chunks_exact_mut(p)) {
-                        axpy_padded(dh, map, drow);
-                    }
-                }
-            }
-            _ => dmaps.chunks_exact_mut(p).for_each(|dmap| dmap.copy_from_slice(dfused)),
-        }
-    }
-}
-
-impl FusionGrad {
-    /// Zeros for a fusion.
-    pub fn new(fusion: &Fusion) -> Self {
-        let zeros = |like: &Vec<f32>| vec![0.0; like.len()];
-        match fusion {
-            Fusion::Sum => Self::Sum,
-            Fusion::Concat { weight, bias } => Self::Concat { weight: zeros(weight), bias: zeros(bias) },
-            Fusion::Gate { hidden, hidden_bias, energy, .. } => Self::Gate {
-                hidden: zeros(hidden),
-                hidden_bias: zeros(hidden_bias),
-                energy: zeros(energy),
-                energy_bias: 0.0,
-            },
-        }
-    }
-
-    /// The gradients in the order and layout of [`Fusion::new`]'s parts.
-    pub fn parts(&self, length: usize) -> Vec<Vec<f32>> {
+        let keys = maps.keys;
         match self {
-            Self::Sum => Vec::new(),
-            Self::Concat { weight, bias } => {
-                let weight = cut(weight, length);
-                let keys = weight.len() / length;
-                vec![transpose(&weight, keys), cut(bias, length)]
+            Self::Sum => {
+                for dmap in dmaps.chunks_exact_mut(keys) {
+                    dmap.copy_from_slice(dfused);
+                }
             }
-            Self::Gate { hidden, hidden_bias, energy, energy_bias } => {
-                vec![cut(hidden, length), cut(hidden_bias, length), cut(energy, length), vec![*energy_bias]]
+            Self::Concat { weight, bias } => {
+                let (dweight, dbias) = parameters.split_at_mut(weight.len());
+                dmaps.fill([0.0; LANES]);
+                let rows = weight.chunks_exact(dmaps.len()).zip(dweight.chunks_exact_mut(dmaps.len()));
+                for ((dfused, dbias), (row, drow)) in dfused.iter().zip(&mut dbias[..bias.len()]).zip(rows) {
+                    add(1.0, dfused, dbias);
+                    let rows = row.iter().zip(drow).zip(&mut *dmaps);
+                    for (score, ((&weight, dweight), dmap)) in maps.iter().flatten().zip(rows) {
+                        add(weight, dfused, dmap);
+                        add_product(score, dfused, dweight);
+                    }
+                }
+            }
+            Self::Gate { hidden, hidden_bias, energy, .. } => {
+                let (dhidden, rest) = parameters.split_at_mut(hidden.len());
+                let (dhidden_bias, rest) = rest.split_at_mut(hidden_bias.len());
+                let (denergy, denergy_bias) = rest.split_at_mut(energy.len());
+                // Of every map Σ score · gradient in its first row, and their mean under the gate.
+                let mut mean = [0.0; LANES];
+                for ((map, weight), dmap) in maps.iter().zip(weights).zip(dmaps.chunks_exact_mut(keys)) {
+                    dmap[0] = [0.0; LANES];
+                    for (score, dfused) in map.zip(dfused) {
+                        add_product(score, dfused, &mut dmap[0]);
+                    }
+                    add_product(weight, &dmap[0], &mut mean);
+                }
+                for ((map, weight), dmap) in maps.iter().zip(weights).zip(dmaps.chunks_exact_mut(keys)) {
+                    let mut de = [0.0; LANES];
+                    for lane in 0..LANES {
+                        de[lane] = weight[lane] * (dmap[0][lane] - mean[lane]);
+                    }
+                    add(1.0, &de, &mut denergy_bias[0]);
+                    for (dmap, dfused) in dmap.iter_mut().zip(dfused) {
+                        for lane in 0..LANES {
+                            dmap[lane] = weight[lane] * dfused[lane];
+                        }
+                    }
+                    let units = hidden.chunks_exact(keys).zip(dhidden.chunks_exact_mut(keys));
+                    for (unit, (row, drow)) in units.enumerate() {
+                        let hidden = self.hidden(map.clone(), unit);
+                        // The gradient of the energy's weight is `dh` · hidden, that of the unit is `dh` · weight.
+                        let mut dh = [0.0; LANES];
+                        for lane in 0..LANES {
+                            dh[lane] = if hidden[lane] > 0.0 { de[lane] } else { 0.0 };
+                        }
+                        add_product(&dh, &hidden, &mut denergy[unit]);
+                        for dh in &mut dh {
+                            *dh *= energy[unit];
+                        }
+                        add(1.0, &dh, &mut dhidden_bias[unit]);
+                        for (score, ((&weight, dweight), dmap)) in map.clone().zip(row.iter().zip(drow).zip(&mut *dmap))
+                        {
+                            add(weight, &dh, dmap);
+                            add_product(score, &dh, dweight);
+                        }
+                    }
+                }
             }
         }
     }
 }
 
-/// Softmax in place of a few numbers.
+/// y += a x.
 #[inline(always)]
-fn softmax(x: &mut [f32]) {
-    let most = x.iter().fold(f32::NEG_INFINITY, |a, &b| a.max(b));
-    x.iter_mut().for_each(|x| *x = exp(*x - most));
-    let sum: f32 = x.iter().sum();
-    x.iter_mut().for_each(|x| *x /= sum);
+fn add(a: f32, &x: &Lanes, y: &mut Lanes) {
+    add_product(&[a; LANES], &x, y);
 }
 
-/// `[rows, columns]` → `[columns, rows]`.
-fn transpose(x: &[f32], rows: usize) -> Vec<f32> {
-    let columns = x.len() / rows;
-    (0..columns).flat_map(|column| (0..rows).map(move |row| x[row * columns + column])).collect()
+/// z += x y. On copies: of references the compiler may not know any more that they are apart.
+#[inline(always)]
+fn add_product(&x: &Lanes, &y: &Lanes, z: &mut Lanes) {
+    let mut sums = *z;
+    for lane in 0..LANES {
+        sums[lane] += x[lane] * y[lane];
+    }
+    *z = sums;
 }
 
-/// Rows of `length` floats, each padded with zeros.
-fn pad(x: &[f32], length: usize) -> Vec<f32> {
-    let zeros = padded(length) - length;
-    x.chunks_exact(length).flat_map(|row| row.iter().copied().chain(std::iter::repeat_n(0.0, zeros))).collect()
-}
-
-/// The inverse of [`pad`].
-fn cut(x: &[f32], length: usize) -> Vec<f32> {
-    x.chunks_exact(padded(length)).flat_map(|row| row[..length].iter().copied()).collect()
+/// Softmax in place over a few values of each lane.
+#[inline(always)]
+pub(super) fn softmax(x: &mut [Lanes]) {
+    let mut most = [f32::NEG_INFINITY; LANES];
+    for x in &*x {
+        for lane in 0..LANES {
+            most[lane] = if x[lane] > most[lane] { x[lane] } else { most[lane] };
+        }
+    }
+    let mut sums = [0.0; LANES];
+    for x in &mut *x {
+        for lane in 0..LANES {
+            x[lane] = exp(x[lane] - most[lane]);
+            sums[lane] += x[lane];
+        }
+    }
+    for x in x {
+        for lane in 0..LANES {
+            x[lane] /= sums[lane];
+        }
+    }
 }

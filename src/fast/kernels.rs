@@ -4,62 +4,61 @@
 //! function for several instruction sets and picks one when the program starts; what it calls must be inlined to share
 //! them, hence `inline(always)` below.
 
-/// Short rows are padded to a multiple of this: the floats of an AVX2 register.
-pub(super) const LANES: usize = 8;
-/// Partial sums of a long row: two registers, so that additions overlap.
-const PARTS: usize = 2 * LANES;
-
-/// The next multiple of [`LANES`].
-pub(super) fn padded(n: usize) -> usize {
-    n.next_multiple_of(LANES)
-}
+/// Floats that go through a kernel side by side: a register of AVX-512, two of AVX2.
+pub(super) const LANES: usize = 16;
+pub(super) type Lanes = [f32; LANES];
 
 /// Σ aᵢ bᵢ.
 #[inline(always)]
 pub(super) fn dot(a: &[f32], b: &[f32]) -> f32 {
-    dot_in::<PARTS>(a, b)
-}
-
-/// [`dot`] of rows that are padded to a multiple of [`LANES`] and short.
-#[inline(always)]
-pub(super) fn dot_padded(a: &[f32], b: &[f32]) -> f32 {
-    dot_in::<LANES>(a, b)
-}
-
-#[inline(always)]
-fn dot_in<const N: usize>(a: &[f32], b: &[f32]) -> f32 {
-    let mut sums = [0.0; N];
-    let ((whole_a, rest_a), (whole_b, rest_b)) = (a.as_chunks::<N>(), b.as_chunks::<N>());
+    let mut sums = [0.0; LANES];
+    let ((whole_a, rest_a), (whole_b, rest_b)) = (a.as_chunks::<LANES>(), b.as_chunks::<LANES>());
     for (a, b) in whole_a.iter().zip(whole_b) {
-        for i in 0..N {
+        for i in 0..LANES {
             sums[i] += a[i] * b[i];
         }
     }
-    for (i, (a, b)) in rest_a.iter().zip(rest_b).enumerate() {
-        sums[i] += a * b;
+    let mut rest = 0.0;
+    for (a, b) in rest_a.iter().zip(rest_b) {
+        rest += a * b;
     }
-    total(sums)
+    total(sums) + rest
+}
+
+/// The product of two rows in every head.
+#[inline(always)]
+pub(super) fn dots(a: &[f32], b: &[f32], out: &mut [f32]) {
+    let d = a.len() / out.len();
+    for ((a, b), out) in a.chunks_exact(d).zip(b.chunks_exact(d)).zip(out) {
+        *out = dot(a, b);
+    }
+}
+
+/// Copies so few floats that a call would take longer.
+#[inline(always)]
+pub(super) fn copy(from: &[f32], to: &mut [f32]) {
+    for (from, to) in from.iter().zip(to) {
+        *to = *from;
+    }
 }
 
 /// Σ xᵢ.
 #[inline(always)]
 pub(super) fn sum(x: &[f32]) -> f32 {
-    let mut sums = [0.0; PARTS];
-    let (whole, rest) = x.as_chunks::<PARTS>();
+    let mut sums = [0.0; LANES];
+    let (whole, rest) = x.as_chunks::<LANES>();
     for x in whole {
-        for i in 0..PARTS {
+        for i in 0..LANES {
             sums[i] += x[i];
         }
     }
-    for (i, x) in rest.iter().enumerate() {
-        sums[i] += x;
-    }
-    total(sums)
+    total(sums) + rest.iter().sum::<f32>()
 }
 
+/// Σ of the lanes.
 #[inline(always)]
-fn total<const N: usize>(mut sums: [f32; N]) -> f32 {
-    let mut half = N / 2;
+pub(super) fn total(mut sums: Lanes) -> f32 {
+    let mut half = LANES / 2;
     while half > 0 {
         for i in 0..half {
             sums[i] += sums[i + half];
@@ -72,10 +71,10 @@ fn total<const N: usize>(mut sums: [f32; N]) -> f32 {
 /// The largest value.
 #[inline(always)]
 pub(super) fn max(x: &[f32]) -> f32 {
-    let mut most = [f32::NEG_INFINITY; PARTS];
-    let (whole, rest) = x.as_chunks::<PARTS>();
+    let mut most = [f32::NEG_INFINITY; LANES];
+    let (whole, rest) = x.as_chunks::<LANES>();
     for x in whole {
-        for i in 0..PARTS {
+        for i in 0..LANES {
             most[i] = if x[i] > most[i] { x[i] } else { most[i] };
         }
     }
@@ -88,67 +87,49 @@ pub(super) fn axpy(a: f32, x: &[f32], y: &mut [f32]) {
     y.iter_mut().zip(x).for_each(|(y, x)| *y += a * x);
 }
 
-/// [`axpy`] of rows that are padded to a multiple of [`LANES`] and short.
-#[inline(always)]
-pub(super) fn axpy_padded(a: f32, x: &[f32], y: &mut [f32]) {
-    for (y, x) in y.as_chunks_mut::<LANES>().0.iter_mut().zip(x.as_chunks::<LANES>().0) {
-        for i in 0..LANES {
-            y[i] += a * x[i];
-        }
-    }
+/// Rows with their weights.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Terms<'a> {
+    /// A weight every `step` floats.
+    pub weights: &'a [f32],
+    pub step: usize,
+    /// A row every `stride` floats.
+    pub rows: &'a [f32],
+    pub stride: usize,
+    pub n: usize,
 }
 
-/// out += Σₜ wₜ rowₜ, where rows are padded like `out`.
-///
-/// # Shapes
-/// weights `[n]`, rows `[n, P]`, out `[P]`
-#[inline(always)]
-pub(super) fn combine(weights: &[f32], rows: &[f32], out: &mut [f32]) {
-    let p = out.len();
-    let lanes = |row: usize, at: usize| -> &[f32; LANES] { rows[row * p + at..].first_chunk().expect("padded rows") };
-    for (block, out) in out.as_chunks_mut::<LANES>().0.iter_mut().enumerate() {
-        // Two sums stay in registers.
-        let (mut even, mut odd) = ([0.0; LANES], [0.0; LANES]);
-        let (pairs, last) = weights.as_chunks::<2>();
-        for (pair, &[w, v]) in pairs.iter().enumerate() {
-            let (x, y) = (lanes(2 * pair, block * LANES), lanes(2 * pair + 1, block * LANES));
-            for i in 0..LANES {
-                even[i] += w * x[i];
-                odd[i] += v * y[i];
-            }
+impl Terms<'_> {
+    /// `out` = Σ weight · row.
+    #[inline(always)]
+    pub fn sum(self, out: &mut [f32]) {
+        // As many sums as registers hold beside the rows.
+        const WIDE: usize = 4 * LANES;
+        let (wide, rest) = out.as_chunks_mut::<WIDE>();
+        let (parts, last) = rest.as_chunks_mut::<LANES>();
+        let [of_parts, of_last] = [wide.len() * WIDE, wide.len() * WIDE + parts.len() * LANES];
+        for (i, out) in wide.iter_mut().enumerate() {
+            *out = self.part(i * WIDE);
         }
-        if let &[w] = last {
-            let x = lanes(weights.len() - 1, block * LANES);
-            for i in 0..LANES {
-                even[i] += w * x[i];
-            }
+        for (i, out) in parts.iter_mut().enumerate() {
+            *out = self.part(of_parts + i * LANES);
         }
-        for i in 0..LANES {
-            out[i] += even[i] + odd[i];
+        for (i, out) in last.iter_mut().enumerate() {
+            [*out] = self.part(of_last + i);
         }
     }
-}
 
-/// Softmax in place of a row that is padded to a multiple of [`LANES`] with −∞.
-#[inline(always)]
-pub(super) fn softmax_padded(x: &mut [f32]) {
-    let mut most = [f32::NEG_INFINITY; LANES];
-    for x in x.as_chunks::<LANES>().0 {
-        for i in 0..LANES {
-            most[i] = if x[i] > most[i] { x[i] } else { most[i] };
+    #[inline(always)]
+    fn part<const N: usize>(self, at: usize) -> [f32; N] {
+        let mut sums = [0.0; N];
+        for t in 0..self.n {
+            let weight = self.weights[t * self.step];
+            let row: &[f32; N] = self.rows[t * self.stride + at..].first_chunk().expect("rows as long as the output");
+            for i in 0..N {
+                sums[i] += weight * row[i];
+            }
         }
-    }
-    let most = most.iter().fold(f32::NEG_INFINITY, |a, &b| if b > a { b } else { a });
-    let mut sums = [0.0; LANES];
-    for x in x.as_chunks_mut::<LANES>().0 {
-        for i in 0..LANES {
-            x[i] = exp(x[i] - most);
-            sums[i] += x[i];
-        }
-    }
-    let inverse = 1.0 / total(sums);
-    for x in x.as_chunks_mut::<LANES>().0 {
-        x.iter_mut().for_each(|x| *x *= inverse);
+        sums
     }
 }
 
@@ -160,14 +141,15 @@ pub(super) fn exp(x: f32) -> f32 {
     const ROUND: f32 = 12_582_912.0; // 1.5 · 2²³: adding it leaves no bits for a fraction
     const LN2_HIGH: f32 = 0.693_359_4; // its product with a small whole number is exact
     const LN2_LOW: f32 = -2.121_944_4e-4;
-    let n = (x * std::f32::consts::LOG2_E + ROUND) - ROUND;
+    let rounded = x * std::f32::consts::LOG2_E + ROUND;
+    let n = rounded - ROUND;
     let r = x - n * LN2_HIGH - n * LN2_LOW;
     let mut p = 1.987_569_1e-4;
     for c in [1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 0.5] {
         p = p * r + c;
     }
-    // Out of range n is garbage, which the last line replaces.
-    let power = f32::from_bits(((n.clamp(-126.0, 127.0) as i32 + 127) << 23) as u32);
+    // The last bits of the rounded number are n; out of range they are garbage, which the last lines replace.
+    let power = f32::from_bits((rounded.to_bits().wrapping_sub(ROUND.to_bits()).wrapping_add(127)) << 23);
     let y = (p * r * r + r + 1.0) * power;
     let y = if x > 88.0 { f32::INFINITY } else { y };
     if x < -87.3 { 0.0 } else { y }
@@ -182,11 +164,6 @@ pub(super) fn add_rows(rows: &[f32], out: &mut [f32]) {
     for row in rows.chunks_exact(out.len()) {
         axpy(1.0, row, out);
     }
-}
-
-/// Copies a row into every row of a matrix.
-pub(super) fn fill_rows(row: &[f32], out: &mut [f32]) {
-    out.chunks_exact_mut(row.len()).for_each(|out| out.copy_from_slice(row));
 }
 
 #[cfg(test)]
@@ -214,6 +191,17 @@ mod tests {
             assert_eq!(dot(&x, &x), x.iter().map(|x| x * x).sum::<f32>(), "{n}");
             assert_eq!(sum(&x), x.iter().sum::<f32>(), "{n}");
             assert_eq!(max(&x), x.iter().copied().fold(f32::NEG_INFINITY, f32::max), "{n}");
+        }
+    }
+    #[test]
+    fn weighted_rows_are_summed_over_any_length_and_stride() {
+        let (weights, rows): (Vec<f32>, Vec<f32>) =
+            ((0..9).map(|i| i as f32 - 4.0).collect(), (0..600).map(|i| (i % 7) as f32).collect());
+        for length in 0..140 {
+            let mut out = vec![f32::NAN; length];
+            Terms { weights: &weights, step: 3, rows: &rows, stride: 150, n: 3 }.sum(&mut out);
+            let expected = (0..length).map(|i| (0..3).map(|t| weights[3 * t] * rows[150 * t + i]).sum::<f32>());
+            assert_eq!(out, expected.collect::<Vec<_>>(), "{length}");
         }
     }
 }

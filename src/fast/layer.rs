@@ -1,14 +1,15 @@
 //! One layer on the rows of a chunk, forward and backward.
 
 use super::activation;
-use super::attention::{self, Attention, AttributeRows, Gradients, Queries, Scores, Streams};
+use super::attention::{self, Attention, Gradients, Queries, Scores, Streams};
+use super::attributes::Pairs;
 use super::chunk::Rows;
 use super::dropout::Stream;
 use super::frame::Frame;
-use super::fusion::FusionGrad;
-use super::kernels::{add_rows, axpy, fill_rows};
+use super::kernels::{Lanes, add_rows, axpy};
 use super::norm::{self, Drops, Norm};
-use super::product::{Into, Matrix, product};
+use super::product::{Matrix, To, product};
+use super::table::Table;
 use super::weights::{Dense, LayerSlots, Scale};
 
 /// What the forward pass of a layer leaves for the backward pass.
@@ -23,7 +24,8 @@ pub(super) struct LayerState {
     /// The rows of the input that have a value, `[valued, H]`; empty where all do.
     valued: Vec<f32>,
     value: Vec<f32>,
-    attributes: Vec<AttributeRows>,
+    /// Queries and keys of the attributes whose scores do not serve the whole step.
+    sides: Vec<Vec<f32>>,
     scores: Scores,
     context: Vec<f32>,
     /// Normalised rows and 1 / σ of the attention's LayerNorm.
@@ -35,14 +37,15 @@ pub(super) struct LayerState {
 }
 
 /// A thread's gradients of everything but the item embedding.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct ThreadGrad {
-    /// In the weights' layout; the parts of fusions and of the position stream are added at the end of a step.
+    /// In the weights' layout; what follows is added at the end of a step.
     pub flat: Vec<f32>,
-    /// By layer.
-    pub fusion: Vec<FusionGrad>,
-    /// By layer, `[heads, L, P]`.
-    pub position: Vec<Vec<f32>>,
+    /// By layer, of the fusion's parameters, one after the other.
+    pub fusion: Vec<Vec<Lanes>>,
+    /// By layer and attribute, of the scores that serve the whole step; and of the positions' scores.
+    pub attributes: Vec<Vec<Vec<f32>>>,
+    pub positions: Vec<Vec<f32>>,
 }
 
 /// Memory that a thread uses again and again.
@@ -52,7 +55,8 @@ pub(super) struct Scratch {
     b: Vec<f32>,
     c: Vec<f32>,
     d: Vec<f32>,
-    attributes: Vec<AttributeRows>,
+    /// By attribute, of queries and keys.
+    dsides: Vec<Vec<f32>>,
 }
 
 /// A layer of a frame by its number.
@@ -87,14 +91,28 @@ impl<'a> Layer<'a> {
         let frame = self.frame;
         let numbers = rows.numbers(self.queries());
         Attention {
+            h: frame.h,
             heads: frame.heads,
             length: frame.length,
-            padded: frame.padded,
             queries: self.queries(),
-            fusion: &frame.fusions[self.k],
-            position: &frame.positions[self.k],
+            fusion: frame.fusions[self.k],
             drops: Drops { dropout: frame.attention_dropout, place: self.place(0), rows: numbers },
         }
+    }
+
+    /// What the scores of the attributes and of the position follow from.
+    fn tables<'b>(self, rows: &'b Rows, sides: &'b [Vec<f32>]) -> Vec<Table<'b>>
+    where
+        'a: 'b,
+    {
+        let scores = |pairs: &'b Pairs, rows: &'b [u32]| Table::Scores { scores: &pairs.scores, n: pairs.n, rows };
+        let shared = self.frame.shared[self.k].iter().zip(self.frame.attributes);
+        let attributes =
+            shared.zip(rows.attributes.iter().zip(sides)).map(|((shared, attribute), (vectors, sides))| match shared {
+                Some(pairs) => scores(pairs, &vectors.rows),
+                None => Table::Sides { sides, d: attribute.size, rows: &vectors.rows },
+            });
+        attributes.chain([scores(&self.frame.positions[self.k], &rows.positions)]).collect()
     }
 
     fn drops(self, rows: &Rows, which: u64) -> Drops<'_> {
@@ -132,26 +150,17 @@ impl<'a> Layer<'a> {
                 frame.linear(&slots.value, valued, &mut state.value);
             }
         }
-        let attributes = match &frame.catalogue {
-            Some(all) => &all.attributes[self.k],
-            None => {
-                state.attributes.resize_with(slots.attributes.len(), AttributeRows::default);
-                let attributes = slots.attributes.iter().zip(&rows.attributes).zip(&mut state.attributes);
-                attributes.for_each(|((slot, vectors), attribute)| {
-                    attribute.size = slot.inputs;
-                    frame.linear(slot, vectors, &mut attribute.rows);
-                });
-                &state.attributes
-            }
-        };
+        state.sides.resize_with(slots.attributes.len(), Vec::new);
+        for ((dense, vectors), sides) in slots.attributes.iter().zip(&rows.attributes).zip(&mut state.sides) {
+            frame.linear(dense, &vectors.distinct, sides);
+        }
         state.context.resize(asking.len(), 0.0);
         let streams = Streams {
             sequences: &rows.sequences,
             query: &state.query,
             key: &state.key,
             value: &state.value,
-            attributes,
-            distinct: &rows.distinct,
+            tables: &self.tables(rows, &state.sides),
         };
         attention::forward(self.attention(rows), streams, &mut state.scores, &mut state.context);
 
@@ -207,13 +216,13 @@ impl<'a> Layer<'a> {
         b.resize(state.hidden.len(), 0.0);
         activation::forward(frame.activation, &state.hidden, b);
         parameters(frame, &slots.dense_2, b, a, &mut into.flat);
-        frame.transposed(&slots.dense_2, a, b, Into::Replace);
+        frame.transposed(&slots.dense_2, a, b, To::Nothing);
         activation::backward(frame.activation, &state.hidden, b);
         // The attention's output is not kept: it is its normalised rows, scaled.
         let norm = self.norm(&slots.attention_norm);
         norm::scale(norm, &state.attended.0, a);
         parameters(frame, &slots.dense_1, a, b, &mut into.flat);
-        frame.transposed(&slots.dense_1, b, grad, Into::Add);
+        frame.transposed(&slots.dense_1, b, grad, To::Old);
     }
 
     /// Turns the gradient of the attention's output into that of the layer's input.
@@ -221,7 +230,7 @@ impl<'a> Layer<'a> {
         self,
         rows: &Rows,
         state: &LayerState,
-        Scratch { a, b, c, d, attributes }: &mut Scratch,
+        Scratch { a, b, c, d, dsides }: &mut Scratch,
         grad: &mut Vec<f32>,
         into: &mut ThreadGrad,
     ) {
@@ -235,52 +244,44 @@ impl<'a> Layer<'a> {
         norm::backward(norm, &state.attended.0, &state.attended.1, self.drops(rows, 1), grad, a, scales);
         parameters(frame, &slots.dense, &state.context, a, &mut into.flat);
         b.resize(grad.len(), 0.0);
-        frame.transposed(&slots.dense, a, b, Into::Replace);
-        zeros(a, state.query.len());
-        zeros(c, state.key.len());
-        zeros(d, state.value.len());
-        attributes.resize_with(state.attributes.len(), AttributeRows::default);
-        for (grad, attribute) in attributes.iter_mut().zip(&state.attributes) {
-            grad.size = attribute.size;
-            zeros(&mut grad.rows, attribute.rows.len());
+        frame.transposed(&slots.dense, a, b, To::Nothing);
+        for (gradient, of) in [(&mut *a, &state.query), (&mut *c, &state.key), (&mut *d, &state.value)] {
+            gradient.resize(of.len(), 0.0);
         }
+        dsides.resize_with(state.sides.len(), Vec::new);
+        dsides.iter_mut().zip(&state.sides).for_each(|(dsides, sides)| zeros(dsides, sides.len()));
         let streams = Streams {
             sequences: &rows.sequences,
             query: &state.query,
             key: &state.key,
             value: &state.value,
-            attributes: &state.attributes,
-            distinct: &rows.distinct,
+            tables: &self.tables(rows, &state.sides),
         };
-        let gradients = Gradients {
-            query: a,
-            key: c,
-            value: d,
-            attributes,
-            position: &mut into.position[self.k],
-            fusion: &mut into.fusion[self.k],
-        };
+        let attributes = into.attributes[self.k].iter_mut().zip(&mut *dsides).zip(&frame.shared[self.k]);
+        let attributes = attributes.map(|((dscores, dsides), shared)| if shared.is_some() { dscores } else { dsides });
+        let mut tables: Vec<&mut [f32]> = attributes.chain([&mut into.positions[self.k]]).map(|x| &mut x[..]).collect();
+        let gradients = Gradients { query: a, key: c, value: d, tables: &mut tables, fusion: &mut into.fusion[self.k] };
         attention::backward(self.attention(rows), streams, &state.scores, b, gradients);
         parameters(frame, &slots.query, asking, a, &mut into.flat);
-        frame.transposed(&slots.query, a, grad, Into::Add);
+        frame.transposed(&slots.query, a, grad, To::Old);
         parameters(frame, &slots.key, &state.input, c, &mut into.flat);
-        for ((slot, vectors), grad) in slots.attributes.iter().zip(&rows.attributes).zip(&*attributes) {
-            // The attribute vectors are not trained: their gradient is not asked for.
-            parameters(frame, slot, vectors, &grad.rows, &mut into.flat);
+        for ((dense, vectors), dsides) in slots.attributes.iter().zip(&rows.attributes).zip(&*dsides) {
+            // The vectors are not trained: their gradient is not asked for.
+            parameters(frame, dense, &vectors.distinct, dsides, &mut into.flat);
         }
         if self.queries() == Queries::Last {
             zeros(a, state.input.len());
             add_selected(grad, &rows.last, h, a);
             std::mem::swap(a, grad);
         }
-        frame.transposed(&slots.key, c, grad, Into::Add);
+        frame.transposed(&slots.key, c, grad, To::Old);
         if rows.valued.len() == rows.items.len() {
             parameters(frame, &slots.value, &state.input, d, &mut into.flat);
-            frame.transposed(&slots.value, d, grad, Into::Add);
+            frame.transposed(&slots.value, d, grad, To::Old);
         } else {
             parameters(frame, &slots.value, &state.valued, d, &mut into.flat);
             a.resize(d.len(), 0.0);
-            frame.transposed(&slots.value, d, a, Into::Replace);
+            frame.transposed(&slots.value, d, a, To::Nothing);
             add_selected(a, &rows.valued, h, grad);
         }
     }
@@ -298,35 +299,16 @@ fn add_selected(x: &[f32], rows: &[u32], h: usize, out: &mut [f32]) {
     rows.iter().zip(x.chunks_exact(h)).for_each(|(&row, x)| axpy(1.0, x, &mut out[row as usize * h..][..h]));
 }
 
-impl Frame<'_> {
-    /// A linear layer: `out` = x · weightᵀ + bias.
-    ///
-    /// # Shapes
-    /// x `[n, inputs]`, out `[n, outputs]`
-    pub fn linear(&self, dense: &Dense, x: &[f32], out: &mut Vec<f32>) {
-        let bias = &self.flat[dense.bias.clone()];
-        out.resize(x.len() / dense.inputs * bias.len(), 0.0);
-        fill_rows(bias, out);
-        let weight = Matrix::new(&self.flat[dense.weight.clone()], dense.inputs);
-        product(self.precision, Matrix::new(x, dense.inputs), weight.t(), out, Into::Add);
-    }
-
-    /// The gradient of a linear layer's input: `out` = dy · weight.
-    pub fn transposed(&self, dense: &Dense, dy: &[f32], out: &mut [f32], into: Into) {
-        let weight = Matrix::new(&self.flat[dense.weight.clone()], dense.inputs);
-        product(self.precision, Matrix::new(dy, dense.bias.len()), weight, out, into);
-    }
-
-    /// A LayerNorm's parameters.
-    pub fn norm(&self, scale: &Scale) -> Norm<'_> {
-        Norm { weight: &self.flat[scale.weight.clone()], bias: &self.flat[scale.bias.clone()], eps: self.eps }
-    }
-}
-
 /// Adds the gradients of a linear layer's weight and bias.
 pub(super) fn parameters(frame: &Frame, dense: &Dense, x: &[f32], dy: &[f32], flat: &mut [f32]) {
     let of_outputs = Matrix::new(dy, dense.bias.len()).t();
-    product(frame.precision, of_outputs, Matrix::new(x, dense.inputs), &mut flat[dense.weight.clone()], Into::Add);
+    product(
+        frame.precision,
+        of_outputs,
+        &Matrix::new(x, dense.inputs).into(),
+        &mut flat[dense.weight.clone()],
+        To::Old,
+    );
     add_rows(dy, &mut flat[dense.bias.clone()]);
 }
 

@@ -6,9 +6,9 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::frame::Frame;
-use super::kernels::{axpy, dot, exp, max, sum};
+use super::kernels::{LANES, axpy, dot, exp, max, sum};
 use super::layer::{ThreadGrad, parameters, zeros};
-use super::product::{Into, Matrix, product};
+use super::product::{Factor, Matrix, To, product};
 
 /// Items of a block: its scores of some rows stay in a core's cache.
 const BLOCK: usize = 1024;
@@ -56,6 +56,15 @@ impl Share {
         shares.collect()
     }
 
+    /// Of every block, its part of the item embedding transposed, and as it is.
+    fn factors<'a>(&self, frame: &Frame<'a>) -> Vec<[Factor<'a>; 2]> {
+        let blocks = self.blocks.iter().map(|block| {
+            let table = Matrix::new(&frame.table[block.items.start * frame.h..block.items.end * frame.h], frame.h);
+            [table.t(), table].map(|table| Factor::new(frame.precision, table))
+        });
+        blocks.collect()
+    }
+
     fn items(&self) -> Range<usize> {
         self.blocks[0].items.start..self.blocks[self.blocks.len() - 1].items.end
     }
@@ -78,10 +87,12 @@ pub(super) fn cross_entropy(
     let rows = (SCORES / n_items).clamp(16, ROWS);
     let weight = 1.0 / targets.len() as f32;
     let mut loss = 0.0;
+    let factors: Vec<Vec<[Factor; 2]>> = shares.par_iter().map(|share| share.factors(frame)).collect();
     let batch = sequences.chunks(rows * h).zip(targets.chunks(rows)).zip(dsequences.chunks_mut(rows * h));
     for ((sequences, targets), dsequences) in batch {
-        shares.par_iter_mut().for_each(|share| {
-            share.blocks.iter_mut().for_each(|block| block.score(frame, sequences, targets));
+        shares.par_iter_mut().zip(&factors).for_each(|(share, factors)| {
+            let blocks = share.blocks.iter_mut().zip(factors);
+            blocks.for_each(|(block, [table_t, _])| block.score(frame, table_t, sequences, targets));
         });
         let blocks = || shares.iter().flat_map(|share| &share.blocks);
         let mut most = vec![f32::NEG_INFINITY; targets.len()];
@@ -98,17 +109,16 @@ pub(super) fn cross_entropy(
         loss -= blocks().map(|block| block.targets).sum::<f64>();
 
         let size = shares[0].items().len() * h;
-        shares.par_iter_mut().zip(dtable.par_chunks_mut(size)).for_each(|(share, dtable)| {
+        shares.par_iter_mut().zip(&factors).zip(dtable.par_chunks_mut(size)).for_each(|((share, factors), dtable)| {
             let start = share.items().start;
             zeros(&mut share.drows, sequences.len());
-            for block in &mut share.blocks {
+            for (block, [_, table]) in share.blocks.iter_mut().zip(factors) {
                 block.differentiate(targets, &most, &sums, weight);
                 let items = block.items.start - start..block.items.end - start;
                 let scores = Matrix::new(&block.scores, block.items.len());
                 let dtable = &mut dtable[items.start * h..items.end * h];
-                product(frame.precision, scores.t(), Matrix::new(sequences, h), dtable, Into::Add);
-                let table = Matrix::new(&frame.table[block.items.start * h..block.items.end * h], h);
-                product(frame.precision, scores, table, &mut share.drows, Into::Add);
+                product(frame.precision, scores.t(), &Matrix::new(sequences, h).into(), dtable, To::Old);
+                product(frame.precision, scores, table, &mut share.drows, To::Old);
             }
         });
         dsequences.copy_from_slice(&shares[0].drows);
@@ -118,11 +128,9 @@ pub(super) fn cross_entropy(
 }
 
 impl Block {
-    fn score(&mut self, frame: &Frame, sequences: &[f32], targets: &[i64]) {
-        let (h, n) = (frame.h, self.items.len());
-        let table = Matrix::new(&frame.table[self.items.start * h..self.items.end * h], h);
-        self.scores.resize(targets.len() * n, 0.0);
-        product(frame.precision, Matrix::new(sequences, h), table.t(), &mut self.scores, Into::Replace);
+    fn score(&mut self, frame: &Frame, table_t: &Factor, sequences: &[f32], targets: &[i64]) {
+        self.scores.resize(targets.len() * self.items.len(), 0.0);
+        product(frame.precision, Matrix::new(sequences, frame.h), table_t, &mut self.scores, To::Nothing);
         self.targets = self.hits(targets).map(|at| f64::from(self.scores[at])).sum();
         self.most.resize(targets.len(), 0.0);
         self.sums.resize(targets.len(), 0.0);
@@ -131,10 +139,8 @@ impl Block {
 
     /// From exponentials to the gradient of the scores: (softmax − 1 at the target) · weight.
     fn differentiate(&mut self, targets: &[i64], most: &[f32], sums: &[f32], weight: f32) {
-        for (i, scores) in self.scores.chunks_exact_mut(self.items.len()).enumerate() {
-            let factor = exp(self.most[i] - most[i]) / sums[i] * weight;
-            scores.iter_mut().for_each(|score| *score *= factor);
-        }
+        let factors: Vec<f32> = (0..most.len()).map(|i| exp(self.most[i] - most[i]) / sums[i] * weight).collect();
+        scale(&mut self.scores, &factors);
         let hits: Vec<usize> = self.hits(targets).collect();
         hits.into_iter().for_each(|at| self.scores[at] -= weight);
     }
@@ -156,6 +162,40 @@ fn exponentials(scores: &mut [f32], most: &mut [f32], sums: &mut [f32]) {
         row.iter_mut().for_each(|x| *x = exp(*x - *most));
         *total = sum(row);
     }
+}
+
+/// Multiplies every row by its factor.
+#[multiversion::multiversion(targets("x86_64+avx512f", "x86_64+avx2+fma", "aarch64+neon"))]
+fn scale(scores: &mut [f32], factors: &[f32]) {
+    for (row, &factor) in scores.chunks_exact_mut(scores.len() / factors.len()).zip(factors) {
+        row.iter_mut().for_each(|x| *x *= factor);
+    }
+}
+
+/// Σ log(1 + eˣ); puts its derivative, weighted, in the place of x.
+#[multiversion::multiversion(targets("x86_64+avx512f", "x86_64+avx2+fma", "aarch64+neon"))]
+fn logistic(logits: &mut [f32], weight: f32) -> f64 {
+    // log(1 + eˣ) = max(x, 0) + log(1 + e^−|x|), so that nothing overflows. Logarithms are taken of products, whose factors
+    // are at most 2: a thousand of them stay below 2¹⁰²⁴.
+    let mut loss = 0.0;
+    for logits in logits.chunks_mut(1000) {
+        let (parts, rest) = logits.as_chunks_mut::<LANES>();
+        let (mut positive, mut products) = ([0.0_f64; LANES], [1.0_f64; LANES]);
+        let mut take = |logits: &mut [f32]| {
+            for ((x, positive), product) in logits.iter_mut().zip(&mut positive).zip(&mut products) {
+                let small = exp(-x.abs());
+                *positive += f64::from(x.max(0.0));
+                *product *= 1.0 + f64::from(small);
+                *x = if *x >= 0.0 { 1.0 } else { small } / (1.0 + small) * weight;
+            }
+        };
+        for part in parts {
+            take(part);
+        }
+        take(rest);
+        loss += positive.iter().sum::<f64>() + products.iter().product::<f64>().ln();
+    }
+    loss
 }
 
 /// BPR's loss of positive and negative items. Writes the gradient of the sequences and adds that of the item embedding;
@@ -224,15 +264,10 @@ pub(super) fn predictor(
         let tokens = || tokens.iter().filter(|&&token| token != 0).map(|&token| token as usize);
         loss -= tokens().map(|token| f64::from(logits[token])).sum::<f64>();
         logits[0] = 0.0;
-        for x in &mut logits[1..] {
-            // log(1 + eˣ) and its derivative, from e^−|x| so that nothing overflows.
-            let small = exp(-x.abs());
-            loss += f64::from(x.max(0.0) + small.ln_1p());
-            *x = if *x >= 0.0 { 1.0 } else { small } / (1.0 + small) * weight;
-        }
+        loss += logistic(&mut logits[1..], weight);
         tokens().for_each(|token| logits[token] -= weight);
     }
     parameters(frame, slot, sequences, &logits, &mut into.flat);
-    frame.transposed(slot, &logits, dsequences, Into::Add);
+    frame.transposed(slot, &logits, dsequences, To::Old);
     loss / count
 }

@@ -9,6 +9,7 @@
 mod activation;
 mod adam;
 mod attention;
+mod attributes;
 #[cfg(target_arch = "x86_64")]
 mod bfloat;
 mod catalogue;
@@ -22,6 +23,7 @@ mod loss;
 mod norm;
 mod product;
 mod rank;
+mod table;
 mod weights;
 
 use std::ops::Range;
@@ -31,11 +33,12 @@ use rayon::{ThreadPool, ThreadPoolBuilder};
 use tch::{Device, Kind, Tensor};
 
 use self::adam::adam;
+use self::attributes::{Attribute, Pairs};
 use self::catalogue::Catalogue;
 use self::chunk::{Chunk, Index, Padding, Sequences};
 use self::dropout::Stream;
 use self::frame::Frame;
-use self::fusion::FusionGrad;
+use self::kernels::LANES;
 use self::layer::{Scratch, ThreadGrad};
 use self::loss::{Labels, Share};
 use self::product::wrap;
@@ -61,8 +64,7 @@ pub struct FastPath {
     sizes: Sizes,
     layout: Layout,
     parameters: Vec<(String, Tensor)>,
-    /// Each attribute's vectors of all items, `[n_items, dᵢ]`, with dᵢ: the tables are not trained.
-    vectors: Vec<(Vec<f32>, usize)>,
+    attributes: Vec<Attribute>,
     labels: Vec<Labels>,
     padding: Padding,
     /// The gathered weights.
@@ -120,17 +122,17 @@ impl FastPath {
             width: feature.ids.size()[1] as usize,
         });
         let shares = Share::all(sizes.n_items, threads);
+        let attributes = attributes_of(model);
         let worker = || Worker {
-            index: Index::new(sizes.n_items),
+            index: Index::new(&attributes),
             scratch: Scratch::default(),
-            grad: ThreadGrad { flat: vec![0.0; layout.len], fusion: Vec::new(), position: Vec::new() },
+            grad: ThreadGrad { flat: vec![0.0; layout.len], ..ThreadGrad::default() },
             chunk: Chunk::default(),
             scores: Vec::new(),
         };
         Ok(Self {
             pool: pool(threads)?,
             precision,
-            vectors: vectors_of(model),
             labels: labels.collect(),
             padding: match (config.pooling_mode, config.fusion_type) {
                 (Pooling::Max, _) => Padding::Kept,
@@ -140,6 +142,7 @@ impl FastPath {
             flat: vec![0.0; layout.len],
             chunks: Vec::new(),
             workers: (0..threads).map(|_| worker()).collect(),
+            attributes,
             shares,
             dtable: vec![0.0; sizes.n_items * config.hidden_size as usize],
             parameters,
@@ -151,7 +154,8 @@ impl FastPath {
 
     /// Takes the attribute vectors anew from a model whose tables another file's have replaced.
     pub fn reload(&mut self, model: &Model) {
-        self.vectors = vectors_of(model);
+        self.attributes = attributes_of(model);
+        self.workers.iter_mut().for_each(|worker| worker.index = Index::new(&self.attributes));
     }
 
     /// The losses of a batch; leaves their gradient for [`FastPath::gradient`]. `None` drops nothing.
@@ -159,7 +163,7 @@ impl FastPath {
     /// # Panics
     /// With `loss_type: BPR` and a batch without `neg_items`.
     pub fn losses(&mut self, batch: &Batch, masks: Option<Masks>) -> Losses<f64> {
-        let Self { pool, config, precision, sizes, layout, parameters, vectors, labels, padding, .. } = self;
+        let Self { pool, config, precision, sizes, layout, parameters, attributes, labels, padding, .. } = self;
         let Self { flat, chunks, workers, shares, dtable, .. } = self;
         let items = integers(&batch.item_seq);
         let (len, targets) = (integers(&batch.item_seq_len), integers(&batch.pos_items));
@@ -168,7 +172,8 @@ impl FastPath {
         layout.gather(parameters, flat);
         let table = table(parameters);
         let stream = masks.map(|masks| Stream::new(masks.seed).part(masks.step));
-        let frame = Frame::new(config, layout, (flat, table), sizes.length, *precision, stream);
+        let frame =
+            pool.install(|| Frame::new(config, layout, (flat, table), attributes, sizes.length, *precision, stream));
         let (h, b) = (frame.h, len.len());
         chunks.resize_with(b.div_ceil(CHUNK), Chunk::default);
         let per_worker = chunks.len().div_ceil(workers.len());
@@ -180,19 +185,19 @@ impl FastPath {
             parts.for_each(|(part, (chunks, worker))| {
                 for (i, chunk) in chunks.iter_mut().enumerate() {
                     let start = (part * per_worker + i) * CHUNK;
-                    chunk.rows.fill(sequences, start..(start + CHUNK).min(b), Some(&*vectors), &mut worker.index);
+                    chunk.rows.fill(sequences, start..(start + CHUNK).min(b), attributes, &mut worker.index);
                     chunk.forward(&frame, &mut worker.scratch);
                 }
             });
             let encoded: Vec<f32> = chunks.iter().flat_map(|chunk| &chunk.output).copied().collect();
             let mut grad = vec![0.0; b * h];
             dtable.par_chunks_mut(1 << 16).for_each(|part| part.fill(0.0));
-            let (item, attributes) = match (config.loss_type, &negatives) {
+            let (item, predicted) = match (config.loss_type, &negatives) {
                 (Loss::Ce, _) => {
                     let item = loss::cross_entropy(&frame, shares, &encoded, &targets, &mut grad, dtable);
                     let part = b.div_ceil(workers.len());
-                    let attributes = layout.ap.iter().zip(&*labels).zip(&config.lamdas).enumerate();
-                    let attributes = attributes.map(|(i, ((_, labels), &lamda))| {
+                    let predictors = layout.ap.iter().zip(&*labels).zip(&config.lamdas).enumerate();
+                    let predicted = predictors.map(|(i, ((_, labels), &lamda))| {
                         let rows = encoded.par_chunks(part * h).zip(targets.par_chunks(part));
                         let rows = rows.zip(grad.par_chunks_mut(part * h)).zip(workers.par_iter_mut());
                         let losses = rows.map(|((rows, grad), worker)| {
@@ -200,7 +205,7 @@ impl FastPath {
                         });
                         losses.collect::<Vec<f64>>().iter().sum()
                     });
-                    (item, attributes.collect())
+                    (item, predicted.collect())
                 }
                 (Loss::Bpr, negatives) => {
                     let negatives = negatives.as_ref().expect("BPR batches carry negative items");
@@ -220,8 +225,8 @@ impl FastPath {
                 let items = part * share..part * share + dtable.len() / h;
                 chunks.iter().for_each(|chunk| chunk.scatter(items.clone(), dtable));
             });
-            let total = attributes.iter().zip(&config.lamdas).map(|(loss, lamda): (&f64, _)| loss * lamda).sum::<f64>();
-            Losses { total: item + total, item, attributes }
+            let total = predicted.iter().zip(&config.lamdas).map(|(loss, lamda): (&f64, _)| loss * lamda).sum::<f64>();
+            Losses { total: item + total, item, attributes: predicted }
         })
     }
 
@@ -297,13 +302,16 @@ impl FastPath {
         then: impl Fn(&Frame, Range<usize>, &[f32], &mut Vec<f32>) -> T + Sync,
         mut told: impl FnMut(usize) -> Result<()>,
     ) -> Result<Vec<T>> {
-        let Self { pool, config, precision, sizes, layout, parameters, vectors, padding, flat, workers, .. } = self;
+        let Self { pool, config, precision, sizes, layout, parameters, attributes, padding, flat, workers, .. } = self;
         let (items, len) = (integers(item_seq), integers(item_seq_len));
         let sequences = Sequences { items: &items, len: &len, padding: *padding };
         layout.gather(parameters, flat);
-        let mut frame = Frame::new(config, layout, (flat, table(parameters)), sizes.length, *precision, None);
-        frame.catalogue = pool.install(|| Catalogue::new(&frame, vectors, items.len()));
-        let own = frame.catalogue.is_none().then_some(&vectors[..]);
+        let weights = (&**flat, table(parameters));
+        let frame = pool.install(|| {
+            let mut frame = Frame::new(config, layout, weights, attributes, sizes.length, *precision, None);
+            frame.catalogue = Catalogue::new(&frame, items.len());
+            frame
+        });
         let parts: Vec<usize> = (0..len.len()).step_by(size).collect();
         let mut all = Vec::with_capacity(parts.len());
         for parts in parts.chunks(TOLD * workers.len()) {
@@ -314,7 +322,7 @@ impl FastPath {
                     let Worker { index, scratch, chunk, scores, .. } = worker;
                     let one = |&start: &usize| {
                         let range = start..(start + size).min(len.len());
-                        chunk.rows.fill(sequences, range.clone(), own, index);
+                        chunk.rows.fill(sequences, range.clone(), attributes, index);
                         chunk.forward(&frame, scratch);
                         then(&frame, range, &chunk.output, scores)
                     };
@@ -332,8 +340,13 @@ impl FastPath {
 impl ThreadGrad {
     fn clear(&mut self, frame: &Frame) {
         self.flat.fill(0.0);
-        self.fusion = frame.fusions.iter().map(FusionGrad::new).collect();
-        self.position = frame.positions.iter().map(|scores| vec![0.0; scores.len()]).collect();
+        let zeros = |pairs: &Pairs| vec![0.0; pairs.scores.len()];
+        let of_layer =
+            |layer: &Vec<Option<Pairs>>| layer.iter().map(|p| p.as_ref().map_or(Vec::new(), zeros)).collect();
+        let sizes = frame.layout.layers.iter().map(|slots| slots.fusion.iter().map(Range::len).sum());
+        self.fusion = sizes.map(|size| vec![[0.0; LANES]; size]).collect();
+        self.attributes = frame.shared.iter().map(of_layer).collect();
+        self.positions = frame.positions.iter().map(zeros).collect();
     }
 }
 
@@ -345,10 +358,10 @@ const TOLD: usize = 16;
 /// The item embedding's name.
 const TABLE: &str = "item_embedding.weight";
 
-/// Each attribute's vectors of all items, with their size.
-fn vectors_of(model: &Model) -> Vec<(Vec<f32>, usize)> {
-    (model.attribute_vectors().into_iter().zip(&model.config().attribute_hidden_size))
-        .map(|(vectors, &size)| (floats(&vectors).to_vec(), size as usize))
+fn attributes_of(model: &Model) -> Vec<Attribute> {
+    let config = model.config();
+    (model.attribute_vectors().into_iter().zip(&config.attribute_hidden_size))
+        .map(|(vectors, &size)| Attribute::new(floats(&vectors), size as usize, config.n_heads as usize))
         .collect()
 }
 

@@ -12,6 +12,8 @@ pub(super) struct Matrix<'a> {
     pub data: &'a [f32],
     /// Of the memory, before the transposition.
     pub columns: usize,
+    /// From a row of the memory to the next.
+    pub stride: usize,
     pub transposed: bool,
 }
 
@@ -19,7 +21,13 @@ impl<'a> Matrix<'a> {
     /// All of `data`, in rows of so many columns.
     pub fn new(data: &'a [f32], columns: usize) -> Self {
         debug_assert_eq!(data.len() % columns, 0);
-        Self { data, columns, transposed: false }
+        Self { data, columns, stride: columns, transposed: false }
+    }
+
+    /// Some columns of a matrix that is not transposed.
+    pub fn part(self, start: usize, columns: usize) -> Self {
+        debug_assert!(!self.transposed && start + columns <= self.columns);
+        Self { data: &self.data[start..], columns, ..self }
     }
 
     /// The transposed matrix, as a view.
@@ -27,21 +35,62 @@ impl<'a> Matrix<'a> {
         Self { transposed: !self.transposed, ..self }
     }
 
+    /// Of the memory.
+    fn rows(self) -> usize {
+        self.data.len().div_ceil(self.stride)
+    }
+
     /// Rows and columns.
     pub fn size(self) -> [usize; 2] {
-        let size = [self.data.len() / self.columns, self.columns];
+        let size = [self.rows(), self.columns];
         if self.transposed { [size[1], size[0]] } else { size }
     }
 
     /// A view for libtorch that must not outlive the slice.
     pub fn tensor(self) -> Tensor {
-        let [rows, columns] = [self.data.len() / self.columns, self.columns].map(|size| size as i64);
-        // SAFETY: the slice holds rows · columns elements, and it is borrowed longer than the products of this file keep
-        // the tensor.
+        let [rows, columns, stride] = [self.rows(), self.columns, self.stride].map(|size| size as i64);
+        // SAFETY: the slice reaches to the last row's last column, and it is borrowed longer than the products of this file
+        // keep the tensor.
         let tensor = unsafe {
-            Tensor::from_blob(self.data.as_ptr().cast(), &[rows, columns], &[columns, 1], Kind::Float, Device::Cpu)
+            Tensor::from_blob(self.data.as_ptr().cast(), &[rows, columns], &[stride, 1], Kind::Float, Device::Cpu)
         };
         if self.transposed { tensor.tr() } else { tensor }
+    }
+}
+
+/// A right factor: packed once where many products take it, and as it is elsewhere.
+#[derive(Debug)]
+pub(super) enum Factor<'a> {
+    Plain(Matrix<'a>),
+    #[cfg(target_arch = "x86_64")]
+    Packed(bfloat::Packed),
+}
+
+impl<'a> Factor<'a> {
+    /// Packs what is packed.
+    pub fn new(precision: Precision, matrix: Matrix<'a>) -> Self {
+        #[cfg(target_arch = "x86_64")]
+        if precision == Precision::Bf16 && *bfloat::PREFERRED {
+            // SAFETY: the condition is the promise.
+            return Self::Packed(unsafe { bfloat::Packed::right(matrix) });
+        }
+        let _ = precision;
+        Self::Plain(matrix)
+    }
+
+    /// Rows and columns.
+    pub fn size(&self) -> [usize; 2] {
+        match self {
+            Self::Plain(matrix) => matrix.size(),
+            #[cfg(target_arch = "x86_64")]
+            Self::Packed(packed) => packed.size(),
+        }
+    }
+}
+
+impl<'a> From<Matrix<'a>> for Factor<'a> {
+    fn from(matrix: Matrix<'a>) -> Self {
+        Self::Plain(matrix)
     }
 }
 
@@ -52,41 +101,51 @@ pub(super) fn wrap(out: &mut [f32], columns: usize) -> Tensor {
     unsafe { Tensor::from_blob(out.as_mut_ptr().cast(), &[rows, columns], &[columns, 1], Kind::Float, Device::Cpu) }
 }
 
-/// What becomes of the old values of a product's output.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Into {
-    Replace,
-    Add,
+/// What a product is added to.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) enum To<'a> {
+    Nothing,
+    /// The output's old values.
+    Old,
+    /// A row, `[n]`, in every row.
+    Row(&'a [f32]),
 }
 
-/// `out = a · b` or `out += a · b`, where `out` is row-major without gaps.
+/// `out` = a · b + what `to` says, where `out` is row-major without gaps.
 ///
 /// Under [`Precision::Bf16`] both factors are rounded to bfloat16, and sums are float32's. Where libtorch does it, because
 /// the processor is none that `bfloat.rs` is for, the product is rounded too.
 ///
 /// # Shapes
 /// a `[m, k]`, b `[k, n]`, out `[m, n]`
-pub(super) fn product(precision: Precision, a: Matrix, b: Matrix, out: &mut [f32], into: Into) {
-    let ([m, _], [_, n]) = (a.size(), b.size());
+pub(super) fn product(precision: Precision, a: Matrix, b: &Factor, out: &mut [f32], to: To) {
+    let ([m, k], [_, n]) = (a.size(), b.size());
     debug_assert_eq!(out.len(), m * n);
-    if m == 0 || n == 0 {
+    if out.is_empty() || (k == 0 && to == To::Old) {
         return;
     }
     #[cfg(target_arch = "x86_64")]
     if precision == Precision::Bf16 && *bfloat::PREFERRED {
         // SAFETY: the condition is the promise.
-        return unsafe { bfloat::product(a, b, out, into) };
+        return unsafe { bfloat::product(a, b, out, to) };
     }
-    let mut target = wrap(out, n);
-    let (a, b) = (a.tensor(), b.tensor());
-    match (precision, into) {
-        (Precision::Float32, Into::Replace) => _ = a.mm_out(&target, &b),
-        (Precision::Float32, Into::Add) => _ = target.addmm_(&a, &b),
-        (Precision::Bf16, into) => {
+    let b = match b {
+        Factor::Plain(matrix) => matrix.tensor(),
+        #[cfg(target_arch = "x86_64")]
+        Factor::Packed(_) => unreachable!("factors are packed for `bfloat.rs` alone"),
+    };
+    if let To::Row(row) = to {
+        out.chunks_exact_mut(n).for_each(|out| out.copy_from_slice(row));
+    }
+    let (a, mut target) = (a.tensor(), wrap(out, n));
+    match precision {
+        Precision::Float32 if to == To::Nothing => _ = a.mm_out(&target, &b),
+        Precision::Float32 => _ = target.addmm_(&a, &b),
+        Precision::Bf16 => {
             let product = a.to_kind(Kind::BFloat16).mm(&b.to_kind(Kind::BFloat16));
-            match into {
-                Into::Replace => target.copy_(&product),
-                Into::Add => _ = target.g_add_(&product),
+            match to {
+                To::Nothing => target.copy_(&product),
+                To::Old | To::Row(_) => _ = target.g_add_(&product),
             }
         }
     }

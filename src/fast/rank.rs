@@ -1,7 +1,7 @@
 //! Ranks of targets among all items: a product, and a count of better items instead of a sort.
 
 use super::frame::Frame;
-use super::product::{Into, Matrix, product};
+use super::product::{Matrix, To, product};
 use crate::config::Precision;
 use crate::eval::Ranking;
 
@@ -23,7 +23,7 @@ pub(super) fn rank(frame: &Frame, sequences: &[f32], targets: &[i64], scores: &m
     for items in blocks() {
         let table = Matrix::new(&frame.table[items.start * h..items.end * h], h);
         let out = &mut scores[items.start * n..items.end * n];
-        product(Precision::Float32, Matrix::new(sequences, h), table.t(), out, Into::Replace);
+        product(Precision::Float32, Matrix::new(sequences, h), &table.t().into(), out, To::Nothing);
     }
     let row = |items: std::ops::Range<usize>, i: usize| {
         let width = items.len();

@@ -12,6 +12,8 @@ use crate::config::{Fusion, ModelConfig, Predictor};
 /// A linear layer's place.
 #[derive(Debug, Clone)]
 pub(super) struct Dense {
+    /// Its number among all of them.
+    pub number: usize,
     /// `[outputs, inputs]`
     pub weight: Range<usize>,
     /// `[outputs]`
@@ -54,6 +56,8 @@ pub(super) struct Layout {
     /// The predictors.
     pub ap: Vec<Dense>,
     pub norm: Scale,
+    /// All linear layers by their numbers.
+    pub dense: Vec<Dense>,
     /// Every parameter's `state_dict` name with its place.
     names: Vec<(String, Range<usize>)>,
 }
@@ -114,7 +118,7 @@ impl Layout {
             Predictor::Not => Vec::new(),
         };
         let norm = place.scale("LayerNorm", h);
-        Self { len: place.len, position_embedding, layers, ap, norm, names: place.names }
+        Self { len: place.len, position_embedding, layers, ap, norm, dense: place.dense, names: place.names }
     }
 
     /// Copies parameters to their places.
@@ -150,6 +154,7 @@ pub(super) fn floats_mut(tensor: &mut Tensor) -> &mut [f32] {
 #[derive(Default)]
 struct Placer {
     len: usize,
+    dense: Vec<Dense>,
     names: Vec<(String, Range<usize>)>,
 }
 
@@ -167,7 +172,9 @@ impl Placer {
         names.iter().for_each(|name| _ = self.next(format!("{name}.weight"), inputs * outputs));
         let middle = self.len;
         names.iter().for_each(|name| _ = self.next(format!("{name}.bias"), outputs));
-        Dense { weight: start..middle, bias: middle..self.len, inputs }
+        let dense = Dense { number: self.dense.len(), weight: start..middle, bias: middle..self.len, inputs };
+        self.dense.push(dense.clone());
+        dense
     }
 
     fn scale(&mut self, name: &str, size: usize) -> Scale {

@@ -1,6 +1,6 @@
 //! The fast path is the reference path: the same function and the same gradients on random shapes, in float32.
 
-use dif_sr::config::{Fusion, Loss, Pooling, Precision, Predictor};
+use dif_sr::config::{AttributeKind, Fusion, Loss, Pooling, Precision, Predictor};
 use dif_sr::data::{Batch, RowTensors, Rows};
 use dif_sr::eval::rank;
 use dif_sr::fast::{FastPath, Masks};
@@ -93,6 +93,20 @@ proptest! {
     #[test]
     fn chunks_do_not_show(shape in shapes(&FUSIONS, &SUM_OR_MEAN), rows in 65..200_i64) {
         same_function(&Shape { rows, ..shape })?;
+    }
+
+    /// Nor does it whether an attribute has so few distinct vectors that one table of scores serves a step, or so many that
+    /// each chunk computes queries and keys of its own, beside another attribute of the other kind.
+    #[test]
+    fn an_attribute_may_have_a_vector_of_its_own_for_every_item(
+        shape in shapes(&FUSIONS, &SUM_OR_MEAN), seed in any::<u64>(), first in any::<bool>(),
+    ) {
+        let many = AttributeShape { kind: AttributeKind::Token, vocab: 4000, head_size: 3, width: 1 };
+        let few = AttributeShape { vocab: 5, ..many };
+        let attributes = if first { vec![many, few] } else { vec![few, many] };
+        // More positions than twice the items, so that evaluation computes the first layer by item.
+        let shape = Shape { attributes, n_items: 700, rows: 300, length: 5, layers: 2, heads: 2, seed, ..shape };
+        same_function(&shape)?;
     }
 
     /// Nor do threads, or what a larger batch left in one of them that a smaller batch does not employ.
@@ -216,11 +230,18 @@ proptest! {
         let (model, batch) = (shape.model_of(Kind::Float), shape.batch());
         // Weights of the models of other tests are so large that bfloat16's eight bits move probabilities at will.
         no_grad(|| model.named_parameters().iter().for_each(|(_, p)| _ = p.shallow_clone().g_mul_scalar_(0.3)));
-        let [exact, rough] = [Precision::Float32, Precision::Bf16].map(|precision| {
-            let mut fast = FastPath::new(&model, precision).expect("a float32 model on the CPU");
-            fast.losses(&batch, None).total
-        });
-        prop_assert!((exact - rough).abs() <= 0.02 * exact, "{} in float32, {} in bfloat16", exact, rough);
-        prop_assert!(exact != rough);
+        let [mut exact, mut rough] = [Precision::Float32, Precision::Bf16]
+            .map(|precision| FastPath::new(&model, precision).expect("a float32 model on the CPU"));
+        let [of_exact, of_rough] = [&mut exact, &mut rough].map(|fast| fast.losses(&batch, None).total);
+        prop_assert!((of_exact - of_rough).abs() <= 0.02 * of_exact, "{} and {} in bfloat16", of_exact, of_rough);
+        prop_assert!(of_exact != of_rough);
+        // All gradients together point the same way.
+        let norm = |sum: &dyn Fn(f64, f64) -> f64| -> f64 {
+            let names = model.named_parameters().into_iter().map(|(name, _)| name);
+            let pairs = names.flat_map(|name| exact.gradient(&name).iter().zip(rough.gradient(&name)).collect::<Vec<_>>());
+            pairs.map(|(&a, &b)| sum(f64::from(a), f64::from(b))).sum::<f64>().sqrt()
+        };
+        let (difference, size) = (norm(&|a, b| (a - b).powi(2)), norm(&|a, _| a * a));
+        prop_assert!(difference <= 0.1 * size, "gradients of size {} differ by {}", size, difference);
     }
 }
