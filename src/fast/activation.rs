@@ -8,7 +8,8 @@ pub(super) fn forward(activation: Activation, x: &[f32], out: &mut [f32]) {
     let map = |out: &mut [f32], f: fn(f32) -> f32| out.iter_mut().zip(x).for_each(|(out, &x)| *out = f(x));
     match activation {
         Activation::Gelu => _ = Matrix::new(x, 1).tensor().gelu_out(&wrap(out, 1), "none"),
-        Activation::Relu => map(out, |x| x.max(0.0)),
+        // Not `max`, which would hide a NaN.
+        Activation::Relu => map(out, |x| if x < 0.0 { 0.0 } else { x }),
         Activation::Swish => map(out, |x| x * sigmoid(x)),
         Activation::Tanh => map(out, f32::tanh),
         Activation::Sigmoid => map(out, sigmoid),

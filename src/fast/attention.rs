@@ -1,7 +1,7 @@
 //! Fused attention between the products of a layer, sequence by sequence, forward and backward.
 //!
 //! What is done to single scores goes side by side for all queries and heads of a sequence: lane i · heads + n is query i in
-//! head n, and a score map is `[L, lanes]`, by key.
+//! head n, and a score map is `[keys, lanes]`.
 
 use super::fusion::{Fusion, Maps, softmax};
 use super::kernels::{LANES, Lanes, Terms, copy, dots};
@@ -58,14 +58,14 @@ pub(super) struct Streams<'a> {
     pub tables: &'a [Table<'a>],
 }
 
-/// What the forward pass leaves for the backward pass: of each sequence, in blocks of lanes.
+/// What the forward pass leaves for the backward pass: of each sequence, in blocks of lanes, by its keys.
 #[derive(Debug, Default)]
 pub(super) struct Scores {
-    /// Attributes, item and position, `[maps, L, blocks]`.
+    /// Attributes, item and position, `[maps, keys, blocks]`.
     maps: Vec<Lanes>,
     /// The gate's, `[blocks, maps]`.
     gates: Vec<Lanes>,
-    /// After the softmax, before dropout, `[L, blocks]`.
+    /// After the softmax, before dropout, `[keys, blocks]`.
     probs: Vec<Lanes>,
 }
 
@@ -97,10 +97,10 @@ impl Attention<'_> {
         }
     }
 
-    /// The blocks of a map's lanes.
+    /// The blocks of lanes of a sequence's maps.
     #[inline(always)]
-    fn blocks(self) -> usize {
-        let queries = if self.queries == Queries::All { self.length } else { 1 };
+    fn blocks(self, sequence: Sequence) -> usize {
+        let queries = if self.queries == Queries::All { sequence.rows } else { 1 };
         (queries * self.heads).div_ceil(LANES)
     }
 }
@@ -119,20 +119,23 @@ struct Masks {
 impl Masks {
     #[inline(always)]
     fn new(attention: Attention) -> Self {
-        let Attention { heads, length, .. } = attention;
-        let blocks = attention.blocks();
-        let mut future = vec![[0.0; LANES]; length * blocks];
-        if attention.queries == Queries::All {
-            let keys = future.as_flattened_mut().chunks_exact_mut(blocks * LANES).enumerate();
-            keys.for_each(|(j, future)| future[..j * heads].fill(MASKED));
-        }
-        Self { drops: vec![[1.0; LANES]; future.len()], future, row: vec![0.0; length * heads] }
+        Self { future: Vec::new(), drops: Vec::new(), row: vec![0.0; attention.length * attention.heads] }
     }
 
     /// Draws the factors of a sequence.
     #[inline(always)]
     fn draw(&mut self, attention: Attention, number: usize, sequence: Sequence) {
-        let (heads, width) = (attention.heads, attention.blocks() * LANES);
+        let (heads, blocks) = (attention.heads, attention.blocks(sequence));
+        let width = blocks * LANES;
+        // Sequences of one chunk have the same number of keys, unless padding is left out.
+        if self.drops.len() != sequence.rows * blocks {
+            self.future = vec![[0.0; LANES]; sequence.rows * blocks];
+            self.drops = vec![[1.0; LANES]; sequence.rows * blocks];
+            if attention.queries == Queries::All {
+                let keys = self.future.as_flattened_mut().chunks_exact_mut(width).enumerate();
+                keys.for_each(|(j, future)| future[..j * heads].fill(MASKED));
+            }
+        }
         for (q, (row, _)) in attention.queries(number, sequence).enumerate() {
             if attention.drops.mask(row, &mut self.row) {
                 let drops = self.drops.as_flattened_mut().chunks_exact_mut(width);
@@ -152,35 +155,40 @@ impl Masks {
 pub(super) fn forward(attention: Attention, streams: Streams, scores: &mut Scores, context: &mut [f32]) {
     let Attention { h, heads, length, fusion, .. } = attention;
     let Streams { sequences, query, key, value, tables } = streams;
-    let (maps, blocks, d) = (tables.len() + 1, attention.blocks(), h / heads);
-    let (width, scale) = (blocks * LANES, 1.0 / (d as f32).sqrt());
-    scores.resize(sequences.len(), maps, length, blocks);
+    let (maps, d) = (tables.len() + 1, h / heads);
+    let scale = 1.0 / (d as f32).sqrt();
+    scores.resize(attention, sequences, maps);
+    let mut rest = (&mut scores.maps[..], &mut scores.gates[..], &mut scores.probs[..]);
     let mut masks = Masks::new(attention);
-    let (mut fused, mut weights) = (vec![[0.0; LANES]; length], vec![[0.0; LANES]; length * blocks]);
-    let all = sequences.iter().zip(scores.maps.chunks_exact_mut(maps * length * blocks));
-    let all = all.zip(scores.gates.chunks_exact_mut(blocks * maps)).zip(scores.probs.chunks_exact_mut(length * blocks));
-    for (number, (((&sequence, own), gates), probs)) in all.enumerate() {
+    let (mut fused, mut weights) = (vec![[0.0; LANES]; length], Vec::new());
+    for (number, &sequence) in sequences.iter().enumerate() {
+        let (keys, blocks) = (sequence.rows, attention.blocks(sequence));
+        let width = blocks * LANES;
+        let own = rest.0.split_off_mut(..maps * keys * blocks).expect("as resized");
+        let gates = rest.1.split_off_mut(..blocks * maps).expect("as resized");
+        let probs = rest.2.split_off_mut(..keys * blocks).expect("as resized");
+        weights.resize(keys * blocks, [0.0; LANES]);
         masks.draw(attention, number, sequence);
         let flat = own.as_flattened_mut();
         // All look-ups at once, so that the memory answers to them at once.
         for (t, table) in tables.iter().enumerate() {
-            let map = &mut flat[place(t, tables) * length * width..][..length * width];
+            let map = &mut flat[place(t, tables) * keys * width..][..keys * width];
             for (q, (_, i)) in attention.queries(number, sequence).enumerate() {
-                for j in 0..sequence.rows {
+                for j in 0..keys {
                     let to = &mut map[j * width + q * heads..][..heads];
                     table.score(sequence.start + i, sequence.start + j, to);
                 }
             }
         }
         for (q, (row, _)) in attention.queries(number, sequence).enumerate() {
-            for j in 0..sequence.rows {
-                let to = &mut flat[((maps - 2) * length + j) * width + q * heads..][..heads];
+            for j in 0..keys {
+                let to = &mut flat[((maps - 2) * keys + j) * width + q * heads..][..heads];
                 dots(&query[row * h..][..h], &key[(sequence.start + j) * h..][..h], to);
             }
         }
         for block in 0..blocks {
-            let fused = &mut fused[..sequence.rows];
-            let of_block = Maps { all: own, length, blocks, block, keys: sequence.rows };
+            let fused = &mut fused[..keys];
+            let of_block = Maps { all: own, blocks, block, keys };
             fusion.forward(of_block, &mut gates[block * maps..][..maps], fused);
             for (j, score) in fused.iter_mut().enumerate() {
                 let mask = if j < sequence.items { masks.future[j * blocks + block] } else { [MASKED; LANES] };
@@ -208,7 +216,7 @@ pub(super) fn forward(attention: Attention, streams: Streams, scores: &mut Score
     }
 }
 
-/// The gradients of the streams, the position scores and the fusion from that of the context.
+/// The gradients of the streams, the tables and the fusion from that of the context.
 ///
 /// # Shapes
 /// dcontext `[queries, H]`
@@ -216,17 +224,23 @@ pub(super) fn forward(attention: Attention, streams: Streams, scores: &mut Score
 pub(super) fn backward(attention: Attention, streams: Streams, scores: &Scores, dcontext: &[f32], into: Gradients) {
     let Attention { h, heads, length, fusion, .. } = attention;
     let Streams { sequences, query, key, value, tables } = streams;
-    let (maps, blocks, d) = (tables.len() + 1, attention.blocks(), h / heads);
-    let (width, scale) = (blocks * LANES, 1.0 / (d as f32).sqrt());
+    let (maps, d) = (tables.len() + 1, h / heads);
+    let scale = 1.0 / (d as f32).sqrt();
+    let mut rest = (&scores.maps[..], &scores.gates[..], &scores.probs[..]);
     let mut masks = Masks::new(attention);
-    let map = || vec![[0.0; LANES]; length * blocks];
     // Of the probabilities after dropout: themselves and their gradient.
-    let (mut weights, mut dweights) = (map(), map());
+    let (mut weights, mut dweights) = (Vec::new(), Vec::new());
     let (mut dfused, mut of_block) = (vec![[0.0; LANES]; length], vec![[0.0; LANES]; maps * length]);
-    let mut dmaps: Vec<Vec<Lanes>> = (0..maps).map(|_| map()).collect();
-    let all = sequences.iter().zip(scores.maps.chunks_exact(maps * length * blocks));
-    let all = all.zip(scores.gates.chunks_exact(blocks * maps)).zip(scores.probs.chunks_exact(length * blocks));
-    for (number, (((&sequence, own), gates), probs)) in all.enumerate() {
+    let mut dmaps: Vec<Vec<Lanes>> = vec![Vec::new(); maps];
+    for (number, &sequence) in sequences.iter().enumerate() {
+        let blocks = attention.blocks(sequence);
+        let (width, size) = (blocks * LANES, sequence.rows * blocks);
+        let own = rest.0.split_off(..maps * size).expect("as resized");
+        let gates = rest.1.split_off(..blocks * maps).expect("as resized");
+        let probs = rest.2.split_off(..size).expect("as resized");
+        for map in [&mut weights, &mut dweights].into_iter().chain(&mut dmaps) {
+            map.resize(size, [0.0; LANES]);
+        }
         let keys = sequence.start..sequence.start + sequence.rows;
         let values = sequence.values..sequence.values + sequence.valued;
         let queries = attention.queries(number, sequence);
@@ -255,7 +269,7 @@ pub(super) fn backward(attention: Attention, streams: Streams, scores: &Scores, 
                     dprob[lane] = prob[lane] * (dprob[lane] - mean[lane]) * scale;
                 }
             }
-            let own = Maps { all: own, length, blocks, block, keys: sequence.rows };
+            let own = Maps { all: own, blocks, block, keys: sequence.rows };
             fusion.backward(own, &gates[block * maps..][..maps], dfused, of_block, into.fusion);
             for (dmap, of_block) in dmaps.iter_mut().zip(of_block.chunks_exact(sequence.rows)) {
                 for (to, score) in dmap[block..].iter_mut().step_by(blocks).zip(of_block) {
@@ -306,12 +320,13 @@ fn place(t: usize, tables: &[Table]) -> usize {
 }
 
 impl Scores {
-    fn resize(&mut self, sequences: usize, maps: usize, length: usize, blocks: usize) {
-        let Self { maps: own, gates, probs } = self;
-        let sizes = [(own, maps * length * blocks), (gates, blocks * maps), (probs, length * blocks)];
-        for (values, size) in sizes {
+    fn resize(&mut self, attention: Attention, sequences: &[Sequence], maps: usize) {
+        let blocks = || sequences.iter().map(|&sequence| attention.blocks(sequence));
+        let scores: usize = blocks().zip(sequences).map(|(blocks, sequence)| blocks * sequence.rows).sum();
+        let sizes = [(&mut self.maps, maps * scores), (&mut self.gates, maps * blocks().sum::<usize>())];
+        for (values, size) in sizes.into_iter().chain([(&mut self.probs, scores)]) {
             values.clear();
-            values.resize(sequences * size, [0.0; LANES]);
+            values.resize(size, [0.0; LANES]);
         }
     }
 }

@@ -10,6 +10,7 @@ use super::frame::Frame;
 use super::layer::parameters;
 use super::product::{Matrix, To, product};
 use super::weights::Dense;
+use crate::config::Precision;
 
 /// The most scores of a table that serves a whole step, 1 MiB: more would not stay in a core's cache.
 const SHARED: usize = 1 << 18;
@@ -49,7 +50,7 @@ impl Attribute {
     }
 }
 
-/// Queries, keys and scores of some vectors of a stream, in one layer.
+/// Queries, keys and scores of some vectors of a stream, in one layer. Scores are float32, as the item's are.
 #[derive(Debug)]
 pub(super) struct Pairs {
     /// Queries, then keys, `[n, 2 d]`.
@@ -68,7 +69,7 @@ impl Pairs {
         let mut of_head = vec![0.0; n * n];
         for head in 0..frame.heads {
             let [query, key] = pairs.of(dense, frame.heads, head);
-            product(frame.precision, query, &key.t().into(), &mut of_head, To::Nothing);
+            product(Precision::Float32, query, &key.t().into(), &mut of_head, To::Nothing);
             pairs.scores[head..].iter_mut().step_by(frame.heads).zip(&of_head).for_each(|(score, &x)| *score = x);
         }
         pairs
@@ -94,7 +95,7 @@ impl Pairs {
             let [query, key] = self.of(dense, frame.heads, head);
             let dscores = Matrix::new(&of_head, n);
             for (side, (dscores, other)) in [(dscores, key), (dscores.t(), query)].into_iter().enumerate() {
-                product(frame.precision, dscores, &other.into(), &mut dside, To::Nothing);
+                product(Precision::Float32, dscores, &other.into(), &mut dside, To::Nothing);
                 for (dsides, dside) in dsides.chunks_exact_mut(2 * dense.inputs).zip(dside.chunks_exact(d)) {
                     dsides[side * dense.inputs + head * d..][..d].copy_from_slice(dside);
                 }

@@ -27,10 +27,8 @@ pub(super) enum Fusion<'a> {
 /// A sequence's score maps, of which one block of lanes is asked for.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Maps<'a> {
-    /// `[maps, L, blocks]`
+    /// `[maps, keys, blocks]`
     pub all: &'a [Lanes],
-    /// L.
-    pub length: usize,
     pub blocks: usize,
     pub block: usize,
     /// The keys that the sequence has, at most L.
@@ -41,8 +39,8 @@ impl<'a> Maps<'a> {
     /// The maps one after the other: of each the scores of the keys.
     #[inline(always)]
     fn iter(self) -> impl Iterator<Item = impl Iterator<Item = &'a Lanes> + Clone> {
-        let all = self.all.chunks_exact(self.length * self.blocks);
-        all.map(move |map| map[self.block..].iter().step_by(self.blocks).take(self.keys))
+        let all = self.all.chunks_exact(self.keys * self.blocks);
+        all.map(move |map| map[self.block..].iter().step_by(self.blocks))
     }
 }
 
@@ -91,7 +89,8 @@ impl<'a> Fusion<'a> {
                     for (unit, &energy) in energy.iter().enumerate() {
                         let hidden = self.hidden(map.clone(), unit);
                         for lane in 0..LANES {
-                            energy_of[lane] += energy * hidden[lane].max(0.0);
+                            // Not `max`, which would hide a NaN.
+                            energy_of[lane] += energy * if hidden[lane] < 0.0 { 0.0 } else { hidden[lane] };
                         }
                     }
                 }

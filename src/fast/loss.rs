@@ -56,11 +56,13 @@ impl Share {
         shares.collect()
     }
 
-    /// Of every block, its part of the item embedding transposed, and as it is.
-    fn factors<'a>(&self, frame: &Frame<'a>) -> Vec<[Factor<'a>; 2]> {
+    /// Of every block, its part of the item embedding transposed, and as it is: packed where they are taken again and the copy
+    /// is not too large.
+    fn factors<'a>(&self, frame: &Frame<'a>, again: bool) -> Vec<[Factor<'a>; 2]> {
+        let packed = again && frame.table.len() <= SCORES;
         let blocks = self.blocks.iter().map(|block| {
             let table = Matrix::new(&frame.table[block.items.start * frame.h..block.items.end * frame.h], frame.h);
-            [table.t(), table].map(|table| Factor::new(frame.precision, table))
+            [table.t(), table].map(|table| if packed { Factor::new(frame.precision, table) } else { table.into() })
         });
         blocks.collect()
     }
@@ -87,7 +89,8 @@ pub(super) fn cross_entropy(
     let rows = (SCORES / n_items).clamp(16, ROWS);
     let weight = 1.0 / targets.len() as f32;
     let mut loss = 0.0;
-    let factors: Vec<Vec<[Factor; 2]>> = shares.par_iter().map(|share| share.factors(frame)).collect();
+    let factors: Vec<Vec<[Factor; 2]>> =
+        shares.par_iter().map(|share| share.factors(frame, targets.len() > rows)).collect();
     let batch = sequences.chunks(rows * h).zip(targets.chunks(rows)).zip(dsequences.chunks_mut(rows * h));
     for ((sequences, targets), dsequences) in batch {
         shares.par_iter_mut().zip(&factors).for_each(|(share, factors)| {
