@@ -5,6 +5,7 @@
 
 use super::fusion::{Fusion, Maps, softmax};
 use super::kernels::{LANES, Lanes, Terms, copy, dots};
+use super::layer::zeros;
 use super::norm::Drops;
 use super::table::Table;
 
@@ -325,8 +326,7 @@ impl Scores {
         let scores: usize = blocks().zip(sequences).map(|(blocks, sequence)| blocks * sequence.rows).sum();
         let sizes = [(&mut self.maps, maps * scores), (&mut self.gates, maps * blocks().sum::<usize>())];
         for (values, size) in sizes.into_iter().chain([(&mut self.probs, scores)]) {
-            values.clear();
-            values.resize(size, [0.0; LANES]);
+            zeros(values, size);
         }
     }
 }

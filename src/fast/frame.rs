@@ -125,7 +125,7 @@ impl<'a> Frame<'a> {
         product(self.precision, Matrix::new(dy, dense.bias.len()), weight, out, to);
     }
 
-    /// Moves what threads gathered apart, of fusions and scores, to its places in the flat gradient.
+    /// Moves what was gathered apart, of fusions and scores, to its places in the flat gradient.
     pub fn settle(&self, grad: &mut ThreadGrad) {
         for (k, slots) in self.layout.layers.iter().enumerate() {
             let places = slots.fusion.iter().flat_map(Clone::clone);

@@ -1,5 +1,7 @@
 //! One layer on the rows of a chunk, forward and backward.
 
+use std::ops::Range;
+
 use super::activation;
 use super::attention::{self, Attention, Gradients, Queries, Scores, Streams};
 use super::attributes::Pairs;
@@ -46,6 +48,36 @@ pub(super) struct ThreadGrad {
     /// By layer and attribute, of the scores that serve the whole step; and of the positions' scores.
     pub attributes: Vec<Vec<Vec<f32>>>,
     pub positions: Vec<Vec<f32>>,
+}
+
+impl ThreadGrad {
+    /// Zeros, in the memory of the last step.
+    pub fn clear(&mut self, frame: &Frame) {
+        self.flat.fill(0.0);
+        let layers = &frame.layout.layers;
+        self.fusion.resize_with(layers.len(), Vec::new);
+        self.attributes.resize_with(layers.len(), Vec::new);
+        self.positions.resize_with(layers.len(), Vec::new);
+        for (k, slots) in layers.iter().enumerate() {
+            zeros(&mut self.fusion[k], slots.fusion.iter().map(Range::len).sum());
+            self.attributes[k].resize_with(frame.shared[k].len(), Vec::new);
+            for (dscores, pairs) in self.attributes[k].iter_mut().zip(&frame.shared[k]) {
+                zeros(dscores, pairs.as_ref().map_or(0, |pairs| pairs.scores.len()));
+            }
+            zeros(&mut self.positions[k], frame.positions[k].scores.len());
+        }
+    }
+
+    /// Adds another thread's.
+    pub fn add(&mut self, other: &Self) {
+        add_rows(&other.flat, &mut self.flat);
+        let fusion =
+            self.fusion.iter_mut().map(|x| x.as_flattened_mut()).zip(other.fusion.iter().map(|x| x.as_flattened()));
+        let attributes = self.attributes.iter_mut().flatten().zip(other.attributes.iter().flatten());
+        let positions = self.positions.iter_mut().zip(&other.positions);
+        let scores = attributes.chain(positions).map(|(to, from)| (&mut to[..], &from[..]));
+        fusion.chain(scores).for_each(|(to, from)| axpy(1.0, from, to));
+    }
 }
 
 /// Memory that a thread uses again and again.
@@ -317,7 +349,7 @@ pub(super) fn pair<'a>(flat: &'a mut [f32], scale: &Scale) -> (&'a mut [f32], &'
     flat[scale.weight.start..scale.bias.end].split_at_mut(scale.weight.len())
 }
 
-pub(super) fn zeros(values: &mut Vec<f32>, len: usize) {
+pub(super) fn zeros<T: Clone + Default>(values: &mut Vec<T>, len: usize) {
     values.clear();
-    values.resize(len, 0.0);
+    values.resize(len, T::default());
 }

@@ -33,12 +33,11 @@ use rayon::{ThreadPool, ThreadPoolBuilder};
 use tch::{Device, Kind, Tensor};
 
 use self::adam::adam;
-use self::attributes::{Attribute, Pairs};
+use self::attributes::Attribute;
 use self::catalogue::Catalogue;
 use self::chunk::{Chunk, Index, Padding, Sequences};
 use self::dropout::Stream;
 use self::frame::Frame;
-use self::kernels::LANES;
 use self::layer::{Scratch, ThreadGrad};
 use self::loss::{Labels, Share};
 use self::product::wrap;
@@ -216,10 +215,10 @@ impl FastPath {
 
             chunks.par_chunks_mut(per_worker).zip(workers.par_iter_mut()).for_each(|(chunks, worker)| {
                 chunks.iter_mut().for_each(|chunk| chunk.backward(&frame, &mut worker.scratch, &mut worker.grad));
-                frame.settle(&mut worker.grad);
             });
             let (first, others) = workers.split_first_mut().expect("there is a thread");
-            others.iter().for_each(|other| kernels::add_rows(&other.grad.flat, &mut first.grad.flat));
+            others.iter().for_each(|other| first.grad.add(&other.grad));
+            frame.settle(&mut first.grad);
             let share = sizes.n_items.div_ceil(shares.len());
             dtable.par_chunks_mut(share * h).enumerate().for_each(|(part, dtable)| {
                 let items = part * share..part * share + dtable.len() / h;
@@ -334,19 +333,6 @@ impl FastPath {
             told((all.len() * size).min(len.len()))?;
         }
         Ok(all)
-    }
-}
-
-impl ThreadGrad {
-    fn clear(&mut self, frame: &Frame) {
-        self.flat.fill(0.0);
-        let zeros = |pairs: &Pairs| vec![0.0; pairs.scores.len()];
-        let of_layer =
-            |layer: &Vec<Option<Pairs>>| layer.iter().map(|p| p.as_ref().map_or(Vec::new(), zeros)).collect();
-        let sizes = frame.layout.layers.iter().map(|slots| slots.fusion.iter().map(Range::len).sum());
-        self.fusion = sizes.map(|size| vec![[0.0; LANES]; size]).collect();
-        self.attributes = frame.shared.iter().map(of_layer).collect();
-        self.positions = frame.positions.iter().map(zeros).collect();
     }
 }
 
