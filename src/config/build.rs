@@ -68,7 +68,6 @@ impl RunConfig {
             config.settle_data(raw)?;
         }
         config.check_model(raw)?;
-        config.check_path(raw)?;
         config.check_valid_metric(raw)?;
         Ok(config)
     }

@@ -5,7 +5,7 @@ use std::path::Path;
 use super::keys::{self, Kind};
 use super::raw::Raw;
 use super::read::value;
-use super::{Architecture, ComputePath, Predictor, RunConfig, python};
+use super::{Architecture, Predictor, RunConfig, python};
 use crate::{Error, Result};
 
 impl RunConfig {
@@ -62,17 +62,6 @@ impl RunConfig {
         model.attribute_hidden_size = vec![model.hidden_size; attributes.len()];
         model.attribute_predictor = Predictor::Not;
         model.lamdas.clear();
-    }
-
-    /// SASRec and SASRecF have the reference path alone.
-    pub(super) fn check_path(&self, raw: &Raw) -> Result<()> {
-        let model = self.model.model;
-        if model == Architecture::SasRecD || self.run.compute_path == ComputePath::Reference {
-            return Ok(());
-        }
-        let problem = format!("`compute_path`: expected `reference`, the one path of {}, found `fast`", model.name());
-        let error = Error::new(problem).hint("remove the key, or set `compute_path: reference`");
-        Err(place(raw, &["compute_path"], error))
     }
 
     /// Heads divide the vectors that they share out, and each attribute has its size and its weight.

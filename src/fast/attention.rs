@@ -55,7 +55,7 @@ pub(super) struct Streams<'a> {
     pub key: &'a [f32],
     /// `[valued rows, H]`
     pub value: &'a [f32],
-    /// Of the attributes and of the position.
+    /// Of the attributes and of the position; none where these enter the input.
     pub tables: &'a [Table<'a>],
 }
 
@@ -183,7 +183,7 @@ pub(super) fn forward(attention: Attention, streams: Streams, scores: &mut Score
         }
         for (q, (row, _)) in attention.queries(number, sequence).enumerate() {
             for j in 0..keys {
-                let to = &mut flat[((maps - 2) * keys + j) * width + q * heads..][..heads];
+                let to = &mut flat[(item(tables) * keys + j) * width + q * heads..][..heads];
                 dots(&query[row * h..][..h], &key[(sequence.start + j) * h..][..h], to);
             }
         }
@@ -292,7 +292,7 @@ pub(super) fn backward(attention: Attention, streams: Streams, scores: &Scores, 
             Queries::Last => number,
         };
         let n_queries = queries.count();
-        let (weights, ditem) = (weights.as_flattened(), dmap(maps - 2));
+        let (weights, ditem) = (weights.as_flattened(), dmap(item(tables)));
         // From a key to the next, and from a query to the next.
         let by_key = |weights, rows| Terms { weights, step: width, rows, stride: h, n: sequence.rows };
         let by_query = |weights, rows| Terms { weights, step: heads, rows, stride: h, n: n_queries };
@@ -314,10 +314,16 @@ pub(super) fn backward(attention: Attention, streams: Streams, scores: &Scores, 
     }
 }
 
-/// The map of a table: the item's comes before the position's, which is the last.
+/// The item's map: before the position's, which is the last, or the only one.
+#[inline(always)]
+fn item(tables: &[Table]) -> usize {
+    tables.len().saturating_sub(1)
+}
+
+/// The map of a table.
 #[inline(always)]
 fn place(t: usize, tables: &[Table]) -> usize {
-    t + usize::from(t + 1 == tables.len())
+    t + usize::from(t >= item(tables))
 }
 
 impl Scores {

@@ -6,6 +6,7 @@ use rayon::prelude::*;
 
 use super::dropout::Stream;
 use super::frame::Frame;
+use super::input::Input;
 use super::norm::{self, Drops};
 use super::weights::Dense;
 
@@ -23,11 +24,12 @@ const BLOCK: usize = 512;
 const LIMIT: usize = 1 << 26;
 
 impl Catalogue {
-    /// `None` where it would cost more than it saves, or too much memory.
+    /// `None` where the first layer's input is no function of the item, where it would cost more than it saves, or too much
+    /// memory.
     pub fn new(frame: &Frame, positions: usize) -> Option<Self> {
         let n_items = frame.table.len() / frame.h;
         let floats = n_items * 3 * frame.h;
-        if positions < 2 * n_items || floats > LIMIT {
+        if !matches!(frame.layout.input, Input::Item) || positions < 2 * n_items || floats > LIMIT {
             return None;
         }
         let slots = &frame.layout.layers[0];

@@ -50,7 +50,7 @@ pub(super) struct Sequences<'a> {
 /// What is computed for padded positions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Padding {
-    /// Nothing: under `sum` no true position sees them.
+    /// Nothing: under `sum`, and in SASRec, no true position sees them.
     LeftOut,
     /// All but values: `concat` and `gate` see their scores, and the mask then leaves them no probability.
     Unvalued,
@@ -62,6 +62,8 @@ pub(super) enum Padding {
 #[derive(Debug, Default)]
 pub(super) struct Chunk {
     pub rows: Rows,
+    /// What SASRecF projects.
+    projected: Vec<f32>,
     /// Normalised rows and 1 / σ of the embedding's LayerNorm.
     embedded: (Vec<f32>, Vec<f32>),
     layers: Vec<LayerState>,
@@ -151,10 +153,7 @@ impl Chunk {
         let n = self.rows.items.len();
         self.layers.resize_with(frame.layout.layers.len(), LayerState::default);
         let mut hidden = std::mem::take(&mut self.layers[0].input);
-        self.embedded.0.clear();
-        for &item in &self.rows.items {
-            self.embedded.0.extend_from_slice(&frame.table[item as usize * frame.h..][..frame.h]);
-        }
+        frame.layout.input.forward(frame, &self.rows, &mut self.projected, &mut self.embedded.0);
         self.embedded.1.resize(n, 0.0);
         hidden.resize(n * frame.h, 0.0);
         let norm = frame.norm(&frame.layout.norm);
@@ -182,6 +181,7 @@ impl Chunk {
         let (norm, scale) = (frame.norm(&frame.layout.norm), &frame.layout.norm);
         let drops = drops_of(&self.rows, frame);
         norm::embed_backward(norm, &self.embedded.0, &self.embedded.1, drops, &mut grad, pair(&mut into.flat, scale));
+        frame.layout.input.backward(frame, &self.rows, &self.projected, &mut grad, &mut into.flat);
         self.output = grad;
     }
 

@@ -38,9 +38,7 @@ pub(super) struct Frame<'a> {
     pub stream: Stream,
     /// By layer.
     pub fusions: Vec<Fusion<'a>>,
-    /// By layer: of the positions.
-    pub positions: Vec<Pairs>,
-    /// By layer and attribute: what serves the whole step.
+    /// By layer and stream, the attributes' and the position's: what serves the whole step.
     pub shared: Vec<Vec<Option<Pairs>>>,
     /// In evaluation, if it pays: rows of all items.
     pub catalogue: Option<Catalogue>,
@@ -74,7 +72,6 @@ impl<'a> Frame<'a> {
             attention_dropout: drops(config.attn_dropout_prob),
             stream: dropout.unwrap_or(Stream::new(0)),
             fusions: Vec::new(),
-            positions: Vec::new(),
             shared: Vec::new(),
             catalogue: None,
         };
@@ -90,16 +87,17 @@ impl<'a> Frame<'a> {
         let pairs = |dense: &Dense, vectors: &[f32]| Pairs::new(&frame, dense, vectors);
         let layers = layout.layers.par_iter().map(|slots| {
             let attributes = attributes.iter().zip(&slots.attributes);
-            let shared =
+            let attributes =
                 attributes.map(|(attribute, dense)| attribute.shared.then(|| pairs(dense, &attribute.vectors)));
-            (pairs(&slots.position, frame.embedding()), shared.collect())
+            let position = slots.position.as_ref().map(|dense| Some(pairs(dense, frame.position_embedding())));
+            attributes.chain(position).collect()
         });
-        (frame.positions, frame.shared) = layers.unzip();
+        frame.shared = layers.collect();
         frame
     }
 
     /// The position embedding, `[L, H]`.
-    fn embedding(&self) -> &'a [f32] {
+    pub fn position_embedding(&self) -> &'a [f32] {
         &self.flat[self.layout.position_embedding.clone()]
     }
 
@@ -133,13 +131,16 @@ impl<'a> Frame<'a> {
             for (i, (attribute, dense)) in self.attributes.iter().zip(&slots.attributes).enumerate() {
                 if let Some(pairs) = &self.shared[k][i] {
                     // The vectors are not trained: their gradient is not asked for.
-                    pairs.backward(self, dense, &attribute.vectors, &grad.attributes[k][i], &mut grad.flat);
+                    pairs.backward(self, dense, &attribute.vectors, &grad.scores[k][i], &mut grad.flat);
                 }
             }
-            let dense = &slots.position;
-            let dsides = self.positions[k].backward(self, dense, self.embedding(), &grad.positions[k], &mut grad.flat);
-            let embedding = &mut grad.flat[self.layout.position_embedding.clone()];
-            self.transposed(dense, &dsides, embedding, To::Old);
+            if let (Some(dense), Some((Some(pairs), dscores))) =
+                (&slots.position, self.shared[k].iter().zip(&grad.scores[k]).next_back())
+            {
+                let dsides = pairs.backward(self, dense, self.position_embedding(), dscores, &mut grad.flat);
+                let embedding = &mut grad.flat[self.layout.position_embedding.clone()];
+                self.transposed(dense, &dsides, embedding, To::Old);
+            }
         }
     }
 }

@@ -4,7 +4,6 @@ use std::ops::Range;
 
 use super::activation;
 use super::attention::{self, Attention, Gradients, Queries, Scores, Streams};
-use super::attributes::Pairs;
 use super::chunk::Rows;
 use super::dropout::Stream;
 use super::frame::Frame;
@@ -26,7 +25,7 @@ pub(super) struct LayerState {
     /// The rows of the input that have a value, `[valued, H]`; empty where all do.
     valued: Vec<f32>,
     value: Vec<f32>,
-    /// Queries and keys of the attributes whose scores do not serve the whole step.
+    /// By stream: queries and keys where scores do not serve the whole step.
     sides: Vec<Vec<f32>>,
     scores: Scores,
     context: Vec<f32>,
@@ -45,9 +44,8 @@ pub(super) struct ThreadGrad {
     pub flat: Vec<f32>,
     /// By layer, of the fusion's parameters, one after the other.
     pub fusion: Vec<Vec<Lanes>>,
-    /// By layer and attribute, of the scores that serve the whole step; and of the positions' scores.
-    pub attributes: Vec<Vec<Vec<f32>>>,
-    pub positions: Vec<Vec<f32>>,
+    /// By layer and stream, of the scores that serve the whole step.
+    pub scores: Vec<Vec<Vec<f32>>>,
 }
 
 impl ThreadGrad {
@@ -56,15 +54,13 @@ impl ThreadGrad {
         self.flat.fill(0.0);
         let layers = &frame.layout.layers;
         self.fusion.resize_with(layers.len(), Vec::new);
-        self.attributes.resize_with(layers.len(), Vec::new);
-        self.positions.resize_with(layers.len(), Vec::new);
+        self.scores.resize_with(layers.len(), Vec::new);
         for (k, slots) in layers.iter().enumerate() {
             zeros(&mut self.fusion[k], slots.fusion.iter().map(Range::len).sum());
-            self.attributes[k].resize_with(frame.shared[k].len(), Vec::new);
-            for (dscores, pairs) in self.attributes[k].iter_mut().zip(&frame.shared[k]) {
+            self.scores[k].resize_with(frame.shared[k].len(), Vec::new);
+            for (dscores, pairs) in self.scores[k].iter_mut().zip(&frame.shared[k]) {
                 zeros(dscores, pairs.as_ref().map_or(0, |pairs| pairs.scores.len()));
             }
-            zeros(&mut self.positions[k], frame.positions[k].scores.len());
         }
     }
 
@@ -73,9 +69,8 @@ impl ThreadGrad {
         add_rows(&other.flat, &mut self.flat);
         let fusion =
             self.fusion.iter_mut().map(|x| x.as_flattened_mut()).zip(other.fusion.iter().map(|x| x.as_flattened()));
-        let attributes = self.attributes.iter_mut().flatten().zip(other.attributes.iter().flatten());
-        let positions = self.positions.iter_mut().zip(&other.positions);
-        let scores = attributes.chain(positions).map(|(to, from)| (&mut to[..], &from[..]));
+        let scores = self.scores.iter_mut().flatten().zip(other.scores.iter().flatten());
+        let scores = scores.map(|(to, from)| (&mut to[..], &from[..]));
         fusion.chain(scores).for_each(|(to, from)| axpy(1.0, from, to));
     }
 }
@@ -87,7 +82,7 @@ pub(super) struct Scratch {
     b: Vec<f32>,
     c: Vec<f32>,
     d: Vec<f32>,
-    /// By attribute, of queries and keys.
+    /// By stream, of queries and keys.
     dsides: Vec<Vec<f32>>,
 }
 
@@ -137,14 +132,13 @@ impl<'a> Layer<'a> {
     where
         'a: 'b,
     {
-        let scores = |pairs: &'b Pairs, rows: &'b [u32]| Table::Scores { scores: &pairs.scores, n: pairs.n, rows };
-        let shared = self.frame.shared[self.k].iter().zip(self.frame.attributes);
-        let attributes =
-            shared.zip(rows.attributes.iter().zip(sides)).map(|((shared, attribute), (vectors, sides))| match shared {
-                Some(pairs) => scores(pairs, &vectors.rows),
-                None => Table::Sides { sides, d: attribute.size, rows: &vectors.rows },
-            });
-        attributes.chain([scores(&self.frame.positions[self.k], &rows.positions)]).collect()
+        let of_rows = rows.attributes.iter().map(|vectors| &vectors.rows).chain([&rows.positions]);
+        let streams = self.frame.shared[self.k].iter().zip(of_rows.zip(sides)).enumerate();
+        let tables = streams.map(|(stream, (shared, (rows, sides)))| match shared {
+            Some(pairs) => Table::Scores { scores: &pairs.scores, n: pairs.n, rows },
+            None => Table::Sides { sides, d: self.frame.attributes[stream].size, rows },
+        });
+        tables.collect()
     }
 
     fn drops(self, rows: &Rows, which: u64) -> Drops<'_> {
@@ -182,7 +176,7 @@ impl<'a> Layer<'a> {
                 frame.linear(&slots.value, valued, &mut state.value);
             }
         }
-        state.sides.resize_with(slots.attributes.len(), Vec::new);
+        state.sides.resize_with(frame.shared[self.k].len(), Vec::new);
         for ((dense, vectors), sides) in slots.attributes.iter().zip(&rows.attributes).zip(&mut state.sides) {
             frame.linear(dense, &vectors.distinct, sides);
         }
@@ -289,9 +283,9 @@ impl<'a> Layer<'a> {
             value: &state.value,
             tables: &self.tables(rows, &state.sides),
         };
-        let attributes = into.attributes[self.k].iter_mut().zip(&mut *dsides).zip(&frame.shared[self.k]);
-        let attributes = attributes.map(|((dscores, dsides), shared)| if shared.is_some() { dscores } else { dsides });
-        let mut tables: Vec<&mut [f32]> = attributes.chain([&mut into.positions[self.k]]).map(|x| &mut x[..]).collect();
+        let tables = into.scores[self.k].iter_mut().zip(&mut *dsides).zip(&frame.shared[self.k]);
+        let tables = tables.map(|((dscores, dsides), shared)| if shared.is_some() { dscores } else { dsides });
+        let mut tables: Vec<&mut [f32]> = tables.map(|x| &mut x[..]).collect();
         let gradients = Gradients { query: a, key: c, value: d, tables: &mut tables, fusion: &mut into.fusion[self.k] };
         attention::backward(self.attention(rows), streams, &state.scores, b, gradients);
         parameters(frame, &slots.query, asking, a, &mut into.flat);

@@ -6,6 +6,7 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::frame::Frame;
+use super::input::Tokens;
 use super::kernels::{LANES, axpy, dot, exp, max, sum};
 use super::layer::{ThreadGrad, parameters, zeros};
 use super::product::{Factor, Matrix, To, product};
@@ -233,14 +234,6 @@ pub(super) fn bpr(
     loss / targets.len() as f64
 }
 
-/// The attributes of every item, as labels.
-#[derive(Debug)]
-pub(super) struct Labels {
-    /// `[n_items, width]`, padded with 0.
-    pub ids: Vec<i64>,
-    pub width: usize,
-}
-
 /// One predictor's loss (equation 12) over some of a batch's rows, times their share; adds its gradients, weighted.
 ///
 /// # Shapes
@@ -248,7 +241,7 @@ pub(super) struct Labels {
 pub(super) fn predictor(
     frame: &Frame,
     attribute: usize,
-    labels: &Labels,
+    labels: &Tokens,
     (sequences, targets): (&[f32], &[i64]),
     dsequences: &mut [f32],
     (batch, lamda): (usize, f64),
@@ -263,8 +256,7 @@ pub(super) fn predictor(
     frame.linear(slot, sequences, &mut logits);
     let mut loss = 0.0;
     for (logits, &target) in logits.chunks_exact_mut(vocabulary).zip(targets) {
-        let tokens = &labels.ids[target as usize * labels.width..][..labels.width];
-        let tokens = || tokens.iter().filter(|&&token| token != 0).map(|&token| token as usize);
+        let tokens = || labels.of(target as usize).iter().filter(|&&token| token != 0).map(|&token| token as usize);
         loss -= tokens().map(|token| f64::from(logits[token])).sum::<f64>();
         logits[0] = 0.0;
         loss += logistic(&mut logits[1..], weight);

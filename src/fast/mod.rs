@@ -1,4 +1,4 @@
-//! The fast path: SASRecD's function on the CPU with explicit gradients, equal to [`crate::model`] within float error.
+//! The fast path: the models' functions on the CPU with explicit gradients, equal to [`crate::model`] within float error.
 //!
 //! What it does differently, and why the result is the same, is in docs/performance.md. A batch is cut into [`chunk`]s;
 //! each thread takes its chunks through all layers with products by libtorch and the kernels of this module between them,
@@ -17,6 +17,7 @@ mod chunk;
 mod dropout;
 mod frame;
 mod fusion;
+mod input;
 mod kernels;
 mod layer;
 mod loss;
@@ -38,10 +39,11 @@ use self::catalogue::Catalogue;
 use self::chunk::{Chunk, Index, Padding, Sequences};
 use self::dropout::Stream;
 use self::frame::Frame;
+use self::input::Tokens;
 use self::layer::{Scratch, ThreadGrad};
-use self::loss::{Labels, Share};
+use self::loss::Share;
 use self::product::wrap;
-use self::weights::{Layout, Sizes, floats, floats_mut};
+use self::weights::{Layout, floats, floats_mut};
 use crate::config::{Architecture, Fusion, Loss, ModelConfig, Pooling, Precision};
 use crate::data::{Batch, RowTensors};
 use crate::eval::{Ranking, not_finite};
@@ -60,11 +62,13 @@ pub struct FastPath {
     pool: ThreadPool,
     config: ModelConfig,
     precision: Precision,
-    sizes: Sizes,
+    n_items: usize,
+    /// L.
+    length: usize,
     layout: Layout,
     parameters: Vec<(String, Tensor)>,
     attributes: Vec<Attribute>,
-    labels: Vec<Labels>,
+    labels: Vec<Tokens>,
     padding: Padding,
     /// The gathered weights.
     flat: Vec<f32>,
@@ -95,13 +99,8 @@ impl FastPath {
     /// A fast path with as many threads as libtorch has in this process.
     ///
     /// # Errors
-    /// The model is not SASRecD, or not in float32 on the CPU.
+    /// The model is not in float32 on the CPU.
     pub fn new(model: &Model, precision: Precision) -> Result<Self> {
-        let architecture = model.config().model;
-        if architecture != Architecture::SasRecD {
-            return Err(Error::new(format!("the fast path expects SASRecD, found {}", architecture.name()))
-                .hint("use the reference path"));
-        }
         let parameters = model.named_parameters();
         let on_cpu = model.device() == Device::Cpu && parameters.iter().all(|(_, p)| p.kind() == Kind::Float);
         if !on_cpu {
@@ -110,17 +109,9 @@ impl FastPath {
         }
         let threads = tch::get_num_threads().max(1) as usize;
         let config = model.config().clone();
-        let sizes = Sizes {
-            n_items: model.n_items() as usize,
-            length: model.max_len() as usize,
-            vocabularies: model.features().iter().map(|feature| feature.vocab as usize).collect(),
-        };
-        let layout = Layout::new(&config, &sizes);
-        let labels = model.features().iter().map(|feature| Labels {
-            ids: Vec::<i64>::try_from(feature.ids.flatten(0, -1)).expect("ids are int64"),
-            width: feature.ids.size()[1] as usize,
-        });
-        let shares = Share::all(sizes.n_items, threads);
+        let n_items = model.n_items() as usize;
+        let layout = Layout::new(model);
+        let shares = Share::all(n_items, threads);
         let attributes = attributes_of(model);
         let worker = || Worker {
             index: Index::new(&attributes),
@@ -132,21 +123,23 @@ impl FastPath {
         Ok(Self {
             pool: pool(threads)?,
             precision,
-            labels: labels.collect(),
-            padding: match (config.pooling_mode, config.fusion_type) {
-                (Pooling::Max, _) => Padding::Kept,
-                (_, Fusion::Sum) => Padding::LeftOut,
-                (_, Fusion::Concat | Fusion::Gate) => Padding::Unvalued,
+            labels: model.features().iter().map(Tokens::new).collect(),
+            padding: match (config.model, config.pooling_mode, config.fusion_type) {
+                (Architecture::SasRec | Architecture::SasRecF, ..) => Padding::LeftOut,
+                (_, Pooling::Max, _) => Padding::Kept,
+                (_, _, Fusion::Sum) => Padding::LeftOut,
+                (_, _, Fusion::Concat | Fusion::Gate) => Padding::Unvalued,
             },
             flat: vec![0.0; layout.len],
             chunks: Vec::new(),
             workers: (0..threads).map(|_| worker()).collect(),
             attributes,
             shares,
-            dtable: vec![0.0; sizes.n_items * config.hidden_size as usize],
+            dtable: vec![0.0; n_items * config.hidden_size as usize],
             parameters,
             config,
-            sizes,
+            n_items,
+            length: model.max_len() as usize,
             layout,
         })
     }
@@ -162,8 +155,8 @@ impl FastPath {
     /// # Panics
     /// With `loss_type: BPR` and a batch without `neg_items`.
     pub fn losses(&mut self, batch: &Batch, masks: Option<Masks>) -> Losses<f64> {
-        let Self { pool, config, precision, sizes, layout, parameters, attributes, labels, padding, .. } = self;
-        let Self { flat, chunks, workers, shares, dtable, .. } = self;
+        let Self { pool, config, precision, length, layout, parameters, attributes, labels, padding, .. } = self;
+        let Self { n_items, flat, chunks, workers, shares, dtable, .. } = self;
         let items = integers(&batch.item_seq);
         let (len, targets) = (integers(&batch.item_seq_len), integers(&batch.pos_items));
         let negatives = batch.neg_items.as_ref().map(integers);
@@ -171,8 +164,7 @@ impl FastPath {
         layout.gather(parameters, flat);
         let table = table(parameters);
         let stream = masks.map(|masks| Stream::new(masks.seed).part(masks.step));
-        let frame =
-            pool.install(|| Frame::new(config, layout, (flat, table), attributes, sizes.length, *precision, stream));
+        let frame = pool.install(|| Frame::new(config, layout, (flat, table), attributes, *length, *precision, stream));
         let (h, b) = (frame.h, len.len());
         chunks.resize_with(b.div_ceil(CHUNK), Chunk::default);
         let per_worker = chunks.len().div_ceil(workers.len());
@@ -219,7 +211,7 @@ impl FastPath {
             let (first, others) = workers.split_first_mut().expect("there is a thread");
             others.iter().for_each(|other| first.grad.add(&other.grad));
             frame.settle(&mut first.grad);
-            let share = sizes.n_items.div_ceil(shares.len());
+            let share = n_items.div_ceil(shares.len());
             dtable.par_chunks_mut(share * h).enumerate().for_each(|(part, dtable)| {
                 let items = part * share..part * share + dtable.len() / h;
                 chunks.iter().for_each(|chunk| chunk.scatter(items.clone(), dtable));
@@ -283,7 +275,7 @@ impl FastPath {
             rank::rank(frame, encoded, &targets[range], scores)
         };
         let mut all = Ranking { rank: Vec::new(), ties: Vec::new() };
-        let size = (loss::SCORES / self.sizes.n_items).clamp(1, RANKED);
+        let size = (loss::SCORES / self.n_items).clamp(1, RANKED);
         for part in self.evaluate(&rows.item_seq, &rows.item_seq_len, size, rank, progress)? {
             let Ranking { rank, ties } = part.ok_or_else(not_finite)?;
             all.rank.extend(rank);
@@ -301,13 +293,13 @@ impl FastPath {
         then: impl Fn(&Frame, Range<usize>, &[f32], &mut Vec<f32>) -> T + Sync,
         mut told: impl FnMut(usize) -> Result<()>,
     ) -> Result<Vec<T>> {
-        let Self { pool, config, precision, sizes, layout, parameters, attributes, padding, flat, workers, .. } = self;
+        let Self { pool, config, precision, length, layout, parameters, attributes, padding, flat, workers, .. } = self;
         let (items, len) = (integers(item_seq), integers(item_seq_len));
         let sequences = Sequences { items: &items, len: &len, padding: *padding };
         layout.gather(parameters, flat);
         let weights = (&**flat, table(parameters));
         let frame = pool.install(|| {
-            let mut frame = Frame::new(config, layout, weights, attributes, sizes.length, *precision, None);
+            let mut frame = Frame::new(config, layout, weights, attributes, *length, *precision, None);
             frame.catalogue = Catalogue::new(&frame, items.len());
             frame
         });

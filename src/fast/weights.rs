@@ -7,7 +7,9 @@ use std::ops::Range;
 
 use tch::{Device, Kind, Tensor};
 
-use crate::config::{Fusion, ModelConfig, Predictor};
+use super::input::Input;
+use crate::config::{Architecture, Fusion, Predictor};
+use crate::model::Model;
 
 /// A linear layer's place.
 #[derive(Debug, Clone)]
@@ -34,8 +36,8 @@ pub(super) struct LayerSlots {
     pub query: Dense,
     pub key: Dense,
     pub value: Dense,
-    /// The position stream's queries, then keys.
-    pub position: Dense,
+    /// The position stream's queries, then keys; `None` where positions enter the input.
+    pub position: Option<Dense>,
     /// Each attribute's queries, then keys.
     pub attributes: Vec<Dense>,
     pub fusion: Vec<Range<usize>>,
@@ -52,6 +54,7 @@ pub(super) struct Layout {
     pub len: usize,
     /// `[L, H]`
     pub position_embedding: Range<usize>,
+    pub input: Input,
     pub layers: Vec<LayerSlots>,
     /// The predictors.
     pub ap: Vec<Dense>,
@@ -62,27 +65,22 @@ pub(super) struct Layout {
     names: Vec<(String, Range<usize>)>,
 }
 
-/// The sizes that do not stand in the configuration.
-#[derive(Debug, Clone)]
-pub(super) struct Sizes {
-    pub n_items: usize,
-    /// L.
-    pub length: usize,
-    /// Of each attribute.
-    pub vocabularies: Vec<usize>,
-}
-
 impl Layout {
-    pub fn new(config: &ModelConfig, sizes: &Sizes) -> Self {
-        let (h, inner, l) = (config.hidden_size as usize, config.inner_size as usize, sizes.length);
-        let attributes: Vec<usize> = config.attribute_hidden_size.iter().map(|&size| size as usize).collect();
+    pub fn new(model: &Model) -> Self {
+        let config = model.config();
+        let (h, inner, l) = (config.hidden_size as usize, config.inner_size as usize, model.max_len() as usize);
+        let dif = config.model == Architecture::SasRecD;
+        let attributes: Vec<usize> =
+            config.attribute_hidden_size.iter().filter(|_| dif).map(|&size| size as usize).collect();
         let mut place = Placer::default();
         let position_embedding = place.next("position_embedding.weight".to_owned(), l * h);
+        let input = Input::new(model, &mut place);
         let layers = (0..config.n_layers).map(|k| {
             let layer = format!("trm_encoder.layer.{k}");
             let (attention, feed_forward) = (format!("{layer}.multi_head_attention"), format!("{layer}.feed_forward"));
             let fusion = format!("{attention}.fusion_layer");
             let fusion = match config.fusion_type {
+                _ if !dif => Vec::new(),
                 Fusion::Sum => Vec::new(),
                 Fusion::Concat => vec![
                     place.next(format!("{fusion}.weight"), l * l * (attributes.len() + 2)),
@@ -101,7 +99,8 @@ impl Layout {
                 query: place.dense(&[format!("{attention}.query")], h, h),
                 key: place.dense(&[format!("{attention}.key")], h, h),
                 value: place.dense(&[format!("{attention}.value")], h, h),
-                position: place.dense(&["query_p", "key_p"].map(|name| format!("{attention}.{name}")), h, h),
+                position: dif
+                    .then(|| place.dense(&["query_p", "key_p"].map(|name| format!("{attention}.{name}")), h, h)),
                 fusion,
                 dense: place.dense(&[format!("{attention}.dense")], h, h),
                 attention_norm: place.scale(&format!("{attention}.LayerNorm"), h),
@@ -112,13 +111,13 @@ impl Layout {
         });
         let layers = layers.collect();
         let ap = match config.attribute_predictor {
-            Predictor::Linear => (sizes.vocabularies.iter().enumerate())
-                .map(|(i, &vocabulary)| place.dense(&[format!("ap.{i}")], h, vocabulary))
+            Predictor::Linear => (model.features().iter().enumerate())
+                .map(|(i, feature)| place.dense(&[format!("ap.{i}")], h, feature.vocab as usize))
                 .collect(),
             Predictor::Not => Vec::new(),
         };
         let norm = place.scale("LayerNorm", h);
-        Self { len: place.len, position_embedding, layers, ap, norm, dense: place.dense, names: place.names }
+        Self { len: place.len, position_embedding, input, layers, ap, norm, dense: place.dense, names: place.names }
     }
 
     /// Copies parameters to their places.
@@ -151,15 +150,17 @@ pub(super) fn floats_mut(tensor: &mut Tensor) -> &mut [f32] {
     unsafe { std::slice::from_raw_parts_mut(tensor.data_ptr().cast::<f32>(), len) }
 }
 
+/// Gives places, one after the other.
 #[derive(Default)]
-struct Placer {
-    len: usize,
+pub(super) struct Placer {
+    /// Where the next place begins.
+    pub len: usize,
     dense: Vec<Dense>,
     names: Vec<(String, Range<usize>)>,
 }
 
 impl Placer {
-    fn next(&mut self, name: String, size: usize) -> Range<usize> {
+    pub fn next(&mut self, name: String, size: usize) -> Range<usize> {
         let place = self.len..self.len + size;
         self.len = place.end;
         self.names.push((name, place.clone()));
@@ -167,7 +168,7 @@ impl Placer {
     }
 
     /// Linear layers of the same input, one after the other: their weights, then their biases.
-    fn dense(&mut self, names: &[String], inputs: usize, outputs: usize) -> Dense {
+    pub fn dense(&mut self, names: &[String], inputs: usize, outputs: usize) -> Dense {
         let start = self.len;
         names.iter().for_each(|name| _ = self.next(format!("{name}.weight"), inputs * outputs));
         let middle = self.len;

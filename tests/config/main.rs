@@ -284,7 +284,6 @@ fn every_bad_override_gets_its_message() {
         &[("model", "SASRecF"), ("lamdas", "[10]")],
         &[("model", "SASRecF"), ("selected_features", "[]")],
         &[("model", "SASRecF"), ("hidden_size", "254")],
-        &[("model", "SASRec"), ("compute_path", "fast")],
         &[("dataset", "a/b")],
         &[("gpu_id", "-1")],
         &[("use_gpu", "1")],

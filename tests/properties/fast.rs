@@ -71,8 +71,14 @@ proptest! {
         same_function(&Shape { length, ..shape })?;
     }
 
+    /// Of SASRec and SASRecF, in which positions and attributes enter the input.
     #[test]
-    fn the_fast_path_is_the_reference_path_under_bpr(shape in shapes(&FUSIONS, &SUM_OR_MEAN)) {
+    fn the_fast_path_is_the_reference_path_of_the_baselines(shape in baselines(), length in 2..20_i64) {
+        same_function(&Shape { length, ..shape })?;
+    }
+
+    #[test]
+    fn the_fast_path_is_the_reference_path_under_bpr(shape in any_model()) {
         same_function(&Shape { loss: Loss::Bpr, predictor: Predictor::Not, ..shape })?;
     }
 
@@ -91,7 +97,7 @@ proptest! {
 
     /// More sequences than a chunk holds.
     #[test]
-    fn chunks_do_not_show(shape in shapes(&FUSIONS, &SUM_OR_MEAN), rows in 65..200_i64) {
+    fn chunks_do_not_show(shape in any_model(), rows in 65..200_i64) {
         same_function(&Shape { rows, ..shape })?;
     }
 
@@ -112,7 +118,7 @@ proptest! {
     /// Nor do threads, or what a larger batch left in one of them that a smaller batch does not employ.
     #[test]
     fn threads_and_former_batches_do_not_show(
-        shape in shapes(&FUSIONS, &SUM_OR_MEAN), rows in 2..330_i64, threads in 2..6,
+        shape in any_model(), rows in 2..330_i64, threads in 2..6,
     ) {
         let small = Shape { rows, ..shape.clone() };
         let (model, exact) = pair(&small);
@@ -124,7 +130,7 @@ proptest! {
     }
 
     #[test]
-    fn the_fast_path_ranks_as_the_reference_path(shape in shapes(&FUSIONS, &SUM_OR_MEAN), rows in 1..300_i64) {
+    fn the_fast_path_ranks_as_the_reference_path(shape in any_model(), rows in 1..300_i64) {
         let shape = Shape { rows, n_items: 40, ..shape };
         let (model, batch) = (shape.model_of(Kind::Float), shape.batch());
         let rows = Rows {
@@ -149,7 +155,7 @@ proptest! {
     /// the same elements.
     #[test]
     fn gradients_under_dropout_are_those_of_the_masks_that_were_drawn(
-        shape in shapes(&FUSIONS, &SUM_OR_MEAN), step in any::<u64>(), p in prop::sample::select(&[0.2, 0.5][..]),
+        shape in any_model(), step in any::<u64>(), p in prop::sample::select(&[0.2, 0.5][..]),
     ) {
         let shape = Shape { activation: dif_sr::config::Activation::Gelu, rows: 40, ..shape };
         let config = dif_sr::config::ModelConfig { hidden_dropout_prob: p, attn_dropout_prob: p, ..shape.config() };
@@ -227,7 +233,7 @@ proptest! {
 
     /// Without processors that multiply bfloat16 it is slow, not wrong.
     #[test]
-    fn bf16_stays_within_its_own_rounding_of_float32(shape in shapes(&FUSIONS, &SUM_OR_MEAN)) {
+    fn bf16_stays_within_its_own_rounding_of_float32(shape in any_model()) {
         let (model, batch) = (shape.model_of(Kind::Float), shape.batch());
         // Weights of the models of other tests are so large that bfloat16's eight bits move probabilities at will.
         no_grad(|| model.named_parameters().iter().for_each(|(_, p)| _ = p.shallow_clone().g_mul_scalar_(0.3)));

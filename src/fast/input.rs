@@ -1,0 +1,206 @@
+//! What enters the first layer before its LayerNorm: the item's vector alone, or with all that SASRec and SASRecF know.
+
+use std::ops::Range;
+
+use super::chunk::Rows;
+use super::frame::Frame;
+use super::kernels::axpy;
+use super::layer::parameters;
+use super::product::To;
+use super::weights::{Dense, Placer};
+use crate::config::{Architecture, AttributeKind, Pooling};
+use crate::model::{ItemFeature, Model};
+
+/// The input, which tells the models apart.
+#[derive(Debug)]
+pub(super) enum Input {
+    /// SASRecD: items alone.
+    Item,
+    /// SASRec: the sum of item and position.
+    Position,
+    /// SASRecF: item and attributes side by side, projected, and the position.
+    Attributes(Columns),
+}
+
+/// SASRecF's attributes.
+#[derive(Debug)]
+pub(super) struct Columns {
+    pooling: Pooling,
+    /// In the order of `concat_layer`'s inputs: those of kind `token` first.
+    attributes: Vec<(AttributeKind, Tokens, Range<usize>)>,
+    /// From the item's vector and those of the attributes.
+    concat_layer: Dense,
+}
+
+/// The tokens of an attribute.
+#[derive(Debug)]
+pub(super) struct Tokens {
+    /// `[n_items, width]`, padded with 0.
+    ids: Vec<i64>,
+    width: usize,
+}
+
+impl Tokens {
+    pub fn new(feature: &ItemFeature) -> Self {
+        let ids = Vec::try_from(feature.ids.flatten(0, -1)).expect("ids are int64");
+        Self { ids, width: feature.ids.size()[1] as usize }
+    }
+
+    /// Of an item, padding included.
+    pub fn of(&self, item: usize) -> &[i64] {
+        &self.ids[item * self.width..][..self.width]
+    }
+}
+
+impl Input {
+    pub fn new(model: &Model, place: &mut Placer) -> Self {
+        let config = model.config();
+        match config.model {
+            Architecture::SasRecD => return Self::Item,
+            Architecture::SasRec => return Self::Position,
+            Architecture::SasRecF => {}
+        }
+        let h = config.hidden_size as usize;
+        let features = model.features();
+        // The `token` attributes share a table, so that the tables' rows lie in the order of the columns.
+        let tables = model.named_parameters().into_iter().filter(|(name, _)| name.starts_with("feature_embed_layer."));
+        let mut rows = place.len..place.len;
+        tables.for_each(|(name, table)| rows.end = place.next(name, table.numel()).end);
+        let kinds = [AttributeKind::Token, AttributeKind::TokenSeq];
+        let ordered = kinds.iter().flat_map(|kind| features.iter().filter(move |feature| feature.kind == *kind));
+        let attributes = ordered.map(|feature| {
+            let own = rows.start..rows.start + feature.vocab as usize * h;
+            rows.start = own.end;
+            (feature.kind, Tokens::new(feature), own)
+        });
+        Self::Attributes(Columns {
+            pooling: config.pooling_mode,
+            attributes: attributes.collect(),
+            concat_layer: place.dense(&["concat_layer".to_owned()], h * (1 + features.len()), h),
+        })
+    }
+
+    /// The input of a chunk. `projected` keeps what SASRecF projects for the backward pass.
+    ///
+    /// # Shapes
+    /// projected `[rows, (1 + attributes) · H]`, out `[rows, H]`
+    pub fn forward(&self, frame: &Frame, rows: &Rows, projected: &mut Vec<f32>, out: &mut Vec<f32>) {
+        let h = frame.h;
+        let item = |&item: &u32| &frame.table[item as usize * h..][..h];
+        match self {
+            Self::Item | Self::Position => {
+                out.clear();
+                rows.items.iter().for_each(|id| out.extend_from_slice(item(id)));
+            }
+            Self::Attributes(columns) => {
+                let width = columns.concat_layer.inputs;
+                projected.resize(rows.items.len() * width, 0.0);
+                for (id, row) in rows.items.iter().zip(projected.chunks_exact_mut(width)) {
+                    let (own, attributes) = row.split_at_mut(h);
+                    own.copy_from_slice(item(id));
+                    columns.look_up(frame.flat, *id as usize, attributes);
+                }
+                frame.linear(&columns.concat_layer, projected, out);
+            }
+        }
+        if !matches!(self, Self::Item) {
+            let positions = frame.position_embedding();
+            for (&position, out) in rows.positions.iter().zip(out.chunks_exact_mut(h)) {
+                axpy(1.0, &positions[position as usize * h..][..h], out);
+            }
+        }
+    }
+
+    /// Turns the gradient of the input, `[rows, H]`, into that of the items' vectors; adds that of all others to `flat`.
+    pub fn backward(&self, frame: &Frame, rows: &Rows, projected: &[f32], grad: &mut [f32], flat: &mut [f32]) {
+        let h = frame.h;
+        if matches!(self, Self::Item) {
+            return;
+        }
+        let positions = &mut flat[frame.layout.position_embedding.clone()];
+        for (&position, grad) in rows.positions.iter().zip(grad.chunks_exact(h)) {
+            axpy(1.0, grad, &mut positions[position as usize * h..][..h]);
+        }
+        if let Self::Attributes(columns) = self {
+            let width = columns.concat_layer.inputs;
+            parameters(frame, &columns.concat_layer, projected, grad, flat);
+            let mut wide = vec![0.0; projected.len()];
+            frame.transposed(&columns.concat_layer, grad, &mut wide, To::Nothing);
+            for ((&item, wide), grad) in rows.items.iter().zip(wide.chunks_exact(width)).zip(grad.chunks_exact_mut(h)) {
+                let (own, attributes) = wide.split_at(h);
+                grad.copy_from_slice(own);
+                columns.differentiate(frame.flat, item as usize, attributes, flat);
+            }
+        }
+    }
+}
+
+/// What an item without tokens has under `max` pooling, less its tokens' values (see [`crate::model`]).
+const NO_TOKEN: f32 = 1e9;
+
+impl Columns {
+    /// The vectors of an item's attributes.
+    ///
+    /// # Shapes
+    /// out `[attributes, H]`
+    fn look_up(&self, flat: &[f32], item: usize, out: &mut [f32]) {
+        let h = out.len() / self.attributes.len();
+        for ((kind, tokens, table), out) in self.attributes.iter().zip(out.chunks_exact_mut(h)) {
+            let (tokens, table) = (tokens.of(item), &flat[table.clone()]);
+            let row = |token: i64| &table[token as usize * h..][..h];
+            match (kind, self.pooling) {
+                (AttributeKind::Token, _) => out.copy_from_slice(row(tokens[0])),
+                (AttributeKind::TokenSeq, Pooling::Max) => {
+                    for (i, out) in out.iter_mut().enumerate() {
+                        *out = first_largest(tokens, |token| row(token)[i]).1;
+                    }
+                }
+                (AttributeKind::TokenSeq, Pooling::Sum | Pooling::Mean) => {
+                    let weight = self.weight(tokens);
+                    out.fill(0.0);
+                    true_tokens(tokens).for_each(|token| axpy(weight, row(token), out));
+                }
+            }
+        }
+    }
+
+    /// Adds to the tables' gradients what follows from that of an item's vectors.
+    fn differentiate(&self, flat: &[f32], item: usize, grad: &[f32], into: &mut [f32]) {
+        let h = grad.len() / self.attributes.len();
+        for ((kind, tokens, table), grad) in self.attributes.iter().zip(grad.chunks_exact(h)) {
+            let tokens = tokens.of(item);
+            let (values, into) = (&flat[table.clone()], &mut into[table.clone()]);
+            let at = |token: i64| token as usize * h;
+            match (kind, self.pooling) {
+                (AttributeKind::Token, _) => axpy(1.0, grad, &mut into[at(tokens[0])..][..h]),
+                (AttributeKind::TokenSeq, Pooling::Max) => {
+                    for (i, grad) in grad.iter().enumerate() {
+                        into[at(first_largest(tokens, |token| values[at(token) + i]).0) + i] += grad;
+                    }
+                }
+                (AttributeKind::TokenSeq, Pooling::Sum | Pooling::Mean) => {
+                    let weight = self.weight(tokens);
+                    true_tokens(tokens).for_each(|token| axpy(weight, grad, &mut into[at(token)..][..h]));
+                }
+            }
+        }
+    }
+
+    /// Of each token in an item's vector.
+    fn weight(&self, tokens: &[i64]) -> f32 {
+        match self.pooling {
+            Pooling::Mean => 1.0 / true_tokens(tokens).count().max(1) as f32,
+            Pooling::Sum | Pooling::Max => 1.0,
+        }
+    }
+}
+
+fn true_tokens(tokens: &[i64]) -> impl Iterator<Item = i64> {
+    tokens.iter().copied().filter(|&token| token != 0)
+}
+
+/// The token of the largest value, the first of equal ones, and that value.
+fn first_largest(tokens: &[i64], value: impl Fn(i64) -> f32) -> (i64, f32) {
+    let values = tokens.iter().map(|&token| (token, value(token) - if token == 0 { NO_TOKEN } else { 0.0 }));
+    values.reduce(|most, other| if other.1 > most.1 { other } else { most }).expect("an attribute has a width")
+}
