@@ -14,7 +14,7 @@ fn main() {
     // torch-sys was built anew.
     if let Ok(lib) = std::env::var("DEP_TCH_LIBTORCH_LIB") {
         println!("cargo:rustc-link-arg=-Wl,-rpath,{lib}");
-        compile_generator(Path::new(&lib));
+        compile_cpp(Path::new(&lib));
     }
     println!("cargo:rustc-env=DIF_SR_COMMIT={}", commit());
     for path in ["build.rs", "Cargo.toml", "src"] {
@@ -26,18 +26,18 @@ fn main() {
     }
 }
 
-/// What tch lacks: reading and setting the state of libtorch's generators.
+/// What tch lacks of libtorch: the generators' states, deterministic algorithms, autocasting on the CPU.
 ///
 /// Cargo runs this program at every change of the sources, for the commit; libtorch's headers take seconds to compile, so
 /// that the library of the last time is kept while what it was made from is the same.
-fn compile_generator(lib: &Path) {
-    const SOURCE: &str = "src/train/generator.cpp";
+fn compile_cpp(lib: &Path) {
+    const SOURCE: &str = "src/train/libtorch.cpp";
     let out = PathBuf::from(std::env::var_os("OUT_DIR").expect("cargo sets it"));
     let made_from = format!("{}\n{}", lib.display(), fs::read_to_string(SOURCE).unwrap_or_default());
-    let stamp = out.join("generator.stamp");
+    let stamp = out.join("libtorch.stamp");
     if fs::read_to_string(&stamp).is_ok_and(|last| last == made_from) {
         println!("cargo:rustc-link-search=native={}", out.display());
-        println!("cargo:rustc-link-lib=static=dif_sr_generator");
+        println!("cargo:rustc-link-lib=static=dif_sr_libtorch");
         println!("cargo:rustc-link-lib=stdc++");
         return;
     }
@@ -50,7 +50,7 @@ fn compile_generator(lib: &Path) {
         .warnings(false)
         .include(root.join("include"))
         .file(SOURCE)
-        .compile("dif_sr_generator");
+        .compile("dif_sr_libtorch");
     fs::write(stamp, made_from).expect("cargo's folder is writable");
 }
 

@@ -107,7 +107,7 @@ impl<'a> Ours<'a> {
         let start = Instant::now();
         for _ in 0..STEPS {
             let losses = self.stepper.losses(&self.batches[self.next]);
-            assert!(losses.total.is_finite());
+            assert!(losses.values().total.is_finite());
             self.stepper.update();
             self.next = (self.next + 1) % self.batches.len();
         }

@@ -1,47 +1,80 @@
-//! A training step, a slice of an epoch and an evaluation, on both computing paths: on ml-100k, and on Amazon_Beauty
-//! where `DIF_SR_AMAZON_BEAUTY` or `dataset/` has it.
+//! A training step, a slice of an epoch and an evaluation, on both computing paths and, where there is one, a GPU: on
+//! ml-100k, and on Amazon_Beauty where `DIF_SR_AMAZON_BEAUTY` or `dataset/` has it.
+//!
+//! A GPU works behind the program's back: it is waited for once behind all that Criterion asks for at a time, so that no
+//! wait is inside of a step. TF32 is on with `TORCH_ALLOW_TF32_CUBLAS_OVERRIDE=1`.
 
 #[path = "../tests/common/mod.rs"]
 mod common;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use dif_sr::data::RowTensors;
 use dif_sr::train::{Prepared, Stepper};
-use tch::{Device, Kind, Tensor};
+use tch::{Cuda, Device, Kind, Tensor};
 
 /// Batches of a slice.
 const SLICE: usize = 4;
+
+/// The last part of an id, and what it stands for: `use_gpu`, `compute_path` and `precision`.
+const PATHS: [(&str, &str, &str, &str); 4] = [
+    ("reference", "False", "reference", "float32"),
+    ("fast", "False", "fast", "float32"),
+    ("cuda", "True", "reference", "float32"),
+    ("cuda-bf16", "True", "reference", "bf16"),
+];
+
+/// How long it takes to do something so often, all that a GPU still has to do included.
+fn timed(device: Device, n: u64, mut something: impl FnMut()) -> Duration {
+    let wait = || {
+        if let Device::Cuda(index) = device {
+            Cuda::synchronize(index as i64);
+        }
+    };
+    wait();
+    let start = Instant::now();
+    (0..n).for_each(|_| something());
+    wait();
+    start.elapsed()
+}
 
 fn data_set(c: &mut Criterion, name: &str, data_path: &str) {
     let threads = tch::get_num_threads().to_string();
     let mut group = c.benchmark_group(name);
     group.sample_size(10).warm_up_time(Duration::from_secs(1)).measurement_time(Duration::from_secs(5));
-    for path in ["reference", "fast"] {
-        let keys = [("data_path", data_path), ("threads", &threads), ("compute_path", path)];
+    for (path, use_gpu, compute_path, precision) in PATHS {
+        if use_gpu == "True" && !Cuda::is_available() {
+            continue;
+        }
+        let keys = [("data_path", data_path), ("threads", &threads), ("use_gpu", use_gpu)];
+        let keys = [&keys[..], &[("compute_path", compute_path), ("precision", precision)]].concat();
         let config = common::config(name, &keys);
         let prepared = Prepared::new(&config).expect("the data loads");
-        let mut stepper = Stepper::new(&config, &prepared.model).expect("a float32 model on the CPU");
-        let valid = RowTensors::new(&prepared.splits.valid, Device::Cpu);
-        let mut train = RowTensors::new(&prepared.splits.train, Device::Cpu);
+        let device = prepared.model.device();
+        let mut stepper = Stepper::new(&config, &prepared.model).expect("the fast path has the CPU");
+        let valid = RowTensors::new(&prepared.splits.valid, device);
+        let mut train = RowTensors::new(&prepared.splits.train, device);
         let batch = train.batches(config.train.train_batch_size).next().expect("a batch");
 
         group.bench_function(format!("step of {} rows/{path}", batch.user.size()[0]), |b| {
-            b.iter(|| {
-                let losses = stepper.losses(&batch);
-                stepper.update();
-                losses
+            b.iter_custom(|n| {
+                timed(device, n, || {
+                    stepper.losses(&batch);
+                    stepper.update();
+                })
             });
         });
         // With the shuffle at its start: what a step costs when its batch is new.
         group.bench_function(format!("shuffle and {SLICE} steps/{path}"), |b| {
-            b.iter(|| {
-                train.permute(&Tensor::randperm(train.n(), (Kind::Int64, Device::Cpu)));
-                for batch in train.batches(config.train.train_batch_size).take(SLICE) {
-                    stepper.losses(&batch);
-                    stepper.update();
-                }
+            b.iter_custom(|n| {
+                timed(device, n, || {
+                    train.permute(&Tensor::randperm(train.n(), (Kind::Int64, Device::Cpu)).to_device(device));
+                    for batch in train.batches(config.train.train_batch_size).take(SLICE) {
+                        stepper.losses(&batch);
+                        stepper.update();
+                    }
+                })
             });
         });
         group.bench_function(format!("evaluation of {} users/{path}", valid.n()), |b| {
@@ -52,6 +85,7 @@ fn data_set(c: &mut Criterion, name: &str, data_path: &str) {
 }
 
 fn step(c: &mut Criterion) {
+    dif_sr::train::load_cuda();
     data_set(c, "ml-100k", &common::ML_100K);
     if let Some(data_path) = common::AMAZON_BEAUTY.as_deref() {
         data_set(c, "amazon_beauty", data_path);

@@ -99,8 +99,8 @@ fn amazon_beauty(data_path: &str) {
     let mut seen = 0;
     // An error is the loop's own way to be stopped after so many batches.
     let stopped = Training::new(&config, &prepared.model, &prepared.splits).unwrap().run(|event, _| {
-        let Event::Batch { losses, .. } = event else { return Ok(()) };
-        close(losses.total, expected[seen], LOSS, &format!("batch {}", seen + 1));
+        let Event::Batches { losses, .. } = event else { return Ok(()) };
+        close(losses[0].total, expected[seen], LOSS, &format!("batch {}", seen + 1));
         seen += 1;
         if seen == expected.len() { Err(dif_sr::Error::new("enough")) } else { Ok(()) }
     });
@@ -135,7 +135,7 @@ fn follows(golden: &Value, config: &RunConfig, margin: f64) {
     let model = &prepared.model;
     let fitted = Training::new(config, model, &prepared.splits).unwrap_or_else(|e| panic!("{e}")).run(|event, _| {
         match event {
-            Event::Batch { losses: batch, .. } => losses.push(batch.total),
+            Event::Batches { losses: batches, .. } => losses.extend(batches.iter().map(|batch| batch.total)),
             Event::Evaluated { valid: metrics, best: true, .. } => {
                 valid.push(serde_json::to_value(metrics).expect("JSON"));
                 best = Some(model.named_parameters().iter().map(|(_, p)| p.detach().copy()).collect::<Vec<_>>());

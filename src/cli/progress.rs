@@ -115,13 +115,14 @@ impl Report for Progress {
 
     fn event(&mut self, event: &Event) {
         match event {
-            Event::Batch { epoch, batch, batches, losses } => {
+            Event::Batches { epoch, batch, batches, losses } => {
                 let pace = Pace::so_far(&mut self.training, epoch * batches + batch, self.epochs * batches);
                 // Early stopping may end it before.
                 let pace = pace.map(|(speed, left)| {
                     format!(", {speed:.2} batches/s, at most {} left in all", FormattedDuration(left))
                 });
-                let message = format!("{}, loss {:.4}", pace.unwrap_or_default(), losses.total);
+                let loss = losses.last().map(|losses| format!(", loss {:.4}", losses.total));
+                let message = pace.unwrap_or_default() + &loss.unwrap_or_default();
                 self.at(&format!("Train {epoch:>5}"), *batch, *batches, message);
             }
             Event::Evaluating { done, users, .. } => self.ranking("Evaluate   ", *done, *users),

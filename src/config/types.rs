@@ -33,7 +33,7 @@ pub struct RunOptions {
     pub threads: Option<usize>,
     /// `compute_path` (this project's key).
     pub compute_path: ComputePath,
-    /// `precision` (this project's key): of the fast path's products.
+    /// `precision` (this project's key): of matrix products.
     pub precision: Precision,
     /// `checkpoint_interval` (this project's key): seconds of training between two writes of `last.safetensors`.
     pub checkpoint_interval: f64,
@@ -51,7 +51,7 @@ pub enum ComputePath {
     Fast,
 }
 
-/// `precision` (this project's key): in what the fast path multiplies matrices.
+/// `precision` (this project's key): in what matrices are multiplied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {

@@ -14,6 +14,12 @@ pub struct Losses<T = Tensor> {
 }
 
 impl Losses {
+    /// Without their history.
+    pub fn detach(&self) -> Self {
+        let attributes = self.attributes.iter().map(Tensor::detach).collect();
+        Self { total: self.total.detach(), item: self.item.detach(), attributes }
+    }
+
     /// The numbers; on a GPU this waits for them.
     pub fn values(&self) -> Losses<f64> {
         let value = |loss: &Tensor| loss.double_value(&[]);
@@ -23,6 +29,12 @@ impl Losses {
 }
 
 impl Losses<f64> {
+    /// As tensors `[]` on the CPU.
+    pub fn tensors(self) -> Losses {
+        let attributes = self.attributes.into_iter().map(Tensor::from).collect();
+        Losses { total: self.total.into(), item: self.item.into(), attributes }
+    }
+
     /// Adds the losses of another batch.
     pub fn add(&mut self, other: &Self) {
         self.total += other.total;

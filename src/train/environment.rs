@@ -6,7 +6,7 @@ use serde::Serialize;
 use tch::Device;
 
 use super::device;
-use super::generator::libtorch_version;
+use super::libtorch::libtorch_version;
 use crate::Result;
 use crate::config::RunConfig;
 

@@ -16,9 +16,11 @@ use crate::{Error, Result};
 /// What the loop tells as it goes.
 #[derive(Debug)]
 pub enum Event<'a> {
-    /// A batch was trained on; `batch` counts from 1. The training can go on from here.
-    Batch { epoch: usize, batch: usize, batches: usize, losses: &'a Losses<f64> },
-    /// The loss of a batch is not a finite number, and the parameters are as they were before it. Training ends.
+    /// Batches were trained on, the last of which is `batch` of the epoch's `batches`, counted from 1; one, or on a GPU several
+    /// whose losses are read at once. The training can go on from here.
+    Batches { epoch: usize, batch: usize, batches: usize, losses: &'a [Losses<f64>] },
+    /// The loss of a batch is not a finite number, and the parameters are as they were before it, or on a GPU a few batches
+    /// later. Training ends.
     Diverged { norms: &'a [(String, f64)] },
     /// An epoch is over; the losses are sums over its batches.
     Epoch { epoch: usize, losses: &'a Losses<f64>, seconds: f64 },
@@ -65,7 +67,12 @@ pub struct Training<'a> {
     pub(super) negatives: Option<NegativeSampler>,
     pub(super) stepper: Stepper<'a>,
     pub(super) position: Position,
+    /// Batches whose losses are read together.
+    read_together: usize,
 }
+
+/// On a GPU, where reading one waits for all that was asked before; elsewhere each is read before the parameters move.
+const READ_TOGETHER: usize = 16;
 
 impl<'a> Training<'a> {
     /// A training at its start, with `model` as it is.
@@ -86,6 +93,7 @@ impl<'a> Training<'a> {
                 .then(|| NegativeSampler::new(&splits.train, model.n_items() as usize, config.run.seed as u64)),
             stepper: Stepper::new(config, model)?,
             position: Position { epoch: 0, batch: 0, sums: Losses::default(), seconds: 0.0, stopping, best: None },
+            read_together: if model.device() == Device::Cpu { 1 } else { READ_TOGETHER },
         })
     }
 
@@ -135,34 +143,33 @@ impl<'a> Training<'a> {
         // Views, so that the rows are free for the steps.
         let batches: Vec<Batch> = self.train.batches(self.config.train.train_batch_size).collect();
         let count = batches.len();
+        let mut unread = Vec::new();
         for (i, batch) in batches.into_iter().enumerate().skip(done) {
             let batch = match &mut self.negatives {
                 Some(sampler) => batch.with_negatives(sampler)?,
                 None => batch,
             };
-            let losses = self.step(&batch);
-            if !losses.total.is_finite() {
+            unread.push(self.stepper.losses(&batch));
+            if unread.len() < self.read_together && i + 1 < count {
+                self.stepper.update();
+                continue;
+            }
+            let losses: Vec<Losses<f64>> = unread.drain(..).map(|losses| losses.values()).collect();
+            if let Some(bad) = losses.iter().position(|losses| !losses.total.is_finite()) {
                 let norms = self.norms();
                 listen(Event::Diverged { norms: &norms }, self)?;
-                return Err(diverged(&losses, &format!("epoch {epoch}, batch {} of {count}", i + 1), &norms));
+                let batch = i + 2 + bad - losses.len();
+                return Err(diverged(&losses[bad], &format!("epoch {epoch}, batch {batch} of {count}"), &norms));
             }
+            self.stepper.update();
             let position = &mut self.position;
-            position.sums.add(&losses);
+            losses.iter().for_each(|losses| position.sums.add(losses));
             position.batch = i + 1;
             position.seconds = seconds + begin.elapsed().as_secs_f64();
-            listen(Event::Batch { epoch, batch: i + 1, batches: count, losses: &losses }, self)?;
+            listen(Event::Batches { epoch, batch: i + 1, batches: count, losses: &losses }, self)?;
         }
         let Position { sums, seconds, .. } = &self.position;
         listen(Event::Epoch { epoch, losses: sums, seconds: *seconds }, self)
-    }
-
-    /// One step of the optimizer; none where the loss is not a finite number.
-    fn step(&mut self, batch: &Batch) -> Losses<f64> {
-        let losses = self.stepper.losses(batch);
-        if losses.total.is_finite() {
-            self.stepper.update();
-        }
-        losses
     }
 
     fn evaluate(&mut self, listen: &mut impl FnMut(Event, &Self) -> Result<()>) -> Result<()> {
@@ -212,4 +219,92 @@ fn diverged(losses: &Losses<f64>, place: &str, norms: &[(String, f64)]) -> Error
         largest.join(", ")
     ))
     .hint("lower learning_rate or set clip_grad_norm")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::libtorch::turn;
+    use super::*;
+    use crate::data::Rows;
+
+    /// SASRec on ten equal rows in batches of two, so that no shuffle shows.
+    fn config(keys: &str) -> RunConfig {
+        let text = format!(
+            "model: SASRec\ndataset: none\nhidden_size: 8\nn_layers: 1\nhidden_dropout_prob: 0\nattn_dropout_prob: 0\n\
+             train_batch_size: 2\nepochs: 1\n{keys}"
+        );
+        RunConfig::from_yaml(&text, "here".as_ref()).unwrap_or_else(|e| panic!("{e}"))
+    }
+
+    fn trained(
+        config: &RunConfig,
+        model: &Model,
+        read_together: usize,
+    ) -> (Vec<usize>, Vec<Losses<f64>>, Result<Fitted>) {
+        let rows =
+            |n: usize| Rows { l: 3, user: vec![1; n], target: vec![4; n], seq: [1, 2, 0].repeat(n), len: vec![2; n] };
+        let splits = Splits { train: rows(10), valid: rows(0), test: rows(0) };
+        let mut training = Training::new(config, model, &splits).unwrap_or_else(|e| panic!("{e}"));
+        training.read_together = read_together;
+        let (mut read, mut losses) = (Vec::new(), Vec::new());
+        let fitted = training.run(|event, training| {
+            if let Event::Batches { batch, losses: batches, .. } = event {
+                assert_eq!(training.position().batch, batch);
+                read.push(batches.len());
+                losses.extend_from_slice(batches);
+            }
+            Ok(())
+        });
+        (read, losses, fitted)
+    }
+
+    fn model(config: &RunConfig) -> Model {
+        let mut model = Model::new(&config.model, 6, 3, Vec::new(), Kind::Float);
+        model.initialize();
+        model
+    }
+
+    fn parameters(model: &Model) -> Vec<Vec<f32>> {
+        let values = |p: &Tensor| Vec::try_from(p.detach().flatten(0, -1)).expect("float32");
+        model.named_parameters().iter().map(|(_, p)| values(p)).collect()
+    }
+
+    #[test]
+    fn losses_that_are_read_together_are_those_that_are_read_one_by_one() {
+        let _turn = turn();
+        let config = config("");
+        let one_by_one = model(&config);
+        let together = one_by_one.copy_as(Kind::Float);
+        let (read, expected, fitted) = trained(&config, &one_by_one, 1);
+        assert_eq!((read, fitted.is_ok()), (vec![1; 5], true));
+        let (read, losses, fitted) = trained(&config, &together, 2);
+        assert_eq!((read, fitted.is_ok()), (vec![2, 2, 1], true));
+        assert_eq!(losses, expected);
+        assert_eq!(parameters(&together), parameters(&one_by_one));
+    }
+
+    #[test]
+    fn the_batch_that_diverged_is_named_among_those_that_are_read_with_it() {
+        let _turn = turn();
+        let config = config("learning_rate: 1e30");
+        for read_together in 1..5 {
+            let (_, _, fitted) = trained(&config, &model(&config), read_together);
+            let error = fitted.expect_err("parameters of 1e30").to_string();
+            assert!(error.contains("the loss of epoch 0, batch 2 of 5 is "), "{read_together}: {error}");
+        }
+    }
+
+    #[test]
+    fn the_reference_path_in_bfloat16_is_near_float32_and_leaves_float32_gradients() {
+        let _turn = turn();
+        let [exact, rough] = ["precision: float32", "precision: bf16"].map(config);
+        let model = model(&exact);
+        let copy = model.copy_as(Kind::Float);
+        let [exact, rough] = [(&exact, &model), (&rough, &copy)].map(|(config, model)| trained(config, model, 1).1);
+        assert_ne!(exact, rough);
+        for (exact, rough) in exact.iter().zip(&rough) {
+            assert!((exact.total - rough.total).abs() < 0.02 * exact.total, "{exact:?} {rough:?}");
+        }
+        assert!(copy.named_parameters().iter().all(|(_, p)| p.grad().kind() == Kind::Float));
+    }
 }

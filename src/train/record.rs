@@ -110,8 +110,9 @@ impl<'a> Recorder<'a> {
         self.report.event(&event);
         let decimals = self.config.run.loss_decimal_place;
         match event {
-            Event::Batch { epoch, batch, losses, .. } => {
-                self.folder.losses(epoch, batch, losses)?;
+            Event::Batches { epoch, batch, losses, .. } => {
+                let mut batches = (batch + 1 - losses.len()..).zip(losses);
+                batches.try_for_each(|(batch, losses)| self.folder.losses(epoch, batch, losses))?;
                 self.rest(training)
             }
             Event::Diverged { norms } => {

@@ -5,6 +5,7 @@ use std::sync::atomic::AtomicBool;
 use serde::Serialize;
 use tch::Device;
 
+use super::libtorch::deterministic;
 use super::record::Recorder;
 use super::saved::fingerprint;
 use super::{Calibration, Checkpoint, Event, Fitted, RunFolder, Training, device, rank_rows};
@@ -78,11 +79,12 @@ fn check_negatives(config: &RunConfig, dataset: &Dataset, splits: &Splits) -> Re
     .hint("use `loss_type: CE`, which needs no negative items, or remove the user"))
 }
 
-/// Sets libtorch's threads and finds the device.
+/// Sets libtorch up, its threads and its algorithms, and finds the device.
 pub fn set_up(config: &RunConfig) -> Result<Device> {
     if let Some(threads) = config.run.threads {
         tch::set_num_threads(threads as i32);
     }
+    deterministic();
     device(&config.run)
 }
 

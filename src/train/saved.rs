@@ -13,7 +13,7 @@ use tch::{Device, Kind, Tensor};
 
 use super::checkpoint::AttributeTokens;
 use super::folder::Mark;
-use super::generator::{generator_state, set_generator_state};
+use super::libtorch::{generator_state, set_generator_state};
 use super::{Position, Training};
 use crate::config::RunConfig;
 use crate::data::{Dataset, Splits};

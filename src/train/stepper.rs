@@ -2,8 +2,9 @@
 
 use super::Adam;
 use super::clip::clip_grad_norm;
+use super::libtorch::in_bfloat16;
 use crate::Result;
-use crate::config::{ComputePath, RunConfig, TrainConfig};
+use crate::config::{ComputePath, Precision, RunConfig, TrainConfig};
 use crate::data::{Batch, RowTensors, Rows};
 use crate::eval::{Ranking, rank};
 use crate::fast::{FastPath, Masks};
@@ -15,6 +16,7 @@ pub struct Stepper<'a> {
     model: &'a Model,
     settings: &'a TrainConfig,
     seed: u64,
+    precision: Precision,
     eval_batch_size: usize,
     pub(super) adam: Adam,
     /// `None` on the reference path.
@@ -32,27 +34,29 @@ impl<'a> Stepper<'a> {
             model,
             settings,
             seed: config.run.seed as u64,
+            precision: config.run.precision,
             eval_batch_size: config.eval.eval_batch_size,
             adam: Adam::new(model.named_parameters(), settings.learning_rate, settings.weight_decay),
             fast: fast(config, model)?,
         })
     }
 
-    /// The losses of a batch, with dropout; leaves their gradients for [`Stepper::update`].
-    pub fn losses(&mut self, batch: &Batch) -> Losses<f64> {
+    /// The losses of a batch, with dropout, on the model's device; leaves their gradients for [`Stepper::update`].
+    pub fn losses(&mut self, batch: &Batch) -> Losses {
         match &mut self.fast {
             None => {
                 self.adam.zero_grad();
-                let losses = self.model.losses(batch, true);
-                let values = losses.values();
-                if values.total.is_finite() {
-                    losses.total.backward();
-                }
-                values
+                let compute = || self.model.losses(batch, true);
+                let losses = match self.precision {
+                    Precision::Float32 => compute(),
+                    Precision::Bf16 => in_bfloat16(self.model.device(), compute),
+                };
+                losses.total.backward();
+                losses.detach()
             }
             Some(fast) => {
                 let masks = Masks { seed: self.seed, step: self.adam.steps() };
-                fast.losses(batch, Some(masks))
+                fast.losses(batch, Some(masks)).tensors()
             }
         }
     }

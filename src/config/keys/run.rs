@@ -90,7 +90,7 @@ pub(super) static KEYS: &[Key] = &[
         General,
         "precision",
         "`float32` or `bf16`",
-        "in what the fast path multiplies matrices; everything else, and the reference path, is float32",
+        "in what matrices are multiplied: by the fast path's kernels, on the reference path by libtorch's autocasting in training; everything else is float32",
         |c, v| put(&mut c.run.precision, word(v)),
         |c| value(c.run.precision),
     ),

@@ -1,5 +1,4 @@
-//! The state of libtorch's generators, which tch does not show: what is drawn after it was set is what was drawn after it
-//! was read.
+//! What tch lacks of libtorch: the states of its generators, deterministic algorithms, and autocasting on any device.
 
 use std::ffi::{CStr, c_char, c_int};
 
@@ -11,10 +10,13 @@ use crate::{Error, Result};
 unsafe extern "C" {
     fn dif_sr_generator_state(cuda: c_int, state: *mut *mut C_tensor) -> *const c_char;
     fn dif_sr_set_generator_state(cuda: c_int, state: *const C_tensor) -> *const c_char;
+    fn dif_sr_deterministic();
+    fn dif_sr_autocast(cuda: c_int, enabled: c_int);
     fn dif_sr_libtorch_version() -> *const c_char;
 }
 
-/// The state of the device's default generator, `[n]` bytes on the CPU.
+/// The state of the device's default generator, `[n]` bytes on the CPU: what is drawn after it was set is what was drawn
+/// after it was read.
 pub fn generator_state(device: Device) -> Result<Tensor> {
     let mut state = std::ptr::null_mut();
     // SAFETY: the function either sets `state` to a tensor that is ours from then on or returns a message.
@@ -31,6 +33,30 @@ pub fn generator_state(device: Device) -> Result<Tensor> {
 pub fn set_generator_state(device: Device, state: &Tensor) -> Result<()> {
     // SAFETY: the tensor outlives the call, which copies it.
     unsafe { checked(dif_sr_set_generator_state(index(device), state.as_ptr())) }
+}
+
+/// Has libtorch take the same sums in the same order in every run, on a GPU too, for the rest of the process. It warns of an
+/// operation that it cannot do so.
+pub(super) fn deterministic() {
+    // SAFETY: sets two flags.
+    unsafe { dif_sr_deterministic() }
+}
+
+/// Computes with matrix products in bfloat16 on this thread, by libtorch's autocasting: parameters and gradients stay
+/// float32, as do the operations that it says lose too much.
+pub(super) fn in_bfloat16<T>(device: Device, compute: impl FnOnce() -> T) -> T {
+    /// Ends it, however `compute` ends.
+    struct Autocast(c_int);
+    impl Drop for Autocast {
+        fn drop(&mut self) {
+            // SAFETY: sets a flag of the thread.
+            unsafe { dif_sr_autocast(self.0, 0) }
+        }
+    }
+    let autocast = Autocast(index(device));
+    // SAFETY: as above.
+    unsafe { dif_sr_autocast(autocast.0, 1) }
+    compute()
 }
 
 /// The version in the headers of the libtorch that this program was built with.
@@ -57,6 +83,13 @@ unsafe fn checked(message: *const c_char) -> Result<()> {
     Err(Error::new(format!("libtorch: {}", text.lines().next().unwrap_or_default())))
 }
 
+/// Libtorch's generator belongs to the process: tests that draw from it take turns.
+#[cfg(test)]
+pub(super) fn turn() -> std::sync::MutexGuard<'static, ()> {
+    static GENERATOR: std::sync::Mutex<()> = std::sync::Mutex::new(());
+    GENERATOR.lock().unwrap_or_else(|broken| broken.into_inner())
+}
+
 #[cfg(test)]
 mod tests {
     use tch::Kind;
@@ -64,9 +97,9 @@ mod tests {
     use super::super::Calibration;
     use super::*;
 
-    /// One test, since the process has one generator.
     #[test]
     fn what_is_drawn_after_a_state_was_set_is_what_was_drawn_after_it_was_read() {
+        let _turn = turn();
         let draw = || {
             // An odd number of normal values, of which the generator keeps one back.
             let normal = Tensor::randn([7], (Kind::Double, Device::Cpu));

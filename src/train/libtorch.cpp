@@ -1,5 +1,6 @@
-// The state of libtorch's default generators, and its version: tch has neither. Functions return a message on failure.
+// What tch lacks of libtorch. Functions that can fail return a message when they do.
 #include <ATen/Context.h>
+#include <ATen/autocast_mode.h>
 #include <ATen/core/Generator.h>
 #include <ATen/core/Tensor.h>
 #include <torch/headeronly/version.h>
@@ -10,9 +11,9 @@
 namespace {
 
 // -1 is the CPU, others are CUDA devices.
-at::Generator generator(int cuda) {
-    return at::globalContext().defaultGenerator(cuda < 0 ? at::Device(at::kCPU) : at::Device(at::kCUDA, cuda));
-}
+at::Device device(int cuda) { return cuda < 0 ? at::Device(at::kCPU) : at::Device(at::kCUDA, cuda); }
+
+at::Generator generator(int cuda) { return at::globalContext().defaultGenerator(device(cuda)); }
 
 template <typename F> const char *caught(F f) {
     static thread_local std::string message;
@@ -43,6 +44,21 @@ const char *dif_sr_set_generator_state(int cuda, const at::Tensor *state) {
         std::lock_guard<std::mutex> lock(gen.mutex());
         gen.set_state(*state);
     });
+}
+
+void dif_sr_deterministic() {
+    auto &context = at::globalContext();
+    context.setDeterministicAlgorithms(true, /*warn_only=*/true);
+    // It is for finding reads of memory that nobody wrote, and costs a pass over every new tensor.
+    context.setDeterministicFillUninitializedMemory(false);
+}
+
+void dif_sr_autocast(int cuda, int enabled) {
+    const auto type = device(cuda).type();
+    at::autocast::set_autocast_dtype(type, at::kBFloat16);
+    at::autocast::set_autocast_enabled(type, enabled);
+    // Copies of parameters, which are wrong once these have moved.
+    at::autocast::clear_cache();
 }
 
 const char *dif_sr_libtorch_version() { return TORCH_VERSION; }
