@@ -14,11 +14,15 @@ use common::{TOY, write_toy};
 use once_cell::sync::Lazy;
 use tempfile::TempDir;
 
-/// Two runs of the toy data, and an expectation with a figure for each chart.
+/// Runs of the toy data, of which the second has another configuration, and an expectation with a figure for each chart.
 static RUNS: Lazy<TempDir> = Lazy::new(|| {
     let folder = tempfile::tempdir().expect("a temporary folder");
     write_toy(folder.path());
-    for (out, keys) in [("--out=one", ["--seed=1", "--epochs=6"]), ("--out=two", ["--seed=2", "--epochs=4"])] {
+    for (out, keys) in [
+        ("--out=one", ["--seed=1", "--epochs=6"]),
+        ("--out=two", ["--seed=2", "--epochs=4"]),
+        ("--out=three", ["--seed=3", "--epochs=6"]),
+    ] {
         let output = dif_sr(
             folder.path(),
             &[&["train", out, "--metrics=[Recall,NDCG]", "--topk=[10,20]"], &keys[..], &TOY[..]].concat(),
@@ -183,8 +187,20 @@ fn a_report_replaces_a_report_and_nothing_else() {
 }
 
 #[test]
+fn runs_of_several_configurations_are_told_apart_by_what_differs() {
+    let output = dif_sr(RUNS.path(), &["report", "one", "two", "three", "--markdown=several.md"]);
+    assert_eq!(code(&output), 0, "{}", stderr(&output));
+    let text = fs::read_to_string(RUNS.path().join("several.md")).expect("a page");
+    let mut lines = text.lines().skip_while(|line| !line.starts_with("| test | n | best epoch | epochs | minutes | "));
+    let [_, _, base, other] = [(); 4].map(|()| lines.next().expect("a header and two lines"));
+    assert!(base.starts_with("| SASRecD | 2 | ") && base.contains(" ± "), "two seeds: {base}");
+    assert!(other.starts_with("| SASRecD, epochs 4 | 1 | ") && !other.contains('±'), "one seed: {other}");
+    assert!(!text.contains("| mean | deviation |"), "there is no mean over configurations");
+}
+
+#[test]
 fn the_notebooks_form_has_its_sections_in_order_and_says_n_and_spread() {
-    let output = dif_sr(RUNS.path(), &["report", "one", "two", "--expect=expect.yaml", "--markdown=toy.md"]);
+    let output = dif_sr(RUNS.path(), &["report", "one", "three", "--expect=expect.yaml", "--markdown=toy.md"]);
     assert_eq!(code(&output), 0, "{}", stderr(&output));
     let text = fs::read_to_string(RUNS.path().join("toy.md")).expect("a page");
     let sections: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("## ")).collect();
@@ -193,7 +209,8 @@ fn the_notebooks_form_has_its_sections_in_order_and_says_n_and_spread() {
     assert!(text.contains("| test, n = 2 | mean | deviation | published |"), "{text}");
     assert!(text.contains("| recall@20 | ") && text.contains(" | 0.6000 |\n"), "{text}");
     assert_eq!(text.matches("epoch 0 training [time: ").count(), 2, "both logs");
-    assert!(text.contains("\n| one | 1 | ") && text.contains("\n| two | 2 | "), "where each figure comes from");
+    assert!(text.contains("\n| one | 1 | ") && text.contains("\n| three | 3 | "), "where each figure comes from");
+    assert!(text.contains("\n| cuda | none |\n"), "{text}");
     fs::write(RUNS.path().join("mine.md"), "mine").expect("written");
     let sentence = refusal(&dif_sr(RUNS.path(), &["report", "one", "--markdown=mine.md"]));
     assert!(sentence.starts_with("mine.md: expected no file or a former report"), "{sentence}");

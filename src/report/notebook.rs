@@ -1,5 +1,9 @@
 //! Runs in the form of the authors' notebooks, as Markdown: Environments, Dataset, Code, Results, Logs.
 
+use std::collections::BTreeSet;
+
+use serde_json::{Map, Value};
+
 use super::Run;
 use crate::verdict::statistics::{deviation, mean, median};
 use crate::verdict::{Expectation, Verdict};
@@ -7,7 +11,7 @@ use crate::verdict::{Expectation, Verdict};
 /// By this a page of this program is known.
 pub const NOTEBOOK_GENERATOR: &str = "<!-- written by `dif-sr report --markdown`, never by hand -->";
 
-/// The page of one or several runs of one configuration.
+/// The page of one or several runs: of one configuration with their spread, of several side by side.
 pub fn notebook(runs: &[Run], expected: Option<(&Expectation, &Verdict)>) -> String {
     let dataset = runs.first().map_or("nothing", |run| run.record.dataset.as_str());
     let sections = [environments(runs), data(runs), code(runs), results(runs, expected), logs(runs)];
@@ -61,16 +65,10 @@ fn results(runs: &[Run], expected: Option<(&Expectation, &Verdict)>) -> String {
         text += &format!("\n**{}**\n", cell(&verdict.sentence));
         text.extend(verdict.notes.iter().map(|note| format!("\nNote: {note}.\n")));
     }
-    let figure = |name: &str| {
-        let mut figures = expected.iter().flat_map(|(expectation, _)| expectation.test_figures());
-        figures.find(|(other, _)| *other == name).map_or(String::new(), |(_, value)| format!("{value:.4}"))
+    text += &match &configurations(runs)[..] {
+        [_] => spread(runs, expected.map(|(expectation, _)| expectation)),
+        several => side_by_side(several),
     };
-    text += &format!("\n| test, n = {} | mean | deviation | published |\n| --- | --- | --- | --- |\n", runs.len());
-    for name in runs.first().iter().flat_map(|run| run.record.test.names()) {
-        let values: Vec<f64> = runs.iter().filter_map(|run| run.record.test.get(name)).collect();
-        let spread = if values.len() > 1 { format!("{:.4}", deviation(&values)) } else { String::new() };
-        text += &format!("| {name} | {:.4} | {spread} | {} |\n", mean(&values), figure(name));
-    }
     text += "\n| run | seed | best epoch | epochs | median epoch, s | commit | started |\n| --- | --- | --- | --- | --- | --- | --- |\n";
     for run in runs {
         let record = &run.record;
@@ -86,6 +84,85 @@ fn results(runs: &[Run], expected: Option<(&Expectation, &Verdict)>) -> String {
         );
     }
     text
+}
+
+/// The mean of each metric of runs of one configuration, beside what is published.
+fn spread(runs: &[Run], expected: Option<&Expectation>) -> String {
+    let figure = |name: &str| {
+        let mut figures = expected.iter().flat_map(|expectation| expectation.test_figures());
+        figures.find(|(other, _)| *other == name).map_or(String::new(), |(_, value)| format!("{value:.4}"))
+    };
+    let mut text =
+        format!("\n| test, n = {} | mean | deviation | published |\n| --- | --- | --- | --- |\n", runs.len());
+    for name in runs.first().iter().flat_map(|run| run.record.test.names()) {
+        let values: Vec<f64> = runs.iter().filter_map(|run| run.record.test.get(name)).collect();
+        let spread = if values.len() > 1 { format!("{:.4}", deviation(&values)) } else { String::new() };
+        text += &format!("| {name} | {:.4} | {spread} | {} |\n", mean(&values), figure(name));
+    }
+    text
+}
+
+/// Runs of equal configurations, in the order of their first.
+fn configurations(runs: &[Run]) -> Vec<Vec<&Run>> {
+    let mut groups: Vec<Vec<&Run>> = Vec::new();
+    for run in runs {
+        match groups.iter_mut().find(|group| group[0].record.config == run.record.config) {
+            Some(group) => group.push(run),
+            None => groups.push(vec![run]),
+        }
+    }
+    groups
+}
+
+/// A line for each configuration, in means over its runs.
+fn side_by_side(configurations: &[Vec<&Run>]) -> String {
+    let base = configurations[0][0];
+    let names: Vec<&str> = base.record.test.names().collect();
+    let mut text = format!(
+        "\n| test | n | best epoch | epochs | minutes | {} |\n| --- | --- | --- | --- | --- |{}\n",
+        names.join(" | "),
+        " --- |".repeat(names.len())
+    );
+    for runs in configurations {
+        let of = |value: &dyn Fn(&Run) -> Option<f64>| runs.iter().filter_map(|run| value(run)).collect::<Vec<f64>>();
+        let whole = |value: &dyn Fn(&Run) -> usize| format!("{:.0}", mean(&of(&|run| Some(value(run) as f64))));
+        let seconds = |run: &Run| {
+            let Run { record, .. } = run;
+            record.epoch_seconds.iter().chain(&record.evaluation_seconds).sum::<f64>()
+        };
+        let metric = |name: &&str| {
+            let values = of(&|run| run.record.test.get(name));
+            let spread = if values.len() > 1 { format!(" ± {:.4}", deviation(&values)) } else { String::new() };
+            format!("{:.4}{spread}", mean(&values))
+        };
+        text += &format!(
+            "| {} | {} | {} | {} | {:.0} | {} |\n",
+            cell(&difference(base, runs[0])),
+            runs.len(),
+            whole(&|run| run.record.best_epoch),
+            whole(&|run| run.record.epochs),
+            mean(&of(&|run| Some(seconds(run) / 60.0))),
+            names.iter().map(metric).collect::<Vec<_>>().join(" | "),
+        );
+    }
+    text
+}
+
+/// What a run is beside another: its model, and where that is the same the keys that differ.
+fn difference(base: &Run, run: &Run) -> String {
+    let [own, of_base] = [run, base].map(|run| &run.record.config);
+    let value = |config: &Map<String, Value>, key: &str| config.get(key).cloned().unwrap_or_default();
+    let text = |value: Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+    let model = text(value(own, "model"));
+    if value(own, "model") != value(of_base, "model") {
+        return model;
+    }
+    let keys: BTreeSet<&String> = own.keys().chain(of_base.keys()).collect();
+    let differing = keys.into_iter().filter(|key| value(own, key) != value(of_base, key));
+    std::iter::once(model)
+        .chain(differing.map(|key| format!("{key} {}", text(value(own, key)))))
+        .collect::<Vec<_>>()
+        .join(", ")
 }
 
 fn logs(runs: &[Run]) -> String {

@@ -200,10 +200,11 @@ impl Record {
         Ok(path)
     }
 
-    /// A value of `environment.json`, for a reader; `unknown` where the run did not note it.
+    /// A value of `environment.json`, for a reader; `unknown` where the run did not note it, `none` where there was none.
     pub fn environment(&self, key: &str) -> String {
         match self.environment.get(key) {
-            None | Some(Value::Null) => "unknown".to_owned(),
+            None => "unknown".to_owned(),
+            Some(Value::Null) => "none".to_owned(),
             Some(Value::String(text)) => text.clone(),
             Some(Value::Array(list)) if list.is_empty() => "none".to_owned(),
             Some(Value::Array(list)) => {
