@@ -76,7 +76,8 @@ fn amazon_beauty(c: &mut Criterion) {
 }
 
 fn epoch(c: &mut Criterion) {
-    dif_sr::train::load_cuda();
+    // SAFETY: nothing has started a thread yet.
+    unsafe { dif_sr::train::load_cuda() };
     ml_100k(c);
     amazon_beauty(c);
 }

@@ -85,7 +85,8 @@ fn data_set(c: &mut Criterion, name: &str, data_path: &str) {
 }
 
 fn step(c: &mut Criterion) {
-    dif_sr::train::load_cuda();
+    // SAFETY: nothing has started a thread yet.
+    unsafe { dif_sr::train::load_cuda() };
     data_set(c, "ml-100k", &common::ML_100K);
     if let Some(data_path) = common::AMAZON_BEAUTY.as_deref() {
         data_set(c, "amazon_beauty", data_path);

@@ -5,6 +5,7 @@ mod cli;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    dif_sr::train::load_cuda();
+    // SAFETY: nothing has started a thread yet.
+    unsafe { dif_sr::train::load_cuda() };
     cli::main()
 }

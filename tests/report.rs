@@ -196,6 +196,11 @@ fn runs_of_several_configurations_are_told_apart_by_what_differs() {
     assert!(base.starts_with("| SASRecD | 2 | ") && base.contains(" ± "), "two seeds: {base}");
     assert!(other.starts_with("| SASRecD, epochs 4 | 1 | ") && !other.contains('±'), "one seed: {other}");
     assert!(!text.contains("| mean | deviation |"), "there is no mean over configurations");
+    let commands: Vec<&str> = text.lines().filter(|line| line.starts_with("`dif-sr train ")).collect();
+    let expected = [("one", "1, 3"), ("two", "2")];
+    let expected =
+        expected.map(|(run, seeds)| format!("`dif-sr train --config_files {run}/config.yaml`, with `--seed` {seeds}."));
+    assert_eq!(commands, expected);
 }
 
 #[test]

@@ -9,7 +9,7 @@ use super::{Architecture, Predictor, RunConfig, python};
 use crate::{Error, Result};
 
 impl RunConfig {
-    /// The data set is named, its folder is found from `data_path`, and the columns that the job needs are loaded.
+    /// The data set is named, its folder is found from `data_path`, and the columns that the program needs are loaded.
     pub(super) fn settle_data(&mut self, raw: &Raw) -> Result<()> {
         let data = &mut self.data;
         if data.dataset.is_empty() {

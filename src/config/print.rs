@@ -17,7 +17,7 @@ impl RunConfig {
 
     /// The block that RecBole's log opens with.
     ///
-    /// Left out are the names of columns that this job does not use: any value of theirs is accepted, and none is kept.
+    /// Left out are the names of columns that this program does not use: any value of theirs is accepted, and none is kept.
     pub fn log_block(&self) -> String {
         let blocks = [
             ("General Hyper Parameters:", Section::General),

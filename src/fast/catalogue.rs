@@ -1,6 +1,6 @@
 //! What follows from an item alone, computed once for all items where more positions than items are encoded.
 //!
-//! Without dropout the first layer's input is a function of the item, and with it that layer's query, key and value.
+//! Without dropout the first layer's input is a function of the item in SASRecD, and with it that layer's query, key and value.
 
 use rayon::prelude::*;
 

@@ -50,11 +50,11 @@ pub(super) struct Sequences<'a> {
 /// What is computed for padded positions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Padding {
-    /// Nothing: under `sum`, and in SASRec, no true position sees them.
+    /// Nothing: under `sum`, and in SASRec and SASRecF, no true position sees them.
     LeftOut,
     /// All but values: `concat` and `gate` see their scores, and the mask then leaves them no probability.
     Unvalued,
-    /// Everything: under `max` pooling scores are so large that the mask of −10000 does not reach them.
+    /// Everything: under SASRecD's `max` pooling scores are so large that the mask of −10000 does not reach them.
     Kept,
 }
 
@@ -181,7 +181,7 @@ impl Chunk {
         let (norm, scale) = (frame.norm(&frame.layout.norm), &frame.layout.norm);
         let drops = drops_of(&self.rows, frame);
         norm::embed_backward(norm, &self.embedded.0, &self.embedded.1, drops, &mut grad, pair(&mut into.flat, scale));
-        frame.layout.input.backward(frame, &self.rows, &self.projected, &mut grad, &mut into.flat);
+        frame.layout.input.backward(frame, &self.rows, &mut self.projected, &mut grad, &mut into.flat);
         self.output = grad;
     }
 

@@ -134,10 +134,11 @@ impl<'a> Frame<'a> {
                     pairs.backward(self, dense, &attribute.vectors, &grad.scores[k][i], &mut grad.flat);
                 }
             }
-            if let (Some(dense), Some((Some(pairs), dscores))) =
-                (&slots.position, self.shared[k].iter().zip(&grad.scores[k]).next_back())
-            {
-                let dsides = pairs.backward(self, dense, self.position_embedding(), dscores, &mut grad.flat);
+            if let Some(dense) = &slots.position {
+                let last = self.attributes.len();
+                let pairs = self.shared[k][last].as_ref().expect("the position's serve the whole step");
+                let vectors = self.position_embedding();
+                let dsides = pairs.backward(self, dense, vectors, &grad.scores[k][last], &mut grad.flat);
                 let embedding = &mut grad.flat[self.layout.position_embedding.clone()];
                 self.transposed(dense, &dsides, embedding, To::Old);
             }

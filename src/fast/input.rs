@@ -27,9 +27,17 @@ pub(super) enum Input {
 pub(super) struct Columns {
     pooling: Pooling,
     /// In the order of `concat_layer`'s inputs: those of kind `token` first.
-    attributes: Vec<(AttributeKind, Tokens, Range<usize>)>,
+    columns: Vec<Column>,
     /// From the item's vector and those of the attributes.
     concat_layer: Dense,
+}
+
+#[derive(Debug)]
+struct Column {
+    kind: AttributeKind,
+    tokens: Tokens,
+    /// `[vocabulary, H]`
+    table: Range<usize>,
 }
 
 /// The tokens of an attribute.
@@ -47,8 +55,13 @@ impl Tokens {
     }
 
     /// Of an item, padding included.
-    pub fn of(&self, item: usize) -> &[i64] {
+    fn of(&self, item: usize) -> &[i64] {
         &self.ids[item * self.width..][..self.width]
+    }
+
+    /// Of an item, without padding.
+    pub fn true_of(&self, item: usize) -> impl Iterator<Item = usize> {
+        self.of(item).iter().filter(|&&token| token != 0).map(|&token| token as usize)
     }
 }
 
@@ -63,19 +76,19 @@ impl Input {
         let h = config.hidden_size as usize;
         let features = model.features();
         // The `token` attributes share a table, so that the tables' rows lie in the order of the columns.
+        let mut next = place.len;
         let tables = model.named_parameters().into_iter().filter(|(name, _)| name.starts_with("feature_embed_layer."));
-        let mut rows = place.len..place.len;
-        tables.for_each(|(name, table)| rows.end = place.next(name, table.numel()).end);
+        tables.for_each(|(name, table)| _ = place.next(name, table.numel()));
         let kinds = [AttributeKind::Token, AttributeKind::TokenSeq];
         let ordered = kinds.iter().flat_map(|kind| features.iter().filter(move |feature| feature.kind == *kind));
-        let attributes = ordered.map(|feature| {
-            let own = rows.start..rows.start + feature.vocab as usize * h;
-            rows.start = own.end;
-            (feature.kind, Tokens::new(feature), own)
+        let columns = ordered.map(|feature| {
+            let table = next..next + feature.vocab as usize * h;
+            next = table.end;
+            Column { kind: feature.kind, tokens: Tokens::new(feature), table }
         });
         Self::Attributes(Columns {
             pooling: config.pooling_mode,
-            attributes: attributes.collect(),
+            columns: columns.collect(),
             concat_layer: place.dense(&["concat_layer".to_owned()], h * (1 + features.len()), h),
         })
     }
@@ -98,7 +111,7 @@ impl Input {
                 for (id, row) in rows.items.iter().zip(projected.chunks_exact_mut(width)) {
                     let (own, attributes) = row.split_at_mut(h);
                     own.copy_from_slice(item(id));
-                    columns.look_up(frame.flat, *id as usize, attributes);
+                    columns.look_up(frame, *id as usize, attributes);
                 }
                 frame.linear(&columns.concat_layer, projected, out);
             }
@@ -112,7 +125,8 @@ impl Input {
     }
 
     /// Turns the gradient of the input, `[rows, H]`, into that of the items' vectors; adds that of all others to `flat`.
-    pub fn backward(&self, frame: &Frame, rows: &Rows, projected: &[f32], grad: &mut [f32], flat: &mut [f32]) {
+    /// What was projected is not kept.
+    pub fn backward(&self, frame: &Frame, rows: &Rows, projected: &mut [f32], grad: &mut [f32], flat: &mut [f32]) {
         let h = frame.h;
         if matches!(self, Self::Item) {
             return;
@@ -124,18 +138,18 @@ impl Input {
         if let Self::Attributes(columns) = self {
             let width = columns.concat_layer.inputs;
             parameters(frame, &columns.concat_layer, projected, grad, flat);
-            let mut wide = vec![0.0; projected.len()];
-            frame.transposed(&columns.concat_layer, grad, &mut wide, To::Nothing);
-            for ((&item, wide), grad) in rows.items.iter().zip(wide.chunks_exact(width)).zip(grad.chunks_exact_mut(h)) {
-                let (own, attributes) = wide.split_at(h);
+            frame.transposed(&columns.concat_layer, grad, projected, To::Nothing);
+            let rows = rows.items.iter().zip(projected.chunks_exact(width)).zip(grad.chunks_exact_mut(h));
+            for ((&item, projected), grad) in rows {
+                let (own, attributes) = projected.split_at(h);
                 grad.copy_from_slice(own);
-                columns.differentiate(frame.flat, item as usize, attributes, flat);
+                columns.differentiate(frame, item as usize, attributes, flat);
             }
         }
     }
 }
 
-/// What an item without tokens has under `max` pooling, less its tokens' values (see [`crate::model`]).
+/// Subtracted from the padding token's values under `max` pooling, as in `model/embedding.rs`.
 const NO_TOKEN: f32 = 1e9;
 
 impl Columns {
@@ -143,64 +157,59 @@ impl Columns {
     ///
     /// # Shapes
     /// out `[attributes, H]`
-    fn look_up(&self, flat: &[f32], item: usize, out: &mut [f32]) {
-        let h = out.len() / self.attributes.len();
-        for ((kind, tokens, table), out) in self.attributes.iter().zip(out.chunks_exact_mut(h)) {
-            let (tokens, table) = (tokens.of(item), &flat[table.clone()]);
-            let row = |token: i64| &table[token as usize * h..][..h];
+    fn look_up(&self, frame: &Frame, item: usize, out: &mut [f32]) {
+        let h = frame.h;
+        for (Column { kind, tokens, table }, out) in self.columns.iter().zip(out.chunks_exact_mut(h)) {
+            let table = &frame.flat[table.clone()];
+            let row = |token: usize| &table[token * h..][..h];
             match (kind, self.pooling) {
-                (AttributeKind::Token, _) => out.copy_from_slice(row(tokens[0])),
+                (AttributeKind::Token, _) => out.copy_from_slice(row(tokens.of(item)[0] as usize)),
                 (AttributeKind::TokenSeq, Pooling::Max) => {
                     for (i, out) in out.iter_mut().enumerate() {
-                        *out = first_largest(tokens, |token| row(token)[i]).1;
+                        *out = first_largest(tokens.of(item), |token| row(token)[i]).1;
                     }
                 }
                 (AttributeKind::TokenSeq, Pooling::Sum | Pooling::Mean) => {
-                    let weight = self.weight(tokens);
+                    let weight = self.weight(tokens, item);
                     out.fill(0.0);
-                    true_tokens(tokens).for_each(|token| axpy(weight, row(token), out));
+                    tokens.true_of(item).for_each(|token| axpy(weight, row(token), out));
                 }
             }
         }
     }
 
     /// Adds to the tables' gradients what follows from that of an item's vectors.
-    fn differentiate(&self, flat: &[f32], item: usize, grad: &[f32], into: &mut [f32]) {
-        let h = grad.len() / self.attributes.len();
-        for ((kind, tokens, table), grad) in self.attributes.iter().zip(grad.chunks_exact(h)) {
-            let tokens = tokens.of(item);
-            let (values, into) = (&flat[table.clone()], &mut into[table.clone()]);
-            let at = |token: i64| token as usize * h;
+    fn differentiate(&self, frame: &Frame, item: usize, grad: &[f32], into: &mut [f32]) {
+        let h = frame.h;
+        for (Column { kind, tokens, table }, grad) in self.columns.iter().zip(grad.chunks_exact(h)) {
+            let (values, into) = (&frame.flat[table.clone()], &mut into[table.clone()]);
             match (kind, self.pooling) {
-                (AttributeKind::Token, _) => axpy(1.0, grad, &mut into[at(tokens[0])..][..h]),
+                (AttributeKind::Token, _) => axpy(1.0, grad, &mut into[tokens.of(item)[0] as usize * h..][..h]),
                 (AttributeKind::TokenSeq, Pooling::Max) => {
                     for (i, grad) in grad.iter().enumerate() {
-                        into[at(first_largest(tokens, |token| values[at(token) + i]).0) + i] += grad;
+                        into[first_largest(tokens.of(item), |token| values[token * h + i]).0 * h + i] += grad;
                     }
                 }
                 (AttributeKind::TokenSeq, Pooling::Sum | Pooling::Mean) => {
-                    let weight = self.weight(tokens);
-                    true_tokens(tokens).for_each(|token| axpy(weight, grad, &mut into[at(token)..][..h]));
+                    let weight = self.weight(tokens, item);
+                    tokens.true_of(item).for_each(|token| axpy(weight, grad, &mut into[token * h..][..h]));
                 }
             }
         }
     }
 
-    /// Of each token in an item's vector.
-    fn weight(&self, tokens: &[i64]) -> f32 {
-        match self.pooling {
-            Pooling::Mean => 1.0 / true_tokens(tokens).count().max(1) as f32,
-            Pooling::Sum | Pooling::Max => 1.0,
-        }
+    /// Of each token in an item's sum or mean.
+    fn weight(&self, tokens: &Tokens, item: usize) -> f32 {
+        if self.pooling == Pooling::Mean { 1.0 / tokens.true_of(item).count() as f32 } else { 1.0 }
     }
 }
 
-fn true_tokens(tokens: &[i64]) -> impl Iterator<Item = i64> {
-    tokens.iter().copied().filter(|&token| token != 0)
-}
-
-/// The token of the largest value, the first of equal ones, and that value.
-fn first_largest(tokens: &[i64], value: impl Fn(i64) -> f32) -> (i64, f32) {
-    let values = tokens.iter().map(|&token| (token, value(token) - if token == 0 { NO_TOKEN } else { 0.0 }));
-    values.reduce(|most, other| if other.1 > most.1 { other } else { most }).expect("an attribute has a width")
+/// The token of the largest value, the first of equal ones, and that value. A NaN is the largest of all, as in libtorch.
+fn first_largest(tokens: &[i64], value: impl Fn(usize) -> f32) -> (usize, f32) {
+    let values = tokens.iter().map(|&token| token as usize);
+    let values = values.map(|token| (token, value(token) - if token == 0 { NO_TOKEN } else { 0.0 }));
+    let larger = |most: (usize, f32), other: (usize, f32)| {
+        if most.1 >= other.1 || most.1.is_nan() { most } else { other }
+    };
+    values.reduce(larger).expect("an attribute has a width")
 }

@@ -256,7 +256,7 @@ pub(super) fn predictor(
     frame.linear(slot, sequences, &mut logits);
     let mut loss = 0.0;
     for (logits, &target) in logits.chunks_exact_mut(vocabulary).zip(targets) {
-        let tokens = || labels.of(target as usize).iter().filter(|&&token| token != 0).map(|&token| token as usize);
+        let tokens = || labels.true_of(target as usize);
         loss -= tokens().map(|token| f64::from(logits[token])).sum::<f64>();
         logits[0] = 0.0;
         loss += logistic(&mut logits[1..], weight);

@@ -70,8 +70,10 @@ impl Layout {
         let config = model.config();
         let (h, inner, l) = (config.hidden_size as usize, config.inner_size as usize, model.max_len() as usize);
         let dif = config.model == Architecture::SasRecD;
-        let attributes: Vec<usize> =
-            config.attribute_hidden_size.iter().filter(|_| dif).map(|&size| size as usize).collect();
+        let attributes: Vec<usize> = match config.model {
+            Architecture::SasRecD => config.attribute_hidden_size.iter().map(|&size| size as usize).collect(),
+            Architecture::SasRec | Architecture::SasRecF => Vec::new(),
+        };
         let mut place = Placer::default();
         let position_embedding = place.next("position_embedding.weight".to_owned(), l * h);
         let input = Input::new(model, &mut place);

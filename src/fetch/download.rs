@@ -25,7 +25,7 @@ const MAX_BYTES: u64 = 2 << 30;
 /// Attempts in a row without a new byte, after which a transfer is given up.
 const ATTEMPTS: u32 = 4;
 
-/// Before the second attempt; twice as long before each later one.
+/// Behind the first attempt without a new byte; twice as long behind each further one.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 
 /// What is known of a file that is not complete, or was made complete by this program.
@@ -101,7 +101,7 @@ impl Client {
             let have = length(&part);
             without_new = if have > most { 0 } else { without_new + 1 };
             most = most.max(have);
-            if without_new == ATTEMPTS - 1 {
+            if without_new == ATTEMPTS {
                 let problem =
                     format!("expected {}, found {ATTEMPTS} attempts without a new byte: {problem}", state.whole());
                 let hint = if state.validator.is_some() && have > 0 {
@@ -112,7 +112,7 @@ impl Client {
                 return Err(Error::new(problem).at(url).hint(hint));
             }
             watch.note(format!("{name}: {problem}; trying again"));
-            sleep(FIRST_PAUSE * 2u32.pow(without_new));
+            sleep(FIRST_PAUSE * 2u32.pow(without_new.saturating_sub(1)));
         }
         let (bytes, sha256) = sums::of_file(&part)?;
         rename(&part, &path).map_err(|e| Error::io(&path, "move the file into its place", e))?;

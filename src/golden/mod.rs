@@ -1,4 +1,4 @@
-//! Golden values: cases on disk, the one comparison helper, the model held to a case, and any implementation held to one.
+//! Golden values: cases on disk, the one comparison, the model held to a case, and any implementation held to one.
 
 mod against;
 mod case;

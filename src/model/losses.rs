@@ -1,9 +1,9 @@
 //! The losses of a batch.
 
 use serde::{Deserialize, Serialize};
-use tch::Tensor;
+use tch::{Kind, Tensor};
 
-/// The losses of a batch as tensors `[]` with their history, or, as `Losses<f64>`, as numbers, and then of an epoch too.
+/// The losses of a batch as tensors `[]`, or, as `Losses<f64>`, as numbers, and then of an epoch too.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Losses<T = Tensor> {
     /// item + Σ λᵢ · attributeᵢ (equation 13).
@@ -22,9 +22,10 @@ impl Losses {
 
     /// The numbers; on a GPU this waits for them.
     pub fn values(&self) -> Losses<f64> {
-        let value = |loss: &Tensor| loss.double_value(&[]);
-        let attributes = self.attributes.iter().map(value).collect();
-        Losses { total: value(&self.total), item: value(&self.item), attributes }
+        let all = [&self.total, &self.item].into_iter().chain(&self.attributes);
+        let all: Vec<Tensor> = all.map(|loss| loss.detach().to_kind(Kind::Double)).collect();
+        let values = Vec::<f64>::try_from(Tensor::stack(&all, 0)).expect("one dimension of float64");
+        Losses { total: values[0], item: values[1], attributes: values[2..].to_vec() }
     }
 }
 

@@ -48,27 +48,36 @@ fn summary(log: &str, dataset: &str) -> String {
 }
 
 fn code(runs: &[Run]) -> String {
-    let Some(run) = runs.first() else { return String::new() };
-    let seeds: Vec<String> = runs.iter().map(|run| run.record.seed.to_string()).collect();
-    let config: String = run.record.config.iter().map(|(key, value)| format!("{key}: {value}\n")).collect();
-    format!(
-        "## Code\n\n`dif-sr train --config_files {}/config.yaml`, with `--seed` {}.\n\n<details><summary>Configuration</summary>\n\n\
-         ```yaml\n{config}```\n\n</details>\n",
-        run.folder.display(),
-        seeds.join(", "),
-    )
+    let of = |runs: &Vec<&Run>| {
+        let seeds: Vec<String> = runs.iter().map(|run| run.record.seed.to_string()).collect();
+        let config: String = runs[0].record.config.iter().map(|(key, value)| format!("{key}: {value}\n")).collect();
+        format!(
+            "\n`dif-sr train --config_files {}/config.yaml`, with `--seed` {}.\n\n<details><summary>Configuration</summary>\n\n\
+             ```yaml\n{config}```\n\n</details>\n",
+            runs[0].folder.display(),
+            seeds.join(", "),
+        )
+    };
+    format!("## Code\n{}", configurations(runs).iter().map(of).collect::<String>())
 }
 
 fn results(runs: &[Run], expected: Option<(&Expectation, &Verdict)>) -> String {
     let mut text = "## Results\n".to_owned();
-    if let Some((_, verdict)) = expected {
-        text += &format!("\n**{}**\n", cell(&verdict.sentence));
-        text.extend(verdict.notes.iter().map(|note| format!("\nNote: {note}.\n")));
+    match (&configurations(runs)[..], expected) {
+        ([] | [_], expected) => {
+            if let Some((_, verdict)) = expected {
+                text += &format!("\n**{}**\n", cell(&verdict.sentence));
+                text.extend(verdict.notes.iter().map(|note| format!("\nNote: {note}.\n")));
+            }
+            text += &spread(runs, expected.map(|(expectation, _)| expectation));
+        }
+        (several, expected) => {
+            if expected.is_some() {
+                text += "\nNote: runs of several configurations are not judged together.\n";
+            }
+            text += &side_by_side(several);
+        }
     }
-    text += &match &configurations(runs)[..] {
-        [_] => spread(runs, expected.map(|(expectation, _)| expectation)),
-        several => side_by_side(several),
-    };
     text += "\n| run | seed | best epoch | epochs | median epoch, s | commit | started |\n| --- | --- | --- | --- | --- | --- | --- |\n";
     for run in runs {
         let record = &run.record;
@@ -116,8 +125,7 @@ fn configurations(runs: &[Run]) -> Vec<Vec<&Run>> {
 
 /// A line for each configuration, in means over its runs.
 fn side_by_side(configurations: &[Vec<&Run>]) -> String {
-    let base = configurations[0][0];
-    let names: Vec<&str> = base.record.test.names().collect();
+    let names: Vec<&str> = configurations[0][0].record.test.names().collect();
     let mut text = format!(
         "\n| test | n | best epoch | epochs | minutes | {} |\n| --- | --- | --- | --- | --- |{}\n",
         names.join(" | "),
@@ -132,9 +140,14 @@ fn side_by_side(configurations: &[Vec<&Run>]) -> String {
         };
         let metric = |name: &&str| {
             let values = of(&|run| run.record.test.get(name));
-            let spread = if values.len() > 1 { format!(" ± {:.4}", deviation(&values)) } else { String::new() };
-            format!("{:.4}{spread}", mean(&values))
+            match values.len() {
+                0 => String::new(),
+                1 => format!("{:.4}", values[0]),
+                _ => format!("{:.4} ± {:.4}", mean(&values), deviation(&values)),
+            }
         };
+        let mut firsts = configurations.iter().map(|runs| runs[0]);
+        let base = firsts.find(|first| model(first) == model(runs[0])).unwrap_or(runs[0]);
         text += &format!(
             "| {} | {} | {} | {} | {:.0} | {} |\n",
             cell(&difference(base, runs[0])),
@@ -148,15 +161,16 @@ fn side_by_side(configurations: &[Vec<&Run>]) -> String {
     text
 }
 
-/// What a run is beside another: its model, and where that is the same the keys that differ.
+fn model(run: &Run) -> Option<&Value> {
+    run.record.config.get("model")
+}
+
+/// A run's model, and the keys in which it differs from another run of that model.
 fn difference(base: &Run, run: &Run) -> String {
     let [own, of_base] = [run, base].map(|run| &run.record.config);
     let value = |config: &Map<String, Value>, key: &str| config.get(key).cloned().unwrap_or_default();
     let text = |value: Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
     let model = text(value(own, "model"));
-    if value(own, "model") != value(of_base, "model") {
-        return model;
-    }
     let keys: BTreeSet<&String> = own.keys().chain(of_base.keys()).collect();
     let differing = keys.into_iter().filter(|key| value(own, key) != value(of_base, key));
     std::iter::once(model)

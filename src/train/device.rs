@@ -8,17 +8,21 @@ use crate::{Error, Result};
 /// Loads libtorch's CUDA half where it is installed, so that one binary serves machines with and without a GPU.
 ///
 /// Linkers drop `libtorch_cuda.so`, of which no symbol is called by name, and CUDA would seem absent. Call once, before
-/// the first use of libtorch and before there are threads; does nothing where the library is not in the run-time search path.
-pub fn load_cuda() {
+/// the first use of libtorch; does nothing where the library is not in the run-time search path. Sets
+/// `CUBLAS_WORKSPACE_CONFIG` if it is not set.
+///
+/// # Safety
+/// The process has one thread yet, since the environment is written.
+pub unsafe fn load_cuda() {
     use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
+    // Without a workspace of fixed size cuBLAS may split a product's sums otherwise in every run.
+    if std::env::var_os("CUBLAS_WORKSPACE_CONFIG").is_none() {
+        // SAFETY: the caller's promise.
+        unsafe { std::env::set_var("CUBLAS_WORKSPACE_CONFIG", ":4096:8") };
+    }
     // SAFETY: opening runs libtorch's own initialisers alone, and the library is never closed.
     if let Ok(library) = unsafe { Library::open(Some("libtorch_cuda.so"), RTLD_NOW | RTLD_GLOBAL) } {
         std::mem::forget(library);
-        // Without a workspace of fixed size cuBLAS may split a product's sums otherwise in every run.
-        if std::env::var_os("CUBLAS_WORKSPACE_CONFIG").is_none() {
-            // SAFETY: no other thread reads the environment yet.
-            unsafe { std::env::set_var("CUBLAS_WORKSPACE_CONFIG", ":4096:8") };
-        }
     }
 }
 

@@ -19,9 +19,9 @@ pub enum Event<'a> {
     /// Batches were trained on, the last of which is `batch` of the epoch's `batches`, counted from 1; one, or on a GPU several
     /// whose losses are read at once. The training can go on from here.
     Batches { epoch: usize, batch: usize, batches: usize, losses: &'a [Losses<f64>] },
-    /// The loss of a batch is not a finite number, and the parameters are as they were before it, or on a GPU a few batches
-    /// later. Training ends.
-    Diverged { norms: &'a [(String, f64)] },
+    /// The loss of `batch` is not a finite number; `losses` are those of the batches before it that were not told yet. The
+    /// parameters are as they were before it, or on a GPU a few batches later. Training ends.
+    Diverged { epoch: usize, batch: usize, losses: &'a [Losses<f64>], norms: &'a [(String, f64)] },
     /// An epoch is over; the losses are sums over its batches.
     Epoch { epoch: usize, losses: &'a Losses<f64>, seconds: f64 },
     /// Users evaluated so far.
@@ -71,7 +71,8 @@ pub struct Training<'a> {
     read_together: usize,
 }
 
-/// On a GPU, where reading one waits for all that was asked before; elsewhere each is read before the parameters move.
+/// Batches whose losses are read together on a GPU, where reading one waits for all that was asked before. On the CPU each
+/// is read before the parameters move.
 const READ_TOGETHER: usize = 16;
 
 impl<'a> Training<'a> {
@@ -157,8 +158,9 @@ impl<'a> Training<'a> {
             let losses: Vec<Losses<f64>> = unread.drain(..).map(|losses| losses.values()).collect();
             if let Some(bad) = losses.iter().position(|losses| !losses.total.is_finite()) {
                 let norms = self.norms();
-                listen(Event::Diverged { norms: &norms }, self)?;
-                let batch = i + 2 + bad - losses.len();
+                let first = i + 2 - losses.len();
+                let batch = first + bad;
+                listen(Event::Diverged { epoch, batch, losses: &losses[..bad], norms: &norms }, self)?;
                 return Err(diverged(&losses[bad], &format!("epoch {epoch}, batch {batch} of {count}"), &norms));
             }
             self.stepper.update();
@@ -248,10 +250,14 @@ mod tests {
         training.read_together = read_together;
         let (mut read, mut losses) = (Vec::new(), Vec::new());
         let fitted = training.run(|event, training| {
-            if let Event::Batches { batch, losses: batches, .. } = event {
-                assert_eq!(training.position().batch, batch);
-                read.push(batches.len());
-                losses.extend_from_slice(batches);
+            match event {
+                Event::Batches { batch, losses: batches, .. } => {
+                    assert_eq!(training.position().batch, batch);
+                    read.push(batches.len());
+                    losses.extend_from_slice(batches);
+                }
+                Event::Diverged { losses: batches, .. } => losses.extend_from_slice(batches),
+                _ => {}
             }
             Ok(())
         });
@@ -288,7 +294,8 @@ mod tests {
         let _turn = turn();
         let config = config("learning_rate: 1e30");
         for read_together in 1..5 {
-            let (_, _, fitted) = trained(&config, &model(&config), read_together);
+            let (_, losses, fitted) = trained(&config, &model(&config), read_together);
+            assert_eq!(losses.len(), 1, "the loss before it is told");
             let error = fitted.expect_err("parameters of 1e30").to_string();
             assert!(error.contains("the loss of epoch 0, batch 2 of 5 is "), "{read_together}: {error}");
         }

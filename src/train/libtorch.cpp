@@ -57,8 +57,10 @@ void dif_sr_autocast(int cuda, int enabled) {
     const auto type = device(cuda).type();
     at::autocast::set_autocast_dtype(type, at::kBFloat16);
     at::autocast::set_autocast_enabled(type, enabled);
-    // Copies of parameters, which are wrong once these have moved.
-    at::autocast::clear_cache();
+    if (!enabled) {
+        // Of copies of the parameters, which are wrong once these have moved.
+        at::autocast::clear_cache();
+    }
 }
 
 const char *dif_sr_libtorch_version() { return TORCH_VERSION; }

@@ -1,4 +1,4 @@
-//! What tch lacks of libtorch: the states of its generators, deterministic algorithms, and autocasting on any device.
+//! What tch lacks of libtorch: the states of its generators, deterministic algorithms, and autocasting to bfloat16.
 
 use std::ffi::{CStr, c_char, c_int};
 

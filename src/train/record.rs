@@ -111,11 +111,11 @@ impl<'a> Recorder<'a> {
         let decimals = self.config.run.loss_decimal_place;
         match event {
             Event::Batches { epoch, batch, losses, .. } => {
-                let mut batches = (batch + 1 - losses.len()..).zip(losses);
-                batches.try_for_each(|(batch, losses)| self.folder.losses(epoch, batch, losses))?;
+                self.losses(epoch, batch + 1 - losses.len(), losses)?;
                 self.rest(training)
             }
-            Event::Diverged { norms } => {
+            Event::Diverged { epoch, batch, losses, norms } => {
+                self.losses(epoch, batch - losses.len(), losses)?;
                 let lines: Vec<String> = norms.iter().map(|(name, norm)| format!("{norm:.3e} {name}")).collect();
                 self.say(&format!("norms of parameters: \n{}", lines.join("\n")))
             }
@@ -146,6 +146,11 @@ impl<'a> Recorder<'a> {
                 self.rest(training)
             }
         }
+    }
+
+    /// The losses of an epoch's batches, of which the first is `first`.
+    fn losses(&mut self, epoch: usize, first: usize, losses: &[Losses<f64>]) -> Result<()> {
+        (first..).zip(losses).try_for_each(|(batch, losses)| self.folder.losses(epoch, batch, losses))
     }
 
     fn keep_best(&mut self, training: &Training, epoch: usize) -> Result<()> {

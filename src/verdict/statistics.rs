@@ -34,7 +34,7 @@ impl Difference {
 
     /// Near, another, or open, for a margin that was stated in advance.
     ///
-    /// Pass: the interval lies within ±`margin`. Fail: it does not, and no difference lies outside of it. Undecided: both
+    /// Pass: the interval lies within ±`margin`. Fail: it does not, and zero lies outside of it. Undecided: both
     /// remain possible. Where there is no difference, fail is as rare as the interval's error.
     pub fn near(&self, margin: f64) -> Outcome {
         if -margin <= self.low && self.high <= margin {

@@ -103,8 +103,7 @@ prop_compose! {
         RunConfig {
             run: RunOptions {
                 seed, use_gpu, gpu_id, checkpoint_dir: checkpoint_dir.into(), show_progress, threads,
-                compute_path: if model.model == Architecture::SasRecD { compute_path } else { ComputePath::Reference },
-                precision, checkpoint_interval, loss_decimal_place,
+                compute_path, precision, checkpoint_interval, loss_decimal_place,
             },
             train: TrainConfig {
                 epochs, train_batch_size, learning_rate, weight_decay, eval_step, stopping_step,

@@ -103,6 +103,7 @@ static WRITTEN: Lazy<Written> = Lazy::new(|| {
         predictor: Predictor::Linear,
         loss: Loss::Ce,
         attributes: vec![attribute(AttributeKind::TokenSeq, 2), attribute(AttributeKind::Token, 1)],
+        bare: false,
         layers: 2,
         heads: 2,
         head_size: 3,

@@ -66,15 +66,18 @@ proptest! {
 
     #[test]
     fn the_fast_path_is_the_reference_path_under_every_fusion(
-        shape in shapes(&FUSIONS, &SUM_OR_MEAN), length in 2..20_i64,
+        shape in shapes(&FUSIONS, &SUM_OR_MEAN), length in 2..20_i64, bare in any::<bool>(),
     ) {
-        same_function(&Shape { length, ..shape })?;
+        same_function(&Shape { length, bare, ..shape })?;
     }
 
     /// Of SASRec and SASRecF, in which positions and attributes enter the input.
     #[test]
-    fn the_fast_path_is_the_reference_path_of_the_baselines(shape in baselines(), length in 2..20_i64) {
-        same_function(&Shape { length, ..shape })?;
+    fn the_fast_path_is_the_reference_path_of_the_baselines(
+        shape in baselines(), length in 2..20_i64,
+        pooling in prop::sample::select(&[Pooling::Sum, Pooling::Mean, Pooling::Max][..]),
+    ) {
+        same_function(&Shape { length, pooling, bare: true, ..shape })?;
     }
 
     #[test]

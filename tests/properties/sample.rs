@@ -67,6 +67,8 @@ pub struct Shape {
     pub predictor: Predictor,
     pub loss: Loss,
     pub attributes: Vec<AttributeShape>,
+    /// Whether items besides the padding item may have no token.
+    pub bare: bool,
     pub layers: i64,
     pub heads: i64,
     pub head_size: i64,
@@ -115,6 +117,7 @@ pub fn shapes(fusions: &'static [Fusion], poolings: &'static [Pooling]) -> impl 
                 predictor,
                 loss,
                 attributes,
+                bare: false,
                 layers,
                 heads,
                 head_size,
@@ -181,13 +184,14 @@ impl Shape {
         }
     }
 
-    /// Attribute ids: item 0 has none, every other item at least one, and tokens may repeat.
+    /// Attribute ids: item 0 has none, every other item at least one unless it may be bare, and tokens may repeat.
     pub fn features(&self) -> Vec<ItemFeature> {
         let random = &mut Random(self.seed ^ 0xfea);
+        let least = i64::from(!self.bare);
         let ids = |shape: &AttributeShape, random: &mut Random| {
             let ids = Tensor::zeros([self.n_items, shape.width], (Kind::Int64, Device::Cpu));
             for item in 1..self.n_items {
-                let tokens = random.between(1, shape.width + 1);
+                let tokens = random.between(least, shape.width + 1);
                 ids.get(item).narrow(0, 0, tokens).copy_(&random.ids(&[tokens], 1, shape.vocab));
             }
             ids

@@ -7,7 +7,7 @@ use super::{Key, accepted, honoured, own, unused};
 use crate::config::read::*;
 use crate::config::{Interval, RunConfig};
 
-/// Names of columns that RecBole makes, or of columns that this job does not read.
+/// Names of columns that RecBole makes, or of columns that this program does not read.
 const NAME: &str = "the column that it names is not used";
 /// Names of a knowledge graph's columns.
 const GRAPH: &str = "there is no knowledge graph";
@@ -62,7 +62,7 @@ pub(super) static KEYS: &[Key] = &[
         Dataset,
         "load_col",
         "`None`, or `{'inter': [columns], 'item': [columns]}` with `'*'` for all columns",
-        "columns to load; `None` loads all (RecBole's own default has no times and no attributes, with which this job cannot be done)",
+        "columns to load; `None` loads all (RecBole's own default has no times and no attributes, which leaves nothing to order by)",
         set_load_col,
         load_col,
     ),
