@@ -1,0 +1,84 @@
+//! `dif-sr verify`.
+
+use std::fs;
+
+use dif_sr::tensors::{TensorFile, write};
+
+use crate::Told;
+use crate::common::process::{code, dif_sr, refusal, stderr, stdout};
+use crate::common::root;
+
+#[test]
+fn verify_passes_a_true_case_and_names_what_a_false_one_breaks() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let case = |name: &str| root().join("golden").join(name).display().to_string();
+    let output = dif_sr(folder.path(), &["verify", &case("sum"), &case("README.md")]);
+    assert_eq!(code(&output), 0, "{}", stderr(&output));
+    assert!(stdout(&output).ends_with("pass: 1 case within tolerance\n"), "{}", stdout(&output));
+
+    // One weight of one gradient, off by a millionth of the largest.
+    let false_case = folder.path().join("false");
+    fs::create_dir(&false_case).expect("a folder");
+    fs::copy(root().join("golden/sum/config.yaml"), false_case.join("config.yaml")).expect("copied");
+    let TensorFile { tensors, metadata, .. } =
+        TensorFile::read(&root().join("golden/sum/tensors.safetensors")).expect("a case");
+    let gradient = &tensors["grad.ap.0.bias"];
+    let _ = gradient.get(3).g_add_scalar_(gradient.abs().max().double_value(&[]) * 1e-6);
+    write(&false_case.join("tensors.safetensors"), &tensors.into_iter().collect::<Vec<_>>(), &metadata)
+        .expect("written");
+    let output = dif_sr(folder.path(), &["verify", "false", &case("sum")]);
+    assert_eq!(code(&output), 1);
+    let text = stdout(&output);
+    assert!(text.contains("FAIL `grad.ap.0.bias` at [3]: expected"), "{text}");
+    assert!(text.ends_with("FAIL: 1 of 2 cases: false\n"), "{text}");
+}
+
+#[test]
+fn verify_refuses_what_it_does_not_read_and_what_proves_nothing() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let case = root().join("golden/gate").display().to_string();
+    for flag in ["--againts=nowhere.safetensors", "--epochs=3"] {
+        let output = dif_sr(folder.path(), &["verify", flag, &case]);
+        assert_eq!(code(&output), 2, "{flag}");
+        assert!(stderr(&output).contains("unexpected argument"), "{}", stderr(&output));
+    }
+    // The case's own inputs and parameters, and a tensor of which nothing can be said.
+    let TensorFile { tensors, .. } = TensorFile::read(&root().join("golden/gate/tensors.safetensors")).expect("a case");
+    let null = "after5.trm_encoder.layer.0.multi_head_attention.fusion_layer.projection.2.bias";
+    let given = |name: &str| name.starts_with("in.") || name.starts_with("param.") || name == null;
+    let copied: Vec<_> = tensors.into_iter().filter(|(name, _)| given(name)).collect();
+    assert!(copied.iter().any(|(name, _)| name == null));
+    write(&folder.path().join("copy.safetensors"), &copied, &Default::default()).expect("written");
+    let sentence = refusal(&dif_sr(folder.path(), &["verify", "--against=copy.safetensors", &case]));
+    assert!(sentence.starts_with("copy.safetensors: expected something that was computed"), "{sentence}");
+    fs::create_dir(folder.path().join("null")).expect("a folder");
+    fs::copy(root().join("golden/gate/config.yaml"), folder.path().join("null/config.yaml")).expect("copied");
+    write(&folder.path().join("null/tensors.safetensors"), &copied, &Default::default()).expect("written");
+    let sentence = refusal(&dif_sr(folder.path(), &["verify", "null"]));
+    assert!(sentence.starts_with("null: expected `out.*`"), "{sentence}");
+}
+
+#[test]
+fn verify_cannot_run_on_an_unreadable_folder() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    fs::write(folder.path().join("a.json"), "{}").expect("written");
+    fs::create_dir(folder.path().join("half")).expect("a folder");
+    fs::copy(root().join("golden/sum/config.yaml"), folder.path().join("half/config.yaml")).expect("copied");
+    let mut told = Told::in_folder(folder.path());
+    told.by(&["verify", "nowhere"]);
+    told.by(&["verify", "a.json"]);
+    told.by(&["verify", "half"]);
+    insta::assert_snapshot!(told.text);
+}
+
+#[test]
+fn verify_judges_what_it_can_read_and_ends_with_what_it_cannot() {
+    let output = dif_sr(root(), &["verify", "golden/nowhere", "golden/sum", "golden/none"]);
+    assert_eq!(code(&output), 2);
+    assert!(stdout(&output).ends_with("pass: 1 case within tolerance\n"), "{}", stdout(&output));
+    let told = stderr(&output);
+    assert!(told.starts_with("dif-sr: golden/nowhere/config.yaml: "), "{told}");
+    assert!(told.contains("(1 case more could not be held either)"), "{told}");
+    let output = dif_sr(root(), &["verify", "--json", "golden/nowhere"]);
+    assert_eq!((code(&output), stdout(&output)), (2, String::new()), "without a case there is no result");
+}

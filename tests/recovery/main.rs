@@ -1,0 +1,242 @@
+//! A run that is killed, interrupted or starved goes on as if nothing had been: real processes, killed by real signals.
+
+#[path = "../common/mod.rs"]
+mod common;
+mod failures;
+mod place;
+
+use std::fs;
+use std::path::Path;
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
+
+use place::{Evidence, Place, ended, signal, text, wait_until};
+use serde_json::Value;
+
+/// SplitMix64; tests say their seed.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, n: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        ((z ^ (z >> 27)) >> 11) % n
+    }
+}
+
+/// When a process is killed.
+#[derive(Debug, Clone, Copy)]
+enum Moment {
+    /// At any time up to so many milliseconds after its start, which loads the data first.
+    Any(u64),
+    /// In the training, at any time up to so many milliseconds from its begin.
+    Training(u64),
+    /// As soon as this file is there, which it is while another is being written.
+    File(&'static str),
+    /// Soon after the log says this.
+    Log(&'static str),
+}
+
+/// How often the run in `folder` has gone on.
+fn resumptions(folder: &Path) -> usize {
+    let environment: Value = serde_json::from_str(&text(&folder.join("environment.json"))).expect("JSON");
+    environment["resumed"].as_array().map_or(0, Vec::len)
+}
+
+/// Kills `child` at a moment. Returns whether it was still at work, and what it left half-done.
+fn kill(mut child: Child, run: &Path, before: usize, moment: Moment, random: &mut Random) -> (bool, Vec<&'static str>) {
+    let mut ended = || child.try_wait().expect("a child").is_some();
+    let log = || fs::read_to_string(run.join("log.txt")).unwrap_or_default();
+    let mut sleep = |most: u64| std::thread::sleep(Duration::from_millis(random.below(most)));
+    if !matches!(moment, Moment::Any(_)) {
+        wait_until("training", || (resumptions(run) == before && log().contains("Trainable parameters")) || ended());
+    }
+    match moment {
+        Moment::Any(most) | Moment::Training(most) => sleep(most),
+        Moment::File(name) => {
+            sleep(300);
+            wait_until(name, || run.join(name).exists() || ended());
+        }
+        Moment::Log(words) => {
+            wait_until(words, || log().contains(words) || ended());
+            sleep(50);
+        }
+    }
+    child.kill().expect("killed");
+    let killed = !child.wait().expect("a child").success();
+    let parts = ["last.safetensors.part", "best.safetensors.next.part", "best.safetensors.next"];
+    let mut half: Vec<_> = parts.into_iter().filter(|name| run.join(name).exists()).collect();
+    if killed && log().lines().rev().find(|line| line.contains("INFO")).is_some_and(|line| line.contains(" training ["))
+    {
+        half.push("an evaluation");
+    }
+    (killed, half)
+}
+
+#[test]
+fn a_run_that_is_killed_at_any_moment_goes_on_to_the_bit() {
+    const SEED: u64 = 212;
+    println!("seed {SEED}");
+    let place = Place::new(&["--checkpoint_interval=0.05"]);
+    place.train("whole");
+    let whole = Evidence::of(&place.path("whole"));
+    let moments = [
+        Moment::Training(1500),
+        Moment::File("last.safetensors.part"),
+        Moment::Log("epoch 0 training"),
+        Moment::File("best.safetensors.next"),
+        Moment::Any(1500),
+        Moment::Log("epoch 2 training"),
+        Moment::Log("Loading model structure"),
+    ];
+    // One run to its end, killed several times, each time at another kind of moment: how often, and what that left.
+    let one = |i: usize| {
+        let (mut kills, mut seen) = (0, Vec::new());
+        let mut random = Random(SEED + i as u64);
+        let name = format!("killed{i}");
+        let run = place.path(&name);
+        for k in 0..4 {
+            if run.join("result.json").exists() {
+                break;
+            }
+            let before = if run.exists() { resumptions(&run) + 1 } else { 0 };
+            let moment = moments[(i + k) % moments.len()];
+            let (killed, half) = kill(place.spawn(&name), &run, before, moment, &mut random);
+            println!("{name}: {moment:?}, killed {killed}, left {half:?}");
+            kills += usize::from(killed);
+            seen.extend(half);
+        }
+        if !run.join("result.json").exists() {
+            place.resume(&name);
+        }
+        Evidence::of(&run).assert_equal(&whole, &name);
+        assert!(!run.join("last.safetensors.part").exists() && !run.join("best.safetensors.next").exists(), "{name}");
+        (kills, seen)
+    };
+    let (mut kills, mut seen) = (0, Vec::new());
+    for i in (0..).step_by(2) {
+        let two = std::thread::scope(|scope| {
+            let one = &one;
+            [i, i + 1].map(|i| scope.spawn(move || one(i))).map(|run| run.join().expect("the run is as the whole one"))
+        });
+        for (more, left) in two {
+            kills += more;
+            seen.extend(left);
+        }
+        if kills >= 20
+            && ["last.safetensors.part", "best.safetensors.next", "an evaluation"].iter().all(|w| seen.contains(w))
+        {
+            break;
+        }
+        assert!(i < 30, "{kills} processes were killed, which left {seen:?}");
+    }
+}
+
+/// BPR draws negative items from a generator of its own, and here epochs pass without an evaluation.
+#[test]
+fn a_bpr_run_goes_on_to_the_bit() {
+    let keys = ["--loss_type=BPR", "--attribute_predictor=not", "--eval_step=2", "--checkpoint_interval=0"];
+    let place = Place::new(&keys);
+    place.train("whole");
+    let run = place.path("killed");
+    for (before, moment) in [Moment::Training(500), Moment::Log("epoch 1 training")].into_iter().enumerate() {
+        let (killed, _) = kill(place.spawn("killed"), &run, before, moment, &mut Random(7));
+        assert!(killed, "{moment:?}");
+    }
+    place.resume("killed");
+    Evidence::of(&run).assert_equal(&Evidence::of(&place.path("whole")), "killed");
+}
+
+#[test]
+fn a_signal_lets_the_batch_finish_saves_and_has_an_exit_code_of_its_own() {
+    let place = Place::new(&[]);
+    place.train("whole");
+    let whole = Evidence::of(&place.path("whole"));
+    for (name, words) in [("INT", "Trainable parameters"), ("TERM", "epoch 1 training"), ("INT", "Loading model")] {
+        let run = format!("{name}{}", words.len());
+        let child = place.spawn(&run);
+        let log = || fs::read_to_string(place.path(&run).join("log.txt")).unwrap_or_default();
+        wait_until(words, || log().contains(words));
+        signal(&child, name);
+        assert_eq!(ended(child).code(), Some(4), "{run}");
+        let last = text(&place.path(&run).join("log.txt"));
+        let last = last.lines().last().unwrap_or_default();
+        assert!(
+            last.contains("stopped: interrupted ") && last.ends_with(&format!("go on with --resume={run}")),
+            "{last}"
+        );
+        place.resume(&run);
+        Evidence::of(&place.path(&run)).assert_equal(&whole, &run);
+        let environment: Value = serde_json::from_str(&text(&place.path(&run).join("environment.json"))).expect("JSON");
+        assert_eq!(environment["resumed"].as_array().map(Vec::len), Some(1), "{environment}");
+        assert_eq!(environment["resumed"][0]["device"], "cpu");
+    }
+}
+
+#[test]
+fn a_second_signal_ends_the_process_at_once() {
+    // A batch that takes many seconds.
+    let place = Place::new(&["--hidden_size=512", "--inner_size=8192", "--n_layers=16", "--train_batch_size=4096"]);
+    let child = place.spawn("run");
+    wait_until("training", || text(&place.path("run/log.txt")).contains("Trainable parameters"));
+    // The handlers are there a moment after the line.
+    std::thread::sleep(Duration::from_millis(300));
+    signal(&child, "INT");
+    std::thread::sleep(Duration::from_millis(50));
+    signal(&child, "INT");
+    assert_eq!(ended(child).code(), Some(130));
+}
+
+#[test]
+fn a_second_process_on_a_run_folder_is_refused_at_once() {
+    let place = Place::new(&["--epochs=1000", "--stopping_step=1000"]);
+    let mut child = place.spawn("run");
+    let begin = Instant::now();
+    let busy = "run: expected a run folder to itself, found another process at work in it";
+    assert!(place.refusal(2, &["train", "--resume=run"]).starts_with(busy));
+    let again = [&["train", "--out=run"], &place.keys[..]].concat();
+    assert!(place.refusal(2, &again).starts_with(busy));
+    assert!(begin.elapsed() < Duration::from_secs(30), "no waiting");
+    child.kill().expect("killed");
+    child.wait().expect("a child");
+    // The lock went with the process that held it.
+    let child = place.spawn("run");
+    wait_until("it to go on and to watch for signals", || resumptions(&place.path("run")) == 1);
+    signal(&child, "TERM");
+    assert_eq!(ended(child).code(), Some(4));
+}
+
+#[test]
+fn a_run_that_goes_on_from_its_test_keeps_the_lines_of_a_last_epoch_without_an_evaluation() {
+    let place = Place::new(&["--epochs=3", "--eval_step=2"]);
+    place.train("run");
+    let evidence = || ["metrics.jsonl", "losses.tsv"].map(|name| text(&place.path("run").join(name)));
+    let before = evidence();
+    assert_eq!(before[0].lines().count(), 4, "three epochs and one evaluation");
+    ["result.json", "ranks.tsv"]
+        .iter()
+        .for_each(|name| fs::remove_file(place.path("run").join(name)).expect("removed"));
+    place.resume("run");
+    assert_eq!(evidence(), before);
+}
+
+#[test]
+fn reproduce_goes_on_to_its_verdict() {
+    let place = Place::new(&[]);
+    fs::write(place.path("toy.yaml"), "metrics: [Recall]\ntopk: [10]\n").expect("written");
+    let expected = "figures:\n  source: by hand\n  margin: {metric: 0.6}\n  test: {recall@10: 0.5}\n";
+    fs::write(place.path("expect.yaml"), expected).expect("written");
+    let arguments = [&["reproduce", "toy.yaml", "--expect=expect.yaml", "--out=run"], &place.keys[..]].concat();
+    let child = place.command(&arguments).stderr(Stdio::null()).stdout(Stdio::null()).spawn().expect("the binary runs");
+    wait_until("an epoch", || {
+        fs::read_to_string(place.path("run/log.txt")).unwrap_or_default().contains("epoch 0 evaluating")
+    });
+    signal(&child, "INT");
+    assert_eq!(ended(child).code(), Some(4));
+    // What is expected was laid down before the run, in its folder.
+    fs::remove_file(place.path("expect.yaml")).expect("removed");
+    let output = place.run(&["reproduce", "--resume=run"]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let verdict: Value = serde_json::from_str(&text(&place.path("run/verdict.json"))).expect("JSON");
+    assert_eq!(verdict["outcome"], "pass");
+}

@@ -1,0 +1,196 @@
+//! The folder that a test works in, the processes that it starts there, and what a run leaves.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use dif_sr::tensors::TensorFile;
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::common::{TOY, write_toy};
+
+/// Batches small enough that there are 19 in an epoch, and 60 in an evaluation.
+const SMALL: [&str; 3] = ["--epochs=3", "--train_batch_size=16", "--eval_batch_size=1"];
+
+/// A folder with the toy data, in which the runs of a test lie.
+pub struct Place {
+    pub folder: TempDir,
+    pub keys: Vec<&'static str>,
+}
+
+impl Place {
+    pub fn new(keys: &[&'static str]) -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        write_toy(folder.path());
+        Self { folder, keys: [&TOY[..], &SMALL, keys].concat() }
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(assert_cmd::cargo::cargo_bin!("dif-sr"));
+        command.current_dir(self.folder.path()).args(arguments);
+        command
+    }
+
+    pub fn run(&self, arguments: &[&str]) -> Output {
+        self.command(arguments).output().expect("the binary runs")
+    }
+
+    /// Trains in the folder `out` to the end.
+    pub fn train(&self, out: &str) {
+        let output = self.run(&[&["train", &format!("--out={out}")], &self.keys[..]].concat());
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+
+    /// Goes on in `run` to the end.
+    pub fn resume(&self, run: &str) {
+        let output = self.run(&["train", "--resume", run]);
+        assert!(output.status.success(), "{run}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+
+    /// Begins a training in `out`, or goes on in it, and leaves it to itself.
+    pub fn spawn(&self, out: &str) -> Child {
+        let resume = self.path(out).join("config.yaml").exists();
+        let arguments = match resume {
+            true => vec!["train".to_owned(), format!("--resume={out}")],
+            false => [
+                &["train".to_owned(), format!("--out={out}")],
+                &self.keys.iter().map(|k| (*k).to_owned()).collect::<Vec<_>>()[..],
+            ]
+            .concat(),
+        };
+        let mut command = self.command(&arguments.iter().map(String::as_str).collect::<Vec<_>>());
+        let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("the binary runs");
+        wait_until("the run to begin", || self.path(out).join("config.yaml").exists());
+        child
+    }
+
+    /// The one sentence of a command that must fail with this exit code.
+    pub fn refusal(&self, code: i32, arguments: &[&str]) -> String {
+        sentence(code, &self.run(arguments))
+    }
+}
+
+pub fn sentence(code: i32, output: &Output) -> String {
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(code), "{text}");
+    let line = text.lines().last().unwrap_or_default();
+    line.strip_prefix("dif-sr: ").unwrap_or_else(|| panic!("one sentence, found: {text}")).to_owned()
+}
+
+pub fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
+    let begin = Instant::now();
+    while !holds() {
+        assert!(begin.elapsed() < Duration::from_secs(120), "waited in vain for {what}");
+        // Short beside what is waited for, and long enough to leave the processor to the child.
+        std::thread::sleep(Duration::from_micros(500));
+    }
+}
+
+/// `kill -NAME`.
+pub fn signal(child: &Child, name: &str) {
+    let killed = Command::new("kill").args([&format!("-{name}"), &child.id().to_string()]).status();
+    assert!(killed.expect("kill runs").success());
+}
+
+pub fn text(path: &Path) -> String {
+    fs::read_to_string(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+}
+
+/// What a run leaves, without times and without the line that says that it was resumed.
+#[derive(Debug, PartialEq)]
+pub struct Evidence {
+    losses: String,
+    metrics: Vec<Value>,
+    log: Vec<String>,
+    ranks: String,
+    result: Value,
+    best: Vec<u8>,
+    last: Vec<(String, Vec<u8>)>,
+}
+
+impl Evidence {
+    pub fn of(run: &Path) -> Self {
+        let without = |text: &str, key: &str| {
+            let mut value: Value = serde_json::from_str(text).expect("JSON");
+            value.as_object_mut().expect("an object").remove(key).expect("a time");
+            value
+        };
+        let log = text(&run.join("log.txt"));
+        let log = log.lines().filter(|line| !line.contains("    INFO  Resumed "));
+        let log = log.map(|line| {
+            // Without the date, the run's own place, and what follows `time:`.
+            let line = line.split_once("    INFO  ").map_or(line, |(_, message)| message);
+            let line = match line.rsplit_once(' ') {
+                Some((head, path)) if path.ends_with("/best.safetensors") => format!("{head} RUN/best.safetensors"),
+                _ => line.to_owned(),
+            };
+            match line.split_once("[time: ") {
+                Some((head, tail)) => format!("{head}{}", tail.split_once("s, ").expect("a time").1),
+                None => line,
+            }
+        });
+        let bytes = |tensor: &tch::Tensor| {
+            let mut bytes = vec![0; tensor.numel() * tensor.kind().elt_size_in_bytes()];
+            tensor.copy_data_u8(&mut bytes, tensor.numel());
+            bytes
+        };
+        let last = TensorFile::read(&run.join("last.safetensors")).unwrap_or_else(|e| panic!("{e}"));
+        Self {
+            losses: text(&run.join("losses.tsv")),
+            metrics: text(&run.join("metrics.jsonl")).lines().map(|line| without(line, "seconds")).collect(),
+            log: log.collect(),
+            ranks: text(&run.join("ranks.tsv")),
+            result: without(&text(&run.join("result.json")), "train_seconds"),
+            best: fs::read(run.join("best.safetensors")).expect("a checkpoint"),
+            last: last.tensors.iter().map(|(name, tensor)| (name.clone(), bytes(tensor))).collect(),
+        }
+    }
+
+    pub fn assert_equal(&self, other: &Self, what: &str) {
+        assert_eq!(self.losses, other.losses, "losses.tsv, {what}");
+        assert_eq!(self.metrics, other.metrics, "metrics.jsonl, {what}");
+        assert_eq!(self.log, other.log, "log.txt, {what}");
+        assert_eq!(self.ranks, other.ranks, "ranks.tsv, {what}");
+        assert_eq!(self.result, other.result, "result.json, {what}");
+        assert!(self.best == other.best, "best.safetensors, {what}");
+        assert!(self.last == other.last, "last.safetensors, {what}");
+    }
+}
+
+pub fn ended(mut child: Child) -> ExitStatus {
+    let begin = Instant::now();
+    loop {
+        if let Some(status) = child.try_wait().expect("a child") {
+            return status;
+        }
+        assert!(begin.elapsed() < Duration::from_secs(120), "it does not end");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Every file of a folder but the lock.
+pub fn content(folder: &Path) -> Vec<(String, Vec<u8>)> {
+    let entries = fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("readable").path());
+    let mut files: Vec<_> = entries
+        .map(|path| {
+            (path.file_name().expect("a name").to_string_lossy().into_owned(), fs::read(&path).expect("a file"))
+        })
+        .filter(|(name, _)| name != "lock")
+        .collect();
+    files.sort();
+    files
+}
+
+/// A run that a signal has interrupted in its second epoch.
+pub fn interrupted(place: &Place) {
+    let child = place.spawn("run");
+    wait_until("an epoch", || text(&place.path("run/log.txt")).contains("epoch 0 evaluating"));
+    signal(&child, "TERM");
+    assert_eq!(ended(child).code(), Some(4));
+}
