@@ -17,7 +17,7 @@ pub struct PowerArgs {
     /// Numbers of runs to judge.
     #[arg(long, value_name = "N", num_args = 1.., default_values_t = [1, 3, 5], value_parser = at_least_one)]
     runs: Vec<usize>,
-    /// Simulations of each cell; 1,000 know a share to ±1.4 points.
+    /// Simulations of each cell; 1,000 know a share to ±3.1 points at most.
     #[arg(long, value_name = "N", default_value_t = 1000, value_parser = at_least_one)]
     repetitions: usize,
     /// Seeds the simulation.

@@ -9,7 +9,7 @@ use serde::Serialize;
 use statrs::distribution::{ContinuousCDF, Normal};
 
 use super::reference::Reference;
-use super::statistics::{mean, seeds_alone};
+use super::statistics::{mean, seeds_alone, spread_to_draw};
 use super::{Outcome, worst};
 
 /// What is simulated.
@@ -30,8 +30,9 @@ pub struct Power {
     pub users: usize,
     pub repetitions: usize,
     pub cells: Vec<Cell>,
-    /// Each recorded run held to the others: how many pass, are undecided, fail.
-    pub each_against_the_others: [usize; 3],
+    /// Each recorded run held to the others: how many pass, are undecided, fail. `None` of so few that the others show no
+    /// spread to speak of.
+    pub each_against_the_others: Option<[usize; 3]>,
 }
 
 /// Shares of outcomes for so many runs and such a drop.
@@ -50,14 +51,15 @@ type Run = Vec<Vec<f64>>;
 /// Simulates: every repetition draws a reference of as many runs as are recorded and runs to judge, so that the chance of
 /// the reference itself is counted too.
 ///
-/// A drawn run takes, user by user, the rank that one of the recorded runs gave this user, and scales all users by one
-/// normal factor, so that the spread between its runs is the recorded one. A drop takes each user's hit with its chance.
+/// A drawn run takes, user by user, what one of the recorded runs gave this user, and scales all users by a normal factor of
+/// each metric, so that the spread between its runs is the recorded one. A drop takes each user's hit with its chance.
 pub fn power(reference: &Reference, simulation: &Simulation, mut progress: impl FnMut(usize)) -> Power {
     let recorded = reference.records.len();
     let values: Vec<Vec<Vec<f64>>> = (reference.metrics.iter())
         .map(|metric| reference.records.iter().map(|record| metric.of_users(&record.ranks)).collect())
         .collect();
     let together: Vec<f64> = values.iter().map(|runs| seeds_alone(runs).sqrt() / mean(&runs.concat())).collect();
+    let values: Vec<Vec<Vec<f64>>> = values.iter().map(|runs| spread_to_draw(runs)).collect();
     let mut draw = Draw { values: &values, together: &together, random: ChaCha8Rng::seed_from_u64(simulation.seed) };
 
     let sizes: Vec<usize> = BTreeSet::from_iter(simulation.runs.iter().copied()).into_iter().collect();
@@ -85,7 +87,7 @@ pub fn power(reference: &Reference, simulation: &Simulation, mut progress: impl 
         users: reference.records[0].ranks.len(),
         repetitions: simulation.repetitions,
         cells: cells.collect(),
-        each_against_the_others: each_against_the_others(reference),
+        each_against_the_others: (recorded >= ENOUGH).then(|| each_against_the_others(reference)),
     }
 }
 
@@ -99,6 +101,9 @@ fn judge(reference: &Reference, drawn: &[Run], ours: &[Run]) -> Outcome {
         .collect();
     worst(&rows)
 }
+
+/// Recorded runs of which all but one still show a spread.
+const ENOUGH: usize = 5;
 
 /// How each recorded run fares with the others, one fewer, as the reference.
 fn each_against_the_others(reference: &Reference) -> [usize; 3] {
@@ -124,13 +129,15 @@ impl Draw<'_> {
     /// A run of which each hit is lost with the chance `drop`.
     fn run(&mut self, drop: f64) -> Run {
         let recorded = self.values[0].len();
-        let normal = Normal::standard().inverse_cdf(self.random.random_range(1e-12..1.0));
+        let mut factor =
+            |together: &f64| 1.0 + together * Normal::standard().inverse_cdf(self.random.random_range(1e-12..1.0));
+        let factors: Vec<f64> = self.together.iter().map(&mut factor).collect();
         let mut run: Run = vec![Vec::with_capacity(self.values[0][0].len()); self.values.len()];
         for user in 0..self.values[0][0].len() {
             let from = self.random.random_range(0..recorded);
             let kept = drop == 0.0 || self.random.random::<f64>() >= drop;
-            for ((drawn, values), together) in run.iter_mut().zip(self.values).zip(self.together) {
-                drawn.push(if kept { values[from][user] * (1.0 + normal * together) } else { 0.0 });
+            for ((drawn, values), factor) in run.iter_mut().zip(self.values).zip(&factors) {
+                drawn.push(if kept { values[from][user] * factor } else { 0.0 });
             }
         }
         run
@@ -151,11 +158,12 @@ impl Power {
                 |cell: &Cell| [cell.fail, cell.undecided, cell.pass].map(|x| format!("{:.1}", 100.0 * x)).join(" / ");
             lines.push(format!("| {name} | {} |", cells.iter().map(shares).collect::<Vec<_>>().join(" | ")));
         }
-        let [pass, undecided, fail] = self.each_against_the_others;
+        let others = self.each_against_the_others.map_or(String::new(), |[pass, undecided, fail]| {
+            format!(" Each recorded run held to the others: {fail} fail, {undecided} undecided, {pass} pass.")
+        });
         lines.push(String::new());
         lines.push(format!(
-            "Percent fail / undecided / pass of {} simulations from {} recorded runs of {} users. Each recorded run held to \
-             the others: {fail} fail, {undecided} undecided, {pass} pass.",
+            "Percent fail / undecided / pass of {} simulations from {} recorded runs of {} users.{others}",
             self.repetitions, self.recorded, self.users
         ));
         lines.join("\n")

@@ -20,8 +20,7 @@ pub struct Difference {
 
 impl Difference {
     fn new(estimate: f64, variance: f64, freedom: f64, error: f64) -> Self {
-        // More degrees of freedom change no digit, and statrs finds no quantile for them.
-        let t = StudentsT::new(0.0, 1.0, freedom.min(1e6)).expect("degrees of freedom are positive");
+        let t = student(freedom);
         let deviation = variance.sqrt();
         let half = t.inverse_cdf(1.0 - error / 2.0) * deviation;
         let p = match (estimate == 0.0, deviation == 0.0) {
@@ -47,6 +46,11 @@ impl Difference {
     }
 }
 
+/// Student's distribution. More degrees of freedom than these change no digit, and statrs finds no quantile for them.
+fn student(freedom: f64) -> StudentsT {
+    StudentsT::new(0.0, 1.0, freedom.min(1e6)).expect("degrees of freedom are positive")
+}
+
 /// The difference between the means of runs, one number each: Student's two-sample test with one variance for both sets,
 /// which for a single run of ours is the prediction interval of the reference.
 ///
@@ -63,11 +67,11 @@ pub fn of_runs(reference: &[f64], ours: &[f64], resolution: f64, error: f64) -> 
 /// The same for runs of which every user's value is known, `[runs][users]`, the users in one order: runs and users are
 /// crossed random effects.
 ///
-/// The variance has two parts. One is that of the users' paired differences, which holds what a seed does to each user by
-/// itself and what an implementation does to some users and not to others. The other is what a seed does to all users
-/// together, which users alone cannot show: the variance between runs beyond what the users' own noise gives. With one
-/// implementation on both sides the sum is, on average, the variance between runs; it is never below the users' noise, so
-/// that a few runs that happen to agree do not make a narrow interval.
+/// The variance has two parts. One is that between runs, which holds what a seed does to each user by itself and to all
+/// together. The other is what an implementation does to some users and not to others: what the users' paired differences
+/// vary beyond the seeds' noise. Each part has its own quantile, so that with one implementation on both sides the interval
+/// is Student's. It is never narrower than that of the paired users alone: a few runs that happen to agree show no spread
+/// between runs, which is not the knowledge that there is none.
 pub fn of_users(reference: &[Vec<f64>], ours: &[Vec<f64>], error: f64) -> Option<Difference> {
     let freedom = freedom(reference.len(), ours.len())?;
     let users = ours[0].len() as f64;
@@ -80,25 +84,37 @@ pub fn of_users(reference: &[Vec<f64>], ours: &[Vec<f64>], error: f64) -> Option
     let residual = (residual_squares(reference, &reference_users) + residual_squares(ours, &our_users))
         / (freedom * (users - 1.0).max(1.0));
     let share = share(reference.len(), ours.len());
-    let together = (between - residual / users).max(0.0) * share;
     let paired: Vec<f64> = our_users.iter().zip(&reference_users).map(|(a, b)| a - b).collect();
-    let by_user = squares(&paired) / (users - 1.0).max(1.0) / users;
-    let variance = together + by_user;
-    // Satterthwaite: the spread between runs is uncertain, because few runs show it; the less of the variance it is, the
-    // more certain the variance, up to what the users show.
-    let part = between * share;
-    let uncertainty = part.powi(2) / freedom + by_user.powi(2) / (users - 1.0).max(1.0);
-    let freedom = if uncertainty > 0.0 { variance.max(part).powi(2) / uncertainty } else { users };
-    Some(Difference::new(mean(&our_means) - mean(&reference_means), variance, freedom, error))
+    let of_users = (users - 1.0).max(1.0);
+    let by_user = squares(&paired) / of_users / users;
+    let apart = (by_user - residual / users * share).max(0.0);
+    let quantile = |freedom: f64| student(freedom).inverse_cdf(1.0 - error / 2.0);
+    // In units of the runs' quantile, so that one distribution serves for both parts.
+    let apart = apart * (quantile(of_users) / quantile(freedom)).powi(2);
+    let estimate = mean(&our_means) - mean(&reference_means);
+    let runs = Difference::new(estimate, between * share + apart, freedom, error);
+    let least = Difference::new(estimate, by_user, of_users, error);
+    let wider = if least.high > runs.high { least } else { runs };
+    Some(Difference { p: least.p.max(runs.p), ..wider })
 }
 
-/// The variance between runs that drawing every user's value from one of the runs at random does not give, `[runs][users]`:
-/// what a seed does to all users together.
+/// The variance between runs beyond what users, each by itself, give, `[runs][users]`: what a seed does to all users
+/// together.
 pub fn seeds_alone(runs: &[Vec<f64>]) -> f64 {
     let (n, users) = (runs.len() as f64, runs[0].len() as f64);
     let means: Vec<f64> = runs.iter().map(|run| mean(run)).collect();
-    let drawn = residual_squares(runs, &user_means(runs)) / (n * (users - 1.0).max(1.0));
-    (squares(&means) / (n - 1.0) - drawn / users).max(0.0)
+    let residual = residual_squares(runs, &user_means(runs)) / (users - 1.0).max(1.0);
+    ((squares(&means) - residual / users) / (n - 1.0)).max(0.0)
+}
+
+/// Runs, `[runs][users]`, whose users lie further from their means over the runs, so that drawing each user's value from one
+/// of them at random has the variance of the sample: m runs as they are have (m − 1) / m of it.
+pub fn spread_to_draw(runs: &[Vec<f64>]) -> Vec<Vec<f64>> {
+    let (n, of_users) = (runs.len() as f64, user_means(runs));
+    let factor = (n / (n - 1.0)).sqrt();
+    let spread =
+        |run: &Vec<f64>| run.iter().zip(&of_users).map(|(value, mean)| mean + (value - mean) * factor).collect();
+    runs.iter().map(spread).collect()
 }
 
 /// Degrees of freedom of the runs' spread within the two sets.
@@ -220,6 +236,16 @@ mod tests {
         let error = deviation(&paired) / 1000.0_f64.sqrt();
         // t₉₉₉(0.975) = 1.962341.
         assert!(close((difference.high - difference.estimate) / error, 1.962_341), "{difference:?}");
+    }
+
+    #[test]
+    fn drawing_users_from_runs_that_are_spread_has_the_samples_variance() {
+        let runs = [vec![0.0, 1.0], vec![1.0, 1.0], vec![0.0, 4.0]];
+        for user in 0..2 {
+            let of = |runs: &[Vec<f64>]| runs.iter().map(|run| run[user]).collect::<Vec<f64>>();
+            let drawn = squares(&of(&spread_to_draw(&runs))) / 3.0;
+            assert!(close(drawn, deviation(&of(&runs)).powi(2)), "{drawn}");
+        }
     }
 
     #[test]
