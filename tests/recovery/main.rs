@@ -135,8 +135,20 @@ fn a_run_that_is_killed_at_any_moment_goes_on_to_the_bit() {
 /// BPR draws negative items from a generator of its own, and here epochs pass without an evaluation.
 #[test]
 fn a_bpr_run_goes_on_to_the_bit() {
-    let keys = ["--loss_type=BPR", "--attribute_predictor=not", "--eval_step=2", "--checkpoint_interval=0"];
-    let place = Place::new(&keys);
+    goes_on_to_the_bit(&["--loss_type=BPR", "--attribute_predictor=not", "--eval_step=2", "--checkpoint_interval=0"]);
+}
+
+/// On several threads too: their sums are taken in a fixed order.
+#[test]
+fn a_run_on_the_fast_path_goes_on_to_the_bit() {
+    for precision in ["--precision=float32", "--precision=bf16"] {
+        goes_on_to_the_bit(&["--compute_path=fast", precision, "--threads=2", "--checkpoint_interval=0"]);
+    }
+}
+
+/// Kills a run in its first and in its second epoch.
+fn goes_on_to_the_bit(keys: &[&'static str]) {
+    let place = Place::new(keys);
     place.train("whole");
     let run = place.path("killed");
     for (before, moment) in [Moment::Training(500), Moment::Log("epoch 1 training")].into_iter().enumerate() {
