@@ -33,8 +33,7 @@ fn train(folder: &Path, out: &str, keys: &[&str]) -> PathBuf {
 }
 
 /// Writes a recorded run of which every `1/n`-th hit within the first 20 is lost, as another seed.
-fn with_loss(folder: &Path, of: i64, seed: i64, every: usize) -> String {
-    let mut record = recorded(of);
+fn with_loss(folder: &Path, mut record: Record, seed: i64, every: usize) -> String {
     record.seed = seed;
     let mut hits = 0;
     for rank in record.ranks.iter_mut().filter(|rank| **rank < 20) {
@@ -97,7 +96,7 @@ fn a_trained_ml_100k_that_hardly_learns_is_failed() {
 #[test]
 fn more_runs_see_what_one_cannot() {
     let folder = temporary();
-    let runs: Vec<String> = (1..=5).map(|seed| with_loss(folder.path(), seed, 100 + seed, 4)).collect();
+    let runs: Vec<String> = (1..=5).map(|seed| with_loss(folder.path(), recorded(seed), 100 + seed, 4)).collect();
     let runs: Vec<&str> = runs.iter().map(String::as_str).collect();
     let one = gate(folder.path(), &runs[..1], &[]);
     let five = gate(folder.path(), &runs, &[]);
@@ -107,7 +106,8 @@ fn more_runs_see_what_one_cannot() {
     );
     assert!([1, 3].contains(&code(&one)), "{}", stdout(&one));
 
-    let honest: Vec<String> = (1..=5).map(|seed| with_loss(folder.path(), seed, 200 + seed, usize::MAX)).collect();
+    let honest: Vec<String> =
+        (1..=5).map(|seed| with_loss(folder.path(), recorded(seed), 200 + seed, usize::MAX)).collect();
     let honest = gate(folder.path(), &honest.iter().map(String::as_str).collect::<Vec<_>>(), &[]);
     assert_eq!(code(&honest), 0, "{}", stdout(&honest));
     assert!(
@@ -115,6 +115,29 @@ fn more_runs_see_what_one_cannot() {
         "{}",
         stdout(&honest)
     );
+}
+
+/// The seeds of Amazon_Beauty are near each other within 5 %, and runs that lost every twentieth hit are not.
+#[test]
+fn a_loss_of_5_percent_on_amazon_beauty_is_failed_and_the_recorded_seeds_are_not() {
+    let folder = temporary();
+    let expect = root().join("configs/expectations/amazon_beauty_seeds.yaml").display().to_string();
+    let judged = |seed: i64, every: usize| {
+        let runs: Vec<String> = [212, 1, 2]
+            .into_iter()
+            .map(|of| {
+                let path = root().join(format!("configs/expectations/runs/amazon_beauty/{of}.json"));
+                with_loss(folder.path(), Record::load(&path).unwrap_or_else(|e| panic!("{e}")), seed + of, every)
+            })
+            .collect();
+        let runs: Vec<&str> = runs.iter().map(String::as_str).collect();
+        dif_sr(folder.path(), &[&["gate", "--expect", &expect, "--"], &runs[..]].concat())
+    };
+    let honest = judged(1000, usize::MAX);
+    assert_eq!(code(&honest), 0, "{}", stdout(&honest));
+    let lost = judged(2000, 20);
+    assert_eq!(code(&lost), 1, "{}", stdout(&lost));
+    assert!(stdout(&lost).contains("FAIL: recall@20 differs from 3 recorded runs by -5.0 %"), "{}", stdout(&lost));
 }
 
 #[test]
@@ -147,9 +170,10 @@ fn the_recorded_runs_pass_or_stay_open_against_each_other() {
 #[test]
 fn junit_and_markdown_say_what_the_verdict_says() {
     let folder = temporary();
-    let run = with_loss(folder.path(), 1, 101, 2);
+    let run = with_loss(folder.path(), recorded(1), 101, 2);
     assert!(
-        stdout(&gate(folder.path(), &[&with_loss(folder.path(), 2, 3, 2)], &[])).contains("have the same seed (3)")
+        stdout(&gate(folder.path(), &[&with_loss(folder.path(), recorded(2), 3, 2)], &[]))
+            .contains("have the same seed (3)")
     );
     let output = gate(folder.path(), &[&run], &["--junit=gate.xml", "--markdown=gate.md"]);
     assert_eq!(code(&output), 1, "half of the hits is lost: {}", stdout(&output));
@@ -164,7 +188,7 @@ fn junit_and_markdown_say_what_the_verdict_says() {
 #[test]
 fn runs_that_do_not_belong_together_are_refused() {
     let folder = temporary();
-    let run = with_loss(folder.path(), 1, 101, usize::MAX);
+    let run = with_loss(folder.path(), recorded(1), 101, usize::MAX);
     let again = gate(folder.path(), &[&run, &run], &[]);
     assert!(refusal(&again).starts_with("expected runs of different seeds"));
     let figures = "figures: {source: s, margin: {metric: 1}, test: {recall@20: 0.1}}\n";
@@ -201,7 +225,7 @@ fn runs_that_do_not_belong_together_are_refused() {
 #[test]
 fn a_wrong_expectation_is_told_what_is_wrong() {
     let folder = temporary();
-    let run = with_loss(folder.path(), 1, 101, usize::MAX);
+    let run = with_loss(folder.path(), recorded(1), 101, usize::MAX);
     let with = |text: &str| {
         fs::write(folder.path().join("expect.yaml"), text).expect("written");
         refusal(&dif_sr(folder.path(), &["gate", &run, "--expect=expect.yaml"]))
@@ -215,9 +239,9 @@ fn a_wrong_expectation_is_told_what_is_wrong() {
     assert!(with(&runs("").replace("margin: 0.1", "margin: 2")).contains("`runs.margin`: expected a share"));
     assert!(with(&runs("").replace("recall@20", "recall")).contains("expected a metric such as recall@20"));
     assert!(with(&runs(", time: {regression: 0}")).contains("`runs.time.regression`: expected a share above 0"));
-    with_loss(&folder.path().join("records"), 1, 1, usize::MAX);
+    with_loss(&folder.path().join("records"), recorded(1), 1, usize::MAX);
     assert!(with(&runs("")).contains("expected at least three recorded runs, found 1"));
-    (2..=3).for_each(|seed| drop(with_loss(&folder.path().join("records"), seed, seed, usize::MAX)));
+    (2..=3).for_each(|seed| drop(with_loss(&folder.path().join("records"), recorded(seed), seed, usize::MAX)));
     fs::copy(folder.path().join("records/1.json"), folder.path().join("records/copy.json")).expect("copied");
     assert!(with(&runs("")).contains("expected records of different seeds, found seed 1 twice"));
     fs::remove_file(folder.path().join("records/copy.json")).expect("removed");
@@ -343,11 +367,14 @@ fn benchmarks_are_held_to_a_saved_baseline() {
 }
 
 #[test]
-fn the_table_in_the_docs_is_what_the_command_prints() {
+fn the_tables_in_the_docs_are_what_the_commands_print() {
     let docs = fs::read_to_string(root().join("docs/verdict.md")).expect("the page");
-    let (_, rest) = docs.split_once("<!-- dif-sr ").expect("a command");
-    let (command, rest) = rest.split_once(" -->\n").expect("its end");
-    let (table, _) = rest.split_once("<!-- end -->").expect("the table's end");
-    let output = dif_sr(root(), &command.split_whitespace().collect::<Vec<_>>());
-    assert_eq!(stdout(&output).trim(), table.trim(), "run `dif-sr {command}` and put its table there");
+    let tables: Vec<&str> = docs.split("<!-- dif-sr ").skip(1).collect();
+    assert_eq!(tables.len(), 2);
+    for table in tables {
+        let (command, rest) = table.split_once(" -->\n").expect("a command's end");
+        let (table, _) = rest.split_once("<!-- end -->").expect("the table's end");
+        let output = dif_sr(root(), &command.split_whitespace().collect::<Vec<_>>());
+        assert_eq!(stdout(&output).trim(), table.trim(), "run `dif-sr {command}` and put its table there");
+    }
 }
