@@ -68,6 +68,7 @@ pub struct FastPath {
     layout: Layout,
     parameters: Vec<(String, Tensor)>,
     attributes: Vec<Attribute>,
+    /// Of each predictor's attribute.
     labels: Vec<Tokens>,
     padding: Padding,
     /// The gathered weights.
@@ -123,7 +124,8 @@ impl FastPath {
         Ok(Self {
             pool: pool(threads)?,
             precision,
-            labels: model.features().iter().map(Tokens::new).collect(),
+            // SASRecF has attributes, and no predictor of them.
+            labels: layout.ap.iter().zip(model.features()).map(|(_, feature)| Tokens::new(feature)).collect(),
             padding: match (config.model, config.pooling_mode, config.fusion_type) {
                 (Architecture::SasRec | Architecture::SasRecF, ..) => Padding::LeftOut,
                 (_, Pooling::Max, _) => Padding::Kept,
