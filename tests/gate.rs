@@ -191,6 +191,11 @@ fn runs_that_do_not_belong_together_are_refused() {
     let run = with_loss(folder.path(), recorded(1), 101, usize::MAX);
     let again = gate(folder.path(), &[&run, &run], &[]);
     assert!(refusal(&again).starts_with("expected runs of different seeds"));
+    let mut slower = recorded(2);
+    slower.config["learning_rate"] = json!(1e-5);
+    let slower = slower.write(folder.path()).unwrap_or_else(|e| panic!("{e}")).display().to_string();
+    let several = refusal(&gate(folder.path(), &[&run, &slower], &[]));
+    assert!(several.starts_with("expected runs of one configuration, found several learning_rate"), "{several}");
     let figures = "figures: {source: s, margin: {metric: 1}, test: {recall@20: 0.1}}\n";
     fs::write(folder.path().join("figures.yaml"), figures).expect("written");
     let again = dif_sr(folder.path(), &["gate", &run, &run, "--expect=figures.yaml"]);

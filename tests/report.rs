@@ -108,7 +108,7 @@ impl Shown {
 
 #[test]
 fn the_page_shows_verdict_curves_and_figures_in_light_and_dark() {
-    let page = report(&["one", "two", "--expect=expect.yaml", "--out=page.html"]);
+    let page = report(&["one", "three", "--expect=expect.yaml", "--out=page.html"]);
     assert!(page.contains("pass: all 3 values are within their margin"), "the verdict");
     assert!(page.contains("by &lt;hand&gt; &amp; head"), "text is text, whatever it holds");
     for title in
@@ -150,9 +150,14 @@ fn a_narrow_screen_shows_the_whole_width() {
 
 #[test]
 fn runs_that_cannot_be_judged_together_are_shown_all_the_same() {
-    let page = report(&["one", "one", "--expect=expect.yaml", "--out=same.html"]);
-    assert!(page.contains("expected runs of different seeds, found one seed twice"), "the verdict says why it is open");
-    assert!(page.contains("<svg"), "the curves are there");
+    for (other, why) in [
+        ("one", "undecided: expected runs of different seeds, found one seed twice"),
+        ("two", "undecided: expected runs of one configuration, found several epochs"),
+    ] {
+        let page = report(&["one", other, "--expect=expect.yaml", "--out=open.html"]);
+        assert_eq!(page.matches(why).count(), 1, "the verdict says why it is open: {why}");
+        assert!(page.contains("<svg"), "the curves are there");
+    }
 }
 
 #[test]
@@ -188,7 +193,8 @@ fn a_report_replaces_a_report_and_nothing_else() {
 
 #[test]
 fn runs_of_several_configurations_are_told_apart_by_what_differs() {
-    let output = dif_sr(RUNS.path(), &["report", "one", "two", "three", "--markdown=several.md"]);
+    let output =
+        dif_sr(RUNS.path(), &["report", "one", "two", "three", "--expect=expect.yaml", "--markdown=several.md"]);
     assert_eq!(code(&output), 0, "{}", stderr(&output));
     let text = fs::read_to_string(RUNS.path().join("several.md")).expect("a page");
     let mut lines = text.lines().skip_while(|line| !line.starts_with("| test | n | best epoch | epochs | minutes | "));
@@ -196,6 +202,7 @@ fn runs_of_several_configurations_are_told_apart_by_what_differs() {
     assert!(base.starts_with("| SASRecD | 2 | ") && base.contains(" ± "), "two seeds: {base}");
     assert!(other.starts_with("| SASRecD, epochs 4 | 1 | ") && !other.contains('±'), "one seed: {other}");
     assert!(!text.contains("| mean | deviation |"), "there is no mean over configurations");
+    assert!(text.contains("\n**undecided: expected runs of one configuration, found several epochs"), "{text}");
     let commands: Vec<&str> = text.lines().filter(|line| line.starts_with("`dif-sr train ")).collect();
     let expected = [("one", "1, 3"), ("two", "2")];
     let expected =

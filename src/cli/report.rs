@@ -41,7 +41,7 @@ pub fn run(args: &ReportArgs, json: bool) -> Result<Outcome> {
     let runs = args.runs.iter().map(|run| Run::load(run)).collect::<Result<Vec<_>>>()?;
     let records: Vec<Record> = runs.iter().map(|run| run.record.clone()).collect();
     let expectation = args.expect.as_deref().map(Expectation::load).transpose()?;
-    // Runs that cannot be judged together, two paths of one seed say, can still be looked at.
+    // Runs that cannot be judged together, two configurations say, can still be looked at.
     let judge = |expectation: &Expectation| {
         expectation.judge(&records).unwrap_or_else(|refusal| Verdict::of(Vec::new(), vec![refusal.to_string()]))
     };

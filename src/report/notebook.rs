@@ -63,21 +63,14 @@ fn code(runs: &[Run]) -> String {
 
 fn results(runs: &[Run], expected: Option<(&Expectation, &Verdict)>) -> String {
     let mut text = "## Results\n".to_owned();
-    match (&configurations(runs)[..], expected) {
-        ([] | [_], expected) => {
-            if let Some((_, verdict)) = expected {
-                text += &format!("\n**{}**\n", cell(&verdict.sentence));
-                text.extend(verdict.notes.iter().map(|note| format!("\nNote: {note}.\n")));
-            }
-            text += &spread(runs, expected.map(|(expectation, _)| expectation));
-        }
-        (several, expected) => {
-            if expected.is_some() {
-                text += "\nNote: runs of several configurations are not judged together.\n";
-            }
-            text += &side_by_side(several);
-        }
+    if let Some((_, verdict)) = expected {
+        text += &format!("\n**{}**\n", cell(&verdict.sentence));
+        text.extend(verdict.notes.iter().map(|note| format!("\nNote: {note}.\n")));
     }
+    text += &match &configurations(runs)[..] {
+        [] | [_] => spread(runs, expected.map(|(expectation, _)| expectation)),
+        several => side_by_side(several),
+    };
     text += "\n| run | seed | best epoch | epochs | median epoch, s | commit | started |\n| --- | --- | --- | --- | --- | --- | --- |\n";
     for run in runs {
         let record = &run.record;

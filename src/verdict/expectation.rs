@@ -100,15 +100,24 @@ impl Expectation {
         }
     }
 
-    /// Judges runs, one or several, which must differ in their seeds.
+    /// Judges runs, one or several seeds of one configuration.
     ///
     /// # Errors
-    /// Two runs of one seed, runs on another data set than the golden one or on other targets than the recorded ones.
+    /// Two runs of one seed, runs of several configurations, on another data set than the golden one or on other targets
+    /// than the recorded ones.
     pub fn judge(&self, runs: &[Record]) -> Result<Verdict> {
         let seeds: BTreeSet<i64> = runs.iter().map(|run| run.seed).collect();
         if seeds.len() < runs.len() {
             return Err(Error::new("expected runs of different seeds, found one seed twice")
                 .hint("a run and its repetition are one draw: name one of them"));
+        }
+        let differing = Record::differing(runs);
+        if !differing.is_empty() {
+            return Err(Error::new(format!(
+                "expected runs of one configuration, found several {}",
+                differing.join(", ")
+            ))
+            .hint("a mean over configurations is nobody's: judge each by itself"));
         }
         let (mut findings, mut notes) = (Vec::new(), Vec::new());
         if let Some(figures) = &self.figures {

@@ -90,14 +90,14 @@ pub struct Row {
 }
 
 impl Verdict {
-    /// The whole of several findings: the worst counts, and its findings make the sentence.
-    pub fn of(findings: Vec<Finding>, notes: Vec<String>) -> Self {
+    /// The whole of several findings: the worst counts, and its findings make the sentence; without any, the notes do.
+    pub fn of(findings: Vec<Finding>, mut notes: Vec<String>) -> Self {
         // Without a finding nothing was shown.
         let outcome = findings.iter().map(|finding| finding.outcome).max().unwrap_or(Outcome::Undecided);
         let sentences: Vec<&str> =
             findings.iter().filter(|f| f.outcome == outcome).map(|finding| finding.sentence.as_str()).collect();
         let sentence = match sentences[..] {
-            [] => notes.join("; "),
+            [] => std::mem::take(&mut notes).join("; "),
             _ => sentences.join("; "),
         };
         Self { outcome, sentence: format!("{}: {sentence}", outcome.word()), findings, notes }

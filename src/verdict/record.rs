@@ -1,7 +1,7 @@
 //! The evidence of one run that verdicts are made from: read from its run folder, or from the small file that is kept of
 //! it beside an expectation.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -106,6 +106,14 @@ impl Record {
                 .hint("the files are damaged or of different runs: use the run as it was written")
         })?;
         Ok(record)
+    }
+
+    /// The keys of the configuration in which not all of the records agree.
+    pub fn differing<'a>(records: impl IntoIterator<Item = &'a Self>) -> Vec<String> {
+        let configs: Vec<_> = records.into_iter().map(|record| &record.config).collect();
+        let keys: BTreeSet<&String> = configs.iter().flat_map(|config| config.keys()).collect();
+        let differs = |key: &&String| configs.iter().any(|config| config.get(*key) != configs[0].get(*key));
+        keys.into_iter().filter(differs).cloned().collect()
     }
 
     fn of_file(path: &Path) -> Result<Self> {

@@ -1,6 +1,5 @@
 //! Recorded runs: what several seeds of the reference gave, and whether other runs are near them.
 
-use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -163,13 +162,9 @@ impl Reference {
 
     /// In which keys of the configuration runs differ from the recorded ones, for a reader.
     pub fn differences(&self, runs: &[Record]) -> Option<String> {
-        let own = &self.records[0].config;
-        let keys = |config: &serde_json::Map<String, serde_json::Value>| config.keys().cloned().collect::<Vec<_>>();
-        let all: BTreeSet<String> = runs.iter().flat_map(|run| keys(&run.config)).chain(keys(own)).collect();
-        let differs = |key: &String| runs.iter().any(|run| run.config.get(key) != own.get(key));
-        let names: Vec<String> = all.into_iter().filter(differs).collect();
-        let list = names.join(", ");
-        (!names.is_empty()).then(|| format!("the configuration differs from the recorded runs' in {list}"))
+        let names = Record::differing(std::iter::once(&self.records[0]).chain(runs));
+        (!names.is_empty())
+            .then(|| format!("the configuration differs from the recorded runs' in {}", names.join(", ")))
     }
 }
 
