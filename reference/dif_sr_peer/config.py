@@ -106,3 +106,15 @@ def load(paths, overrides=()):
         "item": [config["ITEM_ID_FIELD"], *config["selected_features"]],
     } | (config["load_col"] or {})
     return config
+
+
+def of_command(parser):
+    """Parses a command with `--config`, `--data_path` and `--key=value`: its arguments, and the configuration."""
+    arguments, rest = parser.parse_known_args()
+    unknown = [option for option in rest if not option.startswith("--") or "=" not in option]
+    if unknown:
+        parser.error(f"expected --key=value, found {' '.join(unknown)}")
+    options = load(arguments.config, [option[2:] for option in rest])
+    if arguments.data_path:
+        options["data_path"] = arguments.data_path
+    return arguments, options

@@ -59,8 +59,8 @@ class Data:
         return self.stats["items"]
 
 
-def recbole_config(options):
-    """RecBole's own `Config`, with its defaults, from a mapping of RecBole's keys."""
+def recbole_config(options, model=None):
+    """RecBole's own `Config`, with its defaults, from a mapping of RecBole's keys; `model` is one of RecBole's classes."""
     from recbole.config import Config
     from recbole.utils import ModelType
 
@@ -70,7 +70,7 @@ def recbole_config(options):
     passed = {key: value for key, value in options.items() if key not in own}
     passed |= {"train_neg_sample_args": None, "normalize_all": bool(options.get("normalize_all")), "benchmark_filename": None}
     passed["eval_neg_sample_args"] = None
-    model = type("SASRecD", (), {"type": ModelType.SEQUENTIAL})
+    model = model or type("SASRecD", (), {"type": ModelType.SEQUENTIAL})
     argv, sys.argv = sys.argv, sys.argv[:1]  # `Config` reads the command line
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     try:

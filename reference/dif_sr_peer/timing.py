@@ -55,10 +55,8 @@ def main():
     parser.add_argument("--config", nargs="+", required=True)
     parser.add_argument("--data_path", required=True)
     parser.add_argument("--threads", type=int, required=True)
-    arguments, keys = parser.parse_known_args()
+    arguments, options = configuration.of_command(parser)
     torch.set_num_threads(arguments.threads)
-    options = configuration.load(arguments.config, [key[2:] for key in keys])
-    options["data_path"] = arguments.data_path
     peer = Peer(options)
     for line in sys.stdin:
         command, *numbers = line.split()

@@ -196,16 +196,10 @@ def main():
     parser.add_argument("--fault", choices=FAULTS, metavar="NAME", help="plant a fault: " + ", ".join(FAULTS))
     parser.add_argument("--save_init", metavar="FILE", help="write the initial parameters (.safetensors)")
     parser.add_argument("--save_step1", metavar="FILE", help="write gradients of batch 1 and parameters after its step")
-    arguments, rest = parser.parse_known_args()
+    arguments, options = configuration.of_command(parser)
     torch.set_num_threads(arguments.threads)
     torch.set_num_interop_threads(1)
 
-    unknown = [option for option in rest if not option.startswith("--") or "=" not in option]
-    if unknown:
-        parser.error(f"expected --key=value, found {' '.join(unknown)}")
-    options = configuration.load(arguments.config, [option[2:] for option in rest])
-    if arguments.data_path:
-        options["data_path"] = arguments.data_path
     if arguments.record and arguments.batches:
         stop("--record: a run of some --batches is not tested; leave one of them out")
     if arguments.fault and options.get("model", "SASRecD") != "SASRecD":

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from dif_sr_peer import baseline_cases, case, config, data, faults, goldens, planted_faults, train
+from dif_sr_peer import baseline_cases, case, config, data, faults, goldens, planted_faults, recbole_training, train
 from dif_sr_peer.export import Dump, Input, Method, Output
 from dif_sr_peer.model import Attribute, PortableDropout, SASRecD
 
@@ -82,6 +82,18 @@ def test_a_training_becomes_a_record_that_the_gate_judges(tmp_path, monkeypatch)
     rows = json.loads(judged.stdout)["verdict"]["findings"][0]["rows"]
     assert [row["name"] for row in rows] == ["recall@20", "ndcg@20"]
     assert json.loads(out.read_text())["environment"]["fault"] == "position_added_to_input"
+
+
+def test_recbole_s_own_training_becomes_a_record(tmp_path, monkeypatch):
+    out = tmp_path / "recbole.json"
+    arguments = ["configs/baselines/sasrec.yaml", "--epochs=1", "--record", str(out)]
+    monkeypatch.setattr("sys.argv", ["recbole_training", "--config", *SHORT, *arguments])
+    recbole_training.main()
+    # The gate refuses other targets, and ranks that do not give RecBole's metrics.
+    gate = [PROGRAM, "gate", str(out), "--expect", "fixtures/verdict/ml-100k_short.yaml"]
+    judged = subprocess.run(gate, capture_output=True, text=True)
+    assert judged.returncode in (0, 1, 3), judged.stderr
+    assert json.loads(out.read_text())["epochs"] == 1
 
 
 @pytest.mark.parametrize("trained", [False, True])
