@@ -35,13 +35,16 @@ pub struct TensorFile {
 impl TensorFile {
     /// Reads a whole file onto the CPU.
     pub fn read(path: &Path) -> Result<Self> {
-        Self::parse(path, &fs::read(path).map_err(|e| Error::io(path, "read the file", e))?)
+        let bytes = fs::read(path).map_err(|e| {
+            Error::io(path, "read the file", e).hint("check the path: a .safetensors file is expected there")
+        })?;
+        Self::parse(path, &bytes)
     }
 
     /// Reads `bytes` as [`TensorFile::read`] does; `path` is for messages.
     pub fn parse(path: &Path, bytes: &[u8]) -> Result<Self> {
         let broken = |e: safetensors::SafeTensorError| {
-            Error::new(format!("expected a safetensors file, found {e:?}"))
+            Error::new(format!("expected a safetensors file, found {e}"))
                 .at(path)
                 .hint("the file is truncated, damaged or of another format: write or copy it again")
         };

@@ -98,7 +98,7 @@ static ML_100K: Lazy<Case> = Lazy::new(|| {
 
 /// `None` where the data is not at hand.
 static AMAZON_BEAUTY: Lazy<Option<Case>> = Lazy::new(|| {
-    let data_path = PathBuf::from(common::AMAZON_BEAUTY.as_deref()?);
+    let data_path = PathBuf::from(common::GOLDEN_BEAUTY.as_deref()?);
     let golden = common::golden("Amazon_Beauty_seed_config");
     let mut config = golden_config(&golden, data_path);
     config.load_inter = Some(["user_id", "item_id", "rating", "timestamp"].map(str::to_owned).into());

@@ -81,6 +81,9 @@ fn a_trained_ml_100k_is_not_failed_and_its_record_says_what_it_says() {
     assert_eq!(record, Record::load(&good).unwrap_or_else(|e| panic!("{e}")));
     assert_eq!(record.targets_sha256, recorded(1).targets_sha256);
     assert!(refusal(&dif_sr(folder.path(), &["record", "good", "--into=records"])).contains("found one"));
+    let twice = refusal(&dif_sr(folder.path(), &["record", "good", "good", "--into=others"]));
+    assert!(twice.starts_with("expected runs of different seeds, found seed 31 twice"), "{twice}");
+    assert!(!folder.path().join("others").exists(), "all records are written or none");
 }
 
 #[test]
@@ -183,6 +186,13 @@ fn junit_and_markdown_say_what_the_verdict_says() {
     let markdown = fs::read_to_string(folder.path().join("gate.md")).expect("Markdown");
     assert!(markdown.starts_with("**FAIL: recall@20 differs"), "{markdown}");
     assert!(markdown.contains("| recall@20 | "), "{markdown}");
+
+    // What cannot be judged leaves no former verdict behind.
+    let refused = refusal(&gate(folder.path(), &[&run, &run], &["--junit=gate.xml", "--markdown=gate.md"]));
+    let xml = fs::read_to_string(folder.path().join("gate.xml")).expect("JUnit XML");
+    assert!(xml.contains(r#"errors="1""#) && xml.contains("expected runs of different seeds"), "{xml}");
+    let markdown = fs::read_to_string(folder.path().join("gate.md")).expect("Markdown");
+    assert_eq!(markdown, format!("**could not be judged: {}**\n", refused.trim_end()));
 }
 
 #[test]
@@ -200,14 +210,21 @@ fn runs_that_do_not_belong_together_are_refused() {
     fs::write(folder.path().join("figures.yaml"), figures).expect("written");
     let again = dif_sr(folder.path(), &["gate", &run, &run, "--expect=figures.yaml"]);
     assert!(refusal(&again).starts_with("expected runs of different seeds"), "of figures alone too");
+    let beauty = root().join("configs/expectations/runs/amazon_beauty/1.json");
+    let mut other = Record::load(&beauty).unwrap_or_else(|e| panic!("{e}"));
+    other.config["model"] = json!("SASRec");
+    let other = other.write(&folder.path().join("model")).unwrap_or_else(|e| panic!("{e}")).display().to_string();
+    let expect = format!("--expect={}", root().join("configs/expectations/amazon_beauty.yaml").display());
+    let other = refusal(&dif_sr(folder.path(), &["gate", &other, &expect]));
+    assert!(other.starts_with("expected runs whose `model` is \"SASRecD\", found \"SASRec\""), "{other}");
     let golden = root().join("golden/ml-100k_full.json");
     let figures = format!("figures: {{source: s, margin: {{metric: 1}}, golden: {}}}\n", golden.display());
     fs::write(folder.path().join("figures.yaml"), figures).expect("written");
     let mut other = recorded(1);
-    other.dataset = "another".to_owned();
+    other.config["dataset"] = json!("another");
     let other = other.write(&folder.path().join("other")).unwrap_or_else(|e| panic!("{e}")).display().to_string();
     let other = refusal(&dif_sr(folder.path(), &["gate", &other, "--expect=figures.yaml"]));
-    assert!(other.starts_with("expected runs on ml-100k, as the golden run, found one on another"), "{other}");
+    assert!(other.starts_with("expected runs whose `dataset` is \"ml-100k\", found \"another\""), "{other}");
 
     let change = |name: &str, change: &dyn Fn(&mut Value)| {
         let mut record: Value = serde_json::from_str(&fs::read_to_string(&run).expect("a record")).expect("JSON");

@@ -8,6 +8,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use dif_sr::config::{ModelConfig, RunConfig};
+use dif_sr::data::Dataset;
 use dif_sr::data::atomic::{Format, parse};
 use dif_sr::golden::Case;
 use dif_sr::tensors::{TensorFile, write};
@@ -30,6 +31,7 @@ fn no_input_takes_more_memory_than_a_multiple_of_its_size() {
             drop(parse(Path::new(name), text.clone().into_bytes(), format, None));
         });
     }
+    an_item_of_many_tags();
     for (name, text) in configurations() {
         hold(name, text.len(), || {
             drop(RunConfig::from_yaml(&text, Path::new(name)));
@@ -46,6 +48,33 @@ fn no_input_takes_more_memory_than_a_multiple_of_its_size() {
     for (name, config, tensors) in cases() {
         hold(name, config.len() + tensors.len(), || drop(Case::parse(Path::new(name), &config, &tensors)));
     }
+}
+
+/// Every item's tags are padded to the longest list: one line could ask for the square of the file's size.
+fn an_item_of_many_tags() {
+    let folder = tempfile::tempdir().expect("a folder can be made");
+    let toy = folder.path().join("toy");
+    std::fs::create_dir(&toy).expect("a folder can be made");
+    let tags: Vec<String> = (0..SIZE / 16).map(|i| format!("{i:x}")).collect();
+    let item = lines(&format!("item_id:token\ttags:token_seq\nx\t{}\n", tags.join(" ")), |i| format!("{i}\t\n"));
+    let rows: String = (0..SIZE / 32).map(|i| format!("{}\t{i}\t{i}\n", i / 5)).collect();
+    let inter = format!("user_id:token\titem_id:token\ttimestamp:float\n{rows}");
+    std::fs::write(toy.join("toy.item"), &item).expect("a file can be written");
+    std::fs::write(toy.join("toy.inter"), &inter).expect("a file can be written");
+    let path = folder.path().display().to_string();
+    let keys = [
+        ("dataset", "toy"),
+        ("data_path", &path),
+        ("selected_features", "[tags]"),
+        ("attribute_hidden_size", "[8]"),
+        ("lamdas", "[1]"),
+    ];
+    let keys = keys.map(|(key, value)| (key.to_owned(), value.to_owned()));
+    let config = RunConfig::load(&[], &keys).unwrap_or_else(|e| panic!("{e}"));
+    hold("an item of many tags", item.len() + inter.len(), || {
+        let refusal = Dataset::load(&config.data).expect_err("the padding is too large").to_string();
+        assert!(refusal.contains(", line 2, column `tags`: expected lists of tokens that all items"), "{refusal}");
+    });
 }
 
 fn hold(name: &str, size: usize, read: impl FnOnce()) {

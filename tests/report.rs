@@ -6,7 +6,6 @@
 mod common;
 
 use std::fs;
-use std::path::Path;
 use std::process::Command;
 
 use common::process::{code, dif_sr, refusal, stderr, stdout};
@@ -172,6 +171,8 @@ fn the_page_is_self_contained_and_speaks_without_sight() {
     assert!(page.contains("aria-label=\"Validation recall@10: one from 0."), "with names and numbers");
     assert_eq!(page.matches("<summary>Numbers</summary>").count(), images, "and has its numbers");
     assert!(page.contains("<html lang=\"en\">") && page.contains("<title>DIF-SR on toy</title>"));
+    assert!(!page.contains("deviation, n = "), "there is no mean over configurations");
+    assert!(report(&["one", "three", "--out=seeds.html"]).contains("deviation, n = 2"), "of two seeds there is");
     assert!(
         page.contains("Differences between the runs")
             && page.contains("<th scope=\"row\">epochs</th><td>6</td><td>4</td>")
@@ -188,7 +189,7 @@ fn a_report_replaces_a_report_and_nothing_else() {
     assert_eq!(fs::read_to_string(RUNS.path().join("notes.html")).expect("readable"), "my notes");
     let sentence = refusal(&dif_sr(RUNS.path(), &["report", "expect.yaml"]));
     assert!(sentence.starts_with("expect.yaml: expected the folder of a finished run"), "{sentence}");
-    assert!(!Path::new("report.html").exists());
+    assert!(!RUNS.path().join("report.html").exists(), "nothing is written on an error");
 }
 
 #[test]

@@ -81,7 +81,7 @@ fn alone(test: &str, run: impl FnOnce()) {
 /// The masks are drawn in the order of the forward pass from the portable form, or the losses would differ at once.
 #[test]
 fn amazon_beauty_starts_as_the_reference() {
-    let Some(data_path) = common::AMAZON_BEAUTY.as_deref() else { return };
+    let Some(data_path) = common::GOLDEN_BEAUTY.as_deref() else { return };
     alone("amazon_beauty_starts_as_the_reference", || amazon_beauty(data_path));
 }
 

@@ -113,6 +113,13 @@ pub fn usage(error: &clap::Error, takes_keys: bool) -> ExitCode {
         let problem = format!("expected a value joined by `=`, found `--{key}` alone");
         return output::fail(&Error::new(problem).hint(format!("write --{key}=value")));
     }
+    if !takes_keys
+        && let Some(ContextValue::String(flag)) = error.get(ContextKind::InvalidArg)
+        && let Some(key) = key_names().find(|key| flag.strip_prefix("--") == Some(key))
+    {
+        let problem = format!("expected no key of the configuration, which this command does not read, found `{key}`");
+        return output::fail(&Error::new(problem).hint("leave it away"));
+    }
     if takes_keys
         && let Some(ContextValue::String(file)) = error.get(ContextKind::InvalidArg)
         && [".yaml", ".yml"].iter().any(|end| file.ends_with(end))

@@ -13,7 +13,7 @@ use super::{Outcome, output, verdict};
 #[derive(Debug, Args)]
 pub struct GateArgs {
     /// Run folders, or records of runs; several are judged together, as several seeds of one thing.
-    #[arg(value_name = "RUN", requires = "expect", required_unless_present = "criterion")]
+    #[arg(value_name = "RUN", requires = "expect")]
     runs: Vec<PathBuf>,
     /// What is expected (docs/verdict.md).
     #[arg(long, value_name = "FILE", requires = "runs")]
@@ -39,6 +39,31 @@ pub struct GateArgs {
 }
 
 pub fn run(args: &GateArgs, json: bool) -> Result<Outcome> {
+    let judged = judge(args);
+    // What could not be judged must not leave a former verdict behind.
+    let (junit, markdown) = match &judged {
+        Ok(verdict) => (verdict.junit(), verdict.markdown()),
+        Err(refusal) => (Verdict::junit_of(refusal), Verdict::markdown_of(refusal)),
+    };
+    let write = |path: &Option<PathBuf>, text: String| {
+        path.iter().try_for_each(|p: &PathBuf| replace(Path::new(p), text.as_bytes()))
+    };
+    let written = write(&args.junit, junit).and_then(|()| write(&args.markdown, markdown));
+    let verdict = judged?;
+    written?;
+    if json {
+        output::print_json(&json!({ "runs": args.runs, "verdict": verdict }))?;
+    } else {
+        output::print(&verdict::text(&verdict))?;
+    }
+    Ok(verdict.outcome.into())
+}
+
+fn judge(args: &GateArgs) -> Result<Verdict> {
+    if args.expect.is_none() && args.criterion.is_none() {
+        return Err(Error::new("expected something to judge, found nothing")
+            .hint("name runs with RUN... --expect FILE, benchmarks with --criterion DIR, or both"));
+    }
     let (mut findings, mut notes) = (Vec::new(), Vec::new());
     if let Some(path) = &args.expect {
         let expectation = Expectation::load(path)?;
@@ -62,16 +87,5 @@ pub fn run(args: &GateArgs, json: bool) -> Result<Outcome> {
             )),
         }
     }
-    let verdict = Verdict::of(findings, notes);
-    let write = |path: &Option<PathBuf>, text: String| {
-        path.iter().try_for_each(|p: &PathBuf| replace(Path::new(p), text.as_bytes()))
-    };
-    write(&args.junit, verdict.junit())?;
-    write(&args.markdown, verdict.markdown())?;
-    if json {
-        output::print_json(&json!({ "runs": args.runs, "verdict": verdict }))?;
-    } else {
-        output::print(&verdict::text(&verdict))?;
-    }
-    Ok(verdict.outcome.into())
+    Ok(Verdict::of(findings, notes))
 }

@@ -30,8 +30,12 @@ pub fn run(args: ImportArgs, overrides: &[(String, String)], json: bool) -> Resu
     let mut file = TensorFile::read(&args.weights)?;
     let prepared = Prepared::new(&config)?;
     // RecBole saves no attribute tables: they are what the seed draws, here as there.
+    let mut drawn = false;
     for (name, table) in prepared.model.named_tables() {
-        file.tensors.entry(name).or_insert(table);
+        file.tensors.entry(name).or_insert_with(|| {
+            drawn = true;
+            table
+        });
     }
     // A checkpoint has the attributes of every item beside its parameters; the data set has them, too.
     file.tensors.retain(|name, _| !name.starts_with("item_feat."));
@@ -47,7 +51,14 @@ pub fn run(args: ImportArgs, overrides: &[(String, String)], json: bool) -> Resu
     if json {
         output::print_json(&json!({ "checkpoint": args.out, "trainable_parameters": parameters, "epoch": epoch }))?;
     } else {
-        output::print(&format!("{}: {parameters} parameters, epoch {epoch}", args.out.display()))?;
+        let seed = config.run.seed;
+        let tables = match drawn {
+            true => format!(
+                "; attribute tables as seed {seed} draws them: `dif-sr evaluate` gives the training's metrics if it was that seed's"
+            ),
+            false => String::new(),
+        };
+        output::print(&format!("{}: {parameters} parameters, epoch {epoch}{tables}", args.out.display()))?;
     }
     Ok(Outcome::Holds)
 }

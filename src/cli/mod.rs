@@ -66,7 +66,8 @@ enum Command {
     Recommend(recommend::RecommendArgs),
     /// Make a checkpoint of RecBole's parameters, with the configuration and the data set that they were trained on.
     ///
-    /// The attribute tables, which RecBole does not save, are drawn from the configured seed.
+    /// The attribute tables, which RecBole does not save, are drawn from the configured seed, which must be the
+    /// training's: with another one the model recommends a little worse. `dif-sr evaluate` shows it beside RecBole's log.
     Import(import::ImportArgs),
     /// Judge finished runs, and benchmarks: pass, fail or undecided, with the reason (docs/verdict.md).
     Gate(gate::GateArgs),

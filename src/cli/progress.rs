@@ -116,7 +116,8 @@ impl Report for Progress {
     fn event(&mut self, event: &Event) {
         match event {
             Event::Batches { epoch, batch, batches, losses } => {
-                let pace = Pace::so_far(&mut self.training, epoch * batches + batch, self.epochs * batches);
+                let pace =
+                    Pace::so_far(&mut self.training, epoch * batches + batch, self.epochs.saturating_mul(*batches));
                 // Early stopping may end it before.
                 let pace = pace.map(|(speed, left)| {
                     format!(", {speed:.2} batches/s, at most {} left in all", FormattedDuration(left))

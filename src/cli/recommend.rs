@@ -77,17 +77,22 @@ pub fn run(args: RecommendArgs, overrides: &[(String, String)], json: bool) -> R
         progress.step("Recommend  ", done, of);
     })?;
     let item = |id: i64| checkpoint.items[id as usize].as_str();
-    let mut lines = if json { Vec::new() } else { vec!["user\trank\titem\tscore".to_owned()] };
+    let mut table = csv::WriterBuilder::new().delimiter(b'\t').from_writer(Vec::new());
+    let mut write = |fields: [&str; 4]| table.write_record(fields).expect("memory takes every record of four fields");
+    let mut lines = Vec::new();
+    write(["user", "rank", "item", "score"]);
     for ((name, _), items) in asked.iter().zip(&best) {
         if json {
             let items: Vec<_> = items.iter().map(|&(id, score)| json!({ "item": item(id), "score": score })).collect();
             lines.push(json!({ "user": name, "items": items }).to_string());
-        } else {
-            let line = |(i, &(id, score)): (usize, &(i64, f64))| format!("{name}\t{}\t{}\t{score:.6}", i + 1, item(id));
-            lines.extend(items.iter().enumerate().map(line));
+        }
+        for (i, &(id, score)) in items.iter().enumerate() {
+            write([name, &(i + 1).to_string(), item(id), &format!("{score:.6}")]);
         }
     }
-    output::print(&lines.join("\n"))?;
+    let table = table.into_inner().expect("memory is flushed");
+    let text = if json { lines.join("\n") } else { String::from_utf8_lossy(&table).trim_end().to_owned() };
+    output::print(&text)?;
     Ok(Outcome::Holds)
 }
 

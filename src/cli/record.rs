@@ -21,7 +21,7 @@ pub struct RecordArgs {
 pub fn run(args: &RecordArgs, json: bool) -> Result<Outcome> {
     // All are read before the first is written.
     let records = args.runs.iter().map(|run| Record::load(run)).collect::<Result<Vec<_>>>()?;
-    let paths = records.iter().map(|record| record.write(&args.into)).collect::<Result<Vec<_>>>()?;
+    let paths = Record::write_all(&records, &args.into)?;
     if json {
         output::print_json(&paths)?;
     } else {

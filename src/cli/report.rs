@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::Args;
 use dif_sr::report::{GENERATOR, NOTEBOOK_GENERATOR, Run, notebook, page};
 use dif_sr::tensors::replace;
-use dif_sr::verdict::{Expectation, Record, Verdict};
+use dif_sr::verdict::{Expectation, Record};
 use dif_sr::{Error, Result};
 use serde_json::json;
 
@@ -41,11 +41,7 @@ pub fn run(args: &ReportArgs, json: bool) -> Result<Outcome> {
     let runs = args.runs.iter().map(|run| Run::load(run)).collect::<Result<Vec<_>>>()?;
     let records: Vec<Record> = runs.iter().map(|run| run.record.clone()).collect();
     let expectation = args.expect.as_deref().map(Expectation::load).transpose()?;
-    // Runs that cannot be judged together, two configurations say, can still be looked at.
-    let judge = |expectation: &Expectation| {
-        expectation.judge(&records).unwrap_or_else(|refusal| Verdict::of(Vec::new(), vec![refusal.to_string()]))
-    };
-    let verdict = expectation.as_ref().map(judge);
+    let verdict = expectation.as_ref().map(|expectation| expectation.verdict(&records));
     let expected = expectation.as_ref().zip(verdict.as_ref());
     let text = if args.markdown.is_some() { notebook(&runs, expected) } else { page(&runs, expected)? };
     replace(out, text.as_bytes())?;

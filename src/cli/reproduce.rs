@@ -26,7 +26,7 @@ pub fn run(args: ReproduceArgs, overrides: &[(String, String)], json: bool) -> R
     let folder = &training.folder;
     folder.finish(&result)?;
     let record = Record::load(folder.path())?;
-    let mut verdict = expectation.judge(std::slice::from_ref(&record))?;
+    let mut verdict = expectation.verdict(std::slice::from_ref(&record));
     verdict.notes.extend(expectation.equal_losses(&record, folder.path())?);
     folder.write_json("verdict.json", &verdict)?;
     let page = page(&[Run::load(folder.path())?], Some((&expectation, &verdict)))?;
@@ -57,7 +57,7 @@ fn begin(args: ReproduceArgs, overrides: &[(String, String)]) -> Result<(Trainin
     // The last file wins over the others, so that what is expected stands beside it.
     let path = args.expect.unwrap_or_else(|| beside(&files[files.len() - 1]));
     let expectation = Expectation::load(&path)?;
-    expectation.check(&config.eval)?;
+    expectation.check(&config)?;
     let expected = Expectation::text_for_elsewhere(&path)?;
     let training = Training::begin(config, args.out)?;
     replace(&training.folder.path().join(EXPECTATION), expected.as_bytes())?;
@@ -66,14 +66,15 @@ fn begin(args: ReproduceArgs, overrides: &[(String, String)]) -> Result<(Trainin
 
 fn resume(run: &Path, args: &ReproduceArgs, overrides: &[(String, String)]) -> Result<(Training, Expectation)> {
     let path = args.expect.clone().unwrap_or_else(|| run.join(EXPECTATION));
-    if run.is_dir() && !path.is_file() {
+    // Of a finished run another sentence speaks.
+    if run.is_dir() && !path.is_file() && !run.join("result.json").exists() {
         return Err(Error::new("expected what the run was to be held to, found no such file")
             .at(path)
             .hint("name it with --expect, or go on with `dif-sr train --resume`"));
     }
     let training = Training::resume(run, &args.config_args, overrides)?;
     let expectation = Expectation::load(&path)?;
-    expectation.check(&training.config.eval)?;
+    expectation.check(&training.config)?;
     Ok((training, expectation))
 }
 

@@ -40,7 +40,10 @@ pub(super) struct Raw(Vec<Entry>);
 impl Raw {
     /// Reads a YAML file; its keys replace those already here, whole values at a time, as in RecBole.
     pub(super) fn add_file(&mut self, path: &Path) -> Result<()> {
-        let bytes = std::fs::read(path).map_err(|e| Error::io(path, "read the configuration", e))?;
+        let bytes = std::fs::read(path).map_err(|e| {
+            Error::io(path, "read the configuration", e)
+                .hint("check the path: a YAML file of RecBole's keys is expected there")
+        })?;
         let text = std::str::from_utf8(&bytes).map_err(|e| {
             let line = 1 + bytes[..e.valid_up_to()].iter().filter(|b| **b == b'\n').count() as u64;
             Error::new("expected UTF-8 text, found other bytes").at(path).line(line).hint("save the file as UTF-8")

@@ -268,7 +268,18 @@ impl Attribute {
             Values::TokenSeq(tokens) => (AttributeKind::TokenSeq, &tokens.vocabulary),
             other => return Err(table.wrong_type(name, KEY, "token or token_seq", other)),
         };
-        let width = rows.iter().map(|&(row, _)| column.token_ids(row).len()).max().unwrap_or(0).max(1);
+        let (width, widest) = rows.iter().map(|&(row, _)| (column.token_ids(row).len(), row)).max().unwrap_or((0, 0));
+        let width = width.max(1);
+        let bytes = std::fs::metadata(table.path()).map_or(0, |metadata| metadata.len() as usize);
+        if n_items.saturating_mul(width) > (1 << 18) + 16 * (bytes + n_items) {
+            return Err(Error::new(format!(
+                "expected lists of tokens that all items can be padded to, found one of {width}, for {n_items} items"
+            ))
+            .at(table.path())
+            .line(table.line(widest))
+            .column(name)
+            .hint("shorten the list: the padding would take more than 128 times the memory of the file"));
+        }
         let mut renumbering = Renumbering::new(vocabulary);
         let mut ids = vec![0; n_items * width];
         for &(row, item) in rows {

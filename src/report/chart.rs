@@ -61,7 +61,7 @@ impl Chart {
             .x_labels(6)
             .y_labels(6)
             .x_label_formatter(&|x| if x.fract() == 0.0 { format!("{x}") } else { String::new() })
-            .y_label_formatter(&|y| label(*y))
+            .y_label_formatter(&|y| label(*y, &self.values()))
             .x_desc("epoch")
             .draw()?;
         let epochs = self.epochs();
@@ -105,15 +105,8 @@ impl Chart {
     }
 }
 
-/// Three or four digits that tell.
-fn label(value: f64) -> String {
-    let magnitude = value.abs();
-    let decimals = if magnitude >= 100.0 {
-        0
-    } else if magnitude >= 1.0 {
-        1
-    } else {
-        3
-    };
+/// A value with one digit more than tells values apart that are as far from each other as the range is wide.
+fn label(value: f64, range: &Range<f64>) -> String {
+    let decimals = (1.0 - (range.end - range.start).log10().floor()).clamp(0.0, 12.0) as usize;
     format!("{value:.decimals$}")
 }

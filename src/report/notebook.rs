@@ -13,7 +13,7 @@ pub const NOTEBOOK_GENERATOR: &str = "<!-- written by `dif-sr report --markdown`
 
 /// The page of one or several runs: of one configuration with their spread, of several side by side.
 pub fn notebook(runs: &[Run], expected: Option<(&Expectation, &Verdict)>) -> String {
-    let dataset = runs.first().map_or("nothing", |run| run.record.dataset.as_str());
+    let dataset = each_once(runs.iter().map(|run| run.record.dataset.clone())).join(", ");
     let sections = [environments(runs), data(runs), code(runs), results(runs, expected), logs(runs)];
     format!("{NOTEBOOK_GENERATOR}\n# DIF-SR on {dataset}\n\n{}", sections.join("\n"))
 }
@@ -27,16 +27,21 @@ fn environments(runs: &[Run]) -> String {
         }
     }
     let line = |key: &&String| {
-        let mut values: Vec<String> = runs.iter().map(|run| run.record.environment(key)).collect();
-        values.dedup();
-        format!("| {key} | {} |\n", cell(&values.join("; ")))
+        let values = runs.iter().map(|run| run.record.environment(key));
+        format!("| {key} | {} |\n", cell(&each_once(values).join("; ")))
     };
     format!("## Environments\n\n| what | value |\n| --- | --- |\n{}", keys.iter().map(line).collect::<String>())
 }
 
 fn data(runs: &[Run]) -> String {
-    let summary = runs.first().map_or(String::new(), |run| summary(&run.log, &run.record.dataset));
-    format!("## Dataset\n\n```text\n{summary}\n```\n")
+    let summaries = each_once(runs.iter().map(|run| summary(&run.log, &run.record.dataset)));
+    format!("## Dataset\n\n```text\n{}\n```\n", summaries.join("\n\n"))
+}
+
+/// The different ones, in the order of their first.
+fn each_once(texts: impl Iterator<Item = String>) -> Vec<String> {
+    let mut seen = BTreeSet::new();
+    texts.filter(|text| seen.insert(text.clone())).collect()
 }
 
 /// RecBole's summary of the data set, as the log has it.

@@ -8,7 +8,7 @@ use super::Run;
 use super::chart::{COLOURS, Chart};
 use crate::Result;
 use crate::verdict::statistics::{deviation, mean, median};
-use crate::verdict::{Expectation, Finding, Outcome, Verdict};
+use crate::verdict::{Expectation, Finding, Outcome, Record, Verdict};
 
 /// By this a page of this program is known.
 pub const GENERATOR: &str = "<meta name=\"generator\" content=\"dif-sr report\">";
@@ -103,8 +103,11 @@ fn finding_table(finding: &Finding) -> Markup {
     }
 }
 
-/// Test metrics, a column for each run; of several their mean and deviation.
+/// Test metrics, a column for each run; of several seeds of one configuration their mean and deviation.
 fn results(runs: &[Run]) -> Markup {
+    let seeds: BTreeSet<i64> = runs.iter().map(|run| run.record.seed).collect();
+    let one_thing = Record::differing(runs.iter().map(|run| &run.record)).is_empty();
+    let spread = runs.len() > 1 && seeds.len() == runs.len() && one_thing;
     let names: Vec<&str> = runs.first().map_or_else(Vec::new, |run| run.record.test.names().collect());
     let values = |name: &str| runs.iter().filter_map(|run| run.record.test.get(name)).collect::<Vec<f64>>();
     let best: Vec<String> =
@@ -116,15 +119,15 @@ fn results(runs: &[Run]) -> Markup {
                 thead { tr {
                     th scope="col" { "metric" }
                     @for run in runs { th scope="col" { (run.name()) } }
-                    @if runs.len() > 1 { th scope="col" { "mean" } th scope="col" { "deviation" } }
+                    @if spread { th scope="col" { "mean" } th scope="col" { "deviation, n = " (runs.len()) } }
                 } }
                 tbody {
-                    tr { th scope="row" { "best epoch" } @for best in &best { td { (best) } } @if runs.len() > 1 { td {} td {} } }
+                    tr { th scope="row" { "best epoch" } @for best in &best { td { (best) } } @if spread { td {} td {} } }
                     @for name in names {
                         tr {
                             th scope="row" { (name) }
                             @for run in runs { td { @if let Some(value) = run.record.test.get(name) { (format!("{value:.4}")) } } }
-                            @if runs.len() > 1 {
+                            @if spread {
                                 td { (format!("{:.4}", mean(&values(name)))) }
                                 td { (format!("{:.4}", deviation(&values(name)))) }
                             }
@@ -222,14 +225,19 @@ fn times(runs: &[Run]) -> Markup {
                 } }
                 tbody { @for run in runs { tr {
                     th scope="row" { (run.name()) }
-                    td { (format!("{:.3}", median(&run.record.epoch_seconds))) }
-                    td { (format!("{:.3}", median(&run.record.evaluation_seconds))) }
-                    td { (format!("{:.3}", 1e3 * median(&run.record.calibration_seconds))) }
+                    td { (middle(&run.record.epoch_seconds, 1.0)) }
+                    td { (middle(&run.record.evaluation_seconds, 1.0)) }
+                    td { (middle(&run.record.calibration_seconds, 1e3)) }
                     td { @if let Some(ratio) = run.record.relative_epoch_time() { (format!("{ratio:.1}")) } }
                 } } }
             }
         }
     }
+}
+
+/// The median in `unit`s of a second; nothing of nothing.
+fn middle(seconds: &[f64], unit: f64) -> String {
+    if seconds.is_empty() { String::new() } else { format!("{:.3}", unit * median(seconds)) }
 }
 
 /// Every key of configuration and environment in which not all runs agree.
@@ -296,5 +304,5 @@ fn class(outcome: Outcome) -> &'static str {
 
 /// Text as the value of an attribute.
 fn escaped(text: &str) -> String {
-    html! { (text) }.into_string().replace('"', "&quot;")
+    html! { (text) }.into_string()
 }

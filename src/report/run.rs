@@ -4,8 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use serde::Deserialize;
-
+use crate::verdict::record::metrics_of;
 use crate::verdict::{Metrics, Record};
 use crate::{Error, Result};
 
@@ -22,14 +21,6 @@ pub struct Run {
     pub log: String,
 }
 
-#[derive(Deserialize)]
-struct Line {
-    epoch: usize,
-    train_loss: Option<f64>,
-    item_loss: Option<f64>,
-    valid: Option<Metrics>,
-}
-
 impl Run {
     /// Reads a run folder.
     pub fn load(folder: &Path) -> Result<Self> {
@@ -39,18 +30,10 @@ impl Run {
                 .hint("a report shows curves, which records do not hold"));
         }
         let record = Record::load(folder)?;
-        let read = |path: &Path| fs::read_to_string(path).map_err(|e| Error::io(path, "read the run", e));
-        let log = read(&folder.join("log.txt"))?;
-        let path = folder.join("metrics.jsonl");
-        let text = read(&path)?;
+        let path = folder.join("log.txt");
+        let log = fs::read_to_string(&path).map_err(|e| Error::io(&path, "read the run", e))?;
         let (mut losses, mut valid) = (BTreeMap::new(), BTreeMap::new());
-        for (i, line) in text.lines().enumerate() {
-            let line: Line = serde_json::from_str(line).map_err(|e| {
-                Error::new(format!("expected an epoch or an evaluation, found {e}"))
-                    .at(&path)
-                    .line(i as u64 + 1)
-                    .hint("the file is damaged: use a run folder as it was written")
-            })?;
+        for line in metrics_of(folder)? {
             if let (Some(total), Some(item)) = (line.train_loss, line.item_loss) {
                 losses.insert(line.epoch, (total, item));
             }

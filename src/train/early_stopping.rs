@@ -10,45 +10,32 @@ pub struct EarlyStopping {
     without_improvement: usize,
 }
 
-/// What an evaluation's score asks for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Step {
-    /// The best so far: keep this model.
-    Improved,
-    /// Not better: go on.
-    Continue,
-    /// Not better for `stopping_step` + 1 evaluations in a row.
-    Stop,
-}
-
 impl EarlyStopping {
     /// ```
-    /// use dif_sr::train::{EarlyStopping, Step};
+    /// use dif_sr::train::EarlyStopping;
     /// let mut rule = EarlyStopping::new(1);
-    /// let steps: Vec<Step> = [0.1, 0.1, 0.2, 0.2, 0.1].iter().map(|&score| rule.update(score)).collect();
-    /// assert_eq!(steps, [Step::Improved, Step::Continue, Step::Improved, Step::Continue, Step::Stop]);
+    /// let improved: Vec<bool> = [0.1, 0.1, 0.2, 0.2].iter().map(|&score| rule.update(score)).collect();
+    /// assert_eq!(improved, [true, false, true, false]);
+    /// assert!(!rule.is_over());
+    /// assert!(!rule.update(0.1) && rule.is_over());
     /// ```
     pub fn new(stopping_step: usize) -> Self {
         Self { stopping_step, best: None, without_improvement: 0 }
     }
 
-    /// The best score so far.
-    pub fn best(&self) -> Option<f64> {
-        self.best
-    }
-
-    /// Takes the score of one evaluation, already rounded.
-    pub fn update(&mut self, score: f64) -> Step {
-        if self.best.is_none_or(|best| score > best) {
+    /// Takes the score of one evaluation, already rounded. Returns whether it is the best so far: the model to keep.
+    pub fn update(&mut self, score: f64) -> bool {
+        let improved = self.best.is_none_or(|best| score > best);
+        if improved {
             self.best = Some(score);
             self.without_improvement = 0;
-            return Step::Improved;
+        } else {
+            self.without_improvement += 1;
         }
-        self.without_improvement += 1;
-        if self.is_over() { Step::Stop } else { Step::Continue }
+        improved
     }
 
-    /// Whether the last step was to stop.
+    /// Whether to stop: no evaluation was better, `stopping_step` + 1 times in a row.
     pub fn is_over(&self) -> bool {
         self.without_improvement > self.stopping_step
     }

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 
 use super::stepper::rank_with;
-use super::{EarlyStopping, Step, Stepper};
+use super::{EarlyStopping, Stepper};
 use crate::config::{Loss, RunConfig};
 use crate::data::{Batch, NegativeSampler, RowTensors, Splits};
 use crate::eval::MetricValues;
@@ -136,8 +136,8 @@ impl<'a> Training<'a> {
 
     /// The batches of the epoch that are left.
     fn epoch(&mut self, listen: &mut impl FnMut(Event, &Self) -> Result<()>) -> Result<()> {
-        let Position { epoch, batch: done, seconds, .. } = self.position;
-        let begin = Instant::now();
+        let Position { epoch, batch: done, .. } = self.position;
+        let mut begin = Instant::now();
         if done == 0 {
             self.reorder(Tensor::randperm(self.train.n(), (Kind::Int64, Device::Cpu)));
         }
@@ -167,8 +167,10 @@ impl<'a> Training<'a> {
             let position = &mut self.position;
             losses.iter().for_each(|losses| position.sums.add(losses));
             position.batch = i + 1;
-            position.seconds = seconds + begin.elapsed().as_secs_f64();
+            position.seconds += begin.elapsed().as_secs_f64();
             listen(Event::Batches { epoch, batch: i + 1, batches: count, losses: &losses }, self)?;
+            // What the listener does, a checkpoint say, is no time of the training.
+            begin = Instant::now();
         }
         let Position { sums, seconds, .. } = &self.position;
         listen(Event::Epoch { epoch, losses: sums, seconds: *seconds }, self)
@@ -183,12 +185,13 @@ impl<'a> Training<'a> {
         let mut fast = self.stepper.fast.take();
         let ranking = rank_with(fast.as_mut(), self.model, &self.valid, settings.eval_batch_size, |done| {
             listen(Event::Evaluating { epoch, done, users }, self)
-        })?;
+        });
         self.stepper.fast = fast;
+        let ranking = ranking?;
         let valid = MetricValues::of(settings, &ranking).rounded(settings.metric_decimal_place);
         let (kind, k) = settings.valid_metric;
         let score = valid.get(kind, k).ok_or_else(|| Error::new("valid_metric is not among metrics and topk"))?;
-        let best = self.position.stopping.update(score) == Step::Improved;
+        let best = self.position.stopping.update(score);
         if best {
             self.position.best = Some((epoch, valid.named().map(|(_, value)| value).collect()));
         }

@@ -7,7 +7,7 @@ use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::environment::Environment;
 use super::events::EventFile;
@@ -49,7 +49,10 @@ impl RunFolder {
     pub fn create(path: Option<PathBuf>, config: &RunConfig) -> Result<Self> {
         let path = match path {
             Some(path) => fs::create_dir_all(&path).map(|()| path.clone()).map_err(|e| cannot_make(&path, e))?,
-            None => new_folder(config)?,
+            None => {
+                let time = jiff::ZonedDateTime::now().strftime("%Y%m%d-%H%M%S").to_string();
+                new_folder(&config.run.checkpoint_dir, &format!("{}-{time}", config.data.dataset))?
+            }
         };
         let foreign = !path.join(LOCK).exists();
         let lock = lock(&path)?;
@@ -74,7 +77,8 @@ impl RunFolder {
     /// may change what does not matter to the computation.
     ///
     /// # Errors
-    /// No such run; a finished one; one at which another process is at work; a key that cannot change any more.
+    /// No such run; a finished one; one at which another process is at work; a key that cannot change any more. Nothing
+    /// in the folder has then changed.
     pub fn open(path: &Path, overrides: &[(String, String)]) -> Result<(Self, RunConfig)> {
         if let Some((key, _)) = overrides.iter().find(|(key, _)| !RunConfig::CHANGEABLE.contains(&key.as_str())) {
             return Err(Error::new(format!("a run goes on as it was begun: `{key}` cannot change"))
@@ -87,13 +91,15 @@ impl RunFolder {
                 .at(path)
                 .hint("name a run folder, or begin a run with `dif-sr train --out=…`"));
         }
+        // Of a begun run `config.yaml` is the last of the first files: a folder without the others holds something else.
+        environment(path)?;
+        let config = RunConfig::load(&[yaml], overrides)?;
         let lock = lock(path)?;
         if path.join("result.json").exists() {
             return Err(Error::new("expected a run that is not finished, found its result.json")
                 .at(path)
                 .hint("`dif-sr gate` judges it, `dif-sr evaluate` evaluates it"));
         }
-        let config = RunConfig::load(&[yaml], overrides)?;
         Ok((Self::with_files(path.to_path_buf(), lock, true)?, config))
     }
 
@@ -101,6 +107,9 @@ impl RunFolder {
         let file = |name: &str| append(&path.join(name));
         let (log, losses, metrics) = (file("log.txt")?, file("losses.tsv")?, file("metrics.jsonl")?);
         let calibrations = file("calibration.jsonl")?;
+        if resumed {
+            end_with_a_line(&path.join("calibration.jsonl"), &calibrations)?;
+        }
         Ok(Self { log, losses, metrics, calibrations, events: None, path, resumed, _lock: lock })
     }
 
@@ -125,7 +134,7 @@ impl RunFolder {
 
     /// Appends a line to `log.txt`.
     pub fn log(&mut self, line: &str) -> Result<()> {
-        writeln!(self.log, "{line}").map_err(|e| Error::io(self.path.join("log.txt"), "append to the log", e))
+        append_line(&mut self.log, line).map_err(|e| Error::io(self.path.join("log.txt"), "append to the log", e))
     }
 
     /// Appends the losses of a batch to `losses.tsv`, in the shortest form that tells any two float32 values apart.
@@ -145,19 +154,20 @@ impl RunFolder {
     }
 
     fn loss_line(&mut self, line: &str) -> Result<()> {
-        writeln!(self.losses, "{line}").map_err(|e| Error::io(self.path.join("losses.tsv"), "append losses", e))
+        append_line(&mut self.losses, line).map_err(|e| Error::io(self.path.join("losses.tsv"), "append losses", e))
     }
 
     /// Appends a JSON line to `metrics.jsonl`.
     pub fn metrics(&mut self, line: &impl Serialize) -> Result<()> {
         let line = serde_json::to_string(line).expect("metrics are JSON");
-        writeln!(self.metrics, "{line}").map_err(|e| Error::io(self.path.join("metrics.jsonl"), "append metrics", e))
+        append_line(&mut self.metrics, &line)
+            .map_err(|e| Error::io(self.path.join("metrics.jsonl"), "append metrics", e))
     }
 
     /// Appends a line to `calibration.jsonl`.
     pub fn calibration(&mut self, calibration: &Calibration) -> Result<()> {
         let line = serde_json::to_string(calibration).expect("seconds are JSON");
-        writeln!(self.calibrations, "{line}")
+        append_line(&mut self.calibrations, &line)
             .map_err(|e| Error::io(self.path.join("calibration.jsonl"), "append a calibration", e))
     }
 
@@ -208,7 +218,18 @@ impl RunFolder {
     }
 
     /// Takes all lines away, as at the start.
+    ///
+    /// # Errors
+    /// A run that has been saved, whose checkpoint is not there any more; nothing has then changed.
     pub(super) fn start_again(&mut self, config: &RunConfig) -> Result<()> {
+        // The first evaluation of a run is its best, and is saved before there is a second one.
+        let path = self.path.join("metrics.jsonl");
+        let metrics = fs::read_to_string(&path).map_err(|e| Error::io(&path, "read the file", e))?;
+        if self.best().exists() || metrics.matches("\"valid\":").count() > 1 {
+            return Err(Error::new("expected the training that was saved, found no such file")
+                .at(self.last())
+                .hint("put the file back, or begin another run"));
+        }
         self.cut_back(Mark::default())?;
         self.header(config)
     }
@@ -219,13 +240,8 @@ impl RunFolder {
 
     /// Adds where a run goes on to `environment.json`.
     pub(super) fn resumed_here(&self, config: &RunConfig) -> Result<()> {
-        let path = self.path.join("environment.json");
-        let text = fs::read_to_string(&path).map_err(|e| Error::io(&path, "read the file", e))?;
         let here = serde_json::to_value(Environment::here(config)?).expect("text and numbers are JSON");
-        let begun: Result<Value, _> = serde_json::from_str(&text);
-        let Ok(Value::Object(mut environment)) = begun else {
-            return Err(Error::new("expected a JSON object, found something else").at(&path).hint("put the file back"));
-        };
+        let mut environment = environment(&self.path)?;
         match environment.entry("resumed").or_insert_with(|| Value::Array(Vec::new())) {
             Value::Array(places) => places.push(here),
             other => *other = Value::Array(vec![here]),
@@ -245,14 +261,22 @@ impl RunFolder {
     }
 }
 
-/// Makes `checkpoint_dir/<dataset>-<date>-<time>`; runs that start in the same second get `-2`, `-3`, … behind it.
-fn new_folder(config: &RunConfig) -> Result<PathBuf> {
-    let parent = &config.run.checkpoint_dir;
+/// Where a run was begun, and where it went on.
+fn environment(folder: &Path) -> Result<Map<String, Value>> {
+    let path = folder.join("environment.json");
+    let text = fs::read_to_string(&path).map_err(|e| {
+        Error::io(&path, "read where the run was begun", e).hint("name a run folder, or put the file back")
+    })?;
+    serde_json::from_str(&text)
+        .map_err(|e| Error::new(format!("expected a JSON object, found {e}")).at(&path).hint("put the file back"))
+}
+
+/// Makes the folder `name` in `parent`; runs that start in the same second get `-2`, `-3`, … behind it.
+fn new_folder(parent: &Path, name: &str) -> Result<PathBuf> {
     fs::create_dir_all(parent).map_err(|e| cannot_make(parent, e))?;
-    let name = format!("{}-{}", config.data.dataset, jiff::ZonedDateTime::now().strftime("%Y%m%d-%H%M%S"));
     let mut number = 1;
     loop {
-        let path = parent.join(if number == 1 { name.clone() } else { format!("{name}-{number}") });
+        let path = parent.join(if number == 1 { name.to_owned() } else { format!("{name}-{number}") });
         // Whoever makes it owns it.
         match fs::create_dir(&path) {
             Ok(()) => return Ok(path),
@@ -287,4 +311,31 @@ fn lock(folder: &Path) -> Result<File> {
 fn append(path: &Path) -> Result<File> {
     let file = OpenOptions::new().create(true).append(true).open(path);
     file.map_err(|e| Error::io(path, "open the file", e).hint("check the folder's permissions and the free space"))
+}
+
+/// Appends a line in one call, so that a full disk is the only thing that can leave a part of it.
+fn append_line(file: &mut File, line: &str) -> std::io::Result<()> {
+    file.write_all(format!("{line}\n").as_bytes())
+}
+
+/// Takes away what a full disk left of a last line in a file that no checkpoint measures.
+fn end_with_a_line(path: &Path, file: &File) -> Result<()> {
+    let bytes = fs::read(path).map_err(|e| Error::io(path, "read the file", e))?;
+    let whole = bytes.iter().rposition(|&byte| byte == b'\n').map_or(0, |at| at + 1);
+    file.set_len(whole as u64).map_err(|e| Error::io(path, "cut the file", e))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_that_is_taken_gets_a_number() {
+        let parent = tempfile::tempdir().expect("a temporary folder");
+        let names: Vec<String> = (0..3)
+            .map(|_| new_folder(&parent.path().join("runs"), "toy-1").unwrap_or_else(|e| panic!("{e}")))
+            .map(|path| path.file_name().expect("a name").to_string_lossy().into_owned())
+            .collect();
+        assert_eq!(names, ["toy-1", "toy-1-2", "toy-1-3"]);
+    }
 }

@@ -92,7 +92,7 @@ impl<'a> Recorder<'a> {
                     "expected the best model of the saved training, found another or a damaged one",
                 )
                 .at(&best)
-                .hint("put the file back, or remove last.safetensors to begin the run again"));
+                .hint("put the file back, or begin another run"));
             }
             return rename(&next, &best).map_err(|e| Error::io(&best, "rename the file", e));
         }

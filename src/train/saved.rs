@@ -72,7 +72,7 @@ pub(super) fn save(path: &Path, training: &Training, saved: &Saved) -> Result<()
 /// # Errors
 /// A file that is damaged, of another configuration, of other data or of another kind of device.
 pub(super) fn load(path: &Path, training: &mut Training, data: &str) -> Result<Saved> {
-    const HINT: &str = "put the file back, or remove it to begin the run again";
+    const HINT: &str = "put the file back, or begin another run";
     let mut file = TensorFile::read(path).map_err(|error| error.hint(HINT))?;
     let wrong = |problem: String| Error::new(problem).at(path).hint(HINT);
     if file.seal.is_none() || file.metadata.get("format").map(String::as_str) != Some(FORMAT) {
@@ -103,9 +103,13 @@ pub(super) fn load(path: &Path, training: &mut Training, data: &str) -> Result<S
         return Err(wrong("expected a position that a training can have, found another".to_owned()));
     }
     let device = training.model.device();
-    if file.tensors.contains_key("generator.cuda") != device.is_cuda() {
+    let (began_on_gpu, value) = match file.tensors.contains_key("generator.cuda") {
+        true => (true, "True"),
+        false => (false, "False"),
+    };
+    if began_on_gpu != device.is_cuda() {
         return Err(wrong(format!("the run computed on another kind of device than {device:?}"))
-            .hint("go on where it began, as `use_gpu` in its config.yaml says"));
+            .hint(format!("go on with --use_gpu={value}")));
     }
 
     training.model.load(path, &mut file, "")?;

@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 use super::figures::{Figures, FiguresForm};
 use super::reference::{Reference, ReferenceForm};
 use super::{Record, Verdict};
-use crate::config::EvalConfig;
+use crate::config::{EvalConfig, RunConfig};
 use crate::{Error, Result, yaml};
 
 /// An expectation file, `configs/expectations/<config>.yaml`.
@@ -33,7 +33,7 @@ impl Expectation {
     pub fn load(path: &Path) -> Result<Self> {
         let text = fs::read_to_string(path).map_err(|e| {
             Error::io(path, "read what is expected", e)
-                .hint("name it with --expect FILE, or use `dif-sr train`, which expects nothing")
+                .hint("name a file of the form of configs/expectations with --expect")
         })?;
         let file: File = yaml::from_str(&text).map_err(|e| {
             Error::new(format!("expected an expectation, found {e}")).at(path).hint("see docs/verdict.md for the form")
@@ -85,11 +85,15 @@ impl Expectation {
         self.figures.iter().flat_map(|figures| figures.valid.0.iter().map(|(name, value)| (name.as_str(), *value)))
     }
 
-    /// Checks, before a training, that it will compute every expected metric: a smaller claim is another claim.
-    pub fn check(&self, config: &EvalConfig) -> Result<()> {
-        let computed: Vec<String> = (config.metrics.iter())
-            .flat_map(|metric| config.topk.iter().map(|k| format!("{}@{k}", metric.name())))
-            .collect();
+    /// Checks, before a training, that it can be judged: it is about what is expected, and computes every expected metric, for a
+    /// smaller claim is another claim.
+    pub fn check(&self, config: &RunConfig) -> Result<()> {
+        let keys: Map<String, Value> = yaml::from_str(&config.to_yaml()).expect("what was written can be read");
+        self.figures.iter().try_for_each(|figures| figures.check(&keys))?;
+        self.reference.iter().try_for_each(|reference| reference.check(&keys))?;
+        let EvalConfig { metrics, topk, .. } = &config.eval;
+        let computed: Vec<String> =
+            metrics.iter().flat_map(|metric| topk.iter().map(|k| format!("{}@{k}", metric.name()))).collect();
         let mut expected = self.valid_figures().chain(self.test_figures());
         match expected.find(|(name, _)| !computed.iter().any(|other| other == name)) {
             None => Ok(()),
@@ -98,6 +102,12 @@ impl Expectation {
                     .hint("add it to metrics and topk, or expect something else with --expect"))
             }
         }
+    }
+
+    /// [`Expectation::judge`], with a refusal as the reason of an undecided verdict: runs that cannot be judged, two
+    /// configurations say, can still be looked at.
+    pub fn verdict(&self, runs: &[Record]) -> Verdict {
+        self.judge(runs).unwrap_or_else(|refusal| Verdict::of(Vec::new(), vec![refusal.to_string()]))
     }
 
     /// Judges runs, one or several seeds of one configuration.

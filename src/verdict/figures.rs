@@ -15,6 +15,8 @@ use crate::{Error, Result};
 pub struct Figures {
     source: String,
     margin: Margin,
+    /// What the values are about: keys of the configuration that runs must have so.
+    of: Map<String, Value>,
     /// The one run that a golden file holds; another seed is another run.
     run: Option<GoldenRun>,
     pub valid: Metrics,
@@ -23,7 +25,6 @@ pub struct Figures {
 
 #[derive(Debug, Clone, PartialEq)]
 struct GoldenRun {
-    dataset: String,
     seed: i64,
     best_epoch: usize,
     /// The total loss of every batch.
@@ -36,6 +37,8 @@ struct GoldenRun {
 pub struct FiguresForm {
     source: String,
     margin: Margin,
+    #[serde(default)]
+    of: Map<String, Value>,
     /// A golden whole-run file, from the expectation's folder.
     golden: Option<PathBuf>,
     #[serde(default)]
@@ -72,7 +75,7 @@ struct Batch {
 impl Figures {
     /// Checks the section of the expectation at `path`, and reads the golden file that it names.
     pub fn new(form: FiguresForm, path: &Path) -> Result<Self> {
-        let FiguresForm { source, margin, golden, valid, test } = form;
+        let FiguresForm { source, margin, mut of, golden, valid, test } = form;
         let wrong =
             |problem: String| Error::new(problem).at(path).hint("correct the file; docs/verdict.md has its form");
         if !(margin.metric.is_finite() && margin.metric >= 0.0) {
@@ -87,7 +90,7 @@ impl Figures {
             return Err(wrong("expected `margin.epoch` beside `golden` alone, which has a best epoch".into()));
         }
         let Some(golden) = golden else {
-            return Ok(Self { source, margin, run: None, valid, test });
+            return Ok(Self { source, margin, of, run: None, valid, test });
         };
         let golden_path = path.parent().unwrap_or(Path::new("")).join(golden);
         let text = fs::read_to_string(&golden_path).map_err(|e| Error::io(&golden_path, "read the golden file", e))?;
@@ -97,25 +100,31 @@ impl Figures {
             Error::new("expected a seed, and metrics under `valid` with their `valid_metric`, found none")
                 .at(&golden_path)
         })?;
-        Ok(Self { source, margin, run: Some(run), valid, test: golden.test })
+        of.extend(golden.resolved_config.get_key_value("dataset").map(|(key, value)| (key.clone(), value.clone())));
+        Ok(Self { source, margin, of, run: Some(run), valid, test: golden.test })
+    }
+
+    /// Whether the values are about runs of this configuration.
+    ///
+    /// # Errors
+    /// A key of `of` that has another value.
+    pub fn check(&self, config: &Map<String, Value>) -> Result<()> {
+        let Some((key, expected)) = self.of.iter().find(|&(key, expected)| config.get(key) != Some(expected)) else {
+            return Ok(());
+        };
+        let found = config.get(key).map_or("none".to_owned(), ToString::to_string);
+        Err(Error::new(format!("expected runs whose `{key}` is {expected}, found {found}"))
+            .hint("name the expectation of what the runs computed with --expect"))
     }
 
     /// Compares the runs' means with every expected value; one that a run lacks is a failure. `None` where the values are
     /// those of one seed, and no run has it.
     ///
     /// # Errors
-    /// A run on another data set than the golden one.
+    /// As [`Figures::check`].
     pub fn judge(&self, runs: &[Record]) -> Result<Option<Finding>> {
+        runs.iter().try_for_each(|run| self.check(&run.config))?;
         let golden = self.run.as_ref();
-        if let Some((golden, run)) =
-            golden.and_then(|golden| Some((golden, runs.iter().find(|run| run.dataset != golden.dataset)?)))
-        {
-            return Err(Error::new(format!(
-                "expected runs on {}, as the golden run, found one on {}",
-                golden.dataset, run.dataset
-            ))
-            .hint("name the expectation of the runs' data set with --expect"));
-        }
         let runs: Vec<&Record> = runs.iter().filter(|run| golden.is_none_or(|own| own.seed == run.seed)).collect();
         if runs.is_empty() {
             return Ok(None);
@@ -190,7 +199,6 @@ impl Figures {
 impl Golden {
     /// The best epoch, the first with the highest `valid_metric`, with its metrics.
     fn best(&self) -> Option<(GoldenRun, Metrics)> {
-        let dataset = self.resolved_config.get("dataset")?.as_str()?;
         let seed = self.resolved_config.get("seed")?.as_i64()?;
         let metric = self.resolved_config.get("valid_metric")?.as_str()?.to_lowercase();
         let mut best: Option<(usize, f64)> = None;
@@ -202,7 +210,7 @@ impl Golden {
         }
         best.map(|(best_epoch, _)| {
             let losses = self.batches.iter().map(|batch| batch.loss).collect();
-            let run = GoldenRun { dataset: dataset.to_owned(), seed, best_epoch, losses };
+            let run = GoldenRun { seed, best_epoch, losses };
             (run, self.valid[best_epoch].clone())
         })
     }

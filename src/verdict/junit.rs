@@ -3,12 +3,24 @@
 use quick_junit::{NonSuccessKind, Report, TestCase, TestCaseStatus, TestSuite};
 
 use super::{Finding, Outcome, Row, Verdict};
+use crate::Error;
 
 impl Verdict {
     /// The XML text. An undecided value counts as skipped: it is neither a success nor a failure.
     pub fn junit(&self) -> String {
         let mut report = Report::new("dif-sr gate");
         report.add_test_suites(self.findings.iter().map(suite));
+        report.to_string().expect("names and sentences are text")
+    }
+
+    /// The XML text of a verdict that there is not, with the reason.
+    pub fn junit_of(refusal: &Error) -> String {
+        let mut status = TestCaseStatus::non_success(NonSuccessKind::Error);
+        status.set_message(refusal.to_string());
+        let mut suite = TestSuite::new("gate");
+        suite.add_test_case(TestCase::new("could be judged", status));
+        let mut report = Report::new("dif-sr gate");
+        report.add_test_suite(suite);
         report.to_string().expect("names and sentences are text")
     }
 }

@@ -12,7 +12,7 @@ mod figures;
 mod junit;
 mod metrics;
 mod power;
-mod record;
+pub(crate) mod record;
 mod reference;
 pub mod statistics;
 mod table;

@@ -85,12 +85,20 @@ struct TestPart {
     metrics: Metrics,
 }
 
-/// A line of `metrics.jsonl`: an epoch's losses or an evaluation, of which `valid` is given.
+/// A line of `metrics.jsonl`: an epoch's losses, or an evaluation's metrics.
 #[derive(Deserialize)]
-struct MetricsLine {
-    epoch: usize,
-    valid: Option<Metrics>,
-    seconds: f64,
+pub(crate) struct MetricsLine {
+    pub epoch: usize,
+    pub train_loss: Option<f64>,
+    pub item_loss: Option<f64>,
+    pub valid: Option<Metrics>,
+    pub seconds: f64,
+}
+
+/// The lines of a run folder's `metrics.jsonl`. An epoch that was done twice, before and after an interruption, counts as it
+/// was done last.
+pub(crate) fn metrics_of(folder: &Path) -> Result<Vec<MetricsLine>> {
+    json_lines(&folder.join("metrics.jsonl"))
 }
 
 impl Record {
@@ -137,9 +145,8 @@ impl Record {
             .map_err(|e| Error::new(format!("expected a configuration, found {e}")).at(&config_path))?;
         keys.retain(|key, _| !NOT_THE_EXPERIMENT.contains(&key.as_str()));
 
-        // An epoch that was done twice, before and after an interruption, counts as it was done last.
         let (mut trained, mut validated) = (BTreeMap::new(), BTreeMap::new());
-        for line in json_lines::<MetricsLine>(&folder.join("metrics.jsonl"))? {
+        for line in metrics_of(folder)? {
             match line.valid {
                 None => drop(trained.insert(line.epoch, line.seconds)),
                 Some(valid) => drop(validated.insert(line.epoch, (valid, line.seconds))),
@@ -191,18 +198,39 @@ impl Record {
         Ok(())
     }
 
-    /// Writes the record as `<seed>.json` into `folder`.
+    /// Writes records into `folder`, all or, where one cannot be, none.
     ///
     /// # Errors
-    /// A record of this seed that is there already.
-    pub fn write(&self, folder: &Path) -> Result<PathBuf> {
-        fs::create_dir_all(folder).map_err(|e| Error::io(folder, "make the folder", e))?;
+    /// Two records of one seed; a record of a seed that is there already.
+    pub fn write_all(records: &[Self], folder: &Path) -> Result<Vec<PathBuf>> {
+        let mut places = BTreeSet::new();
+        for record in records {
+            if !places.insert(record.place(folder)?) {
+                return Err(Error::new(format!("expected runs of different seeds, found seed {} twice", record.seed))
+                    .hint("a record's file is named by its seed: name one of the two runs"));
+            }
+        }
+        records.iter().map(|record| record.write(folder)).collect()
+    }
+
+    /// Where the record goes.
+    fn place(&self, folder: &Path) -> Result<PathBuf> {
         let path = folder.join(format!("{}.json", self.seed));
         if path.exists() {
             return Err(Error::new(format!("expected no record of seed {}, found one", self.seed))
                 .at(&path)
                 .hint("remove it first if this run shall take its place"));
         }
+        Ok(path)
+    }
+
+    /// Writes the record as `<seed>.json` into `folder`.
+    ///
+    /// # Errors
+    /// A record of this seed that is there already.
+    pub fn write(&self, folder: &Path) -> Result<PathBuf> {
+        let path = self.place(folder)?;
+        fs::create_dir_all(folder).map_err(|e| Error::io(folder, "make the folder", e))?;
         let text = serde_json::to_string_pretty(self).expect("a record is JSON");
         replace(&path, format!("{text}\n").as_bytes())?;
         Ok(path)
@@ -215,6 +243,8 @@ impl Record {
             Some(Value::Null) => "none".to_owned(),
             Some(Value::String(text)) => text.clone(),
             Some(Value::Array(list)) if list.is_empty() => "none".to_owned(),
+            // The places where a run went on.
+            Some(Value::Array(list)) if list.iter().all(Value::is_object) => format!("{} times", list.len()),
             Some(Value::Array(list)) => {
                 list.iter().map(|v| v.as_str().map_or(v.to_string(), str::to_owned)).collect::<Vec<_>>().join(", ")
             }

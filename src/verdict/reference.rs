@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
+use serde_json::{Map, Value};
 
 use super::convergence::Convergence;
 use super::statistics::{mean, of_users};
@@ -66,6 +67,20 @@ impl Reference {
             )));
         }
         Ok(Self { source, records, metrics, margin, error, convergence, time })
+    }
+
+    /// Whether runs of this configuration can have the recorded runs' targets.
+    ///
+    /// # Errors
+    /// Another data set.
+    pub fn check(&self, config: &Map<String, Value>) -> Result<()> {
+        let (own, other) = (&self.records[0].dataset, config.get("dataset"));
+        if other.and_then(Value::as_str) == Some(own) {
+            return Ok(());
+        }
+        let found = other.map_or("none".to_owned(), ToString::to_string);
+        Err(Error::new(format!("expected runs on {own}, as the recorded ones, found {found}"))
+            .hint("name the expectation of the runs' data set with --expect"))
     }
 
     /// Whether runs are near the recorded ones, converge as fast and take no longer.

@@ -1,6 +1,7 @@
 //! A finding as a table of text, for terminals, job summaries and pages.
 
 use super::{Finding, Row, Verdict};
+use crate::Error;
 
 impl Finding {
     /// The header, then a line for each row; columns in which no row has anything are left out.
@@ -34,6 +35,11 @@ impl Row {
 }
 
 impl Verdict {
+    /// A job summary of a verdict that there is not, with the reason.
+    pub fn markdown_of(refusal: &Error) -> String {
+        format!("**could not be judged: {refusal}**\n")
+    }
+
     /// A job summary: the sentence, then a table for each finding.
     pub fn markdown(&self) -> String {
         let mut text = format!("**{}**\n", self.sentence);

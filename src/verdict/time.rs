@@ -1,6 +1,7 @@
 //! Whether epochs and evaluations take longer than those of the recorded runs, in units of each run's own calibration.
 
 use serde::Deserialize;
+use serde_json::Value;
 
 use super::statistics::{mean, median, of_runs, quantile};
 use super::{Finding, Outcome, Record, Row, percent};
@@ -110,9 +111,15 @@ impl Time {
     }
 }
 
-/// Whether two runs computed in the same way on the same kind of machine.
+/// Whether two runs computed in the same way on the same kind of machine, each from its begin to its end.
 fn is_alike(a: &Record, b: &Record) -> bool {
-    MACHINE.iter().all(|key| a.environment(key) == b.environment(key))
+    let stayed = |run: &Record| {
+        let places = run.environment.get("resumed").and_then(Value::as_array);
+        places.into_iter().flatten().all(|at| MACHINE.iter().all(|key| at.get(key) == run.environment.get(*key)))
+    };
+    stayed(a)
+        && stayed(b)
+        && MACHINE.iter().all(|key| a.environment(key) == b.environment(key))
         && PATH.iter().all(|key| a.config.get(*key) == b.config.get(*key))
 }
 

@@ -205,6 +205,17 @@ fn a_run_folder_is_never_overwritten() {
 }
 
 #[test]
+fn commands_that_read_no_configuration_say_so() {
+    let sentence = refusal(&dif_sr(root(), &["gate", "--seed=3"]));
+    assert!(
+        sentence.starts_with("expected no key of the configuration, which this command does not read"),
+        "{sentence}"
+    );
+    let sentence = refusal(&dif_sr(root(), &["gate"]));
+    assert!(sentence.starts_with("expected something to judge, found nothing; name runs with "), "{sentence}");
+}
+
+#[test]
 fn runs_that_start_in_the_same_second_get_folders_of_their_own() {
     let folder = toy();
     let arguments = [&["train", "--epochs=1"], &TOY[..]].concat();

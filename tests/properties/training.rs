@@ -3,7 +3,7 @@
 use std::sync::{Mutex, MutexGuard};
 
 use dif_sr::model::Dropout;
-use dif_sr::train::{Adam, EarlyStopping, Step};
+use dif_sr::train::{Adam, EarlyStopping};
 use proptest::prelude::*;
 use tch::{Device, Kind, Tensor};
 
@@ -97,13 +97,8 @@ proptest! {
         for (i, &score) in scores.iter().enumerate() {
             let improves = |j: usize| scores[..j].iter().all(|&before| before < scores[j]);
             let last_improvement = (0..=i).rev().find(|&j| improves(j)).expect("the first evaluation improves");
-            let expected = match i - last_improvement {
-                0 => Step::Improved,
-                n if n > stopping_step => Step::Stop,
-                _ => Step::Continue,
-            };
-            prop_assert_eq!(rule.update(score), expected, "evaluation {}", i);
-            prop_assert_eq!(rule.best(), Some(scores[last_improvement]));
+            prop_assert_eq!(rule.update(score), last_improvement == i, "evaluation {}", i);
+            prop_assert_eq!(rule.is_over(), i - last_improvement > stopping_step, "evaluation {}", i);
         }
     }
 

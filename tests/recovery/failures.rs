@@ -50,6 +50,14 @@ fn what_a_run_cannot_go_on_from_is_told_and_nothing_of_the_run_is_changed() {
     refuse("another checkpoint", &resume);
     fs::write(&last, &whole).expect("written");
 
+    fs::remove_file(&last).expect("removed");
+    refuse("a lost checkpoint", &resume);
+    fs::write(&last, &whole).expect("written");
+    let environment = fs::read(place.path("run/environment.json")).expect("an environment");
+    fs::remove_file(place.path("run/environment.json")).expect("removed");
+    refuse("a folder with a config.yaml that is no run", &resume);
+    fs::write(place.path("run/environment.json"), environment).expect("written");
+
     let model = fs::read(&best).expect("a checkpoint");
     fs::write(&best, &model[..model.len() - 1]).expect("written");
     refuse("a truncated best model", &resume);

@@ -37,8 +37,8 @@ pub(super) static KEYS: &[Key] = &[
         General,
         "gpu_id",
         "a whole number of at least 0",
-        "index of the CUDA device",
-        |c, v| put(&mut c.run.gpu_id, whole(v, 0, usize::MAX)),
+        "index of the CUDA device (RecBole 1.2 writes it as text, `'0'`)",
+        |c, v| put(&mut c.run.gpu_id, whole(v, 0, usize::MAX).or_else(|| v.as_str()?.parse().ok())),
         |c| c.run.gpu_id.into(),
     ),
     honoured(
