@@ -1,5 +1,6 @@
 //! What `train` and `reproduce` share: a run that begins or goes on, and the signals that interrupt it.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -11,6 +12,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
 
 use super::arguments::ConfigArgs;
+use super::output;
 use super::progress::Progress;
 
 /// A run, ready to be trained.
@@ -44,7 +46,18 @@ impl Training {
     pub fn run(&mut self) -> Result<RunResult> {
         let stop = stop_on_signals()?;
         let mut progress = Progress::new(&self.config);
-        run(&self.config, &self.prepared, &mut self.folder, &mut progress, &stop)
+        // Libtorch's errors inside of the model arrive as panics, which pass by what ends a training in order.
+        let trained = catch_unwind(AssertUnwindSafe(|| {
+            run(&self.config, &self.prepared, &mut self.folder, &mut progress, &stop)
+        }));
+        trained.unwrap_or_else(|panic| {
+            let last = self.folder.last();
+            let saved = match last.exists() {
+                true => format!("; the last good checkpoint is {}", last.display()),
+                false => "; no checkpoint had been written yet".to_owned(),
+            };
+            Err(self.folder.stopped(output::of_panic(panic.as_ref()).and(&saved)))
+        })
     }
 }
 

@@ -80,7 +80,8 @@ impl Client {
     /// is kept.
     pub fn download(&self, url: &str, place: &Place, name: &str, watch: &mut Watch) -> Result<Archive> {
         let (path, part) = (place.archive(name), place.partial(name));
-        let mut state = State::read(&place.state(name)).filter(|state| state.url == url).unwrap_or_default();
+        let mut state = State::read(&place.state(name)).unwrap_or_default();
+        // Wherever it came from: an archive that turns out to be none is removed.
         if let Some(known) = state.sha256.as_ref().filter(|_| path.is_file()) {
             let (bytes, sha256) = sums::of_file(&path)?;
             if sha256 == *known {
@@ -88,7 +89,7 @@ impl Client {
                 return Ok(state.archive(name, bytes, sha256));
             }
         }
-        if state.validator.is_none() || state.sha256.is_some() {
+        if state.url != url || state.validator.is_none() || state.sha256.is_some() {
             place.forget(name);
             state = State::of(url);
         }

@@ -137,6 +137,13 @@ impl RunFolder {
         append_line(&mut self.log, line).map_err(|e| Error::io(self.path.join("log.txt"), "append to the log", e))
     }
 
+    /// Leaves the reason of the end in the log: the folder is the evidence.
+    pub fn stopped(&mut self, error: Error) -> Error {
+        // The disk may be full, and the error is the one to tell.
+        let _ = self.log(&log_line(&format!("stopped: {error}")));
+        error
+    }
+
     /// Appends the losses of a batch to `losses.tsv`, in the shortest form that tells any two float32 values apart.
     pub fn losses(&mut self, epoch: usize, batch: usize, losses: &Losses<f64>) -> Result<()> {
         let Losses { total, item, attributes } = losses;
@@ -311,6 +318,11 @@ fn lock(folder: &Path) -> Result<File> {
 fn append(path: &Path) -> Result<File> {
     let file = OpenOptions::new().create(true).append(true).open(path);
     file.map_err(|e| Error::io(path, "open the file", e).hint("check the folder's permissions and the free space"))
+}
+
+/// RecBole's format: `19 Jan 18:11    INFO  message`.
+pub(super) fn log_line(message: &str) -> String {
+    format!("{}    INFO  {message}", jiff::ZonedDateTime::now().strftime("%d %b %H:%M"))
 }
 
 /// Appends a line in one call, so that a full disk is the only thing that can leave a part of it.

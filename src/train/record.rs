@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use super::folder::Mark;
+use super::folder::{Mark, log_line};
 use super::saved::{self, Saved};
 use super::{Checkpoint, Event, Position, Report, RunFolder, Training};
 use crate::config::RunConfig;
@@ -218,7 +218,7 @@ impl<'a> Recorder<'a> {
         self.seconds + self.began.elapsed().as_secs_f64()
     }
 
-    /// Names the last good checkpoint in an error, and leaves the reason of the end in the log: the folder is the evidence.
+    /// Names the last good checkpoint in an error, and leaves it in the log.
     pub fn ended_by(&mut self, error: Error) -> Error {
         let error = if error.is_interruption() {
             error
@@ -228,9 +228,7 @@ impl<'a> Recorder<'a> {
                 None => "; no checkpoint had been written yet".to_owned(),
             })
         };
-        // The disk may be full, and the error is the one to tell.
-        let _ = self.folder.log(&log_line(&format!("stopped: {error}")));
-        error
+        self.folder.stopped(error)
     }
 }
 
@@ -242,9 +240,4 @@ fn place(training: &Training) -> String {
         (_, 0) => format!("after epoch {}", epoch - 1),
         _ => format!("after batch {batch} of {} in epoch {epoch}", training.batches()),
     }
-}
-
-/// RecBole's format: `19 Jan 18:11    INFO  message`.
-fn log_line(message: &str) -> String {
-    format!("{}    INFO  {message}", jiff::ZonedDateTime::now().strftime("%d %b %H:%M"))
 }

@@ -183,6 +183,15 @@ fn a_panic_inside_of_libtorch_is_one_sentence_with_its_place() {
     let sentence = refusal(&dif_sr(folder.path(), &huge.into_iter().chain(toy).collect::<Vec<_>>()));
     assert!(sentence.starts_with("stopped inside of the computation, at "), "{sentence}");
     assert!(sentence.contains(".rs:") && sentence.contains("memory"), "{sentence}");
+
+    // In the training, scores of [B, heads, L, L]: the run folder says so too.
+    let long = ["train", "--out=long", "--MAX_ITEM_LIST_LENGTH=15000", "--fusion_type=sum"];
+    let toy = TOY.iter().filter(|key| !key.contains("MAX_ITEM_LIST_LENGTH") && !key.contains("fusion_type")).copied();
+    let sentence = refusal(&dif_sr(folder.path(), &long.into_iter().chain(toy).collect::<Vec<_>>()));
+    assert!(sentence.starts_with("stopped inside of the computation, at "), "{sentence}");
+    assert!(sentence.contains("; no checkpoint had been written yet; if memory ran out"), "{sentence}");
+    let log = fs::read_to_string(folder.path().join("long/log.txt")).expect("a log");
+    assert!(log.trim_end().ends_with(&sentence), "{log}");
 }
 
 #[test]

@@ -114,6 +114,20 @@ fn what_came_whole_is_not_asked_for_again() {
     assert_eq!(server.ranges(REVIEWS).len(), 5);
 }
 
+#[test]
+fn what_one_server_gave_another_is_not_asked_for() {
+    let without_metadata = Server::start(|request| match request.path.ends_with(REVIEWS) {
+        true => orderly(request),
+        false => Reply::new("404 Not Found", b""),
+    });
+    let place = Place::new();
+    let sentence = refusal(&place.fetch(&without_metadata, &[]));
+    assert!(sentence.contains("the server answered 404"), "{sentence}");
+    let mirror = Server::start(orderly);
+    place.assert_fetched(&place.fetch(&mirror, &[]));
+    assert_eq!(mirror.ranges(REVIEWS).len(), 0);
+}
+
 type Answer = fn(&Request) -> Reply;
 
 #[test]
