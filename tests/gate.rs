@@ -195,6 +195,43 @@ fn junit_and_markdown_say_what_the_verdict_says() {
     assert_eq!(markdown, format!("**could not be judged: {}**\n", refused.trim_end()));
 }
 
+/// The golden values are those of one seed: others do not pass by them, alone or beside it.
+#[test]
+fn a_golden_run_says_nothing_of_other_seeds() {
+    let recorded =
+        |seed: i64| root().join(format!("configs/expectations/runs/ml-100k/{seed}.json")).display().to_string();
+    let expect = root().join("configs/expectations/ml-100k.yaml").display().to_string();
+    for (seeds, exit, told) in [
+        (&[212][..], 0, "pass: all 37 values are within their margin"),
+        (&[1], 3, "undecided: the figures are those of seed 212, and say nothing of seed 1"),
+        (
+            &[212, 1, 2],
+            3,
+            "undecided: all 37 values are within their margin; the figures are those of seed 212, and say nothing of seed 1, 2",
+        ),
+    ] {
+        let runs: Vec<String> = seeds.iter().map(|&seed| recorded(seed)).collect();
+        let runs: Vec<&str> = runs.iter().map(String::as_str).collect();
+        let output = dif_sr(root(), &[&["gate", "--expect", &expect, "--"], &runs[..]].concat());
+        assert_eq!((code(&output), stdout(&output).lines().last()), (exit, Some(told)), "{}", stdout(&output));
+    }
+}
+
+#[test]
+fn names_and_values_of_figures_are_read_as_everywhere() {
+    let folder = temporary();
+    let run = with_loss(folder.path(), recorded(1), 101, usize::MAX);
+    let judged = |figures: &str| {
+        let text = format!("figures: {{source: s, margin: {{metric: 1}}, {figures}}}\n");
+        fs::write(folder.path().join("figures.yaml"), text).expect("written");
+        dif_sr(folder.path(), &["gate", &run, "--expect=figures.yaml"])
+    };
+    let output = judged("of: {attn_dropout_prob: 0, lamdas: [10.0]}, test: {Recall@20: 0.1}");
+    assert_eq!(code(&output), 0, "{}{}", stdout(&output), stderr(&output));
+    let typo = refusal(&judged("test: {recal@20: 0.1}"));
+    assert!(typo.starts_with("figures.yaml: expected a metric such as recall@20"), "{typo}");
+}
+
 #[test]
 fn runs_that_do_not_belong_together_are_refused() {
     let folder = temporary();
@@ -317,6 +354,8 @@ fn a_slow_run_is_measured_once_more_before_it_fails() {
     let (exit, twice) = judged(&[20.0, 20.1], |_, _| ());
     assert_eq!(exit, 1, "{twice:#}");
     assert!(twice["sentence"].to_string().contains("times grew by +9"), "{twice:#}");
+    let (exit, first_alone) = judged(&[40.0, 10.5], |_, _| ());
+    assert_eq!(exit, 3, "the second measurement shows no regression: {first_alone:#}");
 }
 
 #[test]
@@ -334,6 +373,7 @@ fn times_of_another_machine_are_not_judged() {
         judged(&[20.0, 20.1], |_, run| drop(run.environment.insert("cpu".to_owned(), json!("another"))));
     assert_eq!(exit, 0, "{other:#}");
     assert!(!other["findings"].to_string().contains("\"time\""), "{other:#}");
+    assert!(other["notes"].to_string().contains("times are not judged"), "{other:#}");
     let (exit, other) =
         judged(&[20.0, 20.1], |_, run| drop(run.config.insert("compute_path".to_owned(), json!("fast"))));
     assert_eq!(exit, 0, "{other:#}");
@@ -346,6 +386,9 @@ fn a_run_that_never_reaches_the_target_does_not_converge() {
     let (exit, never) = judged(&[10.0], |_, run| run.valid = vec![0.1, 0.1, 0.1, 0.1]);
     assert_eq!(exit, 1, "{never:#}");
     assert!(never["sentence"].to_string().contains("a run never reaches it"), "{never:#}");
+    let (exit, other) = judged(&[10.0], |_, run| run.valid_metric = "ndcg@10".to_owned());
+    assert_eq!(exit, 3, "another metric reaches 0.2 when it will: {other:#}");
+    assert!(other["sentence"].to_string().contains("a run was validated by ndcg@10"), "{other:#}");
     let (exit, later) = judged(&[10.0], |_, run| run.valid = vec![0.1, 0.1, 0.1, 0.2]);
     assert_eq!(exit, 3, "one run, one epoch later than the recorded three, can be chance: {later:#}");
 }

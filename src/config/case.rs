@@ -129,5 +129,9 @@ fn attribute(value: &Value) -> Option<CaseAttribute> {
         "token_seq" => AttributeKind::TokenSeq,
         _ => return None,
     };
-    Some(CaseAttribute { name: text(pairs.get("name")?)?, kind, vocab: whole(pairs.get("vocab")?, 1, i64::MAX)? })
+    Some(CaseAttribute {
+        name: text(pairs.get("name")?)?,
+        kind,
+        vocab: whole(pairs.get("vocab")?, 1, i64::from(u32::MAX))?,
+    })
 }

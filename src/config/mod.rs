@@ -9,7 +9,7 @@ mod check;
 mod defaults;
 mod keys;
 mod print;
-mod python;
+pub(crate) mod python;
 mod raw;
 mod read;
 mod resume;

@@ -144,7 +144,7 @@ pub(super) fn repr(value: &Value) -> String {
 }
 
 /// Python's shortest form: a point where there is no exponent, an exponent of two digits or more where there is one.
-fn float(x: f64) -> String {
+pub(crate) fn float(x: f64) -> String {
     let scientific = format!("{x:e}");
     match scientific.split_once('e').map(|(mantissa, exponent)| (mantissa, exponent.parse::<i32>())) {
         Some((_, Ok(-4..=15))) => format!("{x:?}"),
@@ -169,6 +169,10 @@ mod tests {
             ("~", "None"),
             ("-5", "-5"),
             ("1e-4", "0.0001"),
+            ("9.9e-5", "9.9e-05"),
+            ("-1e-7", "-1e-07"),
+            ("1e-12", "1e-12"),
+            ("0.0", "0.0"),
             ("0.00001", "1e-05"),
             ("1e16", "1e+16"),
             ("5.", "5.0"),

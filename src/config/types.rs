@@ -56,7 +56,8 @@ pub enum ComputePath {
 #[serde(rename_all = "lowercase")]
 pub enum Precision {
     Float32,
-    /// bfloat16 factors and products; weights, sums, softmax, losses and optimizer stay in float32.
+    /// bfloat16 factors of products (where libtorch multiplies, products too); weights, sums, softmax, losses and optimizer stay in
+    /// float32.
     Bf16,
 }
 
@@ -162,7 +163,7 @@ pub struct ModelConfig {
     pub fusion_type: Fusion,
     pub pooling_mode: Pooling,
     pub attribute_predictor: Predictor,
-    /// One weight per attribute loss (the paper's λ); none without such losses.
+    /// One weight for each attribute (the paper's λ), read where there are attribute losses.
     pub lamdas: Vec<f64>,
     pub loss_type: Loss,
 }

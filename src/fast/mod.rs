@@ -44,7 +44,7 @@ use self::layer::{Scratch, ThreadGrad};
 use self::loss::Share;
 use self::product::wrap;
 use self::weights::{Layout, floats, floats_mut};
-use crate::config::{Architecture, Fusion, Loss, ModelConfig, Pooling, Precision};
+use crate::config::{Architecture, Fusion, Loss, ModelConfig, Precision};
 use crate::data::{Batch, RowTensors};
 use crate::eval::{Ranking, not_finite};
 use crate::model::{Losses, Model};
@@ -126,11 +126,10 @@ impl FastPath {
             precision,
             // SASRecF has attributes, and no predictor of them.
             labels: layout.ap.iter().zip(model.features()).map(|(_, feature)| Tokens::new(feature)).collect(),
-            padding: match (config.model, config.pooling_mode, config.fusion_type) {
-                (Architecture::SasRec | Architecture::SasRecF, ..) => Padding::LeftOut,
-                (_, Pooling::Max, _) => Padding::Kept,
-                (_, _, Fusion::Sum) => Padding::LeftOut,
-                (_, _, Fusion::Concat | Fusion::Gate) => Padding::Unvalued,
+            padding: match (config.model, config.fusion_type) {
+                _ if model.outweighs_mask() => Padding::Kept,
+                (Architecture::SasRec | Architecture::SasRecF, _) | (_, Fusion::Sum) => Padding::LeftOut,
+                (_, Fusion::Concat | Fusion::Gate) => Padding::Unvalued,
             },
             flat: vec![0.0; layout.len],
             chunks: Vec::new(),
@@ -241,7 +240,7 @@ impl FastPath {
     }
 
     /// All gradients, in two views for libtorch that must not outlive the next call of [`FastPath::losses`].
-    pub fn gradients(&mut self) -> [Tensor; 2] {
+    pub(crate) fn gradients(&mut self) -> [Tensor; 2] {
         [&mut self.workers[0].grad.flat, &mut self.dtable].map(|grad| wrap(grad, 1))
     }
 

@@ -20,13 +20,13 @@ pub(super) struct Matrix<'a> {
 impl<'a> Matrix<'a> {
     /// All of `data`, in rows of so many columns.
     pub fn new(data: &'a [f32], columns: usize) -> Self {
-        debug_assert_eq!(data.len() % columns, 0);
+        assert_eq!(data.len() % columns, 0);
         Self { data, columns, stride: columns, transposed: false }
     }
 
     /// Some columns of a matrix that is not transposed.
     pub fn part(self, start: usize, columns: usize) -> Self {
-        debug_assert!(!self.transposed && start + columns <= self.columns);
+        assert!(!self.transposed && start + columns <= self.columns);
         Self { data: &self.data[start..], columns, ..self }
     }
 
@@ -120,7 +120,7 @@ pub(super) enum To<'a> {
 /// a `[m, k]`, b `[k, n]`, out `[m, n]`
 pub(super) fn product(precision: Precision, a: Matrix, b: &Factor, out: &mut [f32], to: To) {
     let ([m, k], [_, n]) = (a.size(), b.size());
-    debug_assert_eq!(out.len(), m * n);
+    assert_eq!(out.len(), m * n);
     if out.is_empty() || (k == 0 && to == To::Old) {
         return;
     }

@@ -11,7 +11,6 @@ use super::cause::Search;
 use super::judge::Judge;
 use super::stage::group;
 use super::{Case, Cause, Comparison, Group, Stage};
-use crate::config::Pooling;
 use crate::tensors::TensorFile;
 use crate::{Error, Result};
 
@@ -101,7 +100,7 @@ pub fn against(case: &Case, dump: &Dump) -> Result<AgainstReport> {
     let (known, unknown) = dump.known(&golden)?;
     // What was computed in float32 in one place has float32's rounding in all that follow.
     let single = case.kind() == Kind::Float || known.values().any(|tensor| tensor.kind() == Kind::Float);
-    if single && case.model.config().pooling_mode == Pooling::Max {
+    if single && case.model.outweighs_mask() {
         return Err(Error::new("expected float64 for a case with `pooling_mode: max`, found float32")
             .at(&dump.path)
             .hint("its scores near 1e18 leave float32 results to rounding: compute in float64"));

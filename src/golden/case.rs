@@ -50,6 +50,10 @@ impl Case {
                     return Err(wrong(problem, tensors_path, &name));
                 }
                 let ids = ids.view([shape.n_items, -1]);
+                if attribute.kind == AttributeKind::Token && ids.size()[1] != 1 {
+                    let problem = format!("expected one id an item of a `token` attribute, found {}", ids.size()[1]);
+                    return Err(wrong(problem, tensors_path, &name));
+                }
                 check_range(&ids, 0, attribute.vocab - 1, tensors_path, &name)?;
                 Ok(ItemFeature { name: attribute.name.clone(), kind: attribute.kind, vocab: attribute.vocab, ids })
             })
@@ -122,12 +126,18 @@ fn read_batch(shape: &CaseShape, loss: Loss, file: &mut TensorFile, path: &Path)
         Ok(tensor)
     };
     let item_seq_len = take("in.item_seq_len", 1, length)?;
-    let pos_items = take("in.pos_items", 0, shape.n_items - 1)?;
+    // Item 0 is the padding, which nobody chooses.
+    let pos_items = take("in.pos_items", 1, shape.n_items - 1)?;
     // Only BPR reads negative items; other cases may carry them.
     let neg_items = match has_negatives || loss == Loss::Bpr {
-        true => Some(take("in.neg_items", 0, shape.n_items - 1)?),
+        true => Some(take("in.neg_items", 1, shape.n_items - 1)?),
         false => None,
     };
+    let places = Tensor::arange(length, (Kind::Int64, Device::Cpu));
+    if item_seq.ne(0) != places.unsqueeze(0).lt_tensor(&item_seq_len.unsqueeze(1)) {
+        let problem = "expected items up to `in.item_seq_len` and 0 behind it, found a row that is otherwise";
+        return Err(wrong(problem.to_owned(), path, "in.item_seq"));
+    }
     let user = Tensor::zeros([rows], (Kind::Int64, Device::Cpu));
     Ok(Batch { user, item_seq, item_seq_len, pos_items, neg_items })
 }

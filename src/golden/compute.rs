@@ -6,7 +6,7 @@ use tch::{Kind, Tensor, no_grad};
 
 use super::Case;
 use crate::Result;
-use crate::config::Precision;
+use crate::config::{Loss, Precision};
 use crate::fast::FastPath;
 use crate::model::Model;
 use crate::train::Adam;
@@ -30,8 +30,11 @@ pub(super) fn compute(case: &Case, model: &Model) -> BTreeMap<String, Tensor> {
     let losses = model.losses_of(&encoded.seq_output, batch);
     put("out.loss.total".to_owned(), &losses.total);
     put("out.loss.item".to_owned(), &losses.item);
-    // The goldens hold these, and these alone, with labels of the model's kind: the total has the float32 ones.
-    let attributes = model.attribute_losses(&encoded.seq_output, &batch.pos_items, losses.item.kind());
+    // The goldens hold these, and these alone, with labels of the model's kind: the total has the float32 ones. BPR has none.
+    let attributes = match model.config().loss_type {
+        Loss::Ce => model.attribute_losses(&encoded.seq_output, &batch.pos_items, losses.item.kind()),
+        Loss::Bpr => Vec::new(),
+    };
     for (feature, loss) in model.features().iter().zip(&attributes) {
         put(format!("out.loss.attribute.{}", feature.name), loss);
     }
@@ -54,14 +57,16 @@ pub(super) fn compute_fast(case: &Case) -> Result<BTreeMap<String, Tensor>> {
     ours.insert("out.scores".to_owned(), no_grad(|| model.scores(&seq_output)).detach());
     ours.insert("out.seq_output".to_owned(), seq_output);
     let mut adam = Adam::new(model.named_parameters(), shape.learning_rate, 0.0);
-    for step in 1..=shape.train_steps.max(1) {
-        let losses = fast.losses(batch, None);
-        if step == 1 {
-            ours.insert("out.loss.total".to_owned(), losses.total.into());
-            ours.insert("out.loss.item".to_owned(), losses.item.into());
-            for (feature, &loss) in model.features().iter().zip(&losses.attributes) {
-                ours.insert(format!("out.loss.attribute.{}", feature.name), loss.into());
-            }
+    let mut losses = fast.losses(batch, None);
+    ours.insert("out.loss.total".to_owned(), losses.total.into());
+    ours.insert("out.loss.item".to_owned(), losses.item.into());
+    for (feature, &loss) in model.features().iter().zip(&losses.attributes) {
+        ours.insert(format!("out.loss.attribute.{}", feature.name), loss.into());
+    }
+    for step in 1..=shape.train_steps {
+        if step > 1 {
+            losses = fast.losses(batch, None);
+        } else {
             for (name, parameter) in model.named_parameters() {
                 let grad = Tensor::from_slice(fast.gradient(&name)).view_as(&parameter);
                 ours.insert(format!("grad.{name}"), grad);

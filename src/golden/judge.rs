@@ -7,7 +7,7 @@ use tch::{Kind, Tensor, no_grad};
 use super::compute::compute;
 use super::what_if::WhatIf;
 use super::{Case, Comparison, Tolerance, compare};
-use crate::config::{Architecture, Fusion, ModelConfig, Pooling, Predictor};
+use crate::config::{Architecture, Fusion, ModelConfig, Predictor};
 use crate::splitmix;
 
 /// The rules of one case.
@@ -32,10 +32,7 @@ impl Judge {
 
     fn new(case: &Case, kind: Kind) -> Self {
         let config = case.model.config();
-        let allowance = match config.pooling_mode {
-            Pooling::Max => rounding_noise(case, kind),
-            Pooling::Sum | Pooling::Mean => BTreeMap::new(),
-        };
+        let allowance = if case.model.outweighs_mask() { rounding_noise(case, kind) } else { BTreeMap::new() };
         Self { tolerance: Tolerance::of(kind), null: null_gradients(config), allowance }
     }
 

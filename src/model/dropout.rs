@@ -3,7 +3,7 @@
 use tch::{Kind, Tensor};
 
 use super::Tree;
-use super::tree::python;
+use crate::config::python::float;
 
 /// Zeroes each element with probability `p` in training and scales the rest by 1 / (1 − p).
 #[derive(Debug, Clone, Copy)]
@@ -26,6 +26,6 @@ impl Dropout {
     }
 
     pub(super) fn tree(&self) -> Tree {
-        Tree::inert(format!("Dropout(p={}, inplace=False)", python(self.p)))
+        Tree::inert(format!("Dropout(p={}, inplace=False)", float(self.p)))
     }
 }

@@ -10,7 +10,7 @@ use super::{
     AttributeInput, AttributePredictor, Dropout, Encoder, FeatureSeqEmbLayer, ItemFeature, LayerOutput, Losses,
     SideStreams, Tree,
 };
-use crate::config::{Architecture, Loss, ModelConfig, Predictor};
+use crate::config::{Architecture, AttributeKind, Loss, ModelConfig, Pooling, Predictor};
 use crate::data::Batch;
 use crate::tensors::TensorFile;
 use crate::{Error, Result};
@@ -136,6 +136,13 @@ impl Model {
 
     pub fn features(&self) -> &[ItemFeature] {
         &self.features
+    }
+
+    /// Whether attention's scores can outweigh the mask of −10000: SASRecD's `max` pooling gives an empty place of a list −1e9, and
+    /// an item without tokens keeps it. What follows is rounding's alone.
+    pub fn outweighs_mask(&self) -> bool {
+        let lists = self.features.iter().any(|feature| feature.kind == AttributeKind::TokenSeq);
+        self.config.model == Architecture::SasRecD && self.config.pooling_mode == Pooling::Max && lists
     }
 
     /// Rows of the item embedding, the padding item included.

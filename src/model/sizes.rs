@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use tch::Tensor;
+use tch::{Kind, Tensor};
 
 use super::ItemFeature;
 use super::embedding::table_name;
@@ -39,8 +39,8 @@ pub fn check_sizes(
         }
     }
     for (name, tensor) in file.tensors.iter().filter(|(name, _)| name.starts_with(prefix)) {
-        if Some(tensor.kind()) != kind || !tensor.is_floating_point() {
-            let problem = format!("expected one floating kind for all parameters, found {:?}", tensor.kind());
+        if Some(tensor.kind()) != kind || !matches!(tensor.kind(), Kind::Float | Kind::Double) {
+            let problem = format!("expected float32 or float64, one for all parameters, found {:?}", tensor.kind());
             return Err(Error::new(problem)
                 .at(path)
                 .tensor(name)

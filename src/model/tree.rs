@@ -7,6 +7,8 @@ use std::fmt;
 
 use tch::{Tensor, nn};
 
+use crate::config::python::float;
+
 /// A module and its sub-modules in order of registration.
 #[derive(Debug)]
 pub struct Tree {
@@ -87,8 +89,7 @@ impl Tree {
     pub(super) fn layer_norm(layer: &nn::LayerNorm, eps: f64) -> Self {
         let part = |t: &Option<Tensor>| t.as_ref().expect("every LayerNorm of the model is affine").shallow_clone();
         // Python prints a one-element tuple with a comma and a two-digit exponent.
-        let label =
-            format!("LayerNorm(({},), eps={}, elementwise_affine=True)", layer.normalized_shape[0], python(eps));
+        let label = format!("LayerNorm(({},), eps={}, elementwise_affine=True)", layer.normalized_shape[0], float(eps));
         let leaf = Leaf::LayerNorm { weight: part(&layer.ws), bias: part(&layer.bs) };
         Self { label, leaf, children: Vec::new() }
     }
@@ -134,28 +135,5 @@ impl Tree {
 impl fmt::Display for Tree {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.write(f, 0)
-    }
-}
-
-/// A float as Python prints it: exponents have at least two digits and are used below 1e-4.
-pub(super) fn python(x: f64) -> String {
-    if x != 0.0 && x.abs() < 1e-4 {
-        let text = format!("{x:e}");
-        let (mantissa, exponent) = text.split_once("e-").expect("a number below 1 has a negative exponent");
-        return format!("{mantissa}e-{exponent:0>2}");
-    }
-    format!("{x:?}")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Python: `[str(x) for x in (0.5, 1.0, 0.0, 1e-4, 9.9e-5, 1e-5, 2.5e-9, 1e-12, -1e-7)]`.
-    #[test]
-    fn numbers_are_printed_as_python_prints_them() {
-        let numbers = [0.5, 1.0, 0.0, 1e-4, 9.9e-5, 1e-5, 2.5e-9, 1e-12, -1e-7];
-        let printed = ["0.5", "1.0", "0.0", "0.0001", "9.9e-05", "1e-05", "2.5e-09", "1e-12", "-1e-07"];
-        assert_eq!(numbers.map(python), printed);
     }
 }

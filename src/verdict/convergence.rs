@@ -45,6 +45,11 @@ impl Convergence {
             sentence,
             rows,
         };
+        if let Some(run) = ours.iter().find(|run| run.valid_metric != reference[0].valid_metric) {
+            let sentence =
+                format!("{name}: a run was validated by {}, so that its epochs do not compare", run.valid_metric);
+            return finding(Outcome::Undecided, sentence, Vec::new());
+        }
         let expected = reach(reference).expect("the target was checked against the recorded runs");
         let epochs = |reached: &[(usize, f64)]| reached.iter().map(|&(epochs, _)| epochs as f64).collect::<Vec<f64>>();
         let seconds = |reached: &[(usize, f64)]| median(&reached.iter().map(|&(_, s)| s).collect::<Vec<f64>>());
@@ -63,8 +68,9 @@ impl Convergence {
             let sentence = format!("{name}: a run never reaches it, every recorded one does");
             return finding(Outcome::Fail, sentence, vec![row]);
         };
-        // Runs are looked at after every `eval_step` epochs.
-        let step = reference[0].evaluated.first().map_or(1, |first| first + 1) as f64;
+        // Runs are looked at after every `eval_step` epochs, each side's own.
+        let steps = reference.iter().chain(ours).map(|run| run.evaluated.first().map_or(1, |first| first + 1));
+        let step = steps.max().unwrap_or(1) as f64;
         let difference = of_runs(&epochs(&expected), &epochs(&reached), step, error)
             .expect("there are at least three recorded runs");
         let outcome = difference.near(allowed);

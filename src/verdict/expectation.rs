@@ -131,15 +131,13 @@ impl Expectation {
         }
         let (mut findings, mut notes) = (Vec::new(), Vec::new());
         if let Some(figures) = &self.figures {
-            match figures.judge(runs)? {
-                Some(finding) => findings.push(finding),
-                None => notes.push(figures.passed_over()),
-            }
+            findings.push(figures.judge(runs)?);
         }
         if let Some(reference) = &self.reference {
             findings.extend(reference.judge(runs)?);
             notes.extend(reference.differences(runs));
             notes.extend(reference.recorded_seeds(runs));
+            notes.extend(reference.times_left_out(&findings));
         }
         Ok(Verdict::of(findings, notes))
     }

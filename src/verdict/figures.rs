@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::statistics::mean;
-use super::{Finding, Metrics, Outcome, Record, Row, worst};
+use super::{Finding, MetricAt, Metrics, Outcome, Record, Row, worst};
 use crate::{Error, Result};
 
 /// The section `figures` of an expectation.
@@ -86,6 +86,11 @@ impl Figures {
                 "expected either `golden` or values under `valid` and `test`, found both or neither".into(),
             ));
         }
+        let named = |metrics: Metrics| {
+            let named = metrics.0.into_iter().map(|(name, value)| Ok((MetricAt::parse(&name)?.name(), value)));
+            named.collect::<Result<_>>().map(Metrics).map_err(|e: Error| e.at(path))
+        };
+        let (valid, test) = (named(valid)?, named(test)?);
         if golden.is_none() && margin.epoch.is_some() {
             return Err(wrong("expected `margin.epoch` beside `golden` alone, which has a best epoch".into()));
         }
@@ -109,7 +114,9 @@ impl Figures {
     /// # Errors
     /// A key of `of` that has another value.
     pub fn check(&self, config: &Map<String, Value>) -> Result<()> {
-        let Some((key, expected)) = self.of.iter().find(|&(key, expected)| config.get(key) != Some(expected)) else {
+        let Some((key, expected)) =
+            self.of.iter().find(|&(key, expected)| !config.get(key).is_some_and(|own| equal(own, expected)))
+        else {
             return Ok(());
         };
         let found = config.get(key).map_or("none".to_owned(), ToString::to_string);
@@ -117,17 +124,29 @@ impl Figures {
             .hint("name the expectation of what the runs computed with --expect"))
     }
 
-    /// Compares the runs' means with every expected value; one that a run lacks is a failure. `None` where the values are
-    /// those of one seed, and no run has it.
+    /// Compares the runs' means with every expected value; one that a run lacks is a failure. Where the values are those of one
+    /// seed, runs of others are not judged, and do not pass.
     ///
     /// # Errors
     /// As [`Figures::check`].
-    pub fn judge(&self, runs: &[Record]) -> Result<Option<Finding>> {
+    pub fn judge(&self, runs: &[Record]) -> Result<Finding> {
         runs.iter().try_for_each(|run| self.check(&run.config))?;
         let golden = self.run.as_ref();
-        let runs: Vec<&Record> = runs.iter().filter(|run| golden.is_none_or(|own| own.seed == run.seed)).collect();
+        let (runs, others): (Vec<&Record>, Vec<&Record>) =
+            runs.iter().partition(|run| golden.is_none_or(|own| own.seed == run.seed));
+        let finding = |outcome, sentence, rows| Finding {
+            claim: "figures",
+            source: self.source.clone(),
+            outcome,
+            sentence,
+            rows,
+        };
+        let not_judged = golden.filter(|_| !others.is_empty()).map(|own| {
+            let seeds: Vec<String> = others.iter().map(|run| run.seed.to_string()).collect();
+            format!("the figures are those of seed {}, and say nothing of seed {}", own.seed, seeds.join(", "))
+        });
         if runs.is_empty() {
-            return Ok(None);
+            return Ok(finding(Outcome::Undecided, not_judged.unwrap_or_default(), Vec::new()));
         }
         let mean_of = |value: &dyn Fn(&Record) -> Option<f64>| {
             runs.iter().map(|run| value(run)).collect::<Option<Vec<f64>>>().map(|values| mean(&values))
@@ -156,7 +175,10 @@ impl Figures {
         } else {
             format!("{} of {} values are outside their margin: {}", failed.len(), rows.len(), failed.join(", "))
         };
-        Ok(Some(Finding { claim: "figures", source: self.source.clone(), outcome: worst(&rows), sentence, rows }))
+        Ok(match (worst(&rows), not_judged) {
+            (Outcome::Pass, Some(not_judged)) => finding(Outcome::Undecided, format!("{sentence}; {not_judged}"), rows),
+            (outcome, _) => finding(outcome, sentence, rows),
+        })
     }
 
     /// How many batch losses of the run in `folder` are the golden run's to the bit, for a reader. `None` where they cannot be:
@@ -188,12 +210,6 @@ impl Figures {
             ),
         }))
     }
-
-    /// Why nothing was judged, for a reader.
-    pub fn passed_over(&self) -> String {
-        let seed = self.run.as_ref().map_or(0, |run| run.seed);
-        format!("the figures are those of seed {seed}, which no run here has")
-    }
 }
 
 impl Golden {
@@ -213,6 +229,15 @@ impl Golden {
             let run = GoldenRun { seed, best_epoch, losses };
             (run, self.valid[best_epoch].clone())
         })
+    }
+}
+
+/// Whether two values are equal, numbers by what they are worth: 0 is 0.0.
+fn equal(a: &Value, b: &Value) -> bool {
+    match (a, b) {
+        (Value::Number(a), Value::Number(b)) => a.as_f64() == b.as_f64(),
+        (Value::Array(a), Value::Array(b)) => a.len() == b.len() && a.iter().zip(b).all(|(a, b)| equal(a, b)),
+        _ => a == b,
     }
 }
 

@@ -95,8 +95,8 @@ pub(crate) struct MetricsLine {
     pub seconds: f64,
 }
 
-/// The lines of a run folder's `metrics.jsonl`. An epoch that was done twice, before and after an interruption, counts as it
-/// was done last.
+/// The lines of a run folder's `metrics.jsonl`. Of an epoch that was done twice, before and after an interruption, both are there,
+/// and the later one counts.
 pub(crate) fn metrics_of(folder: &Path) -> Result<Vec<MetricsLine>> {
     json_lines(&folder.join("metrics.jsonl"))
 }

@@ -175,6 +175,15 @@ impl Reference {
             .then(|| format!("recorded runs have the same seed ({}): the intervals suppose another", seeds.join(", ")))
     }
 
+    /// That times were to be judged and are not, for a reader.
+    pub fn times_left_out(&self, findings: &[Finding]) -> Option<String> {
+        let left_out = self.time.is_some() && findings.iter().all(|finding| finding.claim != Time::CLAIM);
+        left_out.then(|| {
+            "times are not judged: too few recorded runs have a calibration and computed as these, on a machine as theirs"
+                .to_owned()
+        })
+    }
+
     /// In which keys of the configuration runs differ from the recorded ones, for a reader.
     pub fn differences(&self, runs: &[Record]) -> Option<String> {
         let names = Record::differing(std::iter::once(&self.records[0]).chain(runs));

@@ -237,7 +237,7 @@ pub(super) static KEYS: &[Key] = &[
         Evaluation,
         "eval_batch_size",
         "a whole number of at least 1",
-        "rows in an evaluation batch",
+        "rows in an evaluation batch; the fast path ranks a chunk of 64 at a time",
         |c, v| put(&mut c.eval.eval_batch_size, count(v)),
         |c| c.eval.eval_batch_size.into(),
     ),
