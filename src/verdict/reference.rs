@@ -110,12 +110,13 @@ impl Reference {
         let (recorded, error, margin) = (self.records.len(), self.error, 100.0 * self.margin);
         let names: Vec<&str> =
             rows.iter().filter(|row| row.outcome == Some(outcome)).map(|row| row.name.as_str()).collect();
+        let are = if names.len() == 1 { "is" } else { "are" };
         let names = names.join(" and ");
         let sentence = match (outcome, rows.iter().find(|row| row.outcome == Some(outcome))) {
             (Outcome::Pass, _) | (_, None) => format!(
-                "{names} of {} run{} near {recorded} recorded runs: intervals within ±{margin:.0} % at error {error}",
+                "{names} of {} run{} {are} near {recorded} recorded runs: intervals within ±{margin:.0} % at error {error}",
                 runs.len(),
-                if runs.len() == 1 { " is" } else { "s are" },
+                if runs.len() == 1 { "" } else { "s" },
             ),
             (Outcome::Fail, Some(row)) => format!(
                 "{} differs from {recorded} recorded runs by {}, between {}: more than chance at error {error}, and not \
