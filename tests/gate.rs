@@ -141,6 +141,14 @@ fn a_loss_of_5_percent_on_amazon_beauty_is_failed_and_the_recorded_seeds_are_not
     let lost = judged(2000, 20);
     assert_eq!(code(&lost), 1, "{}", stdout(&lost));
     assert!(stdout(&lost).contains("FAIL: recall@20 differs from 3 recorded runs by -5.0 %"), "{}", stdout(&lost));
+
+    // Seed 3 is not among the recorded ones.
+    let fresh = Record::load(&root().join("fixtures/verdict/amazon_beauty/3.json")).unwrap_or_else(|e| panic!("{e}"));
+    for (every, seed, exit) in [(usize::MAX, 3001, 3), (20, 3002, 1)] {
+        let run = with_loss(folder.path(), fresh.clone(), seed, every);
+        let output = dif_sr(folder.path(), &["gate", &run, "--expect", &expect]);
+        assert_eq!(code(&output), exit, "{}", stdout(&output));
+    }
 }
 
 /// A whole training of a model with a fault is as near to the recorded ones as a right one: metrics alone do not show it.
