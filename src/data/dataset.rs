@@ -222,10 +222,10 @@ impl Interactions<'_> {
 }
 
 impl ItemFile {
-    /// The file at `path`, if it is there. Its items get ids in `items` after those already there.
+    /// The file at `path`, if it is there and to be loaded. Its items get ids in `items` after those already there.
     fn read(path: &Path, format: Format, config: &DataConfig, items: &mut Vocabulary) -> Result<Option<Self>> {
         let load = config.load_item.as_deref();
-        if !path.exists() {
+        if load.is_some_and(<[_]>::is_empty) || !path.exists() {
             return Ok(None);
         }
         let table = atomic::read(path, format, load)?;
