@@ -106,19 +106,17 @@ fn flags(command: &Command) -> Vec<String> {
 
 /// Prints clap's message; for a configuration key without `=`, where keys are taken, says how to write it.
 pub fn usage(error: &clap::Error, takes_keys: bool) -> ExitCode {
-    if takes_keys
-        && let Some(ContextValue::String(flag)) = error.get(ContextKind::InvalidArg)
+    if let Some(ContextValue::String(flag)) = error.get(ContextKind::InvalidArg)
         && let Some(key) = key_names().find(|key| flag.strip_prefix("--") == Some(key))
     {
-        let problem = format!("expected a value joined by `=`, found `--{key}` alone");
-        return output::fail(&Error::new(problem).hint(format!("write --{key}=value")));
-    }
-    if !takes_keys
-        && let Some(ContextValue::String(flag)) = error.get(ContextKind::InvalidArg)
-        && let Some(key) = key_names().find(|key| flag.strip_prefix("--") == Some(key))
-    {
-        let problem = format!("expected no key of the configuration, which this command does not read, found `{key}`");
-        return output::fail(&Error::new(problem).hint("leave it away"));
+        let (problem, hint) = if takes_keys {
+            (format!("expected a value joined by `=`, found `--{key}` alone"), format!("write --{key}=value"))
+        } else {
+            let problem =
+                format!("expected no key of the configuration, which this command does not read, found `{key}`");
+            (problem, "leave it away".to_owned())
+        };
+        return output::fail(&Error::new(problem).hint(hint));
     }
     if takes_keys
         && let Some(ContextValue::String(file)) = error.get(ContextKind::InvalidArg)

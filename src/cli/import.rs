@@ -30,12 +30,9 @@ pub fn run(args: ImportArgs, overrides: &[(String, String)], json: bool) -> Resu
     let mut file = TensorFile::read(&args.weights)?;
     let prepared = Prepared::new(&config)?;
     // RecBole saves no attribute tables: they are what the seed draws, here as there.
-    let mut drawn = false;
+    let drawn = prepared.model.named_tables().iter().any(|(name, _)| !file.tensors.contains_key(name));
     for (name, table) in prepared.model.named_tables() {
-        file.tensors.entry(name).or_insert_with(|| {
-            drawn = true;
-            table
-        });
+        file.tensors.entry(name).or_insert(table);
     }
     // A checkpoint has the attributes of every item beside its parameters; the data set has them, too.
     file.tensors.retain(|name, _| !name.starts_with("item_feat."));
@@ -48,16 +45,18 @@ pub fn run(args: ImportArgs, overrides: &[(String, String)], json: bool) -> Resu
     let epoch = file.metadata.get("epoch").and_then(|epoch| epoch.parse().ok()).unwrap_or(0);
     Checkpoint::save(&args.out, &config, &prepared.dataset, &prepared.model, epoch)?;
     let parameters = prepared.model.trainable_parameters();
+    let seed = drawn.then_some(config.run.seed);
     if json {
-        output::print_json(&json!({ "checkpoint": args.out, "trainable_parameters": parameters, "epoch": epoch }))?;
+        output::print_json(&json!({
+            "checkpoint": args.out, "trainable_parameters": parameters, "epoch": epoch, "tables_of_seed": seed,
+        }))?;
     } else {
-        let seed = config.run.seed;
-        let tables = match drawn {
-            true => format!(
+        let tables = seed.map(|seed| {
+            format!(
                 "; attribute tables as seed {seed} draws them: `dif-sr evaluate` gives the training's metrics if it was that seed's"
-            ),
-            false => String::new(),
-        };
+            )
+        });
+        let tables = tables.unwrap_or_default();
         output::print(&format!("{}: {parameters} parameters, epoch {epoch}{tables}", args.out.display()))?;
     }
     Ok(Outcome::Holds)

@@ -77,21 +77,25 @@ pub fn run(args: RecommendArgs, overrides: &[(String, String)], json: bool) -> R
         progress.step("Recommend  ", done, of);
     })?;
     let item = |id: i64| checkpoint.items[id as usize].as_str();
-    let mut table = csv::WriterBuilder::new().delimiter(b'\t').from_writer(Vec::new());
-    let mut write = |fields: [&str; 4]| table.write_record(fields).expect("memory takes every record of four fields");
-    let mut lines = Vec::new();
-    write(["user", "rank", "item", "score"]);
-    for ((name, _), items) in asked.iter().zip(&best) {
-        if json {
+    let of_users = asked.iter().map(|(name, _)| name).zip(&best);
+    let text = if json {
+        let lines = of_users.map(|(name, items)| {
             let items: Vec<_> = items.iter().map(|&(id, score)| json!({ "item": item(id), "score": score })).collect();
-            lines.push(json!({ "user": name, "items": items }).to_string());
+            json!({ "user": name, "items": items }).to_string()
+        });
+        lines.collect::<Vec<_>>().join("\n")
+    } else {
+        let mut table = csv::WriterBuilder::new().delimiter(b'\t').from_writer(Vec::new());
+        let mut write =
+            |fields: [&str; 4]| table.write_record(fields).expect("memory takes every record of four fields");
+        write(["user", "rank", "item", "score"]);
+        for (name, items) in of_users {
+            for (i, &(id, score)) in items.iter().enumerate() {
+                write([name, &(i + 1).to_string(), item(id), &format!("{score:.6}")]);
+            }
         }
-        for (i, &(id, score)) in items.iter().enumerate() {
-            write([name, &(i + 1).to_string(), item(id), &format!("{score:.6}")]);
-        }
-    }
-    let table = table.into_inner().expect("memory is flushed");
-    let text = if json { lines.join("\n") } else { String::from_utf8_lossy(&table).trim_end().to_owned() };
+        String::from_utf8_lossy(&table.into_inner().expect("memory is flushed")).trim_end().to_owned()
+    };
     output::print(&text)?;
     Ok(Outcome::Holds)
 }

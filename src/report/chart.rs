@@ -45,13 +45,14 @@ impl Chart {
     }
 
     fn draw(&self, text: &mut String) -> std::result::Result<(), Box<dyn std::error::Error>> {
+        let values = self.values();
         let root = SVGBackend::with_string(text, SIZE).into_drawing_area();
         let font = ("sans-serif", 13).into_font().color(&INK);
         let mut chart = ChartBuilder::on(&root)
             .margin(8)
             .x_label_area_size(38)
             .y_label_area_size(58)
-            .build_cartesian_2d(self.epochs(), self.values())?;
+            .build_cartesian_2d(self.epochs(), values.clone())?;
         (chart.configure_mesh())
             .bold_line_style(GRID)
             .light_line_style(TRANSPARENT)
@@ -61,7 +62,7 @@ impl Chart {
             .x_labels(6)
             .y_labels(6)
             .x_label_formatter(&|x| if x.fract() == 0.0 { format!("{x}") } else { String::new() })
-            .y_label_formatter(&|y| label(*y, &self.values()))
+            .y_label_formatter(&|y| label(*y, &values))
             .x_desc("epoch")
             .draw()?;
         let epochs = self.epochs();

@@ -2,7 +2,7 @@
 
 use tch::{Cuda, Device};
 
-use crate::config::{ComputePath, RunOptions};
+use crate::config::RunOptions;
 use crate::{Error, Result};
 
 /// Loads libtorch's CUDA half where it is installed, so that one binary serves machines with and without a GPU.
@@ -29,16 +29,9 @@ pub unsafe fn load_cuda() {
 /// The device that `use_gpu` and `gpu_id` name.
 ///
 /// Left at its default, `use_gpu` means a GPU if there is one; `True` demands it.
-///
-/// # Errors
-/// A GPU is demanded that is not there; the fast path, which computes on the CPU, would get one.
 pub fn device(options: &RunOptions) -> Result<Device> {
     if options.use_gpu == Some(false) || (options.use_gpu.is_none() && !Cuda::is_available()) {
         return Ok(Device::Cpu);
-    }
-    if options.compute_path == ComputePath::Fast {
-        return Err(Error::new("compute_path is fast, which computes on the CPU, and use_gpu does not say False")
-            .hint("set `use_gpu: False`, or `compute_path: reference`"));
     }
     let found = Cuda::device_count();
     if !Cuda::is_available() || found == 0 {

@@ -9,7 +9,7 @@ use super::libtorch::deterministic;
 use super::record::Recorder;
 use super::saved::fingerprint;
 use super::{Calibration, Checkpoint, Event, Fitted, RunFolder, Training, device, rank_rows};
-use crate::config::{Loss, RunConfig};
+use crate::config::{ComputePath, Loss, RunConfig};
 use crate::data::split::split;
 use crate::data::{Dataset, NegativeSampler, Rows, Splits, Summary};
 use crate::eval::{MetricValues, Ranking};
@@ -43,6 +43,10 @@ impl Prepared {
     /// run is another one.
     pub fn new(config: &RunConfig) -> Result<Self> {
         let device = set_up(config)?;
+        if config.run.compute_path == ComputePath::Fast && device.is_cuda() {
+            return Err(Error::new("compute_path is fast, which trains on the CPU, and use_gpu does not say False")
+                .hint("set `use_gpu: False`, or `compute_path: reference`"));
+        }
         let dataset = Dataset::load(&config.data)?;
         let splits = split(&dataset, &config.data)?;
         if splits.test.n() == 0 {

@@ -103,13 +103,10 @@ pub(super) fn load(path: &Path, training: &mut Training, data: &str) -> Result<S
         return Err(wrong("expected a position that a training can have, found another".to_owned()));
     }
     let device = training.model.device();
-    let (began_on_gpu, value) = match file.tensors.contains_key("generator.cuda") {
-        true => (true, "True"),
-        false => (false, "False"),
-    };
-    if began_on_gpu != device.is_cuda() {
+    let on_gpu = file.tensors.contains_key("generator.cuda");
+    if on_gpu != device.is_cuda() {
         return Err(wrong(format!("the run computed on another kind of device than {device:?}"))
-            .hint(format!("go on with --use_gpu={value}")));
+            .hint(format!("go on with --use_gpu={}", if on_gpu { "True" } else { "False" })));
     }
 
     training.model.load(path, &mut file, "")?;

@@ -91,16 +91,16 @@ impl Time {
         let logs = |runs: &[&Record]| runs.iter().map(|run| of(run).map(f64::ln)).collect::<Option<Vec<f64>>>();
         let (reference, ours) = (logs(reference)?, logs(ours)?);
         let difference = of_runs(&reference, &ours, 0.0, error)?;
-        let expected = mean(&reference).exp();
-        let size = self.regression.ln_1p();
+        let (expected, size) = (mean(&reference), self.regression.ln_1p());
         // Each run by itself, too: one slow run is no regression that a fast one does not show.
-        let outcome = if difference.low > size && ours.iter().all(|run| run - mean(&reference) > size) {
+        let outcome = if difference.low > size && ours.iter().all(|run| run - expected > size) {
             Outcome::Fail
         } else if difference.high <= size {
             Outcome::Pass
         } else {
             Outcome::Undecided
         };
+        let expected = expected.exp();
         Some(Row {
             name: format!("median {name} / calibration"),
             ours: Some(expected * difference.estimate.exp()),

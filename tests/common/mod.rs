@@ -7,6 +7,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use dif_sr::config::RunConfig;
+use dif_sr::tensors::hex;
 use once_cell::sync::Lazy;
 use serde_json::Value;
 use sha2::Digest;
@@ -73,8 +74,7 @@ pub static GOLDEN_BEAUTY: Lazy<Option<String>> = Lazy::new(|| {
     let path = AMAZON_BEAUTY.clone()?;
     let is_golden = |(extension, sum): (&str, &str)| {
         let file = PathBuf::from(&path).join(format!("Amazon_Beauty/Amazon_Beauty.{extension}"));
-        let hex = |bytes| sha2::Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect::<String>();
-        std::fs::read(file).is_ok_and(|bytes: Vec<u8>| hex(bytes) == sum)
+        std::fs::read(file).is_ok_and(|bytes| hex(&sha2::Sha256::digest(bytes)) == sum)
     };
     let golden = SUMS.into_iter().all(is_golden);
     if !golden {

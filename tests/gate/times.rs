@@ -1,0 +1,129 @@
+//! Verdicts on times, convergence and benchmarks.
+
+use std::fs;
+use std::path::Path;
+
+use dif_sr::verdict::Record;
+use serde_json::{Value, json};
+
+use crate::common::process::{code, dif_sr, refusal, stdout};
+use crate::{recorded, temporary, verdict};
+
+/// Expects the times of three records of `seconds` an epoch, and convergence, of runs made from them by `change`.
+fn judged(seconds: &[f64], change: impl Fn(usize, &mut Record)) -> (i32, Value) {
+    let folder = temporary();
+    let write = |at: &str, seed: usize, change: &dyn Fn(&mut Record)| {
+        let mut record = recorded(seed as i64);
+        record.seed = seed as i64 + 100;
+        record.epoch_seconds = vec![10.0 + 0.05 * seed as f64; 4];
+        record.evaluated = (0..4).collect();
+        record.valid = vec![0.1, 0.15, 0.2, 0.25];
+        record.evaluation_seconds = vec![1.0 + 0.005 * seed as f64; 4];
+        record.calibration_seconds = vec![0.01, 0.01];
+        change(&mut record);
+        record.write(&folder.path().join(at)).unwrap_or_else(|e| panic!("{e}")).display().to_string()
+    };
+    (1..=5).for_each(|seed| drop(write("records", seed, &|_| ())));
+    let runs: Vec<String> = (seconds.iter().enumerate())
+        .map(|(i, &seconds)| {
+            write("runs", 6 + i, &|record| {
+                record.epoch_seconds = vec![seconds; 4];
+                change(i, record);
+            })
+        })
+        .collect();
+    let text = "runs: {source: s, folder: records, metrics: [recall@20], margin: 0.9, error: 0.05, \
+                convergence: {target: 0.2, margin: 0.6}, time: {regression: 0.1}}\n";
+    fs::write(folder.path().join("expect.yaml"), text).expect("written");
+    let runs = runs.iter().map(String::as_str);
+    let arguments: Vec<&str> = ["gate", "--json", "--expect=expect.yaml"].into_iter().chain(runs).collect();
+    let output = dif_sr(folder.path(), &arguments);
+    (code(&output), verdict(&output))
+}
+
+#[test]
+fn a_slow_run_is_measured_once_more_before_it_fails() {
+    let (exit, same) = judged(&[10.1], |_, _| ());
+    assert_eq!(exit, 0, "{same:#}");
+    let (exit, once) = judged(&[20.0], |_, _| ());
+    assert_eq!(exit, 3, "{once:#}");
+    assert!(once["sentence"].to_string().contains("measure once more before it counts"), "{once:#}");
+    let (exit, twice) = judged(&[20.0, 20.1], |_, _| ());
+    assert_eq!(exit, 1, "{twice:#}");
+    assert!(twice["sentence"].to_string().contains("times grew by +9"), "{twice:#}");
+    let (exit, first_alone) = judged(&[40.0, 10.5], |_, _| ());
+    assert_eq!(exit, 3, "the second measurement shows no regression: {first_alone:#}");
+}
+
+#[test]
+fn a_noisy_machine_is_undecided_and_never_failed() {
+    let (exit, noisy) = judged(&[20.0, 20.1], |i, run| run.calibration_seconds = vec![0.01, 0.01 + 0.005 * i as f64]);
+    assert_eq!(exit, 3, "{noisy:#}");
+    assert!(noisy["sentence"].to_string().contains("measure on a quiet one"), "{noisy:#}");
+    let (exit, epochs) = judged(&[20.0, 20.1], |_, run| run.epoch_seconds = vec![10.0, 20.0, 30.0, 40.0]);
+    assert_eq!(exit, 3, "{epochs:#}");
+}
+
+#[test]
+fn times_of_another_machine_are_not_judged() {
+    let (exit, other) =
+        judged(&[20.0, 20.1], |_, run| drop(run.environment.insert("cpu".to_owned(), json!("another"))));
+    assert_eq!(exit, 0, "{other:#}");
+    assert!(!other["findings"].to_string().contains("\"time\""), "{other:#}");
+    assert!(other["notes"].to_string().contains("times are not judged"), "{other:#}");
+    let (exit, other) =
+        judged(&[20.0, 20.1], |_, run| drop(run.config.insert("compute_path".to_owned(), json!("fast"))));
+    assert_eq!(exit, 0, "{other:#}");
+    assert!(!other["findings"].to_string().contains("\"time\""), "{other:#}");
+    assert!(other["notes"].to_string().contains("differs from the recorded runs' in compute_path"), "{other:#}");
+}
+
+#[test]
+fn a_run_that_never_reaches_the_target_does_not_converge() {
+    let (exit, never) = judged(&[10.0], |_, run| run.valid = vec![0.1, 0.1, 0.1, 0.1]);
+    assert_eq!(exit, 1, "{never:#}");
+    assert!(never["sentence"].to_string().contains("a run never reaches it"), "{never:#}");
+    let (exit, other) = judged(&[10.0], |_, run| run.valid_metric = "ndcg@10".to_owned());
+    assert_eq!(exit, 3, "another metric reaches 0.2 when it will: {other:#}");
+    assert!(other["sentence"].to_string().contains("a run was validated by ndcg@10"), "{other:#}");
+    let (exit, later) = judged(&[10.0], |_, run| run.valid = vec![0.1, 0.1, 0.1, 0.2]);
+    assert_eq!(exit, 3, "one run, one epoch later than the recorded three, can be chance: {later:#}");
+}
+
+/// A measurement as Criterion leaves it.
+fn measurement(folder: &Path, id: &str, name: &str, median: f64) {
+    let path = folder.join("criterion").join(id).join(name);
+    fs::create_dir_all(&path).expect("a folder");
+    let estimate = json!({
+        "confidence_interval": { "confidence_level": 0.95, "lower_bound": median * 0.99, "upper_bound": median * 1.01 },
+        "point_estimate": median, "standard_error": median * 0.005,
+    });
+    fs::write(path.join("estimates.json"), json!({ "mean": estimate, "median": estimate }).to_string())
+        .expect("written");
+}
+
+#[test]
+fn benchmarks_are_held_to_a_saved_baseline() {
+    let folder = temporary();
+    measurement(folder.path(), "step/train", "main", 1e6);
+    measurement(folder.path(), "step/train", "new", 1.3e6);
+    measurement(folder.path(), "step/train", "again", 1.25e6);
+    measurement(folder.path(), "step/only new", "new", 1e6);
+    let gate = |more: &[&str]| dif_sr(folder.path(), &[&["gate", "--criterion=criterion"], more].concat());
+    let once = gate(&["--baseline=main"]);
+    assert_eq!(code(&once), 3, "{}", stdout(&once));
+    assert!(stdout(&once).contains("measure once more"), "{}", stdout(&once));
+    let twice = gate(&["--baseline=main", "--measured", "new", "again"]);
+    assert_eq!(code(&twice), 1, "{}", stdout(&twice));
+    assert!(stdout(&twice).contains("benchmarks grew by more than +10.0 % over `main`, twice: step/train"));
+    measurement(folder.path(), "step/train", "again", 1.01e6);
+    assert_eq!(code(&gate(&["--baseline=main", "--measured", "new", "again"])), 0, "the first was chance");
+    measurement(folder.path(), "step/gone", "main", 1e6);
+    let gone = gate(&["--baseline=main", "--measured", "new", "again"]);
+    assert!(stdout(&gone).contains("; not measured again: step/gone"), "{}", stdout(&gone));
+    let same = refusal(&gate(&["--baseline=main", "--measured", "new", "new"]));
+    assert!(same.starts_with("expected measurements of different names, found `new` twice"), "{same}");
+    let none = gate(&["--baseline=unknown"]);
+    assert_eq!(code(&none), 3);
+    assert!(stdout(&none).contains("no benchmark in criterion has `unknown`"), "{}", stdout(&none));
+}
