@@ -196,8 +196,9 @@ proptest! {
             loss
         };
         let scale = directions.iter().map(|(_, d)| d.square().sum(Kind::Double).double_value(&[])).sum::<f64>().sqrt();
-        // The right step lies between curvature and rounding; a wrong gradient is wrong with each.
-        let found = [3e-2, 1e-2, 3e-3].map(|h| (loss_at(h / scale) - loss_at(-h / scale)) / (2.0 * h / scale));
+        // The right step lies between curvature and rounding; a wrong gradient is wrong with each. The small ones are for a
+        // dropout that leaves a row nearly constant: LayerNorm bends within 1e-3 of it.
+        let found = [3e-2, 1e-2, 3e-3, 1e-3, 3e-4].map(|h| (loss_at(h / scale) - loss_at(-h / scale)) / (2.0 * h / scale));
         let error = found.iter().map(|found| (found - slope).abs()).fold(f64::INFINITY, f64::min);
         prop_assert!(error <= 0.02 * slope.abs() + 0.02 * first.total.abs(), "slope {slope}, differences {found:?}");
     }
