@@ -14,8 +14,8 @@ use dif_sr::golden::Case;
 use dif_sr::tensors::{TensorFile, write};
 use dif_sr::train::Checkpoint;
 
-/// Bytes of memory for each byte of input. The worst known input, YAML of nothing but `[`, takes 195 (and half a minute,
-/// which is why there is less of it below).
+/// Bytes of memory for each byte of input. The worst known inputs take 196, items of short names with as much padding as is
+/// taken, and 195, YAML of nothing but `[` (and half a minute, which is why there is less of it below).
 const MULTIPLE: usize = 256;
 /// What reading anything takes, whatever its size.
 const CONSTANT: usize = 4 << 20;
@@ -31,7 +31,7 @@ fn no_input_takes_more_memory_than_a_multiple_of_its_size() {
             drop(parse(Path::new(name), text.clone().into_bytes(), format, None));
         });
     }
-    an_item_of_many_tags();
+    items_of_many_tags();
     for (name, text) in configurations() {
         hold(name, text.len(), || {
             drop(RunConfig::from_yaml(&text, Path::new(name)));
@@ -50,30 +50,61 @@ fn no_input_takes_more_memory_than_a_multiple_of_its_size() {
     }
 }
 
-/// Every item's tags are padded to the longest list: one line could ask for the square of the file's size.
-fn an_item_of_many_tags() {
+/// Every item's tags are padded to the longest list: one line could ask for the square of the file's size, and so could
+/// several attributes where each of them alone does not.
+fn items_of_many_tags() {
+    let head = "user_id:token\titem_id:token\ttimestamp:float\n";
+    let tags: Vec<String> = (0..SIZE / 16).map(|i| format!("{i:x}")).collect();
+    let item = lines(&format!("item_id:token\ta:token_seq\nx\t{}\n", tags.join(" ")), |i| format!("{i}\t\n"));
+    let rows: String = (0..SIZE / 32).map(|i| format!("{}\t{i}\t{i}\n", i / 5)).collect();
+    an_item_file("an item of many tags", &item, &format!("{head}{rows}"), &["a"], Some("a"));
+    // Most of a table's memory for each byte goes to names, and padding takes none before something on its page is written.
+    let tags = |i: usize| if i.is_multiple_of(16) { "\tt\tt\tt" } else { "" };
+    for (name, longest, refused) in [("as many tags as fit", 22, None), ("a few tags more", 26, Some("c"))] {
+        let first = format!("first{}", format!("\t{}", vec!["t"; longest].join(" ")).repeat(3));
+        let head_of_items = format!("item_id:token\ta:token_seq\tb:token_seq\tc:token_seq\n{first}\n");
+        let item = lines(&head_of_items, |i| format!("{}{}\n", short_name(i), tags(i)));
+        an_item_file(name, &item, &format!("{head}u\tfirst\t1\n"), &["a", "b", "c"], refused);
+    }
+}
+
+/// Distinct names, most of the first quarter of a million of three bytes.
+fn short_name(mut i: usize) -> String {
+    let digits: Vec<char> = ('0'..='9').chain('a'..='z').chain('A'..='Z').collect();
+    let mut name = String::new();
+    loop {
+        name.push(digits[i % digits.len()]);
+        i /= digits.len();
+        if i == 0 {
+            return name;
+        }
+    }
+}
+
+/// Loads a data set with these attributes, or is told that the padding up to `refused` is too large.
+fn an_item_file(name: &str, item: &str, inter: &str, attributes: &[&str], refused: Option<&str>) {
     let folder = tempfile::tempdir().expect("a folder can be made");
     let toy = folder.path().join("toy");
     std::fs::create_dir(&toy).expect("a folder can be made");
-    let tags: Vec<String> = (0..SIZE / 16).map(|i| format!("{i:x}")).collect();
-    let item = lines(&format!("item_id:token\ttags:token_seq\nx\t{}\n", tags.join(" ")), |i| format!("{i}\t\n"));
-    let rows: String = (0..SIZE / 32).map(|i| format!("{}\t{i}\t{i}\n", i / 5)).collect();
-    let inter = format!("user_id:token\titem_id:token\ttimestamp:float\n{rows}");
-    std::fs::write(toy.join("toy.item"), &item).expect("a file can be written");
-    std::fs::write(toy.join("toy.inter"), &inter).expect("a file can be written");
-    let path = folder.path().display().to_string();
+    std::fs::write(toy.join("toy.item"), item).expect("a file can be written");
+    std::fs::write(toy.join("toy.inter"), inter).expect("a file can be written");
+    let for_each = |value: &str| format!("[{}]", vec![value; attributes.len()].join(", "));
     let keys = [
-        ("dataset", "toy"),
-        ("data_path", &path),
-        ("selected_features", "[tags]"),
-        ("attribute_hidden_size", "[8]"),
-        ("lamdas", "[1]"),
+        ("dataset", "toy".to_owned()),
+        ("data_path", folder.path().display().to_string()),
+        ("selected_features", format!("[{}]", attributes.join(", "))),
+        ("attribute_hidden_size", for_each("8")),
+        ("lamdas", for_each("1")),
     ];
-    let keys = keys.map(|(key, value)| (key.to_owned(), value.to_owned()));
+    let keys = keys.map(|(key, value)| (key.to_owned(), value));
     let config = RunConfig::load(&[], &keys).unwrap_or_else(|e| panic!("{e}"));
-    hold("an item of many tags", item.len() + inter.len(), || {
-        let refusal = Dataset::load(&config.data).expect_err("the padding is too large").to_string();
-        assert!(refusal.contains(", line 2, column `tags`: expected lists of tokens that all items"), "{refusal}");
+    hold(name, item.len() + inter.len(), || match (Dataset::load(&config.data), refused) {
+        (Ok(data), None) => assert_eq!(data.attributes.len(), attributes.len()),
+        (Err(error), Some(attribute)) => {
+            let expected = format!(", line 2, column `{attribute}`: expected lists of tokens that all items");
+            assert!(error.to_string().contains(&expected), "{error}");
+        }
+        (result, _) => panic!("{name}: {:?}", result.map(|data| data.items.len())),
     });
 }
 

@@ -19,6 +19,9 @@ use super::vocabulary::{Renumbering, Vocabulary};
 use crate::config::{AttributeKind, DataConfig, Interval, Keep};
 use crate::{Error, Result};
 
+/// Ids that all attributes together may take, padding included, for each byte of the `.item` file: 128 bytes of memory.
+const IDS_PER_BYTE: usize = 16;
+
 /// Interactions and attributes after filtering.
 #[derive(Debug)]
 pub struct Dataset {
@@ -133,6 +136,9 @@ impl Dataset {
 
         let time = fill_times(core.rows.iter().map(|&row| times[row]).collect())
             .map_err(|error| error.at(&inter_path).column(&config.time_field))?;
+        // Padding is no part of the file: a long list and many items could ask for the square of the file's size.
+        let bytes = std::fs::metadata(file("item")).map_or(0, |metadata| metadata.len() as usize);
+        let mut room = (1 << 18) + IDS_PER_BYTE * bytes.max(items.len());
         let attributes = config
             .selected_features
             .iter()
@@ -142,7 +148,7 @@ impl Dataset {
                         .at(file("item"))
                         .hint("fetch the file, name it in `load_col`, or remove the feature")
                 })?;
-                Attribute::new(name, &file.table, &item_rows, items.len())
+                Attribute::new(name, &file.table, &item_rows, items.len(), &mut room)
             })
             .collect::<Result<_>>()?;
 
@@ -254,8 +260,9 @@ impl ItemFile {
 }
 
 impl Attribute {
-    /// The column `name` of the item file. `rows` are the rows that are left, each with the id of its item.
-    fn new(name: &str, table: &Table, rows: &[(usize, i64)], n_items: usize) -> Result<Self> {
+    /// The column `name` of the item file. `rows` are the rows that are left, each with the id of its item; `room` is how many
+    /// ids the attributes before it have left.
+    fn new(name: &str, table: &Table, rows: &[(usize, i64)], n_items: usize, room: &mut usize) -> Result<Self> {
         const KEY: &str = "selected_features";
         if rows.is_empty() {
             return Err(Error::new(format!("expected items to be left for the attribute `{name}`, found none"))
@@ -270,16 +277,18 @@ impl Attribute {
         };
         let (width, widest) = rows.iter().map(|&(row, _)| (column.token_ids(row).len(), row)).max().unwrap_or((0, 0));
         let width = width.max(1);
-        let bytes = std::fs::metadata(table.path()).map_or(0, |metadata| metadata.len() as usize);
-        if n_items.saturating_mul(width) > (1 << 18) + 16 * (bytes + n_items) {
-            return Err(Error::new(format!(
+        *room = room.checked_sub(n_items.saturating_mul(width)).ok_or_else(|| {
+            Error::new(format!(
                 "expected lists of tokens that all items can be padded to, found one of {width}, for {n_items} items"
             ))
             .at(table.path())
             .line(table.line(widest))
             .column(name)
-            .hint("shorten the list: the padding would take more than 128 times the memory of the file"));
-        }
+            .hint(
+                "shorten the list, or select fewer features: the padding of all would take more than 128 times the memory \
+                 of the file",
+            )
+        })?;
         let mut renumbering = Renumbering::new(vocabulary);
         let mut ids = vec![0; n_items * width];
         for &(row, item) in rows {

@@ -79,6 +79,7 @@ pub fn interactions(archive: &Path, out: &Path, watch: &mut Watch) -> Result<u64
 pub fn items(archive: &Path, out: &Path, columns: &[ItemColumn], watch: &mut Watch) -> Result<(u64, u64)> {
     let header: Vec<&str> = std::iter::once("item_id:token").chain(columns.iter().map(|c| c.header())).collect();
     let mut writer = Writer::create(out, &header)?;
+    // The ids of all products: what this takes of memory grows with their number.
     let (mut seen, mut repeated) = (HashSet::new(), 0);
     let mut lines = Lines::open(archive)?;
     loop {

@@ -288,3 +288,27 @@ fn length(path: &Path) -> u64 {
 fn too_large(url: &str, most: u64) -> Error {
     Error::new(format!("expected at most {most} bytes, found more")).at(url).hint("this is not the data set's file")
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+    use std::sync::atomic::AtomicBool;
+
+    use super::*;
+    use crate::data::sources::SOURCES;
+
+    #[test]
+    fn a_client_of_https_refuses_http_without_asking_the_server() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let url = format!("http://{}/archive.json.gz", listener.local_addr().unwrap());
+        let folder = tempfile::tempdir().unwrap();
+        let place = Place::open(folder.path(), &SOURCES[0]).unwrap();
+        let (stop, mut report) = (AtomicBool::new(false), |_: &super::super::Event| {});
+        let mut watch = Watch { stop: &stop, report: &mut report };
+        let client = Client::new(Duration::from_secs(5), true);
+        let error = client.download(&url, &place, "archive.json.gz", &mut watch).unwrap_err().to_string();
+        assert!(error.contains(&format!("expected HTTPS all the way, found a redirect to {url}")), "{error}");
+        assert_eq!(listener.accept().unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
+    }
+}

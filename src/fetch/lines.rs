@@ -68,18 +68,18 @@ impl Lines {
     /// The next line that is not blank, without its end, and its number, counted from 1.
     ///
     /// # Errors
-    /// The archive is damaged or cut off, a line is too long, or the whole unpacks to too much.
+    /// The archive cannot be read, is damaged or cut off, a line is too long, or the whole unpacks to too much.
     pub fn next(&mut self) -> Result<Option<(u64, &[u8])>> {
         loop {
             self.buffer.clear();
             let taken = self.reader.by_ref().take(MAX_LINE + 1).read_until(b'\n', &mut self.buffer);
             self.line += 1;
-            let n = taken.map_err(|e| {
-                let error = Error::new(format!("expected gzip data to their end, found damage: {e}"));
-                error
+            let n = taken.map_err(|e| match e.raw_os_error() {
+                Some(_) => Error::io(&self.path, "read the file", e),
+                None => Error::new(format!("expected gzip data to their end, found damage: {e}"))
                     .at(&self.path)
                     .line(self.line)
-                    .hint("fetch it again; if it stays so, the server's copy is damaged")
+                    .hint("fetch it again; if it stays so, the server's copy is damaged"),
             })? as u64;
             self.unpacked += n;
             if n > MAX_LINE {

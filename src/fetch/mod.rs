@@ -175,10 +175,11 @@ pub fn fetch(request: &Request, stop: &AtomicBool, report: &mut dyn FnMut(&Event
 const PROGRAM: &str = concat!("dif-sr ", env!("CARGO_PKG_VERSION"));
 
 /// Writes the data set's files from the archives. What turns out to be no archive of the data set is forgotten, so that the next
-/// fetch gets it anew.
+/// fetch gets it anew; where the operating system fails, as on a full disk, the archive may be good and stays.
 fn convert(source: &Source, place: &Place, watch: &mut Watch) -> Result<(Vec<Written>, u64)> {
     let forget = |name: &str, error: &Error| {
-        if !error.is_interruption() {
+        let of_the_system = std::error::Error::source(error).is_some_and(|source| source.is::<std::io::Error>());
+        if !error.is_interruption() && !of_the_system {
             place.forget(name)
         }
     };

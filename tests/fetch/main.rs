@@ -6,12 +6,13 @@ mod place;
 mod server;
 
 use std::fs;
+use std::io::Write;
 use std::path::Path;
 use std::process::Command;
 
 use common::process::{code, refusal, stderr, stdout};
 use common::root;
-use flate2::Compression;
+use flate2::{Compression, GzBuilder};
 use place::{Place, TAG, archive, fixture, gzip, json, length, names, orderly, wait_until};
 use server::{Reply, Request, Server};
 
@@ -289,7 +290,6 @@ fn what_cannot_be_fetched_is_told_in_one_sentence_and_leaves_no_data_set() {
             instead(REVIEWS, || ok(&gzip(b"{\"reviewerID\": \"A\", \"asin\": \"B\"}\n", Compression::none()))),
         ),
         ("a program", metadata("{'asin': __import__('os').system('touch ran')}")),
-        ("a path for an id", metadata("{'asin': '../../etc/passwd', 'categories': '../..'}")),
     ];
     // Some of them wait for a while before they try again: all at once.
     let told = |(what, server): &(&str, Server)| {
@@ -327,6 +327,54 @@ fn what_cannot_be_fetched_is_told_in_one_sentence_and_leaves_no_data_set() {
     insta::with_settings!({filters => [(r"expected \d+ bytes of gzip", "expected [bytes] bytes of gzip")]}, {
         insta::assert_snapshot!(text);
     });
+}
+
+/// `/dev/full` stands for a full disk: every write to it fails as there.
+#[test]
+fn a_full_disk_while_converting_leaves_the_archives() {
+    for file in ["Amazon_Beauty.inter", "Amazon_Beauty.item"] {
+        let (place, server) = (Place::new(), Server::start(orderly));
+        let part = place.path("dataset/Amazon_Beauty.part");
+        let made = part.join("Amazon_Beauty");
+        fs::create_dir_all(&made).expect("a folder");
+        std::os::unix::fs::symlink("/dev/full", made.join(file)).expect("a link");
+        let sentence = refusal(&place.fetch(&server, &[]));
+        assert!(sentence.contains(&format!("{file}: cannot write the file: No space left on device")), "{sentence}");
+        for name in [REVIEWS, METADATA] {
+            assert_eq!(fs::read(part.join(name)).expect(name), archive(name), "{file}");
+        }
+        fs::remove_file(made.join(file)).expect("removed");
+        place.assert_fetched(&place.fetch(&server, &[]));
+        assert_eq!(server.requests().len(), 2, "{file}: no archive is fetched again");
+    }
+}
+
+#[test]
+fn no_name_in_an_archive_becomes_a_path() {
+    const ESCAPE: &str = "../../escape";
+    let server = Server::start(|request| {
+        let content = match request.path.ends_with(REVIEWS) {
+            true => format!(r#"{{"reviewerID": "{ESCAPE}", "asin": "{ESCAPE}", "overall": 5.0, "unixReviewTime": 1}}"#),
+            false => format!("{{'asin': '{ESCAPE}', 'title': '/escape', 'categories': [['{ESCAPE}']]}}"),
+        };
+        let mut encoder = GzBuilder::new().filename(ESCAPE).write(Vec::new(), Compression::none());
+        encoder.write_all(content.as_bytes()).expect("memory");
+        ok(&encoder.finish().expect("memory"))
+    });
+    // Deep enough for the way up to end in a place that is looked at.
+    let place = Place::new();
+    fs::create_dir_all(place.path("a/b")).expect("folders");
+    let mut command = place.command(&["data", "fetch", "amazon-beauty", "--from", &server.address]);
+    let output = command.current_dir(place.path("a/b")).output().expect("the binary runs");
+    assert_eq!(code(&output), 0, "{}", stderr(&output));
+    for (folder, only) in [(".", "a"), ("a", "b"), ("a/b", "dataset"), ("a/b/dataset", "Amazon_Beauty")] {
+        assert_eq!(names(&place.path(folder)), [only], "{folder}");
+    }
+    let folder = place.path("a/b/dataset/Amazon_Beauty");
+    assert_eq!(names(&folder), ["Amazon_Beauty.inter", "Amazon_Beauty.item", "source.json"]);
+    let rows = |name: &str| fs::read_to_string(folder.join(name)).expect(name).lines().skip(1).collect::<String>();
+    assert_eq!(rows("Amazon_Beauty.inter"), format!("{ESCAPE}\t{ESCAPE}\t5.0\t1"));
+    assert_eq!(rows("Amazon_Beauty.item"), format!("{ESCAPE}\t/escape\t\t\t'{ESCAPE}'\t\t"));
 }
 
 #[test]
