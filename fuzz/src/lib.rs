@@ -1,12 +1,39 @@
-//! What the targets share: an allocator that counts, and the bound that docs/reliability.md states.
+//! What the targets share: the check that a run can reach the inside of its reader, an allocator that counts, and the bound
+//! that docs/reliability.md states.
 
 use std::alloc::{GlobalAlloc, Layout, System};
+use std::fs;
+use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 /// Bytes of memory for each byte of input, as in `tests/memory.rs`, which measures libtorch's memory too.
 const MULTIPLE: usize = 256;
 /// What reading anything takes, whatever its size.
 const CONSTANT: usize = 4 << 20;
+
+/// Holds the seeds in `corpus/<target>` whose names begin with `prefix` to what they are there for: the reader accepts them,
+/// and `-max_len`, where it is given, leaves them whole. Without such a seed a reader that begins with a checksum or a long
+/// header is never entered, however many the executions.
+///
+/// # Panics
+/// There is no such seed, one is refused, or one would be cut.
+pub fn hold_good_seeds<T>(target: &str, prefix: &str, read: impl Fn(&[u8]) -> dif_sr::Result<T>) {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus").join(target);
+    let max_len = std::env::args().filter_map(|argument| argument.strip_prefix("-max_len=")?.parse().ok()).next_back();
+    let mut seeds = 0;
+    for entry in fs::read_dir(&folder).expect("the corpus is beside the targets") {
+        let path = entry.expect("the corpus can be read").path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        if name.starts_with(prefix) {
+            let bytes = fs::read(&path).expect("a seed can be read");
+            read(&bytes).unwrap_or_else(|error| panic!("{name} is to be a seed that the reader accepts: {error}"));
+            let whole = max_len.is_none_or(|max| max == 0 || bytes.len() <= max);
+            assert!(whole, "-max_len={} cuts {name}, which has {} bytes", max_len.unwrap_or_default(), bytes.len());
+            seeds += 1;
+        }
+    }
+    assert!(seeds > 0, "expected seeds `{prefix}*` in {}, found none", folder.display());
+}
 
 /// Runs `read` on an input of `size` bytes.
 ///

@@ -3,11 +3,16 @@
 
 use std::path::Path;
 
+use dif_sr::Result;
 use dif_sr::config::{ModelConfig, RunConfig};
-use dif_sr_fuzz::within_bound;
+use dif_sr_fuzz::{hold_good_seeds, within_bound};
 use libfuzzer_sys::fuzz_target;
 
-fuzz_target!(|text: &str| {
+fn good(bytes: &[u8]) -> Result<RunConfig> {
+    RunConfig::from_yaml(&String::from_utf8_lossy(bytes), Path::new("seed"))
+}
+
+fuzz_target!(init: hold_good_seeds("config", "configs_", good), |text: &str| {
     let path = Path::new("fuzzed.yaml");
     within_bound(text.len(), || {
         if let Ok(config) = RunConfig::from_yaml(text, path) {

@@ -3,12 +3,19 @@
 
 use std::path::Path;
 
+use dif_sr::Result;
 use dif_sr::golden::Case;
-use dif_sr_fuzz::within_bound;
+use dif_sr_fuzz::{hold_good_seeds, within_bound};
 use libfuzzer_sys::fuzz_target;
 
-fuzz_target!(|bytes: &[u8]| {
-    let Some(end) = bytes.iter().position(|&byte| byte == 0) else { return };
-    let Ok(config) = std::str::from_utf8(&bytes[..end]) else { return };
-    within_bound(bytes.len(), || drop(Case::parse(Path::new("fuzzed"), config, &bytes[end + 1..])));
-});
+/// `None` where the input is no text, a zero byte and a rest.
+fn read(bytes: &[u8]) -> Option<Result<Case>> {
+    let end = bytes.iter().position(|&byte| byte == 0)?;
+    let config = std::str::from_utf8(&bytes[..end]).ok()?;
+    Some(Case::parse(Path::new("fuzzed"), config, &bytes[end + 1..]))
+}
+
+fuzz_target!(
+    init: hold_good_seeds("golden", "good_", |bytes| read(bytes).expect("a seed has both parts")),
+    |bytes: &[u8]| within_bound(bytes.len(), || drop(read(bytes)))
+);
