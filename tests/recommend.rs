@@ -88,6 +88,9 @@ fn unknown_items_and_users_are_named() {
     assert!(told(&["--history", "i1", "-k", "0"]).starts_with("expected at least one item after -k"));
     let output = dif_sr(TRAINED.path(), &["recommend", "run"]);
     assert_eq!(code(&output), 2, "nobody to recommend to");
+    for choice in ["--history", "--user", "--all-users"] {
+        assert!(stderr(&output).contains(choice), "{}", stderr(&output));
+    }
 }
 
 #[test]

@@ -75,7 +75,10 @@ const WITHOUT_KEYS: [&str; 6] = ["verify", "gate", "record", "power", "report", 
 
 /// Takes every `--key=value` that is none of the program's own flags out of the arguments of a command that reads a
 /// configuration. Where none is read such an argument stays, and clap refuses it.
-pub fn split(arguments: impl Iterator<Item = OsString>, command: &Command) -> Split {
+///
+/// # Errors
+/// A key or a value that is no UTF-8, as only a path can be.
+pub fn split(arguments: impl Iterator<Item = OsString>, command: &Command) -> Result<Split> {
     let (mut rest, mut overrides) = (Vec::new(), Vec::new());
     let arguments: Vec<OsString> = arguments.collect();
     let mut words = arguments.iter().skip(1).filter(|argument| !argument.to_string_lossy().starts_with('-'));
@@ -87,15 +90,20 @@ pub fn split(arguments: impl Iterator<Item = OsString>, command: &Command) -> Sp
     let own = flags(named);
     let takes_keys = !WITHOUT_KEYS.contains(&named.get_name());
     for argument in arguments {
-        let pair = argument.to_str().filter(|_| takes_keys).and_then(|text| text.strip_prefix("--")?.split_once('='));
+        let text = argument.to_string_lossy();
+        let pair = text.strip_prefix("--").filter(|_| takes_keys).and_then(|pair| pair.split_once('='));
         match pair {
             Some((key, value)) if !own.iter().any(|flag| flag == key) => {
+                if argument.to_str().is_none() {
+                    return Err(Error::new(format!("expected a key and a value in UTF-8, found `{text}`"))
+                        .hint("rename the file or folder, or reach it by a link whose name is UTF-8"));
+                }
                 overrides.push((key.to_owned(), value.to_owned()));
             }
             _ => rest.push(argument),
         }
     }
-    Split { arguments: rest, overrides, takes_keys }
+    Ok(Split { arguments: rest, overrides, takes_keys })
 }
 
 /// The long flags of a command and of all below it.

@@ -38,7 +38,7 @@ pub fn run(args: EvaluateArgs, overrides: &[(String, String)], json: bool) -> Re
         }
     }
     if json {
-        let mut object = json!({ "checkpoint": path, "epoch": checkpoint.epoch });
+        let mut object = json!({ "checkpoint": output::place(&path), "epoch": checkpoint.epoch });
         results.iter().for_each(|(name, result)| object[name] = json!(result));
         output::print_json(&object)?;
         return Ok(Outcome::Holds);

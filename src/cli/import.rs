@@ -48,7 +48,7 @@ pub fn run(args: ImportArgs, overrides: &[(String, String)], json: bool) -> Resu
     let seed = drawn.then_some(config.run.seed);
     if json {
         output::print_json(&json!({
-            "checkpoint": args.out, "trainable_parameters": parameters, "epoch": epoch, "tables_of_seed": seed,
+            "checkpoint": output::place(&args.out), "trainable_parameters": parameters, "epoch": epoch, "tables_of_seed": seed,
         }))?;
     } else {
         let tables = seed.map(|seed| {

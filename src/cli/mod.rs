@@ -159,7 +159,10 @@ enum Outcome {
 /// Parses the process's arguments and runs the command.
 pub fn main() -> ExitCode {
     let command = <Cli as clap::CommandFactory>::command();
-    let Split { arguments, overrides, takes_keys } = arguments::split(std::env::args_os(), &command);
+    let Split { arguments, overrides, takes_keys } = match arguments::split(std::env::args_os(), &command) {
+        Ok(split) => split,
+        Err(error) => return output::fail(&error),
+    };
     let cli = match Cli::try_parse_from(arguments) {
         Ok(cli) => cli,
         Err(error) => return arguments::usage(&error, takes_keys),

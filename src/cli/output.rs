@@ -22,7 +22,16 @@ pub fn print(text: &str) -> Result<()> {
 
 /// Prints `value` as indented JSON.
 pub fn print_json(value: &impl Serialize) -> Result<()> {
-    print(&serde_json::to_string_pretty(value).expect("results are JSON"))
+    let text = serde_json::to_string_pretty(value).map_err(|e| {
+        Error::new(format!("cannot print the result as JSON: {e}"))
+            .hint("leave --json away, or rename what is no UTF-8")
+    })?;
+    print(&text)
+}
+
+/// A path as JSON holds it: text, in which bytes that are no UTF-8 are replaced.
+pub fn place(path: &Path) -> String {
+    path.display().to_string()
 }
 
 /// The checkpoint that a run folder holds, or that is named itself.
@@ -30,6 +39,11 @@ pub fn checkpoint(run: &Path) -> Result<PathBuf> {
     let path = if run.is_dir() { run.join("best.safetensors") } else { run.to_path_buf() };
     if path.is_file() {
         return Ok(path);
+    }
+    if run.join("config.yaml").is_file() {
+        return Err(Error::new("expected the best model of the run, found that none has been saved in it yet")
+            .at(run)
+            .hint("wait for its first evaluation, or go on with `dif-sr train --resume`"));
     }
     Err(Error::new("expected a run folder or a checkpoint, found none")
         .at(&path)

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use clap::Args;
+use clap::{ArgGroup, Args};
 use dif_sr::data::Dataset;
 use dif_sr::data::split::Histories;
 use dif_sr::eval::recommend;
@@ -16,17 +16,18 @@ use super::progress::Progress;
 use super::{Outcome, output};
 
 #[derive(Debug, Args)]
+#[command(group = ArgGroup::new("whom").args(["history", "user", "all_users"]).required(true))]
 pub struct RecommendArgs {
     /// A run folder or a .safetensors checkpoint.
     run: PathBuf,
     /// Items by their tokens, oldest first: needs the checkpoint alone.
-    #[arg(long, value_name = "ITEM", num_args = 1.., required_unless_present_any = ["user", "all_users"])]
+    #[arg(long, value_name = "ITEM", num_args = 1..)]
     history: Vec<String>,
     /// Users of the data set by their tokens, with all that they chose.
-    #[arg(long, value_name = "USER", num_args = 1.., conflicts_with_all = ["history", "all_users"])]
+    #[arg(long, value_name = "USER", num_args = 1..)]
     user: Vec<String>,
     /// Every user of the data set.
-    #[arg(long, conflicts_with = "history")]
+    #[arg(long)]
     all_users: bool,
     /// How many items.
     #[arg(short, long, value_name = "N", default_value_t = 10)]

@@ -46,7 +46,7 @@ pub fn run(args: &ReportArgs, json: bool) -> Result<Outcome> {
     let text = if args.markdown.is_some() { notebook(&runs, expected) } else { page(&runs, expected)? };
     replace(out, text.as_bytes())?;
     if json {
-        output::print_json(&json!({ "report": out, "verdict": verdict }))?;
+        output::print_json(&json!({ "report": output::place(out), "verdict": verdict }))?;
     } else {
         output::print(&format!("report: {}", out.display()))?;
     }

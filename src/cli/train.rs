@@ -17,7 +17,7 @@ pub fn run(args: TrainArgs, overrides: &[(String, String)], json: bool) -> Resul
     let Training { config, folder, .. } = &training;
     folder.finish(&result)?;
     if json {
-        output::print_json(&json!({ "run": folder.path(), "result": result }))?;
+        output::print_json(&json!({ "run": output::place(folder.path()), "result": result }))?;
     } else {
         output::print(&summary(config, folder, &result))?;
     }

@@ -3,7 +3,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use dif_sr::config::RunConfig;
 use dif_sr::train::{Prepared, RunFolder, RunResult, run};
@@ -20,14 +20,20 @@ pub struct Training {
     pub config: RunConfig,
     pub folder: RunFolder,
     prepared: Prepared,
+    stop: Arc<AtomicBool>,
 }
 
 impl Training {
     /// A new run. All that can be wrong with the input is found out before a folder is made.
     pub fn begin(config: RunConfig, out: Option<PathBuf>) -> Result<Self> {
+        let stop = stop_on_signals()?;
         let prepared = Prepared::new(&config)?;
+        if stop.load(Ordering::Relaxed) {
+            return Err(Error::interruption("interrupted while the data were loaded; no run has begun")
+                .hint("give the command again"));
+        }
         let folder = RunFolder::create(out, &config)?;
-        Ok(Self { config, folder, prepared })
+        Ok(Self { config, folder, prepared, stop })
     }
 
     /// A run that was interrupted, with the configuration of its folder.
@@ -37,18 +43,23 @@ impl Training {
                 .at(path)
                 .hint("leave it away"));
         }
+        let stop = stop_on_signals()?;
         let (folder, config) = RunFolder::open(path, &config_args.overrides(overrides))?;
         let prepared = Prepared::new(&config)?;
-        Ok(Self { config, folder, prepared })
+        if stop.load(Ordering::Relaxed) {
+            let run = path.display();
+            return Err(Error::interruption(format!("interrupted while the data were loaded; {run} is as it was"))
+                .hint(format!("go on with --resume={run}")));
+        }
+        Ok(Self { config, folder, prepared, stop })
     }
 
     /// Trains to the end and tests, unless a signal interrupts it.
     pub fn run(&mut self) -> Result<RunResult> {
-        let stop = stop_on_signals()?;
         let mut progress = Progress::new(&self.config);
         // Libtorch's errors inside of the model arrive as panics, which pass by what ends a training in order.
         let trained = catch_unwind(AssertUnwindSafe(|| {
-            run(&self.config, &self.prepared, &mut self.folder, &mut progress, &stop)
+            run(&self.config, &self.prepared, &mut self.folder, &mut progress, &self.stop)
         }));
         trained.unwrap_or_else(|panic| {
             let last = self.folder.last();

@@ -79,10 +79,13 @@ impl Checkpoint {
                     .hint("give a best.safetensors or the run folder that holds it")
             })
         };
-        if get("format")? != FORMAT {
-            return Err(Error::new(format!("expected the format `{FORMAT}`, found `{}`", get("format")?))
-                .at(path)
-                .hint("use the version of dif-sr that wrote it"));
+        let format = get("format")?;
+        if format != FORMAT {
+            let hint = match format.starts_with("dif-sr training") {
+                true => "give the best.safetensors beside it, or the run folder",
+                false => "use the version of dif-sr that wrote it",
+            };
+            return Err(Error::new(format!("expected the format `{FORMAT}`, found `{format}`")).at(path).hint(hint));
         }
         if file.seal.is_none() {
             return Err(Error::new("expected a checkpoint with its checksum, found none")

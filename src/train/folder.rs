@@ -65,6 +65,15 @@ impl RunFolder {
                 .at(&path)
                 .hint("choose another place with --out: runs are never overwritten"));
         }
+        Self::begin(&path, lock, config).inspect_err(|_| {
+            // Best effort: what is left is an empty folder, in which a run can begin once the fault is cured.
+            for name in ["log.txt", "losses.tsv", "metrics.jsonl", "calibration.jsonl", "environment.json", LOCK] {
+                let _ = fs::remove_file(path.join(name));
+            }
+        })
+    }
+
+    fn begin(path: &Path, lock: File, config: &RunConfig) -> Result<Self> {
         let mut folder = Self::with_files(path, lock, false)?;
         folder.header(config)?;
         folder.write_json("environment.json", &Environment::here(config)?)?;
@@ -93,6 +102,11 @@ impl RunFolder {
         }
         // Of a begun run `config.yaml` is the last of the first files: a folder without the others holds something else.
         environment(path)?;
+        if fs::read_to_string(&yaml).is_ok_and(|text| text.trim().is_empty()) {
+            return Err(Error::new("expected the configuration of the run, found an empty file")
+                .at(&yaml)
+                .hint(AS_LEFT));
+        }
         let config = RunConfig::load(&[yaml], overrides)?;
         let lock = lock(path)?;
         if path.join("result.json").exists() {
@@ -100,16 +114,14 @@ impl RunFolder {
                 .at(path)
                 .hint("`dif-sr gate` judges it, `dif-sr evaluate` evaluates it"));
         }
-        Ok((Self::with_files(path.to_path_buf(), lock, true)?, config))
+        Ok((Self::with_files(path, lock, true)?, config))
     }
 
-    fn with_files(path: PathBuf, lock: File, resumed: bool) -> Result<Self> {
-        let file = |name: &str| append(&path.join(name));
+    /// Opens the files that are appended to, which a run that goes on must have.
+    fn with_files(path: &Path, lock: File, resumed: bool) -> Result<Self> {
+        let file = |name: &str| append(&path.join(name), !resumed);
         let (log, losses, metrics) = (file("log.txt")?, file("losses.tsv")?, file("metrics.jsonl")?);
-        let calibrations = file("calibration.jsonl")?;
-        if resumed {
-            end_with_a_line(&path.join("calibration.jsonl"), &calibrations)?;
-        }
+        let (calibrations, path) = (file("calibration.jsonl")?, path.to_path_buf());
         Ok(Self { log, losses, metrics, calibrations, events: None, path, resumed, _lock: lock })
     }
 
@@ -204,21 +216,23 @@ impl RunFolder {
         self.appended().into_iter().try_for_each(flush)
     }
 
-    /// Takes away what was appended after the files were so long.
-    ///
-    /// # Errors
-    /// A file that is shorter; nothing has then changed.
-    pub(super) fn cut_back(&mut self, mark: Mark) -> Result<()> {
-        let now = self.mark()?;
-        let files = self.appended().into_iter().zip([mark.log, mark.losses, mark.metrics]);
-        for (((name, _), expected), found) in files.clone().zip([now.log, now.losses, now.metrics]) {
+    /// Checks that no file is shorter than it was at the mark.
+    pub(super) fn check_length(&self, mark: Mark) -> Result<()> {
+        let lengths = |mark: Mark| [mark.log, mark.losses, mark.metrics];
+        let found = lengths(self.mark()?);
+        for (((name, _), expected), found) in self.appended().into_iter().zip(lengths(mark)).zip(found) {
             if found < expected {
                 return Err(Error::new(format!("expected at least {expected} bytes, found {found}"))
                     .at(self.path.join(name))
-                    .hint("put the file back as the run left it"));
+                    .hint(AS_LEFT));
             }
         }
-        for ((name, file), length) in files {
+        Ok(())
+    }
+
+    /// Takes away what was appended after the files were so long, which [`RunFolder::check_length`] has found them to be.
+    pub(super) fn cut_back(&mut self, mark: Mark) -> Result<()> {
+        for ((name, file), length) in self.appended().into_iter().zip([mark.log, mark.losses, mark.metrics]) {
             file.set_len(length).map_err(|e| Error::io(self.path.join(name), "cut the file", e))?;
         }
         Ok(())
@@ -245,8 +259,9 @@ impl RunFolder {
         [("log.txt", &self.log), ("losses.tsv", &self.losses), ("metrics.jsonl", &self.metrics)]
     }
 
-    /// Adds where a run goes on to `environment.json`.
+    /// Adds where a run goes on to `environment.json`, once nothing refuses it any more.
     pub(super) fn resumed_here(&self, config: &RunConfig) -> Result<()> {
+        end_with_a_line(&self.path.join("calibration.jsonl"), &self.calibrations)?;
         let here = serde_json::to_value(Environment::here(config)?).expect("text and numbers are JSON");
         let mut environment = environment(&self.path)?;
         match environment.entry("resumed").or_insert_with(|| Value::Array(Vec::new())) {
@@ -303,7 +318,7 @@ const LOCK: &str = "lock";
 /// The folder's lock file, locked: the operating system lets go of it when the process ends.
 fn lock(folder: &Path) -> Result<File> {
     let path = folder.join(LOCK);
-    let file = append(&path)?;
+    let file = append(&path, true)?;
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => {
@@ -315,9 +330,18 @@ fn lock(folder: &Path) -> Result<File> {
     }
 }
 
-fn append(path: &Path) -> Result<File> {
-    let file = OpenOptions::new().create(true).append(true).open(path);
-    file.map_err(|e| Error::io(path, "open the file", e).hint("check the folder's permissions and the free space"))
+/// What to do about a file that is not as the run needs it to go on.
+const AS_LEFT: &str = "put the file back as the run left it";
+
+/// Opens a file to append to it, and makes one that is not there only if `make` is set.
+fn append(path: &Path, make: bool) -> Result<File> {
+    OpenOptions::new().create(make).append(true).open(path).map_err(|e| {
+        let hint = match e.kind() {
+            ErrorKind::NotFound => AS_LEFT,
+            _ => "check the folder's permissions and the free space",
+        };
+        Error::io(path, "open the file", e).hint(hint)
+    })
 }
 
 /// RecBole's format: `19 Jan 18:11    INFO  message`.

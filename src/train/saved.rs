@@ -22,7 +22,7 @@ use crate::tensors::{TensorFile, hex, write};
 use crate::{Error, Result};
 
 /// The version of this layout, under the metadata key `format`.
-const FORMAT: &str = "dif-sr training 1";
+const FORMAT: &str = "dif-sr training 2";
 
 /// What of a training is no tensor.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -138,9 +138,9 @@ fn is_permutation(order: &Tensor, n: i64) -> bool {
 /// A SHA-256 of all that a training takes from its data: rows, tokens and attributes.
 pub(super) fn fingerprint(dataset: &Dataset, splits: &Splits) -> String {
     let hashes = [&splits.train, &splits.valid, &splits.test].map(|rows| rows.hashes());
-    let items: Vec<&str> = dataset.items.iter().collect();
+    let [users, items] = [&dataset.users, &dataset.items].map(|tokens| tokens.iter().collect::<Vec<_>>());
     let ids: Vec<&Vec<i64>> = dataset.attributes.iter().map(|attribute| &attribute.ids).collect();
-    let all =
-        serde_json::to_vec(&(hashes, items, AttributeTokens::of(dataset), ids)).expect("text and numbers are JSON");
+    let all = (hashes, users, items, AttributeTokens::of(dataset), ids);
+    let all = serde_json::to_vec(&all).expect("text and numbers are JSON");
     hex(&Sha256::digest(all))
 }

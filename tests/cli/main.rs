@@ -1,5 +1,6 @@
 //! The binary as a process: exit codes, what it prints where, and what it leaves on disk.
 
+mod bytes;
 #[path = "../common/mod.rs"]
 mod common;
 mod verify;
@@ -259,6 +260,10 @@ fn a_checkpoint_is_evaluated_on_its_own_data_and_model_alone() {
     let mut told = Told::in_folder(folder.path());
     told.by(&["evaluate", "run", "--MAX_ITEM_LIST_LENGTH=9"]);
     told.by(&["evaluate", "nowhere"]);
+    told.by(&["evaluate", "run/last.safetensors"]);
+    fs::create_dir(folder.path().join("begun")).expect("a folder");
+    fs::copy(folder.path().join("run/config.yaml"), folder.path().join("begun/config.yaml")).expect("copied");
+    told.by(&["evaluate", "begun"]);
     let items =
         fs::read_to_string(folder.path().join("toy/toy.inter")).expect("readable").replace("\ti7\t", "\ti700\t");
     fs::write(folder.path().join("toy/toy.inter"), items).expect("written");

@@ -294,21 +294,19 @@ proptest! {
     }
 }
 
-/// The header says what the bytes behind it are, so that every one of its bytes is tried; of the tensors, samples.
+/// The header says what the bytes behind it are, so that every one of its bits is tried; of the tensors, samples.
 #[test]
 fn no_bit_of_a_checkpoint_can_flip_unnoticed() {
     let bytes = &WRITTEN.bytes;
     let header = 8 + u64::from_le_bytes(bytes[..8].try_into().expect("8 bytes")) as usize;
-    let places = (0..header).chain((header..bytes.len()).step_by(97));
+    let samples = (header..bytes.len()).step_by(97).enumerate().map(|(i, at)| (at, i % 8));
     let path = Path::new("flipped.safetensors");
-    for (i, at) in places.enumerate() {
+    for (at, bit) in (0..header).flat_map(|at| (0..8).map(move |bit| (at, bit))).chain(samples) {
         let mut flipped = bytes.clone();
-        flipped[at] ^= 1 << (i % 8);
-        // A file without a seal is one of another program, which is read but is no checkpoint.
-        let unsealed = TensorFile::parse(path, &flipped).is_ok_and(|file| file.seal.is_none());
-        assert!(unsealed || TensorFile::parse(path, &flipped).is_err(), "bit {} of byte {at}", i % 8);
-        if unsealed {
-            assert!(!read(&flipped), "bit {} of byte {at}", i % 8);
+        flipped[at] ^= 1 << bit;
+        if let Ok(file) = TensorFile::parse(path, &flipped) {
+            // A file without a seal is one of another program, which is read but is no checkpoint.
+            assert!(file.seal.is_none() && !read(&flipped), "bit {bit} of byte {at}");
         }
     }
 }

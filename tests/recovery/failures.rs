@@ -1,6 +1,7 @@
 //! Runs that cannot go on, or not yet: damaged files, full disks, folders that are read-only, losses that are no number.
 
 use std::fs;
+use std::io::Write;
 use std::process::{Command, Output};
 
 use dif_sr::tensors::TensorFile;
@@ -12,6 +13,9 @@ fn what_a_run_cannot_go_on_from_is_told_and_nothing_of_the_run_is_changed() {
     let place = Place::new(&[]);
     place.train("whole");
     interrupted(&place);
+    // A part of a line, as a full disk leaves it.
+    let calibrations = place.path("run/calibration.jsonl");
+    fs::write(&calibrations, text(&calibrations) + "{\"product").expect("written");
     let before = content(&place.path("run"));
     let (data, last, best) =
         (place.path("toy/toy.inter"), place.path("run/last.safetensors"), place.path("run/best.safetensors"));
@@ -32,6 +36,8 @@ fn what_a_run_cannot_go_on_from_is_told_and_nothing_of_the_run_is_changed() {
     let items = text(&hidden);
     fs::write(&data, items.replacen("i7\t", "i8\t", 1)).expect("written");
     refuse("other data", &resume);
+    fs::write(&data, items.replace("u7\t", "u77\t")).expect("written");
+    refuse("renamed users", &resume);
     fs::rename(&hidden, &data).expect("moved");
 
     // Bytes of every part of the file: length, seal, names, metadata, tensors.
@@ -43,6 +49,13 @@ fn what_a_run_cannot_go_on_from_is_told_and_nothing_of_the_run_is_changed() {
         flipped[at] ^= 1;
         fs::write(&last, flipped).expect("written");
         refuse(&format!("a flipped bit in the {what}"), &resume);
+    }
+    let header = 8 + u64::from_le_bytes(whole[..8].try_into().expect("8 bytes")) as usize;
+    for at in 0..header {
+        let mut flipped = whole.clone();
+        flipped[at] ^= 1 << (at % 8);
+        let seal = TensorFile::parse(&last, &flipped).ok().and_then(|file| file.seal);
+        assert!(seal.is_none(), "bit {} of byte {at}", at % 8);
     }
     fs::write(&last, &whole[..whole.len() / 2]).expect("written");
     refuse("half a checkpoint", &resume);
@@ -62,13 +75,27 @@ fn what_a_run_cannot_go_on_from_is_told_and_nothing_of_the_run_is_changed() {
     fs::write(&best, &model[..model.len() - 1]).expect("written");
     refuse("a truncated best model", &resume);
     fs::write(&best, &model).expect("written");
-    let losses = fs::read(place.path("run/losses.tsv")).expect("losses");
-    fs::write(place.path("run/losses.tsv"), &losses[..40]).expect("written");
-    refuse("lost lines", &resume);
-    fs::write(place.path("run/losses.tsv"), &losses).expect("written");
+    // The best model under the name that a kill can leave it: to settle it is part of going on.
+    let next = place.path("run/best.safetensors.next");
+    fs::rename(&best, &next).expect("moved");
+    for name in ["log.txt", "losses.tsv", "metrics.jsonl", "calibration.jsonl"] {
+        let file = place.path("run").join(name);
+        let lines = fs::read(&file).expect("lines");
+        if name != "calibration.jsonl" {
+            fs::write(&file, &lines[..40]).expect("written");
+            refuse(&format!("lost lines of {name}"), &resume);
+        }
+        fs::remove_file(&file).expect("removed");
+        refuse(&format!("a lost {name}"), &resume);
+        assert!(!file.exists() && next.exists() && !best.exists(), "{name}");
+        fs::write(&file, lines).expect("written");
+    }
+    fs::rename(&next, &best).expect("moved");
     let config = text(&place.path("run/config.yaml"));
     fs::write(place.path("run/config.yaml"), config.replace("seed: 2020", "seed: 2021")).expect("written");
     refuse("another configuration", &resume);
+    fs::write(place.path("run/config.yaml"), "").expect("written");
+    refuse("an empty configuration", &resume);
     fs::write(place.path("run/config.yaml"), config).expect("written");
 
     // How far the run was is different every time.
@@ -78,6 +105,9 @@ fn what_a_run_cannot_go_on_from_is_told_and_nothing_of_the_run_is_changed() {
     assert!(before == content(&place.path("run")), "nothing has changed");
     place.resume("run");
     Evidence::of(&place.path("run")).assert_equal(&Evidence::of(&place.path("whole")), "after all");
+    for line in text(&calibrations).lines() {
+        serde_json::from_str::<serde_json::Value>(line).unwrap_or_else(|e| panic!("{line}: {e}"));
+    }
 }
 
 /// `/dev/full` stands for a full disk: every write to it fails as there.
@@ -104,16 +134,19 @@ fn a_checkpoint_that_cannot_be_written_ends_the_run_and_leaves_the_last_good_one
 /// Runs a script of the shell in which `runs` is a file system of its own, of 1 MB. `None`, with a word to the reader, where
 /// this system lets nobody mount one.
 fn on_a_small_disk(place: &Place, script: &str) -> Option<Output> {
-    let mut command = Command::new("unshare");
-    let script = format!("set -u; mkdir runs && mount -t tmpfs -o size=1m none runs || exit 99\n{script}");
-    command.args(["--user", "--map-root-user", "--mount", "sh", "-c", &script, "sh"]);
-    command.arg(assert_cmd::cargo::cargo_bin!("dif-sr")).args(&place.keys).current_dir(place.folder.path());
-    let output = command.output().ok().filter(|output| !matches!(output.status.code(), Some(1 | 99)));
-    if output.is_none() {
-        use std::io::Write;
+    const MOUNT: &str = "mount -t tmpfs -o size=1m none runs";
+    fs::create_dir(place.path("runs")).expect("a folder");
+    let unshared = |script: &str| {
+        let mut command = Command::new("unshare");
+        command.args(["--user", "--map-root-user", "--mount", "sh", "-c", script, "sh"]);
+        command.arg(assert_cmd::cargo::cargo_bin!("dif-sr")).args(&place.keys).current_dir(place.folder.path());
+        command.output()
+    };
+    if !unshared(MOUNT).is_ok_and(|probe| probe.status.success()) {
         let _ = std::io::stderr().write_all(b"left out: no file system can be mounted here\n");
+        return None;
     }
-    output
+    Some(unshared(&format!("set -u; {MOUNT} || exit\n{script}")).expect("the shell runs"))
 }
 
 #[test]
@@ -123,24 +156,29 @@ fn a_full_disk_and_a_read_only_folder_end_the_run_which_goes_on_when_they_are_cu
     let script = r#"
         dif_sr=$1; shift
         "$dif_sr" train --out=runs/run "$@" >/dev/null 2>full &
-        until grep -qs 'epoch 0 evaluating' runs/run/log.txt; do :; done
+        until grep -qs 'epoch 0 evaluating' runs/run/log.txt; do kill -0 $! || exit; sleep 0.01; done
         dd if=/dev/zero of=runs/filler bs=1k >/dev/null 2>&1
         wait $!; echo "full: $?"
         "$dif_sr" train --resume=runs/run >/dev/null 2>still_full; echo "still full: $?"
+        "$dif_sr" train --out=runs/new "$@" >/dev/null 2>full_new; echo "full, new: $?"
+        ls -A runs/new
         rm runs/filler
+        "$dif_sr" train --out=runs/new "$@" --epochs=1 >/dev/null 2>&1; echo "new: $?"
+        rm -r runs/new
         mount -o remount,ro runs
         "$dif_sr" train --resume=runs/run >/dev/null 2>read_only; echo "read-only: $?"
         "$dif_sr" train --out=runs/other "$@" >/dev/null 2>read_only_new; echo "read-only, new: $?"
         mount -o remount,rw runs
         "$dif_sr" train --resume=runs/run >/dev/null 2>&1; echo "cured: $?"
         cp -r runs/run run
-        [ -e run ] && exit 0
     "#;
     let Some(output) = on_a_small_disk(&place, script) else { return };
     let codes = String::from_utf8_lossy(&output.stdout).into_owned();
     let told = |name: &str| text(&place.path(name)).lines().last().unwrap_or_default().to_owned();
-    assert_eq!(codes, "full: 2\nstill full: 2\nread-only: 2\nread-only, new: 2\ncured: 0\n", "{}", told("full"));
-    for name in ["full", "still_full"] {
+    let expected = "full: 2\nstill full: 2\nfull, new: 2\nnew: 0\nread-only: 2\nread-only, new: 2\ncured: 0\n";
+    assert_eq!(codes, expected, "{}{}", told("full"), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    for name in ["full", "still_full", "full_new"] {
         assert!(told(name).contains("No space left on device"), "{name}: {}", told(name));
     }
     assert!(

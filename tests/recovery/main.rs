@@ -6,11 +6,14 @@ mod failures;
 mod place;
 
 use std::fs;
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use place::{Evidence, Place, ended, signal, text, wait_until};
+use place::{Evidence, Place, content, ended, interrupted, sentence, signal, text, wait_until};
 use serde_json::Value;
 
 /// SplitMix64; tests say their seed.
@@ -35,7 +38,12 @@ enum Moment {
     File(&'static str),
     /// Soon after the log says this.
     Log(&'static str),
+    /// In the test, which begins when the speed of the machine has been measured once more.
+    Test,
 }
+
+/// What a run says before it tests its best model.
+const LOADING: &str = "Loading model structure";
 
 /// How often the run in `folder` has gone on.
 fn resumptions(folder: &Path) -> usize {
@@ -46,7 +54,8 @@ fn resumptions(folder: &Path) -> usize {
 /// Kills `child` at a moment. Returns whether it was still at work, and what it left half-done.
 fn kill(mut child: Child, run: &Path, before: usize, moment: Moment, random: &mut Random) -> (bool, Vec<&'static str>) {
     let mut ended = || child.try_wait().expect("a child").is_some();
-    let log = || fs::read_to_string(run.join("log.txt")).unwrap_or_default();
+    let read = |name: &str| fs::read_to_string(run.join(name)).unwrap_or_default();
+    let log = || read("log.txt");
     let mut sleep = |most: u64| std::thread::sleep(Duration::from_millis(random.below(most)));
     if !matches!(moment, Moment::Any(_)) {
         wait_until("training", || (resumptions(run) == before && log().contains("Trainable parameters")) || ended());
@@ -61,14 +70,27 @@ fn kill(mut child: Child, run: &Path, before: usize, moment: Moment, random: &mu
             wait_until(words, || log().contains(words) || ended());
             sleep(50);
         }
+        Moment::Test => {
+            let measured = || read("calibration.jsonl").lines().count();
+            wait_until("the end of the training", || log().contains(LOADING) || ended());
+            let before = measured();
+            wait_until("the test", || measured() > before || ended());
+            sleep(20);
+        }
     }
     child.kill().expect("killed");
-    let killed = !child.wait().expect("a child").success();
+    let status = child.wait().expect("a child");
+    let killed = status.signal() == Some(9);
+    assert!(killed || status.success(), "{}: {moment:?}, {status}, after {}", run.display(), log());
     let parts = ["last.safetensors.part", "best.safetensors.next.part", "best.safetensors.next"];
     let mut half: Vec<_> = parts.into_iter().filter(|name| run.join(name).exists()).collect();
-    if killed && log().lines().rev().find(|line| line.contains("INFO")).is_some_and(|line| line.contains(" training ["))
-    {
+    let log = log();
+    let last = log.lines().rev().find(|line| line.contains("INFO")).filter(|_| killed).unwrap_or_default();
+    if last.contains(" training [") {
         half.push("an evaluation");
+    }
+    if last.contains(LOADING) && matches!(moment, Moment::Test) {
+        half.push("the test");
     }
     (killed, half)
 }
@@ -87,7 +109,7 @@ fn a_run_that_is_killed_at_any_moment_goes_on_to_the_bit() {
         Moment::File("best.safetensors.next"),
         Moment::Any(1500),
         Moment::Log("epoch 2 training"),
-        Moment::Log("Loading model structure"),
+        Moment::Test,
     ];
     // One run to its end, killed several times, each time at another kind of moment: how often, and what that left.
     let one = |i: usize| {
@@ -123,9 +145,8 @@ fn a_run_that_is_killed_at_any_moment_goes_on_to_the_bit() {
             kills += more;
             seen.extend(left);
         }
-        if kills >= 20
-            && ["last.safetensors.part", "best.safetensors.next", "an evaluation"].iter().all(|w| seen.contains(w))
-        {
+        let left = ["last.safetensors.part", "best.safetensors.next", "an evaluation", "the test"];
+        if kills >= 20 && left.iter().all(|half| seen.contains(half)) {
             break;
         }
         assert!(i < 30, "{kills} processes were killed, which left {seen:?}");
@@ -186,17 +207,51 @@ fn a_signal_lets_the_batch_finish_saves_and_has_an_exit_code_of_its_own() {
 }
 
 #[test]
+fn a_signal_while_the_data_are_loaded_ends_the_run_before_it_begins_or_goes_on() {
+    /// Of Linux.
+    const O_NONBLOCK: i32 = 0o4000;
+    let place = Place::new(&[]);
+    interrupted(&place);
+    let before = content(&place.path("run"));
+    // A pipe gives its rows when the test says so.
+    let data = place.path("toy/toy.inter");
+    let rows = fs::read(&data).expect("the toy");
+    fs::remove_file(&data).expect("removed");
+    assert!(Command::new("mkfifo").arg(&data).status().expect("mkfifo runs").success());
+    let begin = [&["train", "--out=new"], &place.keys[..]].concat();
+    let told = [
+        (&begin[..], "no run has begun; give the command again"),
+        (&["train", "--resume=run"][..], "run is as it was; go on with --resume=run"),
+    ];
+    for (arguments, told) in told {
+        let mut command = place.command(arguments);
+        let child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("the binary runs");
+        let mut pipe = None;
+        wait_until("the data to be loaded", || {
+            // Without a reader it cannot be opened.
+            pipe = fs::OpenOptions::new().write(true).custom_flags(O_NONBLOCK).open(&data).ok();
+            pipe.is_some()
+        });
+        signal(&child, "TERM");
+        pipe.take().expect("it is open").write_all(&rows).expect("written");
+        let output = child.wait_with_output().expect("it ends");
+        assert_eq!(sentence(4, &output), format!("interrupted while the data were loaded; {told}"));
+    }
+    assert!(!place.path("new").exists() && before == content(&place.path("run")));
+}
+
+#[test]
 fn a_second_signal_ends_the_process_at_once() {
     // A batch that takes many seconds.
     let place = Place::new(&["--hidden_size=512", "--inner_size=8192", "--n_layers=16", "--train_batch_size=4096"]);
     let child = place.spawn("run");
     wait_until("training", || text(&place.path("run/log.txt")).contains("Trainable parameters"));
-    // The handlers are there a moment after the line.
-    std::thread::sleep(Duration::from_millis(300));
     signal(&child, "INT");
-    std::thread::sleep(Duration::from_millis(50));
-    signal(&child, "INT");
-    assert_eq!(ended(child).code(), Some(130));
+    // Of the same kind, a second one that comes before the first was delivered would be lost; of two kinds, either may be the
+    // first to be delivered.
+    signal(&child, "TERM");
+    let code = ended(child).code();
+    assert!(matches!(code, Some(130 | 143)), "{code:?}");
 }
 
 #[test]
