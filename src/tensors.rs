@@ -102,8 +102,14 @@ pub fn hex(digest: &[u8]) -> String {
     digest.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
+/// Bytes of a header that readers of safetensors take.
+const MAX_HEADER: u64 = 100_000_000;
+
 /// Writes tensors and metadata to `path` and returns the digits of the seal. The file is complete or as it was before at
 /// every moment. `sha256` is the seal's own key.
+///
+/// # Errors
+/// A header that no reader of safetensors takes; a full disk, a read-only folder.
 pub fn write(path: &Path, tensors: &[(String, Tensor)], metadata: &BTreeMap<String, String>) -> Result<String> {
     let data: Vec<(Vec<u8>, Vec<usize>, Dtype)> = (tensors.iter())
         .map(|(name, tensor)| {
@@ -121,6 +127,11 @@ pub fn write(path: &Path, tensors: &[(String, Tensor)], metadata: &BTreeMap<Stri
         .collect::<Result<Vec<_>, _>>()
         .map_err(unwritable)?;
     let mut bytes = with_metadata(&serialize(views, None).map_err(unwritable)?, metadata);
+    let header = u64::from_le_bytes(bytes[..8].try_into().expect("the file begins with 8 bytes"));
+    if header > MAX_HEADER {
+        let problem = format!("expected names, configuration and tokens of at most {MAX_HEADER} bytes, found {header}");
+        return Err(Error::new(problem).at(path).hint("give items and attributes shorter tokens"));
+    }
     let seal = digest(&bytes);
     bytes[DIGITS].copy_from_slice(seal.as_bytes());
     replace(path, &bytes)?;
@@ -147,11 +158,17 @@ fn with_metadata(plain: &[u8], metadata: &BTreeMap<String, String>) -> Vec<u8> {
     [&(head.len() as u64).to_le_bytes(), head.as_bytes(), data].concat()
 }
 
-/// Replaces a file's content: written beside it, flushed to the disk, then renamed over it.
+/// Replaces a file's content: written beside it, flushed to the disk, then renamed over it. A link stays one, and what is no
+/// file, a pipe or a terminal, is written into.
 ///
 /// # Errors
 /// The disk is full or the folder read-only; the file is as it was before.
 pub fn replace(path: &Path, content: &[u8]) -> Result<()> {
+    if path.metadata().is_ok_and(|to| !to.is_file() && !to.is_dir()) {
+        return fs::write(path, content).map_err(|e| Error::unwritable(path, e));
+    }
+    let linked = if path.is_symlink() { fs::canonicalize(path).ok() } else { None };
+    let path = linked.as_deref().unwrap_or(path);
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(".part");
     let part = path.with_file_name(name);

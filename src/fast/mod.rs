@@ -100,7 +100,7 @@ impl FastPath {
     /// A fast path with as many threads as libtorch has in this process.
     ///
     /// # Errors
-    /// The model is not in float32 on the CPU.
+    /// The model is not in float32 on the CPU; the system starts no more threads.
     pub fn new(model: &Model, precision: Precision) -> Result<Self> {
         let parameters = model.named_parameters();
         let on_cpu = model.device() == Device::Cpu && parameters.iter().all(|(_, p)| p.kind() == Kind::Float);
@@ -245,7 +245,7 @@ impl FastPath {
     }
 
     /// Moves parameters and moments along the gradients: `[parameter, first moment, second moment]` by name.
-    pub fn adam<'a>(&self, updates: impl Iterator<Item = (Factors, &'a String, [&'a mut Tensor; 3])>) {
+    pub(crate) fn adam<'a>(&self, updates: impl Iterator<Item = (Factors, &'a String, [&'a mut Tensor; 3])>) {
         let updates: Vec<_> =
             updates.map(|(factors, name, tensors)| (factors, tensors.map(floats_mut), self.gradient(name))).collect();
         self.pool.install(|| {
@@ -276,7 +276,10 @@ impl FastPath {
             rank::rank(frame, encoded, &targets[range], scores)
         };
         let mut all = Ranking { rank: Vec::new(), ties: Vec::new() };
-        let size = (loss::SCORES / self.n_items).clamp(1, RANKED);
+        let ModelConfig { n_heads, n_layers, .. } = self.config;
+        // Of one sequence: every layer's scores of one position by another, item, position and attributes apart.
+        let apart = (n_heads * n_layers) as usize * (self.attributes.len() + 3) * self.length.pow(2);
+        let size = (loss::SCORES / self.n_items).min(PAIRS / apart).clamp(1, RANKED);
         for part in self.evaluate(&rows.item_seq, &rows.item_seq_len, size, rank, progress)? {
             let Ranking { rank, ties } = part.ok_or_else(not_finite)?;
             all.rank.extend(rank);
@@ -331,6 +334,9 @@ impl FastPath {
 
 /// Most sequences that a thread encodes and ranks at a time: the scores of some ten thousand items lie in the last cache.
 const RANKED: usize = 128;
+/// Scores of positions by each other that a thread keeps at a time in an evaluation, 64 MB: at L = 400 eight sequences' of
+/// three layers.
+const PAIRS: usize = 1 << 24;
 /// Parts that every thread takes between two words about progress.
 const TOLD: usize = 16;
 

@@ -52,7 +52,8 @@ impl Adam {
     /// One step on the gradients that the last backward pass left.
     ///
     /// The operations and their order are those of PyTorch's single-tensor form: the first moment moves by `lerp_`, and
-    /// a scale enters a product before the second factor, so that every rounding is the same.
+    /// a scale enters a product before the second factor, so that every rounding is the same (but with `weight_decay`,
+    /// which PyTorch adds in one rounding, and this in two).
     pub fn step(&mut self) {
         no_grad(|| {
             for slot in &mut self.slots {

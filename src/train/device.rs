@@ -38,9 +38,9 @@ pub fn device(options: &RunOptions) -> Result<Device> {
         return Err(Error::new("use_gpu is True, but libtorch finds no CUDA device")
             .hint("set use_gpu: False, or run `./setup --cuda` on a machine with an NVIDIA driver"));
     }
-    if options.gpu_id as i64 >= found {
-        return Err(Error::new(format!("gpu_id is {}, but libtorch finds {found} CUDA devices", options.gpu_id))
-            .hint(format!("use an id from 0 to {}", found - 1)));
+    if i64::try_from(options.gpu_id).is_ok_and(|id| id < found) {
+        return Ok(Device::Cuda(options.gpu_id));
     }
-    Ok(Device::Cuda(options.gpu_id))
+    Err(Error::new(format!("gpu_id is {}, but libtorch finds {found} CUDA devices", options.gpu_id))
+        .hint(format!("use an id from 0 to {}", found - 1)))
 }

@@ -237,7 +237,7 @@ pub(super) static KEYS: &[Key] = &[
         Evaluation,
         "eval_batch_size",
         "a whole number of at least 1",
-        "rows in an evaluation batch; the fast path ranks a chunk of 64 at a time",
+        "rows in an evaluation batch; the fast path ranks 128 at a time, fewer of long sequences or large catalogues",
         |c, v| put(&mut c.eval.eval_batch_size, count(v)),
         |c| c.eval.eval_batch_size.into(),
     ),
