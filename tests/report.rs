@@ -150,8 +150,8 @@ fn a_narrow_screen_shows_the_whole_width() {
 #[test]
 fn runs_that_cannot_be_judged_together_are_shown_all_the_same() {
     for (other, why) in [
-        ("one", "undecided: expected runs of different seeds, found one seed twice"),
-        ("two", "undecided: expected runs of one configuration, found several epochs"),
+        ("one", "undecided: one: expected runs of different seeds, found seed 1 twice"),
+        ("two", "undecided: two: expected the configuration of one, found another epochs"),
     ] {
         let page = report(&["one", other, "--expect=expect.yaml", "--out=open.html"]);
         assert_eq!(page.matches(why).count(), 1, "the verdict says why it is open: {why}");
@@ -203,7 +203,7 @@ fn runs_of_several_configurations_are_told_apart_by_what_differs() {
     assert!(base.starts_with("| SASRecD | 2 | ") && base.contains(" ± "), "two seeds: {base}");
     assert!(other.starts_with("| SASRecD, epochs 4 | 1 | ") && !other.contains('±'), "one seed: {other}");
     assert!(!text.contains("| mean | deviation |"), "there is no mean over configurations");
-    assert!(text.contains("\n**undecided: expected runs of one configuration, found several epochs"), "{text}");
+    assert!(text.contains("\n**undecided: two: expected the configuration of one, found another epochs"), "{text}");
     let commands: Vec<&str> = text.lines().filter(|line| line.starts_with("`dif-sr train ")).collect();
     let expected = [("one", "1, 3"), ("two", "2")];
     let expected =

@@ -34,7 +34,7 @@ pub struct GateArgs {
     #[arg(long, value_name = "NAME", default_value = "new", num_args = 1.., requires = "criterion")]
     measured: Vec<String>,
     /// The share by which a benchmark must grow to be a regression.
-    #[arg(long, value_name = "SHARE", default_value_t = 0.1, requires = "criterion")]
+    #[arg(long, value_name = "SHARE", default_value_t = 0.1, requires = "criterion", allow_negative_numbers = true)]
     regression: f64,
 }
 
@@ -50,12 +50,13 @@ pub fn run(args: &GateArgs, json: bool) -> Result<Outcome> {
     };
     let written = write(&args.junit, junit).and_then(|()| write(&args.markdown, markdown));
     let verdict = judged?;
-    written?;
     if json {
-        output::print_json(&json!({ "runs": args.runs, "verdict": verdict }))?;
+        let runs: Vec<String> = args.runs.iter().map(|run| output::place(run)).collect();
+        output::print_json(&json!({ "runs": runs, "verdict": verdict }))?;
     } else {
         output::print(&verdict::text(&verdict))?;
     }
+    written?;
     Ok(verdict.outcome.into())
 }
 

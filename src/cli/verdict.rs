@@ -4,11 +4,16 @@ use dif_sr::verdict::{self, Verdict};
 
 use super::{Outcome, output};
 
-/// Every finding with its table, the notes, and the sentence.
+/// Every finding with its table and, where there are several, what it says; the notes, and the sentence.
 pub fn text(verdict: &Verdict) -> String {
     let finding = |finding: &verdict::Finding| {
-        let table = if finding.rows.is_empty() { String::new() } else { output::table(&finding.table()) + "\n" };
-        format!("{}, expected: {}\n\n{table}", finding.claim, finding.source)
+        let verdict::Finding { claim, source, outcome, sentence, rows } = finding;
+        let table = if rows.is_empty() { String::new() } else { output::table(&finding.table()) + "\n" };
+        let own = match verdict.findings.len() {
+            1 => String::new(),
+            _ => format!("{}: {sentence}\n", outcome.word()),
+        };
+        format!("{claim}, expected: {source}\n\n{table}{own}")
     };
     let findings = verdict.findings.iter().map(finding);
     let notes = verdict.notes.iter().map(|note| format!("note: {note}"));

@@ -13,12 +13,15 @@ use serde_json::json;
 
 use super::folder::{Mark, log_line};
 use super::saved::{self, Saved};
-use super::{Checkpoint, Event, Position, Report, RunFolder, Training};
+use super::{Calibration, Checkpoint, Event, Position, Report, RunFolder, Training};
 use crate::config::RunConfig;
 use crate::data::Dataset;
-use crate::model::Losses;
+use crate::model::{Losses, Model};
 use crate::tensors::{TensorFile, rename};
 use crate::{Error, Result};
+
+/// Seconds of training between two measurements of the machine, at least: short epochs would spend their time on them.
+const CALIBRATION_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Listens to a training and keeps its run folder.
 pub(super) struct Recorder<'a> {
@@ -37,6 +40,8 @@ pub(super) struct Recorder<'a> {
     /// When the training was last saved, and the place it was at.
     saved: Instant,
     saved_at: Option<String>,
+    /// When the machine's speed was last measured.
+    calibrated: Instant,
     began: Instant,
     /// Seconds of training before `began`.
     seconds: f64,
@@ -52,7 +57,21 @@ impl<'a> Recorder<'a> {
     ) -> Self {
         let now = Instant::now();
         let (mark, best, saved_at) = (Mark::default(), None, None);
-        Self { config, dataset, folder, report, stop, data, mark, best, saved: now, saved_at, began: now, seconds: 0.0 }
+        Self {
+            config,
+            dataset,
+            folder,
+            report,
+            stop,
+            data,
+            mark,
+            best,
+            saved: now,
+            saved_at,
+            calibrated: now,
+            began: now,
+            seconds: 0.0,
+        }
     }
 
     /// Says everything twice: to the folder and to whoever listens.
@@ -73,6 +92,8 @@ impl<'a> Recorder<'a> {
             return Ok(false);
         }
         let Saved { mark, seconds, best, .. } = saved::load(&last, training, &self.data)?;
+        // Nothing changes before all that can be wrong with the folder has been looked at.
+        self.folder.check_length(mark)?;
         self.settle_best(best.as_deref())?;
         self.folder.cut_back(mark)?;
         self.folder.resumed_here(self.config)?;
@@ -132,7 +153,8 @@ impl<'a> Recorder<'a> {
                 let losses = [total, item].into_iter().chain(attributes);
                 let scalars = names.zip(losses).map(|(name, &loss)| (format!("loss/{name}"), loss));
                 self.folder.scalars(epoch, scalars.chain([("seconds/epoch".to_owned(), seconds)]))?;
-                self.say(&format!("epoch {epoch} training [time: {seconds:.2}s, train loss: {total:.decimals$}]"))
+                self.say(&format!("epoch {epoch} training [time: {seconds:.2}s, train loss: {total:.decimals$}]"))?;
+                if self.calibrated.elapsed() >= CALIBRATION_INTERVAL { self.calibrate(training.model) } else { Ok(()) }
             }
             Event::Evaluated { epoch, valid, score, seconds, best } => {
                 self.folder.metrics(&json!({ "epoch": epoch, "valid": valid, "best": best, "seconds": seconds }))?;
@@ -146,6 +168,13 @@ impl<'a> Recorder<'a> {
                 self.rest(training)
             }
         }
+    }
+
+    /// Notes how fast the machine is now, between what is timed.
+    pub fn calibrate(&mut self, model: &Model) -> Result<()> {
+        self.folder.calibration(&Calibration::measure(model.device()))?;
+        self.calibrated = Instant::now();
+        Ok(())
     }
 
     /// The losses of an epoch's batches, of which the first is `first`.

@@ -8,7 +8,7 @@ use tch::Device;
 use super::libtorch::deterministic;
 use super::record::Recorder;
 use super::saved::fingerprint;
-use super::{Calibration, Checkpoint, Event, Fitted, RunFolder, Training, device, rank_rows};
+use super::{Checkpoint, Event, Fitted, RunFolder, Training, device, rank_rows};
 use crate::config::{ComputePath, Loss, RunConfig};
 use crate::data::split::split;
 use crate::data::{Dataset, NegativeSampler, Rows, Splits, Summary};
@@ -157,7 +157,7 @@ pub fn run(
         recorder.say(&format!("\n{}", config.log_block()))?;
         introduce(config, dataset, model, &mut recorder)?;
     }
-    recorder.folder.calibration(&Calibration::measure(model.device()))?;
+    recorder.calibrate(model)?;
     let fitted = training.run(|event, training| recorder.listen(event, training));
     let fitted = fitted.and_then(|fitted| recorder.finish(&training).map(|()| fitted));
     let fitted = fitted.map_err(|error| recorder.ended_by(error))?;
@@ -180,8 +180,7 @@ fn test(prepared: &Prepared, fitted: &Fitted, recorder: &mut Recorder) -> Result
     let Checkpoint { model: mut best, epoch: best_epoch, .. } = Checkpoint::load(&path)?;
     best.to_device(model.device());
 
-    // Once before and once after the training: whether the machine kept its speed shows in the difference.
-    recorder.folder.calibration(&Calibration::measure(model.device()))?;
+    recorder.calibrate(model)?;
 
     let rows = &splits.test;
     let (ranking, test) = evaluate_rows(config, &best, rows, |done| {

@@ -107,6 +107,7 @@ fn row(id: &str, base: &Estimate, ours: &[Estimate], regression: f64) -> Row {
         interval: Some([low(best) * expected, high(best) * expected]),
         p: None,
         outcome: Some(outcome),
+        one_sided: true,
         decimals: 3,
     }
 }

@@ -62,6 +62,7 @@ impl Convergence {
             interval: None,
             p: None,
             outcome: Some(Outcome::Fail),
+            one_sided: false,
             decimals: 1,
         };
         let Some(reached) = reach(ours) else {
@@ -97,6 +98,7 @@ impl Convergence {
             interval: None,
             p: None,
             outcome: None,
+            one_sided: false,
             decimals: 1,
         };
         finding(outcome, sentence, vec![row, told])

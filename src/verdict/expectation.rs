@@ -116,18 +116,20 @@ impl Expectation {
     /// Two runs of one seed, runs of several configurations, on another data set than the golden one or on other targets
     /// than the recorded ones.
     pub fn judge(&self, runs: &[Record]) -> Result<Verdict> {
-        let seeds: BTreeSet<i64> = runs.iter().map(|run| run.seed).collect();
-        if seeds.len() < runs.len() {
-            return Err(Error::new("expected runs of different seeds, found one seed twice")
+        let mut seeds = BTreeSet::new();
+        if let Some(run) = runs.iter().find(|run| !seeds.insert(run.seed)) {
+            return Err(Error::new(format!("expected runs of different seeds, found seed {} twice", run.seed))
+                .at(&run.path)
                 .hint("a run and its repetition are one draw: name one of them"));
         }
-        let differing = Record::differing(runs);
-        if !differing.is_empty() {
-            return Err(Error::new(format!(
-                "expected runs of one configuration, found several {}",
-                differing.join(", ")
-            ))
-            .hint("a mean over configurations is nobody's: judge each by itself"));
+        for run in runs.iter().skip(1) {
+            let differing = Record::differing([&runs[0], run]);
+            if !differing.is_empty() {
+                let (keys, first) = (differing.join(", "), runs[0].path.display());
+                return Err(Error::new(format!("expected the configuration of {first}, found another {keys}"))
+                    .at(&run.path)
+                    .hint("a mean over configurations is nobody's: judge each by itself"));
+            }
         }
         let (mut findings, mut notes) = (Vec::new(), Vec::new());
         if let Some(figures) = &self.figures {

@@ -98,7 +98,10 @@ impl Figures {
             return Ok(Self { source, margin, of, run: None, valid, test });
         };
         let golden_path = path.parent().unwrap_or(Path::new("")).join(golden);
-        let text = fs::read_to_string(&golden_path).map_err(|e| Error::io(&golden_path, "read the golden file", e))?;
+        let text = fs::read_to_string(&golden_path).map_err(|e| {
+            Error::io(&golden_path, "read the golden file", e)
+                .hint("correct `figures.golden`, a path from the expectation's folder")
+        })?;
         let golden: Golden = serde_json::from_str(&text)
             .map_err(|e| Error::new(format!("expected a golden file, found {e}")).at(&golden_path))?;
         let (run, valid) = golden.best().ok_or_else(|| {
@@ -130,7 +133,7 @@ impl Figures {
     /// # Errors
     /// As [`Figures::check`].
     pub fn judge(&self, runs: &[Record]) -> Result<Finding> {
-        runs.iter().try_for_each(|run| self.check(&run.config))?;
+        runs.iter().try_for_each(|run| self.check(&run.config).map_err(|e| e.at(&run.path)))?;
         let golden = self.run.as_ref();
         let (runs, others): (Vec<&Record>, Vec<&Record>) =
             runs.iter().partition(|run| golden.is_none_or(|own| own.seed == run.seed));
@@ -245,5 +248,5 @@ fn row(name: String, ours: Option<f64>, expected: f64, allowed: f64, decimals: u
     // Values are decimals of four places; half a unit of a further place absorbs their binary representation.
     let near = ours.is_some_and(|ours| (ours - expected).abs() <= allowed + 5e-6);
     let outcome = Some(if near { Outcome::Pass } else { Outcome::Fail });
-    Row { name, ours, expected, allowed: Some(allowed), interval: None, p: None, outcome, decimals }
+    Row { name, ours, expected, allowed: Some(allowed), interval: None, p: None, outcome, one_sided: false, decimals }
 }

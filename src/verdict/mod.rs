@@ -78,11 +78,14 @@ pub struct Row {
     /// The mean of the runs; `None` where a run has no such value.
     pub ours: Option<f64>,
     pub expected: f64,
-    /// The allowed difference, either way, in the value's unit; `None` where the value is told, not judged.
+    /// The allowed difference in the value's unit; `None` where the value is told, not judged.
     pub allowed: Option<f64>,
+    /// Whether only what lies above the expected value is held to what is allowed, as a time.
+    pub one_sided: bool,
     /// The interval of the difference, where there is a spread to judge by.
     pub interval: Option<[f64; 2]>,
-    /// The probability of so large a difference where there is none.
+    /// The probability of so large a difference of this value where there is none. The interval is wider where several values
+    /// share the error.
     pub p: Option<f64>,
     pub outcome: Option<Outcome>,
     #[serde(skip)]

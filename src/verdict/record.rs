@@ -67,6 +67,9 @@ pub struct Record {
     /// The rank of every target, 0 being the first, in the order of `ranks.tsv`.
     #[serde(with = "line")]
     pub ranks: Vec<usize>,
+    /// Where it was read from.
+    #[serde(skip)]
+    pub path: PathBuf,
 }
 
 /// The parts of `result.json` that are needed here.
@@ -95,8 +98,7 @@ pub(crate) struct MetricsLine {
     pub seconds: f64,
 }
 
-/// The lines of a run folder's `metrics.jsonl`. Of an epoch that was done twice, before and after an interruption, both are there,
-/// and the later one counts.
+/// The lines of a run folder's `metrics.jsonl`.
 pub(crate) fn metrics_of(folder: &Path) -> Result<Vec<MetricsLine>> {
     json_lines(&folder.join("metrics.jsonl"))
 }
@@ -127,11 +129,12 @@ impl Record {
     fn of_file(path: &Path) -> Result<Self> {
         let text = fs::read_to_string(path)
             .map_err(|e| Error::io(path, "read the run", e).hint("name a run folder, or the record of a run"))?;
-        serde_json::from_str(&text).map_err(|e| {
+        let record: Self = serde_json::from_str(&text).map_err(|e| {
             Error::new(format!("expected the record of a run, found {e}"))
                 .at(path)
                 .hint("name a run folder, or what `dif-sr record` wrote")
-        })
+        })?;
+        Ok(Self { path: path.to_owned(), ..record })
     }
 
     fn of_folder(folder: &Path) -> Result<Self> {
@@ -175,13 +178,22 @@ impl Record {
             config: keys,
             targets_sha256,
             ranks,
+            path: folder.to_owned(),
         })
+    }
+
+    /// Whether the two rank the same targets, one by one.
+    pub fn has_the_targets_of(&self, other: &Self) -> bool {
+        self.targets_sha256 == other.targets_sha256 && self.ranks.len() == other.ranks.len()
     }
 
     /// That the parts belong together.
     fn check(&self) -> Result<(), String> {
         if self.ranks.is_empty() {
             return Err("expected the rank of at least one target, found none".to_owned());
+        }
+        if self.test.is_empty() {
+            return Err("expected the test's metrics, found none".to_owned());
         }
         if self.valid.len() != self.evaluated.len() {
             let (evaluated, valid) = (self.evaluated.len(), self.valid.len());

@@ -55,7 +55,12 @@ impl Reference {
         if metrics.is_empty() {
             return Err(wrong("`runs.metrics`: expected at least one metric, found none".to_owned()));
         }
-        let metrics: Vec<MetricAt> = metrics.iter().map(|name| MetricAt::parse(name)).collect::<Result<_>>()?;
+        let metrics: Vec<MetricAt> =
+            metrics.iter().map(|name| MetricAt::parse(name)).collect::<Result<_>>().map_err(|e| e.at(path))?;
+        if let Some(twice) = (1..metrics.len()).find(|&i| metrics[..i].contains(&metrics[i])) {
+            let name = metrics[twice].name();
+            return Err(wrong(format!("`runs.metrics`: expected different metrics, found {name} twice")));
+        }
         time.iter().try_for_each(Time::check).map_err(wrong)?;
         let records = load_records(&path.parent().unwrap_or(Path::new("")).join(folder))?;
         convergence.iter().try_for_each(|it| it.check(&records)).map_err(wrong)?;
@@ -86,15 +91,13 @@ impl Reference {
     /// Whether runs are near the recorded ones, converge as fast and take no longer.
     pub fn judge(&self, runs: &[Record]) -> Result<Vec<Finding>> {
         let own = &self.records[0];
-        if let Some(other) = runs.iter().find(|run| run.targets_sha256 != own.targets_sha256) {
+        if let Some(other) = runs.iter().find(|run| !run.has_the_targets_of(own)) {
+            let (targets, others) = (own.ranks.len(), other.ranks.len());
             return Err(Error::new(format!(
-                "the run of seed {} is judged on other targets than the recorded runs: {} of {} beside {} of {}",
-                other.seed,
-                other.ranks.len(),
-                other.dataset,
-                own.ranks.len(),
-                own.dataset
+                "expected the recorded runs' targets, {targets} of {}, found others, {others} of {}",
+                own.dataset, other.dataset
             ))
+            .at(&other.path)
             .hint("runs compare on the same data, filters and split: check them with `dif-sr data inspect`"));
         }
         let mut findings = vec![self.judge_metrics(runs)];
@@ -159,6 +162,7 @@ impl Reference {
             interval: Some([difference.low, difference.high]),
             p: Some(difference.p),
             outcome: Some(difference.near(allowed)),
+            one_sided: false,
             decimals: 4,
         }
     }
@@ -180,7 +184,8 @@ impl Reference {
     pub fn times_left_out(&self, findings: &[Finding]) -> Option<String> {
         let left_out = self.time.is_some() && findings.iter().all(|finding| finding.claim != Time::CLAIM);
         left_out.then(|| {
-            "times are not judged: too few recorded runs have a calibration and computed as these, on a machine as theirs"
+            "times are not judged: it takes calibrations of these and of two recorded runs, all computed alike on one kind of \
+             machine"
                 .to_owned()
         })
     }
@@ -214,8 +219,7 @@ fn load_records(folder: &Path) -> Result<Vec<Record>> {
             .hint("a run and its repetition are one draw: keep one of them"));
     }
     let own = &records[0].0;
-    let other =
-        |(record, _): &&(Record, PathBuf)| record.targets_sha256 != own.targets_sha256 || record.config != own.config;
+    let other = |(record, _): &&(Record, PathBuf)| !record.has_the_targets_of(own) || record.config != own.config;
     if let Some((_, path)) = records.iter().find(other) {
         return Err(Error::new("expected the targets and the configuration of the other recorded runs, found others")
             .at(path)

@@ -16,6 +16,12 @@ impl Finding {
 }
 
 impl Row {
+    /// `±0.0066`, or `+0.21` where only growth counts.
+    pub fn allowed_in_words(&self) -> Option<String> {
+        let sign = if self.one_sided { '+' } else { '±' };
+        self.allowed.map(|allowed| format!("{sign}{allowed:.*}", self.decimals))
+    }
+
     fn cells(&self) -> [String; 9] {
         let number = |x: f64| format!("{x:.*}", self.decimals);
         let signed = |x: f64| format!("{x:+.*}", self.decimals);
@@ -27,7 +33,7 @@ impl Row {
             self.difference().map_or(String::new(), signed),
             low,
             high,
-            self.allowed.map_or(String::new(), |allowed| format!("±{}", number(allowed))),
+            self.allowed_in_words().unwrap_or_default(),
             self.p.map_or(String::new(), |p| format!("{p:.3}")),
             self.outcome.map_or("told", |outcome| outcome.word()).to_owned(),
         ]
@@ -47,7 +53,12 @@ impl Verdict {
             text += &format!("\nNote: {note}.\n");
         }
         for finding in &self.findings {
-            text += &format!("\n### {}: {}\n\nExpected: {}\n\n", finding.claim, finding.outcome.word(), finding.source);
+            let Finding { claim, outcome, source, sentence, .. } = finding;
+            text += &format!("\n### {claim}: {}\n\nExpected: {source}\n\n{sentence}\n", outcome.word());
+            if finding.rows.is_empty() {
+                continue;
+            }
+            text += "\n";
             for (i, line) in finding.table().iter().enumerate() {
                 text += &format!("| {} |\n", line.join(" | "));
                 if i == 0 {

@@ -42,7 +42,7 @@ impl Time {
         let reference: Vec<&Record> = reference.iter().filter(|run| is_alike(run, own)).collect();
         let all: Vec<&Record> = ours.iter().collect();
         let row = |name, of: fn(&Record) -> Option<f64>| self.row(name, of, &reference, &all, error / 2.0);
-        let rows: Vec<Row> =
+        let mut rows: Vec<Row> =
             [row("epoch", Record::relative_epoch_time), row("evaluation", Record::relative_evaluation_time)]
                 .into_iter()
                 .flatten()
@@ -58,6 +58,8 @@ impl Time {
             Outcome::Pass if noisy => Outcome::Undecided,
             other => other,
         };
+        // A row alone never says more than the finding: what must be measured again has not failed yet.
+        rows.iter_mut().for_each(|row| row.outcome = row.outcome.map(|own| own.min(outcome)));
         let grown =
             rows.iter().map(|row| row.difference().unwrap_or(0.0) / row.expected).fold(f64::NEG_INFINITY, f64::max);
         let (grown, size) = (percent(grown), percent(self.regression));
@@ -109,6 +111,7 @@ impl Time {
             interval: Some([difference.low, difference.high].map(|log| expected * log.exp_m1())),
             p: Some(difference.p),
             outcome: Some(outcome),
+            one_sided: true,
             decimals: 2,
         })
     }
@@ -126,14 +129,10 @@ fn is_alike(a: &Record, b: &Record) -> bool {
         && PATH.iter().all(|key| a.config.get(*key) == b.config.get(*key))
 }
 
-/// By which share a run's machine changed its speed while it lasted: between the calibrations, or between the quarters of
-/// its epochs.
+/// By which share a run's machine changed its speed while it lasted: between the quartiles of its calibrations, or of its
+/// epochs.
 fn noise(run: &Record) -> f64 {
-    let spread = |low: f64, high: f64| if low > 0.0 { high / low - 1.0 } else { 0.0 };
-    let calibrations = &run.calibration_seconds;
-    let (low, high) =
-        (calibrations.iter().copied().fold(f64::INFINITY, f64::min), calibrations.iter().copied().fold(0.0, f64::max));
-    let epochs = &run.epoch_seconds;
-    let quarters = (quantile(epochs, 0.75) - quantile(epochs, 0.25)) / median(epochs);
-    spread(low, high).max(if quarters.is_finite() { quarters } else { 0.0 })
+    let quartiles = |times: &[f64]| (quantile(times, 0.75) - quantile(times, 0.25)) / median(times);
+    let noise = [&run.calibration_seconds, &run.epoch_seconds].map(|times| quartiles(times));
+    noise.into_iter().filter(|share| share.is_finite()).fold(0.0, f64::max)
 }

@@ -53,6 +53,33 @@ fn a_slow_run_is_measured_once_more_before_it_fails() {
     assert!(twice["sentence"].to_string().contains("times grew by +9"), "{twice:#}");
     let (exit, first_alone) = judged(&[40.0, 10.5], |_, _| ());
     assert_eq!(exit, 3, "the second measurement shows no regression: {first_alone:#}");
+    for open in [once, first_alone] {
+        assert!(
+            !open["findings"].to_string().contains("\"fail\""),
+            "no value fails where the verdict is open: {open:#}"
+        );
+    }
+}
+
+#[test]
+fn times_count_in_units_of_the_calibration() {
+    let slow = |calibration: f64| {
+        judged(&[20.0, 20.1], |_, run| {
+            run.evaluation_seconds = vec![2.06; 4];
+            run.calibration_seconds = vec![calibration; 5];
+        })
+    };
+    let (exit, machine) = slow(0.02);
+    assert_eq!(exit, 0, "the machine is half as fast, and so is the run: {machine:#}");
+    let (exit, run) = slow(0.01);
+    assert_eq!(exit, 1, "the machine is as fast, and the run is not: {run:#}");
+    // An evaluation counts as an epoch does.
+    let (exit, evaluation) = judged(&[10.1, 10.2], |_, run| run.evaluation_seconds = vec![2.06; 4]);
+    assert_eq!(exit, 1, "{evaluation:#}");
+    let rows = evaluation["findings"].as_array().and_then(|all| all.last()).map(|time| time["rows"].clone());
+    let outcomes: Vec<_> =
+        rows.iter().flat_map(|rows| rows.as_array()).flatten().map(|row| row["outcome"].clone()).collect();
+    assert_eq!(outcomes, ["pass", "fail"], "{evaluation:#}");
 }
 
 #[test]
@@ -62,6 +89,9 @@ fn a_noisy_machine_is_undecided_and_never_failed() {
     assert!(noisy["sentence"].to_string().contains("measure on a quiet one"), "{noisy:#}");
     let (exit, epochs) = judged(&[20.0, 20.1], |_, run| run.epoch_seconds = vec![10.0, 20.0, 30.0, 40.0]);
     assert_eq!(exit, 3, "{epochs:#}");
+    // A short disturbance is none of the machine's speed.
+    let (exit, once) = judged(&[10.1], |_, run| run.calibration_seconds = vec![0.01, 0.01, 0.03, 0.01, 0.01, 0.01]);
+    assert_eq!(exit, 0, "{once:#}");
 }
 
 #[test]
@@ -71,6 +101,11 @@ fn times_of_another_machine_are_not_judged() {
     assert_eq!(exit, 0, "{other:#}");
     assert!(!other["findings"].to_string().contains("\"time\""), "{other:#}");
     assert!(other["notes"].to_string().contains("times are not judged"), "{other:#}");
+    let (exit, elsewhere) = judged(&[20.0, 20.1], |_, run| {
+        run.environment.insert("resumed".to_owned(), json!([{ "cpu": "another" }]));
+    });
+    assert_eq!(exit, 0, "a run that went on elsewhere: {elsewhere:#}");
+    assert!(elsewhere["notes"].to_string().contains("times are not judged"), "{elsewhere:#}");
     let (exit, other) =
         judged(&[20.0, 20.1], |_, run| drop(run.config.insert("compute_path".to_owned(), json!("fast"))));
     assert_eq!(exit, 0, "{other:#}");
