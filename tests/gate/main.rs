@@ -80,7 +80,8 @@ fn a_trained_ml_100k_is_not_failed_and_its_record_says_what_it_says() {
     let output = dif_sr(folder.path(), &["record", "good", "--into=records"]);
     assert_eq!(code(&output), 0, "{}", stderr(&output));
     let record = Record::load(&folder.path().join("records/31.json")).unwrap_or_else(|e| panic!("{e}"));
-    assert_eq!(record, Record::load(&good).unwrap_or_else(|e| panic!("{e}")));
+    let of_folder = Record::load(&good).unwrap_or_else(|e| panic!("{e}"));
+    assert_eq!(record, Record { path: record.path.clone(), ..of_folder });
     assert_eq!(record.targets_sha256, recorded(1).targets_sha256);
     assert!(refusal(&dif_sr(folder.path(), &["record", "good", "--into=records"])).contains("found one"));
     let twice = refusal(&dif_sr(folder.path(), &["record", "good", "good", "--into=others"]));
@@ -144,12 +145,19 @@ fn a_loss_of_5_percent_on_amazon_beauty_is_failed_and_the_recorded_seeds_are_not
     assert_eq!(code(&lost), 1, "{}", stdout(&lost));
     assert!(stdout(&lost).contains("FAIL: recall@20 differs from 3 recorded runs by -5.0 %"), "{}", stdout(&lost));
 
-    // Seed 3 is not among the recorded ones.
-    let fresh = Record::load(&root().join("fixtures/verdict/amazon_beauty/3.json")).unwrap_or_else(|e| panic!("{e}"));
-    for (every, seed, exit) in [(usize::MAX, 3001, 3), (20, 3002, 1)] {
-        let run = with_loss(folder.path(), fresh.clone(), seed, every);
-        let output = dif_sr(folder.path(), &["gate", &run, "--expect", &expect]);
-        assert_eq!(code(&output), exit, "{}", stdout(&output));
+    // Seeds 3, 4 and 5 are not among the recorded ones.
+    let fresh = [3, 4, 5].map(|seed| {
+        let path = root().join(format!("fixtures/verdict/amazon_beauty/{seed}.json"));
+        Record::load(&path).unwrap_or_else(|e| panic!("{e}"))
+    });
+    for (every, seeds, one, three) in [(usize::MAX, 3000, 3, 0), (20, 4000, 1, 1)] {
+        let runs: Vec<String> =
+            fresh.iter().map(|run| with_loss(folder.path(), run.clone(), seeds + run.seed, every)).collect();
+        let runs: Vec<&str> = runs.iter().map(String::as_str).collect();
+        for (runs, exit) in [(&runs[..1], one), (&runs[..], three)] {
+            let output = dif_sr(folder.path(), &[&["gate", "--expect", &expect, "--"], runs].concat());
+            assert_eq!(code(&output), exit, "{runs:?}: {}", stdout(&output));
+        }
     }
 }
 
@@ -157,11 +165,22 @@ fn a_loss_of_5_percent_on_amazon_beauty_is_failed_and_the_recorded_seeds_are_not
 #[test]
 fn models_with_a_fault_are_not_failed_by_their_metrics() {
     let expect = root().join("configs/expectations/ml-100k_seeds.yaml").display().to_string();
-    for fault in ["attribute_table_trained", "position_added_to_input"] {
+    // As docs/verdict.md has them: each seed by itself, and the three together.
+    for (fault, singles, together) in
+        [("attribute_table_trained", [0, 3, 3], 0), ("position_added_to_input", [3, 3, 3], 3)]
+    {
         let seeds = [41, 42, 43].map(|seed| format!("fixtures/verdict/faults/{fault}/{seed}.json"));
         let runs: Vec<&str> = seeds.iter().map(String::as_str).collect();
-        let output = dif_sr(root(), &[&["gate", "--expect", &expect, "--"], &runs[..]].concat());
-        assert!([0, 3].contains(&code(&output)), "{fault}: {}{}", stdout(&output), stderr(&output));
+        let judged = |runs: &[&str]| {
+            let output = dif_sr(root(), &[&["gate", "--expect", &expect, "--"], runs].concat());
+            (code(&output), stdout(&output) + &stderr(&output))
+        };
+        for (run, outcome) in runs.iter().zip(singles) {
+            let (code, said) = judged(&[run]);
+            assert_eq!(code, outcome, "{run}: {said}");
+        }
+        let (code, said) = judged(&runs);
+        assert_eq!(code, together, "{fault}: {said}");
     }
 }
 
@@ -208,6 +227,25 @@ fn junit_and_markdown_say_what_the_verdict_says() {
     let markdown = fs::read_to_string(folder.path().join("gate.md")).expect("Markdown");
     assert!(markdown.starts_with("**FAIL: recall@20 differs"), "{markdown}");
     assert!(markdown.contains("| recall@20 | "), "{markdown}");
+
+    // What is open is neither a success nor a failure.
+    let open = with_loss(folder.path(), recorded(4), 104, 20);
+    let output = gate(folder.path(), &[&open], &["--junit=open.xml"]);
+    assert_eq!(code(&output), 3, "{}", stdout(&output));
+    let xml = fs::read_to_string(folder.path().join("open.xml")).expect("JUnit XML");
+    assert!(xml.contains(r#"failures="0""#) && xml.contains("<skipped message="), "{xml}");
+    // Nothing to judge is told, too.
+    fs::create_dir(folder.path().join("criterion")).expect("a folder");
+    let output =
+        dif_sr(folder.path(), &["gate", "--criterion=criterion", "--junit=none.xml", "--markdown=/dev/stderr"]);
+    assert_eq!(
+        (code(&output), stderr(&output).contains("**undecided: no benchmark")),
+        (3, true),
+        "{}",
+        stderr(&output)
+    );
+    let xml = fs::read_to_string(folder.path().join("none.xml")).expect("JUnit XML");
+    assert!(xml.contains(r#"<skipped message="undecided: no benchmark in criterion has `base`"#), "{xml}");
 
     // What cannot be judged leaves no former verdict behind.
     let refused = refusal(&gate(folder.path(), &[&run, &run], &["--junit=gate.xml", "--markdown=gate.md"]));
@@ -259,23 +297,27 @@ fn runs_that_do_not_belong_together_are_refused() {
     let folder = temporary();
     let run = with_loss(folder.path(), recorded(1), 101, usize::MAX);
     let again = gate(folder.path(), &[&run, &run], &[]);
-    assert!(refusal(&again).starts_with("expected runs of different seeds"));
+    assert_eq!(
+        refusal(&again).split_once(';').map(|(problem, _)| problem),
+        Some(format!("{run}: expected runs of different seeds, found seed 101 twice").as_str())
+    );
     let mut slower = recorded(2);
     slower.config["learning_rate"] = json!(1e-5);
     let slower = slower.write(folder.path()).unwrap_or_else(|e| panic!("{e}")).display().to_string();
     let several = refusal(&gate(folder.path(), &[&run, &slower], &[]));
-    assert!(several.starts_with("expected runs of one configuration, found several learning_rate"), "{several}");
+    let told = format!("{slower}: expected the configuration of {run}, found another learning_rate");
+    assert!(several.starts_with(&told), "{several}");
     let figures = "figures: {source: s, margin: {metric: 1}, test: {recall@20: 0.1}}\n";
     fs::write(folder.path().join("figures.yaml"), figures).expect("written");
     let again = dif_sr(folder.path(), &["gate", &run, &run, "--expect=figures.yaml"]);
-    assert!(refusal(&again).starts_with("expected runs of different seeds"), "of figures alone too");
+    assert!(refusal(&again).contains("expected runs of different seeds"), "of figures alone too");
     let beauty = root().join("configs/expectations/runs/amazon_beauty/1.json");
     let mut other = Record::load(&beauty).unwrap_or_else(|e| panic!("{e}"));
     other.config["model"] = json!("SASRec");
     let other = other.write(&folder.path().join("model")).unwrap_or_else(|e| panic!("{e}")).display().to_string();
     let expect = format!("--expect={}", root().join("configs/expectations/amazon_beauty.yaml").display());
     let other = refusal(&dif_sr(folder.path(), &["gate", &other, &expect]));
-    assert!(other.starts_with("expected runs whose `model` is \"SASRecD\", found \"SASRec\""), "{other}");
+    assert!(other.contains("1.json: expected runs whose `model` is \"SASRecD\", found \"SASRec\""), "{other}");
     let golden = root().join("golden/ml-100k_full.json");
     let figures = format!("figures: {{source: s, margin: {{metric: 1}}, golden: {}}}\n", golden.display());
     fs::write(folder.path().join("figures.yaml"), figures).expect("written");
@@ -283,7 +325,7 @@ fn runs_that_do_not_belong_together_are_refused() {
     other.config["dataset"] = json!("another");
     let other = other.write(&folder.path().join("other")).unwrap_or_else(|e| panic!("{e}")).display().to_string();
     let other = refusal(&dif_sr(folder.path(), &["gate", &other, "--expect=figures.yaml"]));
-    assert!(other.starts_with("expected runs whose `dataset` is \"ml-100k\", found \"another\""), "{other}");
+    assert!(other.contains("1.json: expected runs whose `dataset` is \"ml-100k\", found \"another\""), "{other}");
 
     let change = |name: &str, change: &dyn Fn(&mut Value)| {
         let mut record: Value = serde_json::from_str(&fs::read_to_string(&run).expect("a record")).expect("JSON");
@@ -293,7 +335,15 @@ fn runs_that_do_not_belong_together_are_refused() {
         refusal(&gate(folder.path(), &[name], &[]))
     };
     let targets = change("targets.json", &|record| record["targets_sha256"] = json!("0"));
-    assert!(targets.contains("is judged on other targets than the recorded runs"), "{targets}");
+    assert!(targets.starts_with("targets.json: expected the recorded runs' targets, 943 of ml-100k"), "{targets}");
+    let fewer = change("fewer.json", &|record| {
+        let ranks = record["ranks"].as_str().expect("ranks").split(' ').take(500).collect::<Vec<_>>();
+        let found = ranks.iter().filter(|rank| rank.parse::<usize>().expect("a rank") < 20).count() as f64 / 500.0;
+        (record["ranks"], record["test"]) = (json!(ranks.join(" ")), json!({ "recall@20": found }));
+    });
+    assert!(fewer.contains("expected the recorded runs' targets, 943 of ml-100k, found others, 500 of"), "{fewer}");
+    let untested = change("untested.json", &|record| record["test"] = json!({}));
+    assert!(untested.contains("expected the test's metrics, found none"), "{untested}");
     let metrics = change("metrics.json", &|record| record["test"]["recall@20"] = json!(0.5));
     assert!(metrics.starts_with("metrics.json: expected ranks that give the test's recall@20 of 0.5"), "{metrics}");
     let number = change("number.json", &|record| record["ranks"] = json!("1 two 3"));
@@ -318,7 +368,12 @@ fn a_wrong_expectation_is_told_what_is_wrong() {
     assert!(with(&runs("")).starts_with("records: cannot read the recorded runs"));
     assert!(with(&runs("").replace("0.05", "0.7")).contains("`runs.error`: expected a probability"));
     assert!(with(&runs("").replace("margin: 0.1", "margin: 2")).contains("`runs.margin`: expected a share"));
-    assert!(with(&runs("").replace("recall@20", "recall")).contains("expected a metric such as recall@20"));
+    let metric = with(&runs("").replace("recall@20", "recall"));
+    assert!(metric.starts_with("expect.yaml: expected a metric such as recall@20"), "{metric}");
+    assert!(
+        with(&runs("").replace("recall@20", "recall@20, Recall@20"))
+            .contains("`runs.metrics`: expected different metrics, found recall@20 twice")
+    );
     assert!(with(&runs(", time: {regression: 0}")).contains("`runs.time.regression`: expected a share above 0"));
     with_loss(&folder.path().join("records"), recorded(1), 1, usize::MAX);
     assert!(with(&runs("")).contains("expected at least three recorded runs, found 1"));

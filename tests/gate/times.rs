@@ -7,6 +7,7 @@ use dif_sr::verdict::Record;
 use serde_json::{Value, json};
 
 use crate::common::process::{code, dif_sr, refusal, stdout};
+use crate::common::root;
 use crate::{recorded, temporary, verdict};
 
 /// Expects the times of three records of `seconds` an epoch, and convergence, of runs made from them by `change`.
@@ -123,6 +124,30 @@ fn a_run_that_never_reaches_the_target_does_not_converge() {
     assert!(other["sentence"].to_string().contains("a run was validated by ndcg@10"), "{other:#}");
     let (exit, later) = judged(&[10.0], |_, run| run.valid = vec![0.1, 0.1, 0.1, 0.2]);
     assert_eq!(exit, 3, "one run, one epoch later than the recorded three, can be chance: {later:#}");
+}
+
+/// The shipped baseline of times: recorded runs do not fail each other, and one that takes a third longer, twice, does.
+#[test]
+fn the_recorded_times_tell_a_run_that_is_a_third_slower() {
+    let expect = root().join("configs/expectations/ml-100k_fast.yaml").display().to_string();
+    let folder = temporary();
+    let judged = |at: &str, factor: f64| {
+        let slower = |seed: i64| {
+            let path = root().join(format!("configs/expectations/runs/ml-100k_fast/{seed}.json"));
+            let mut record = Record::load(&path).unwrap_or_else(|e| panic!("{e}"));
+            record.seed += 100;
+            record.epoch_seconds.iter_mut().for_each(|seconds| *seconds *= factor);
+            record.write(&folder.path().join(at)).unwrap_or_else(|e| panic!("{e}")).display().to_string()
+        };
+        // Seed 1 was disturbed: the quartiles of its calibrations lie a third apart.
+        let runs = [2, 3, 4].map(slower);
+        let output = dif_sr(folder.path(), &["gate", "--json", "--expect", &expect, &runs[0], &runs[1], &runs[2]]);
+        let verdict = verdict(&output);
+        let findings = verdict["findings"].as_array().expect("findings").iter();
+        findings.filter(|finding| finding["claim"] == "time").map(|time| time["outcome"].clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(judged("same", 1.0), ["pass"]);
+    assert_eq!(judged("slower", 1.33), ["fail"]);
 }
 
 /// A measurement as Criterion leaves it.
