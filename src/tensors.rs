@@ -103,7 +103,7 @@ pub fn hex(digest: &[u8]) -> String {
 }
 
 /// Bytes of a header that readers of safetensors take.
-const MAX_HEADER: u64 = 100_000_000;
+const MAX_HEADER: usize = 100_000_000;
 
 /// Writes tensors and metadata to `path` and returns the digits of the seal. The file is complete or as it was before at
 /// every moment. `sha256` is the seal's own key.
@@ -126,12 +126,7 @@ pub fn write(path: &Path, tensors: &[(String, Tensor)], metadata: &BTreeMap<Stri
         .map(|((name, _), (bytes, shape, dtype))| Ok((name, TensorView::new(*dtype, shape.clone(), bytes)?)))
         .collect::<Result<Vec<_>, _>>()
         .map_err(unwritable)?;
-    let mut bytes = with_metadata(&serialize(views, None).map_err(unwritable)?, metadata);
-    let header = u64::from_le_bytes(bytes[..8].try_into().expect("the file begins with 8 bytes"));
-    if header > MAX_HEADER {
-        let problem = format!("expected names, configuration and tokens of at most {MAX_HEADER} bytes, found {header}");
-        return Err(Error::new(problem).at(path).hint("give items and attributes shorter tokens"));
-    }
+    let mut bytes = with_metadata(&serialize(views, None).map_err(unwritable)?, metadata).map_err(|e| e.at(path))?;
     let seal = digest(&bytes);
     bytes[DIGITS].copy_from_slice(seal.as_bytes());
     replace(path, &bytes)?;
@@ -139,7 +134,10 @@ pub fn write(path: &Path, tensors: &[(String, Tensor)], metadata: &BTreeMap<Stri
 }
 
 /// A safetensors file without metadata, with these and an empty seal: the library writes metadata in no fixed order.
-fn with_metadata(plain: &[u8], metadata: &BTreeMap<String, String>) -> Vec<u8> {
+///
+/// # Errors
+/// A header that is too long to be read again.
+fn with_metadata(plain: &[u8], metadata: &BTreeMap<String, String>) -> Result<Vec<u8>> {
     let length = u64::from_le_bytes(plain[..8].try_into().expect("the file begins with 8 bytes")) as usize;
     let (header, data) = plain[8..].split_at(length);
     let json = |text: &str| serde_json::to_string(text).expect("text is JSON");
@@ -155,7 +153,12 @@ fn with_metadata(plain: &[u8], metadata: &BTreeMap<String, String>) -> Vec<u8> {
     head += entries.trim_end();
     // The data begin at a multiple of 8.
     head += &" ".repeat(head.len().next_multiple_of(8) - head.len());
-    [&(head.len() as u64).to_le_bytes(), head.as_bytes(), data].concat()
+    if head.len() > MAX_HEADER {
+        let found = head.len();
+        let problem = format!("expected names, configuration and tokens of at most {MAX_HEADER} bytes, found {found}");
+        return Err(Error::new(problem).hint("give items and attributes shorter tokens"));
+    }
+    Ok([&(head.len() as u64).to_le_bytes(), head.as_bytes(), data].concat())
 }
 
 /// Replaces a file's content: written beside it, flushed to the disk, then renamed over it. A link stays one, and what is no

@@ -277,7 +277,7 @@ impl FastPath {
         };
         let mut all = Ranking { rank: Vec::new(), ties: Vec::new() };
         let ModelConfig { n_heads, n_layers, .. } = self.config;
-        // Of one sequence: every layer's scores of one position by another, item, position and attributes apart.
+        // Of one sequence: every layer's scores of one position by another, of item, position and attributes apart, and fused.
         let apart = (n_heads * n_layers) as usize * (self.attributes.len() + 3) * self.length.pow(2);
         let size = (loss::SCORES / self.n_items).min(PAIRS / apart).clamp(1, RANKED);
         for part in self.evaluate(&rows.item_seq, &rows.item_seq_len, size, rank, progress)? {

@@ -2,6 +2,7 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod refusals;
 mod times;
 
 use std::fs;
@@ -275,118 +276,6 @@ fn a_golden_run_says_nothing_of_other_seeds() {
         let output = dif_sr(root(), &[&["gate", "--expect", &expect, "--"], &runs[..]].concat());
         assert_eq!((code(&output), stdout(&output).lines().last()), (exit, Some(told)), "{}", stdout(&output));
     }
-}
-
-#[test]
-fn names_and_values_of_figures_are_read_as_everywhere() {
-    let folder = temporary();
-    let run = with_loss(folder.path(), recorded(1), 101, usize::MAX);
-    let judged = |figures: &str| {
-        let text = format!("figures: {{source: s, margin: {{metric: 1}}, {figures}}}\n");
-        fs::write(folder.path().join("figures.yaml"), text).expect("written");
-        dif_sr(folder.path(), &["gate", &run, "--expect=figures.yaml"])
-    };
-    let output = judged("of: {attn_dropout_prob: 0, lamdas: [10.0]}, test: {Recall@20: 0.1}");
-    assert_eq!(code(&output), 0, "{}{}", stdout(&output), stderr(&output));
-    let typo = refusal(&judged("test: {recal@20: 0.1}"));
-    assert!(typo.starts_with("figures.yaml: expected a metric such as recall@20"), "{typo}");
-}
-
-#[test]
-fn runs_that_do_not_belong_together_are_refused() {
-    let folder = temporary();
-    let run = with_loss(folder.path(), recorded(1), 101, usize::MAX);
-    let again = gate(folder.path(), &[&run, &run], &[]);
-    assert_eq!(
-        refusal(&again).split_once(';').map(|(problem, _)| problem),
-        Some(format!("{run}: expected runs of different seeds, found seed 101 twice").as_str())
-    );
-    let mut slower = recorded(2);
-    slower.config["learning_rate"] = json!(1e-5);
-    let slower = slower.write(folder.path()).unwrap_or_else(|e| panic!("{e}")).display().to_string();
-    let several = refusal(&gate(folder.path(), &[&run, &slower], &[]));
-    let told = format!("{slower}: expected the configuration of {run}, found another learning_rate");
-    assert!(several.starts_with(&told), "{several}");
-    let figures = "figures: {source: s, margin: {metric: 1}, test: {recall@20: 0.1}}\n";
-    fs::write(folder.path().join("figures.yaml"), figures).expect("written");
-    let again = dif_sr(folder.path(), &["gate", &run, &run, "--expect=figures.yaml"]);
-    assert!(refusal(&again).contains("expected runs of different seeds"), "of figures alone too");
-    let beauty = root().join("configs/expectations/runs/amazon_beauty/1.json");
-    let mut other = Record::load(&beauty).unwrap_or_else(|e| panic!("{e}"));
-    other.config["model"] = json!("SASRec");
-    let other = other.write(&folder.path().join("model")).unwrap_or_else(|e| panic!("{e}")).display().to_string();
-    let expect = format!("--expect={}", root().join("configs/expectations/amazon_beauty.yaml").display());
-    let other = refusal(&dif_sr(folder.path(), &["gate", &other, &expect]));
-    assert!(other.contains("1.json: expected runs whose `model` is \"SASRecD\", found \"SASRec\""), "{other}");
-    let golden = root().join("golden/ml-100k_full.json");
-    let figures = format!("figures: {{source: s, margin: {{metric: 1}}, golden: {}}}\n", golden.display());
-    fs::write(folder.path().join("figures.yaml"), figures).expect("written");
-    let mut other = recorded(1);
-    other.config["dataset"] = json!("another");
-    let other = other.write(&folder.path().join("other")).unwrap_or_else(|e| panic!("{e}")).display().to_string();
-    let other = refusal(&dif_sr(folder.path(), &["gate", &other, "--expect=figures.yaml"]));
-    assert!(other.contains("1.json: expected runs whose `dataset` is \"ml-100k\", found \"another\""), "{other}");
-
-    let change = |name: &str, change: &dyn Fn(&mut Value)| {
-        let mut record: Value = serde_json::from_str(&fs::read_to_string(&run).expect("a record")).expect("JSON");
-        change(&mut record);
-        let path = folder.path().join(name);
-        fs::write(&path, record.to_string()).expect("written");
-        refusal(&gate(folder.path(), &[name], &[]))
-    };
-    let targets = change("targets.json", &|record| record["targets_sha256"] = json!("0"));
-    assert!(targets.starts_with("targets.json: expected the recorded runs' targets, 943 of ml-100k"), "{targets}");
-    let fewer = change("fewer.json", &|record| {
-        let ranks = record["ranks"].as_str().expect("ranks").split(' ').take(500).collect::<Vec<_>>();
-        let found = ranks.iter().filter(|rank| rank.parse::<usize>().expect("a rank") < 20).count() as f64 / 500.0;
-        (record["ranks"], record["test"]) = (json!(ranks.join(" ")), json!({ "recall@20": found }));
-    });
-    assert!(fewer.contains("expected the recorded runs' targets, 943 of ml-100k, found others, 500 of"), "{fewer}");
-    let untested = change("untested.json", &|record| record["test"] = json!({}));
-    assert!(untested.contains("expected the test's metrics, found none"), "{untested}");
-    let metrics = change("metrics.json", &|record| record["test"]["recall@20"] = json!(0.5));
-    assert!(metrics.starts_with("metrics.json: expected ranks that give the test's recall@20 of 0.5"), "{metrics}");
-    let number = change("number.json", &|record| record["ranks"] = json!("1 two 3"));
-    assert!(number.contains("expected a number, found `two`"), "{number}");
-    let key = change("key.json", &|record| record["unheard"] = json!(1));
-    assert!(key.contains("unknown field `unheard`"), "{key}");
-    assert!(refusal(&gate(folder.path(), &["nowhere"], &[])).starts_with("nowhere: cannot read the run"));
-}
-
-#[test]
-fn a_wrong_expectation_is_told_what_is_wrong() {
-    let folder = temporary();
-    let run = with_loss(folder.path(), recorded(1), 101, usize::MAX);
-    let with = |text: &str| {
-        fs::write(folder.path().join("expect.yaml"), text).expect("written");
-        refusal(&dif_sr(folder.path(), &["gate", &run, "--expect=expect.yaml"]))
-    };
-    let runs = |more: &str| {
-        format!("runs: {{source: s, folder: records, metrics: [recall@20], margin: 0.1, error: 0.05{more}}}\n")
-    };
-    assert!(with("{}").contains("expected `figures`, `runs` or both, found neither"));
-    assert!(with(&runs("")).starts_with("records: cannot read the recorded runs"));
-    assert!(with(&runs("").replace("0.05", "0.7")).contains("`runs.error`: expected a probability"));
-    assert!(with(&runs("").replace("margin: 0.1", "margin: 2")).contains("`runs.margin`: expected a share"));
-    let metric = with(&runs("").replace("recall@20", "recall"));
-    assert!(metric.starts_with("expect.yaml: expected a metric such as recall@20"), "{metric}");
-    assert!(
-        with(&runs("").replace("recall@20", "recall@20, Recall@20"))
-            .contains("`runs.metrics`: expected different metrics, found recall@20 twice")
-    );
-    assert!(with(&runs(", time: {regression: 0}")).contains("`runs.time.regression`: expected a share above 0"));
-    with_loss(&folder.path().join("records"), recorded(1), 1, usize::MAX);
-    assert!(with(&runs("")).contains("expected at least three recorded runs, found 1"));
-    (2..=3).for_each(|seed| drop(with_loss(&folder.path().join("records"), recorded(seed), seed, usize::MAX)));
-    fs::copy(folder.path().join("records/1.json"), folder.path().join("records/copy.json")).expect("copied");
-    assert!(with(&runs("")).contains("expected records of different seeds, found seed 1 twice"));
-    fs::remove_file(folder.path().join("records/copy.json")).expect("removed");
-    assert!(with(&runs(", convergence: {target: 2, margin: 1}")).contains("`runs.convergence`: expected a target"));
-    let target = with(&runs(", convergence: {target: 0.9, margin: 1}"));
-    assert!(
-        target.contains("expected a recall@10 that every recorded run reaches, found 0.9, which seed 1"),
-        "{target}"
-    );
 }
 
 #[test]

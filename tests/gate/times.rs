@@ -10,7 +10,7 @@ use crate::common::process::{code, dif_sr, refusal, stdout};
 use crate::common::root;
 use crate::{recorded, temporary, verdict};
 
-/// Expects the times of three records of `seconds` an epoch, and convergence, of runs made from them by `change`.
+/// Judges runs of `seconds` an epoch, each made from a record by `change`, by five that take 10 and converge at the third epoch.
 fn judged(seconds: &[f64], change: impl Fn(usize, &mut Record)) -> (i32, Value) {
     let folder = temporary();
     let write = |at: &str, seed: usize, change: &dyn Fn(&mut Record)| {
@@ -123,7 +123,7 @@ fn a_run_that_never_reaches_the_target_does_not_converge() {
     assert_eq!(exit, 3, "another metric reaches 0.2 when it will: {other:#}");
     assert!(other["sentence"].to_string().contains("a run was validated by ndcg@10"), "{other:#}");
     let (exit, later) = judged(&[10.0], |_, run| run.valid = vec![0.1, 0.1, 0.1, 0.2]);
-    assert_eq!(exit, 3, "one run, one epoch later than the recorded three, can be chance: {later:#}");
+    assert_eq!(exit, 3, "one run, one epoch later than the recorded ones, can be chance: {later:#}");
 }
 
 /// The shipped baseline of times: recorded runs do not fail each other, and one that takes a third longer, twice, does.

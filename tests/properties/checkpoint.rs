@@ -331,3 +331,14 @@ fn kinds_that_the_format_does_not_take_are_refused_and_nothing_is_written() {
     assert!(write(&path, &[("x".to_owned(), complex)], &BTreeMap::new()).is_err());
     assert!(!Path::new(&path).exists());
 }
+
+/// A training must not find that out when it reads its model back.
+#[test]
+fn a_header_that_no_reader_takes_is_not_written() {
+    let folder = folder();
+    let path = folder.path().join("tokens.safetensors");
+    let tokens = BTreeMap::from([("items".to_owned(), "x".repeat(100_000_000))]);
+    let refused = write(&path, &[], &tokens).expect_err("too long").to_string();
+    assert!(refused.contains("tokens of at most 100000000 bytes, found 10000"), "{refused}");
+    assert!(!path.exists());
+}
