@@ -5,7 +5,8 @@
 //! ```
 //!
 //! `DIF_SR_PEER` is a Python that has `reference/requirements.txt` installed; `DIF_SR_PEER_THREADS` gives both sides so
-//! many threads instead of two. Ratios are taken round by round, because machines change from minute to minute.
+//! many threads instead of two. With `DIF_SR_PEER_DEVICE=cuda` both compute on the GPU, this side by its reference path.
+//! Ratios are taken round by round, because machines change from minute to minute.
 
 #[path = "../tests/common/mod.rs"]
 mod common;
@@ -17,27 +18,34 @@ use std::time::Instant;
 use dif_sr::config::RunConfig;
 use dif_sr::data::{Batch, Dataset, RowTensors, split::split};
 use dif_sr::train::{Prepared, Stepper};
-use tch::{Device, Kind, Tensor};
+use tch::{Cuda, Device, Kind, Tensor};
 
 const ROUNDS: usize = 5;
+/// Steps of a round on the CPU.
 const STEPS: usize = 4;
+/// Steps of a round on a GPU: as many as a training takes before it reads losses.
+const STEPS_ON_GPU: usize = 16;
 
 fn main() {
+    // SAFETY: nothing has started a thread yet.
+    unsafe { dif_sr::train::load_cuda() };
     let Some(python) = std::env::var_os("DIF_SR_PEER") else {
         return println!("peer: left out, set DIF_SR_PEER to a Python with reference/requirements.txt");
     };
     let Some(data_path) = common::AMAZON_BEAUTY.as_deref() else { return };
     let threads = std::env::var("DIF_SR_PEER_THREADS").unwrap_or_else(|_| "2".to_owned());
+    let device = std::env::var("DIF_SR_PEER_DEVICE").unwrap_or_else(|_| "cpu".to_owned());
+    let on_gpu = device != "cpu";
     let config = |precision: &str| {
-        let keys =
-            [("data_path", data_path), ("compute_path", "fast"), ("threads", &threads), ("precision", precision)];
-        common::config("amazon_beauty", &keys)
+        let [path, use_gpu] = if on_gpu { ["reference", "True"] } else { ["fast", "False"] };
+        let keys = [("data_path", data_path), ("threads", &threads), ("precision", precision)];
+        common::config("amazon_beauty", &[&keys[..], &[("compute_path", path), ("use_gpu", use_gpu)]].concat())
     };
-    let mut peer = Peer::start(&python, data_path, &threads);
-    println!("{}\n{threads} threads, {ROUNDS} rounds of {STEPS} steps", processor());
+    let mut peer = Peer::start(&python, data_path, &threads, &device);
+    println!("{}\n{threads} threads, {ROUNDS} rounds, {device}", processor());
 
     let float32 = config("float32");
-    let mut table = vec![Row::new("reading, filtering, splitting", 10.0)];
+    let mut table = vec![Row::new("reading, filtering, splitting".to_owned(), Some(10.0))];
     for _ in 0..ROUNDS {
         let start = Instant::now();
         let dataset = Dataset::load(&float32.data).expect("the data loads");
@@ -45,35 +53,20 @@ fn main() {
         let ours = start.elapsed().as_secs_f64();
         table[0].add(ours, peer.time("load"));
     }
-    let mut training = Row::new("four training steps, float32", 2.0);
-    let mut evaluation = Row::new("evaluation of 22,363 users", 4.0);
-    let prepared = Prepared::new(&float32).expect("the data loads");
-    let mut ours = Ours::new(&float32, &prepared);
-    for _ in 0..ROUNDS {
-        training.add(ours.train(), peer.time(&format!("train {STEPS}")));
-        evaluation.add(ours.evaluate(), peer.time("evaluate"));
-    }
-    let memory = (peak(), peer.time("memory"));
-    table.extend([training, evaluation]);
-    if bf16_products() {
-        let config = config("bf16");
-        let prepared = Prepared::new(&config).expect("the data loads");
-        let mut ours = Ours::new(&config, &prepared);
-        let mut training = Row::new("four training steps, bf16", 6.0);
-        let mut evaluation = Row::new("evaluation of 22,363 users, bf16", 4.0);
-        for _ in 0..ROUNDS {
-            training.add(ours.train(), peer.time(&format!("train {STEPS}")));
-            evaluation.add(ours.evaluate(), peer.time("evaluate"));
+    if on_gpu {
+        for precision in ["float32", "bf16"] {
+            table.extend(rows(&config(precision), &mut peer, (STEPS_ON_GPU, precision), [None, None]));
         }
-        table.extend([training, evaluation]);
+        return print(&table);
+    }
+    table.extend(rows(&float32, &mut peer, (STEPS, "float32"), [Some(2.0), Some(4.0)]));
+    let (ours, theirs) = (peak(), peer.time("memory"));
+    if bf16_products() {
+        table.extend(rows(&config("bf16"), &mut peer, (STEPS, "bf16"), [Some(6.0), Some(4.0)]));
     } else {
         println!("bf16: left out, this processor has no bfloat16 products");
     }
-    println!(
-        "\n| work | required | ratio: median (least to most) | fast path | peer |\n| --- | --- | --- | --- | --- |"
-    );
-    table.iter().for_each(|row| println!("{row}"));
-    let (ours, theirs) = memory;
+    print(&table);
     println!(
         "| peak memory in training and evaluation | at most 0.7× | {:.2}× | {:.2} GB | {:.2} GB |",
         ours / theirs,
@@ -82,8 +75,32 @@ fn main() {
     );
 }
 
+/// Training and evaluating, in turns with the peer.
+fn rows(
+    config: &RunConfig,
+    peer: &mut Peer,
+    (steps, precision): (usize, &str),
+    [training, evaluation]: [Option<f64>; 2],
+) -> [Row; 2] {
+    let mut training = Row::new(format!("{steps} training steps, {precision}"), training);
+    let mut evaluation = Row::new(format!("evaluation of 22,363 users, {precision}"), evaluation);
+    let prepared = Prepared::new(config).expect("the data loads");
+    let mut ours = Ours::new(config, &prepared);
+    for _ in 0..ROUNDS {
+        training.add(ours.train(steps), peer.time(&format!("train {steps}")));
+        evaluation.add(ours.evaluate(), peer.time("evaluate"));
+    }
+    [training, evaluation]
+}
+
+fn print(table: &[Row]) {
+    println!("\n| work | required | ratio: median (least to most) | here | peer |\n| --- | --- | --- | --- | --- |");
+    table.iter().for_each(|row| println!("{row}"));
+}
+
 /// This project's side.
 struct Ours<'a> {
+    device: Device,
     stepper: Stepper<'a>,
     batches: Vec<Batch>,
     next: usize,
@@ -92,24 +109,30 @@ struct Ours<'a> {
 
 impl<'a> Ours<'a> {
     fn new(config: &'a RunConfig, prepared: &'a Prepared) -> Self {
-        let mut train = RowTensors::new(&prepared.splits.train, Device::Cpu);
-        train.permute(&Tensor::randperm(train.n(), (Kind::Int64, Device::Cpu)));
+        let device = prepared.model.device();
+        let mut train = RowTensors::new(&prepared.splits.train, device);
+        train.permute(&Tensor::randperm(train.n(), (Kind::Int64, Device::Cpu)).to_device(device));
         Self {
-            stepper: Stepper::new(config, &prepared.model).expect("a float32 model on the CPU"),
+            device,
+            stepper: Stepper::new(config, &prepared.model).expect("a float32 model, the fast path's on the CPU"),
             batches: train.batches(config.train.train_batch_size).collect(),
             next: 0,
-            valid: RowTensors::new(&prepared.splits.valid, Device::Cpu),
+            valid: RowTensors::new(&prepared.splits.valid, device),
         }
     }
 
-    /// Seconds of some steps.
-    fn train(&mut self) -> f64 {
+    /// Seconds of some steps, whose losses are read behind them, as a training on a GPU does.
+    fn train(&mut self, steps: usize) -> f64 {
         let start = Instant::now();
-        for _ in 0..STEPS {
-            let losses = self.stepper.losses(&self.batches[self.next]);
-            assert!(losses.values().total.is_finite());
+        let mut losses = Vec::new();
+        for _ in 0..steps {
+            losses.push(self.stepper.losses(&self.batches[self.next]));
             self.stepper.update();
             self.next = (self.next + 1) % self.batches.len();
+        }
+        assert!(losses.into_iter().all(|losses| losses.values().total.is_finite()));
+        if let Device::Cuda(index) = self.device {
+            Cuda::synchronize(index as i64);
         }
         start.elapsed().as_secs_f64()
     }
@@ -131,10 +154,11 @@ struct Peer {
 }
 
 impl Peer {
-    fn start(python: &std::ffi::OsStr, data_path: &str, threads: &str) -> Self {
+    fn start(python: &std::ffi::OsStr, data_path: &str, threads: &str, device: &str) -> Self {
         let root = common::root();
         let mut child = Command::new(python)
-            .args(["-m", "dif_sr_peer.timing", "--data_path", data_path, "--threads", threads, "--config"])
+            .args(["-m", "dif_sr_peer.timing", "--data_path", data_path, "--threads", threads, "--device", device])
+            .arg("--config")
             .arg(root.join("configs/amazon_beauty.yaml"))
             .env("PYTHONPATH", root.join("reference"))
             .stdin(Stdio::piped())
@@ -162,14 +186,14 @@ impl Drop for Peer {
 
 /// One line of the table.
 struct Row {
-    work: &'static str,
-    required: f64,
+    work: String,
+    required: Option<f64>,
     /// Seconds of both sides, round by round.
     rounds: Vec<(f64, f64)>,
 }
 
 impl Row {
-    fn new(work: &'static str, required: f64) -> Self {
+    fn new(work: String, required: Option<f64>) -> Self {
         Self { work, required, rounds: Vec::new() }
     }
 
@@ -190,9 +214,9 @@ impl std::fmt::Display for Row {
         let median = |all: &[f64]| all[all.len() / 2];
         write!(
             f,
-            "| {} | {}× | {:.2}× ({:.2} to {:.2}) | {:.2} s | {:.2} s |",
+            "| {} | {} | {:.2}× ({:.2} to {:.2}) | {:.2} s | {:.2} s |",
             self.work,
-            self.required,
+            self.required.map_or("–".to_owned(), |ratio| format!("{ratio}×")),
             median(&ratios),
             ratios[0],
             ratios[ratios.len() - 1],

@@ -20,9 +20,10 @@
 //! ```
 //! use dif_sr::config::ComputePath;
 //! use dif_sr::golden::{Case, verify};
+//! use tch::Device;
 //!
 //! let case = Case::load("golden/gate".as_ref())?;
-//! let report = verify(&case, ComputePath::Reference)?;
+//! let report = verify(&case, ComputePath::Reference, Device::Cpu)?;
 //! assert!(report.holds());
 //! # Ok::<(), dif_sr::Error>(())
 //! ```

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use dif_sr::config::ComputePath;
 use dif_sr::golden::{Case, verify};
+use tch::Device;
 
 #[test]
 fn every_golden_case_holds_on_the_reference_path() {
@@ -30,7 +31,7 @@ fn every_case_holds(cases: &[PathBuf], path: ComputePath) {
     let mut failures = Vec::new();
     for folder in cases {
         let case = Case::load(folder).unwrap_or_else(|e| panic!("{e}"));
-        let report = verify(&case, path).unwrap_or_else(|e| panic!("{e}"));
+        let report = verify(&case, path, Device::Cpu).unwrap_or_else(|e| panic!("{e}"));
         let broken = report.groups.iter().filter(|group| !group.worst.holds());
         failures.extend(broken.map(|group| format!("{}, {}: {}", report.case, group.name, group.worst)));
     }

@@ -140,6 +140,9 @@ struct VerifyArgs {
     /// Hold the fast path to the cases, in float32, instead of the reference path.
     #[arg(long, conflicts_with = "against")]
     fast: bool,
+    /// Compute on the first GPU.
+    #[arg(long, conflicts_with_all = ["against", "fast"])]
+    gpu: bool,
 }
 
 #[derive(Debug, Args)]

@@ -4,7 +4,9 @@ use std::path::{Path, PathBuf};
 
 use dif_sr::config::ComputePath;
 use dif_sr::golden::{AgainstReport, Case, CaseReport, Dump, Group, against, verify};
+use dif_sr::train::gpu;
 use dif_sr::{Error, Result};
+use tch::Device;
 
 use super::{Outcome, VerifyArgs, output};
 
@@ -25,9 +27,10 @@ pub fn run(args: &VerifyArgs, json: bool) -> Result<Outcome> {
         };
     }
     let path = if args.fast { ComputePath::Fast } else { ComputePath::Reference };
+    let device = if args.gpu { gpu(0)? } else { Device::Cpu };
     let (mut reports, mut unreadable) = (Vec::new(), Vec::new());
     for folder in folders {
-        match Case::load(folder).and_then(|case| verify(&case, path)) {
+        match Case::load(folder).and_then(|case| verify(&case, path, device)) {
             Ok(report) => {
                 if !json {
                     output::print(&text(&report))?;

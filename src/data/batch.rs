@@ -85,6 +85,18 @@ impl RowTensors {
 }
 
 impl Batch {
+    /// The batch on `device`.
+    pub fn to_device(&self, device: Device) -> Self {
+        let moved = |column: &Tensor| column.to_device(device);
+        Self {
+            user: moved(&self.user),
+            item_seq: moved(&self.item_seq),
+            item_seq_len: moved(&self.item_seq_len),
+            pos_items: moved(&self.pos_items),
+            neg_items: self.neg_items.as_ref().map(moved),
+        }
+    }
+
     /// The batch with a negative item for each positive one.
     ///
     /// # Errors

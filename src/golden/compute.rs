@@ -11,9 +11,9 @@ use crate::fast::FastPath;
 use crate::model::Model;
 use crate::train::Adam;
 
-/// Everything that the reference wrote down, computed by a model on the case's batch and named alike.
+/// Everything that the reference wrote down, computed by a model on the case's batch, where the model is, and named alike.
 pub(super) fn compute(case: &Case, model: &Model) -> BTreeMap<String, Tensor> {
-    let Case { batch, shape, .. } = case;
+    let (batch, shape) = (&case.batch.to_device(model.device()), &case.shape);
     let initial: Vec<Tensor> = model.named_parameters().iter().map(|(_, p)| p.detach().copy()).collect();
     let mut ours = BTreeMap::new();
     let mut put = |name: String, tensor: &Tensor| ours.insert(name, tensor.detach().copy());

@@ -1,6 +1,7 @@
 //! Holds the model to a golden case.
 
 use serde::Serialize;
+use tch::Device;
 
 use super::compute::{compute, compute_fast};
 use super::judge::Judge;
@@ -25,10 +26,15 @@ impl CaseReport {
 }
 
 /// Runs the case's batch through a computing path and compares every golden tensor with it; what happens inside of layers
-/// only with the reference path, because the fast one has no such tensors. The model is left as it was.
-pub fn verify(case: &Case, path: ComputePath) -> Result<CaseReport> {
+/// only with the reference path, because the fast one has no such tensors. The reference path computes on `device`, the
+/// fast one on the CPU. The model is left as it was.
+pub fn verify(case: &Case, path: ComputePath, device: Device) -> Result<CaseReport> {
     let (ours, judge) = match path {
-        ComputePath::Reference => (compute(case, &case.model), Judge::of_model(case)),
+        ComputePath::Reference => {
+            let mut model = case.model.copy_as(case.kind());
+            model.to_device(device);
+            (compute(case, &model), Judge::of_model(case))
+        }
         ComputePath::Fast => (compute_fast(case)?, Judge::of_fast(case)),
     };
     let mut comparisons = Vec::new();

@@ -33,14 +33,20 @@ pub fn device(options: &RunOptions) -> Result<Device> {
     if options.use_gpu == Some(false) || (options.use_gpu.is_none() && !Cuda::is_available()) {
         return Ok(Device::Cpu);
     }
+    gpu(options.gpu_id)
+}
+
+/// The GPU with this index.
+pub fn gpu(index: usize) -> Result<Device> {
     let found = Cuda::device_count();
     if !Cuda::is_available() || found == 0 {
-        return Err(Error::new("use_gpu is True, but libtorch finds no CUDA device")
-            .hint("set use_gpu: False, or run `./setup --cuda` on a machine with an NVIDIA driver"));
+        return Err(Error::new("a GPU is asked for, but libtorch finds no CUDA device").hint(
+            "compute on the CPU (`use_gpu: False`), or run `./setup --cuda` on a machine with an NVIDIA driver",
+        ));
     }
-    if i64::try_from(options.gpu_id).is_ok_and(|id| id < found) {
-        return Ok(Device::Cuda(options.gpu_id));
+    if i64::try_from(index).is_ok_and(|index| index < found) {
+        return Ok(Device::Cuda(index));
     }
-    Err(Error::new(format!("gpu_id is {}, but libtorch finds {found} CUDA devices", options.gpu_id))
+    Err(Error::new(format!("gpu_id is {index}, but libtorch finds {found} CUDA devices"))
         .hint(format!("use an id from 0 to {}", found - 1)))
 }

@@ -338,7 +338,7 @@ fn a_gpu_that_is_not_there_is_an_error_where_it_was_asked_for() {
     let folder = toy();
     let asked = dif_sr(folder.path(), &[&["train"], &TOY[..12], &["--use_gpu=True", "--gpu_id=99"]].concat());
     let sentence = refusal(&asked);
-    assert!(sentence.starts_with("use_gpu is True, but") || sentence.starts_with("gpu_id is 99, but"), "{sentence}");
+    assert!(sentence.starts_with("a GPU is asked for, but") || sentence.starts_with("gpu_id is 99, but"), "{sentence}");
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! What several test binaries share: the goldens and the data sets, read once.
 #![allow(dead_code, reason = "each test binary uses its own part")]
 
+pub mod place;
 pub mod process;
 
 use std::io::Write;

@@ -6,7 +6,7 @@ use std::process::{Command, Output};
 
 use dif_sr::tensors::TensorFile;
 
-use crate::place::{Evidence, Place, content, interrupted, text};
+use crate::common::place::{Evidence, Place, content, interrupted, text};
 
 #[test]
 fn what_a_run_cannot_go_on_from_is_told_and_nothing_of_the_run_is_changed() {

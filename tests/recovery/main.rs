@@ -3,7 +3,6 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod failures;
-mod place;
 
 use std::fs;
 use std::io::Write;
@@ -13,7 +12,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use place::{Evidence, Place, content, ended, interrupted, sentence, signal, text, wait_until};
+use common::place::{Evidence, Place, content, ended, interrupted, sentence, signal, text, wait_until};
 use serde_json::Value;
 
 /// SplitMix64; tests say their seed.

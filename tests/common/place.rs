@@ -9,7 +9,7 @@ use dif_sr::tensors::TensorFile;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::common::{TOY, write_toy};
+use super::{TOY, write_toy};
 
 /// Batches small enough that there are 19 in an epoch, and 60 in an evaluation.
 const SMALL: [&str; 3] = ["--epochs=3", "--train_batch_size=16", "--eval_batch_size=1"];

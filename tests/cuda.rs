@@ -1,0 +1,168 @@
+//! On a GPU: the same function as on the CPU, the same run twice, and one that goes on as if nothing had been.
+//!
+//! Where there is none, each test says that it is left out. What is trained is trained by the binary: a process loads
+//! libtorch's CUDA half before it has threads.
+
+mod common;
+
+use std::io::Write;
+use std::path::Path;
+
+use common::place::{Evidence, Place, interrupted, text};
+use common::process::{code, dif_sr, stderr, stdout};
+use once_cell::sync::Lazy;
+use serde_json::Value;
+
+/// Relative: libtorch sums in another order on a GPU than on the CPU.
+const LOSS: f64 = 1e-5;
+/// What a metric moves by if rounding moves one of 943 users across a cut-off.
+const ONE_USER: f64 = 0.0011;
+/// Relative: eight bits instead of 24.
+const BFLOAT16: f64 = 0.02;
+
+static GPU: Lazy<bool> = Lazy::new(|| {
+    let output = dif_sr(common::root(), &["verify", "--gpu", "golden/gate"]);
+    let there = !stderr(&output).contains("libtorch finds no CUDA device");
+    if !there {
+        // Past the test harness, which shows what is printed for failures only.
+        std::io::stderr().write_all(b"left out: no GPU\n").expect("standard error is open");
+    }
+    there
+});
+
+#[test]
+fn every_golden_case_holds() {
+    if !*GPU {
+        return;
+    }
+    let cases = ["golden", "fixtures/baselines"].into_iter().flat_map(|folder| {
+        let entries = std::fs::read_dir(common::root().join(folder)).expect("a folder of the repository");
+        let paths = entries.map(|entry| entry.expect("readable").path()).filter(|path| path.is_dir());
+        paths.map(|path| path.display().to_string())
+    });
+    let cases: Vec<String> = cases.collect();
+    let arguments = [&["verify", "--gpu"], &cases.iter().map(String::as_str).collect::<Vec<_>>()[..]].concat();
+    let output = dif_sr(common::root(), &arguments);
+    println!("{}", stdout(&output));
+    assert_eq!(code(&output), 0, "{}{}", stdout(&output), stderr(&output));
+    assert!(stdout(&output).ends_with("pass: 20 cases within tolerance\n"), "{}", stdout(&output));
+}
+
+/// The golden run without dropout, whose masks a GPU draws otherwise. Initial values and shuffles are the CPU's.
+#[test]
+fn ml_100k_without_dropout_takes_the_reference_course() {
+    if !*GPU {
+        return;
+    }
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let run = ml_100k(folder.path(), "run", &["--epochs=3"]);
+    let golden = common::golden("ml-100k_no_dropout");
+    let (ours, theirs) = (losses(&run), &golden["batches"].as_array().expect("batches"));
+    assert_eq!(ours.len(), theirs.len());
+    let departures = ours.iter().zip(*theirs).map(|(ours, golden)| {
+        let golden = golden["loss"].as_f64().expect("a loss");
+        (ours - golden).abs() / golden
+    });
+    let largest = departures.fold(0.0, f64::max);
+    println!("the largest relative difference of {} losses is {largest:.1e}", ours.len());
+    assert!(largest <= LOSS, "{largest:.1e}");
+    let (ours, theirs) = (json(&run.join("result.json")), &golden["test"]);
+    agree(&ours["test"]["metrics"], theirs);
+}
+
+/// A checkpoint that a GPU has trained is evaluated on the CPU to the same metrics, on both paths.
+#[test]
+fn the_cpu_evaluates_alike() {
+    if !*GPU {
+        return;
+    }
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let run = ml_100k(folder.path(), "run", &["--epochs=1"]);
+    let trained = json(&run.join("result.json"));
+    for path in ["reference", "fast"] {
+        let keys = ["--json", "--use_gpu=False", &format!("--compute_path={path}")];
+        let output = dif_sr(common::root(), &[&["evaluate", &run.display().to_string()], &keys[..]].concat());
+        assert_eq!(code(&output), 0, "{}", stderr(&output));
+        let evaluated: Value = serde_json::from_str(&stdout(&output)).expect("JSON");
+        agree(&evaluated["test"]["metrics"], &trained["test"]["metrics"]);
+    }
+}
+
+#[test]
+fn bf16_stays_within_its_own_rounding_of_float32() {
+    if !*GPU {
+        return;
+    }
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let [exact, rough] = ["float32", "bf16"].map(|precision| {
+        losses(&ml_100k(folder.path(), precision, &["--epochs=1", &format!("--precision={precision}")]))
+    });
+    let departures = exact.iter().zip(&rough).map(|(exact, rough)| (exact - rough).abs() / exact);
+    let largest = departures.fold(0.0, f64::max);
+    println!("the largest relative difference of {} losses is {largest:.1e}", exact.len());
+    assert!(largest > 0.0, "bfloat16 rounds");
+    assert!(largest <= BFLOAT16, "{largest:.1e}");
+}
+
+#[test]
+fn two_runs_are_equal_to_the_bit() {
+    if !*GPU {
+        return;
+    }
+    for keys in [&["--use_gpu=True"][..], &["--use_gpu=True", "--precision=bf16"]] {
+        let place = Place::new(keys);
+        ["one", "other"].iter().for_each(|out| place.train(out));
+        Evidence::of(&place.path("one")).assert_equal(&Evidence::of(&place.path("other")), "the same run again");
+    }
+}
+
+#[test]
+fn an_interrupted_run_goes_on_as_if_nothing_had_been() {
+    if !*GPU {
+        return;
+    }
+    let place = Place::new(&["--use_gpu=True"]);
+    place.train("whole");
+    interrupted(&place);
+    place.resume("run");
+    Evidence::of(&place.path("whole")).assert_equal(&Evidence::of(&place.path("run")), "interrupted and resumed");
+}
+
+/// Trains ml-100k without dropout.
+fn ml_100k(folder: &Path, out: &str, keys: &[&str]) -> std::path::PathBuf {
+    let run = folder.join(out);
+    let data_path = format!("--data_path={}", *common::ML_100K);
+    let fixed = [
+        "train",
+        "--config_files=configs/ml-100k.yaml",
+        "--use_gpu=True",
+        "--hidden_dropout_prob=0.0",
+        "--attn_dropout_prob=0.0",
+        &data_path,
+        &format!("--out={}", run.display()),
+    ];
+    let output = dif_sr(common::root(), &[&fixed[..], keys].concat());
+    assert_eq!(code(&output), 0, "{}", stderr(&output));
+    run
+}
+
+/// The total loss of every batch.
+fn losses(run: &Path) -> Vec<f64> {
+    let table = text(&run.join("losses.tsv"));
+    let mut lines = table.lines().map(|line| line.split('\t'));
+    let column = lines.next().and_then(|mut names| names.position(|name| name == "total")).expect("a column `total`");
+    lines.map(|mut values| values.nth(column).and_then(|value| value.parse().ok()).expect("a loss")).collect()
+}
+
+fn json(path: &Path) -> Value {
+    serde_json::from_str(&text(path)).expect("JSON")
+}
+
+fn agree(ours: &Value, theirs: &Value) {
+    let theirs = theirs.as_object().expect("metrics by name");
+    assert!(!theirs.is_empty());
+    for (name, expected) in theirs {
+        let [value, expected] = [&ours[name], expected].map(|value| value.as_f64().expect("a metric"));
+        assert!((value - expected).abs() <= ONE_USER, "{name} is {value}, expected {expected}");
+    }
+}
