@@ -106,7 +106,7 @@ pub fn against(case: &Case, dump: &Dump) -> Result<AgainstReport> {
             .hint("its scores near 1e18 leave float32 results to rounding: compute in float64"));
     }
     let kind = if single { Kind::Float } else { Kind::Double };
-    let judge = Judge::of_dump(case, kind);
+    let judge = Judge::of_any(case, kind);
     let comparisons = known.iter().filter_map(|(name, tensor)| judge.compare(name, tensor, &golden[*name]));
     let stages = group(comparisons);
 

@@ -2,13 +2,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use tch::{Kind, Tensor, no_grad};
+use tch::{Device, Kind, Tensor, no_grad};
 
 use super::compute::compute;
-use super::what_if::WhatIf;
 use super::{Case, Comparison, Tolerance, compare};
 use crate::config::{Architecture, Fusion, ModelConfig, Predictor};
 use crate::splitmix;
+
+/// What follows from one sum of float32 numbers, if they are added in another order: relative, eight units in the last
+/// place. On an H200 the largest departure was 1.8e-7.
+const ROUNDED_SUM: f64 = 1e-6;
 
 /// The rules of one case.
 #[derive(Debug)]
@@ -17,10 +20,14 @@ pub(super) struct Judge {
     null: BTreeSet<String>,
     /// By tensor: what may be added to the tolerance.
     allowance: BTreeMap<String, f64>,
+    /// Whether what follows from the attribute loss has [`ROUNDED_SUM`].
+    rounded_sum: bool,
+    /// `[B, L]`: the positions of which nothing can be said.
+    left_out: Option<Tensor>,
 }
 
 impl Judge {
-    /// The rules for this project's model.
+    /// The rules for this project's model on the CPU.
     pub fn of_model(case: &Case) -> Self {
         Self::new(case, case.kind())
     }
@@ -33,37 +40,54 @@ impl Judge {
     fn new(case: &Case, kind: Kind) -> Self {
         let config = case.model.config();
         let allowance = if case.model.outweighs_mask() { rounding_noise(case, kind) } else { BTreeMap::new() };
-        Self { tolerance: Tolerance::of(kind), null: null_gradients(config), allowance }
+        let null = null_gradients(config);
+        Self { tolerance: Tolerance::of(kind), null, allowance, rounded_sum: false, left_out: None }
     }
 
-    /// The rules for any implementation that computed in `kind`.
+    /// The rules for any implementation that computed in `kind` on any device.
     ///
     /// DIFFERENCE: the reference computes the attribute loss with float32 labels, and so rounds it to float32, in float64
     /// cases too (reference/README.md, "Where the goldens need an explanation"). An implementation in pure float64
-    /// departs by that rounding, as far as the same computation without it does.
-    pub fn of_dump(case: &Case, kind: Kind) -> Self {
-        let mut judge = Self { tolerance: Tolerance::of(kind), ..Self::of_model(case) };
-        if case.model.config().attribute_predictor == Predictor::Linear {
-            let [rounded, exact] = [Kind::Float, Kind::Double].map(|labels| WhatIf::new(case, &[], labels).train());
-            for (name, exact) in exact {
-                let change = (exact - &rounded[&name]).abs().nan_to_num(0.0, None, None).max().double_value(&[]);
-                *judge.allowance.entry(name).or_default() += change;
-            }
+    /// departs by that rounding, and a GPU, which adds in another order, by another.
+    ///
+    /// DIFFERENCE: with `max` pooling a padded position sees padded keys alone, all equal, whose scores near 1e18 differ by
+    /// how a processor computed each: in the goldens two of five equal keys have 0.487 each, on a GPU all have 0.2.
+    pub fn of_any(case: &Case, kind: Kind) -> Self {
+        Self {
+            rounded_sum: case.model.config().attribute_predictor == Predictor::Linear,
+            left_out: case.model.outweighs_mask().then(|| case.batch.item_seq.eq(0)),
+            ..Self::new(case, kind)
         }
-        judge
     }
 
     /// Compares a tensor with what it should be; `None` if nothing can be said of it.
     pub fn compare(&self, name: &str, ours: &Tensor, golden: &Tensor) -> Option<Comparison> {
         let mut tolerance = if name.starts_with("in.") { Tolerance::EXACT } else { self.tolerance };
         tolerance.atol += self.allowance.get(name).copied().unwrap_or_default();
+        if self.rounded_sum && ["out.loss.total", "train.", "grad.", "after5."].iter().any(|p| name.starts_with(p)) {
+            tolerance.rtol = tolerance.rtol.max(ROUNDED_SUM);
+        }
+        let [ours, golden] = [ours, golden].map(|tensor| self.judged(name, tensor));
         let parameter = name.split_once('.').map_or("", |(_, rest)| rest);
         match self.null.contains(parameter) {
             // Both sides hold rounding noise, which Adam turns into steps of arbitrary sign.
             true if name.starts_with("after5.") => None,
-            true if name.starts_with("grad.") => Some(compare(name, ours, &golden.zeros_like(), tolerance)),
-            _ => Some(compare(name, ours, golden, tolerance)),
+            true if name.starts_with("grad.") => Some(compare(name, &ours, &golden.zeros_like(), tolerance)),
+            _ => Some(compare(name, &ours, &golden, tolerance)),
         }
+    }
+
+    /// A tensor with zeros where nothing can be said of it. In layers: `[B, heads, L, L]` or `[B, L, H]`.
+    fn judged(&self, name: &str, tensor: &Tensor) -> Tensor {
+        let (Some(rows), true) = (&self.left_out, name.starts_with("out.layer.")) else {
+            return tensor.shallow_clone();
+        };
+        let rows = match (&tensor.size()[..], &rows.size()[..]) {
+            ([b, _, l, _], [rows_b, rows_l]) if (b, l) == (rows_b, rows_l) => rows.unsqueeze(1),
+            ([b, l, _], [rows_b, rows_l]) if (b, l) == (rows_b, rows_l) => rows.shallow_clone(),
+            _ => return tensor.shallow_clone(),
+        };
+        tensor.to_device(Device::Cpu).masked_fill(&rows.unsqueeze(-1), 0.0)
     }
 }
 

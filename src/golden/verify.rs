@@ -33,7 +33,8 @@ pub fn verify(case: &Case, path: ComputePath, device: Device) -> Result<CaseRepo
         ComputePath::Reference => {
             let mut model = case.model.copy_as(case.kind());
             model.to_device(device);
-            (compute(case, &model), Judge::of_model(case))
+            let judge = if device == Device::Cpu { Judge::of_model(case) } else { Judge::of_any(case, case.kind()) };
+            (compute(case, &model), judge)
         }
         ComputePath::Fast => (compute_fast(case)?, Judge::of_fast(case)),
     };

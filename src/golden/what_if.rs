@@ -285,10 +285,12 @@ mod tests {
             }
             let case = Case::load(&path).unwrap_or_else(|e| panic!("{e}"));
             let ours = WhatIf::new(&case, &[], Kind::Float).train();
-            let judge = Judge::of_model(&case);
-            for (name, golden) in &case.expected {
-                let found = judge.compare(name, &ours[name], golden);
-                assert!(found.as_ref().is_none_or(|c| c.holds()), "{}: {found:?}", path.display());
+            let exact = WhatIf::new(&case, &[], Kind::Double).train();
+            for (ours, judge) in [(&ours, Judge::of_model(&case)), (&exact, Judge::of_any(&case, case.kind()))] {
+                for (name, golden) in &case.expected {
+                    let found = judge.compare(name, &ours[name], golden);
+                    assert!(found.as_ref().is_none_or(|c| c.holds()), "{}: {found:?}", path.display());
+                }
             }
             let forward = WhatIf::new(&case, &[], Kind::Float).forward();
             let same =
