@@ -1,13 +1,13 @@
-//! Adam (Kingma & Ba, 2015) from tensor operations: tch's own optimizer does not show its state, which resuming needs.
+//! Adam (Kingma & Ba, 2015): tch's own optimizer does not show its state, which resuming needs.
 
 use std::path::Path;
 
-use tch::{Kind, Tensor, no_grad};
+use tch::{Kind, Tensor};
 
+use super::libtorch::{AdamStep, adam, forget_gradients};
+use crate::fast::{Factors, FastPath};
 use crate::tensors::TensorFile;
 use crate::{Error, Result};
-
-use crate::fast::{Factors, FastPath};
 
 /// β₁, β₂ and ε of PyTorch's `torch.optim.Adam`, which RecBole leaves as they are.
 const BETA1: f64 = 0.9;
@@ -46,23 +46,24 @@ impl Adam {
 
     /// Forgets the gradients of the last step.
     pub fn zero_grad(&mut self) {
-        self.slots.iter_mut().for_each(|slot| slot.parameter.zero_grad());
+        forget_gradients(self.slots.iter().map(|slot| &slot.parameter));
     }
 
-    /// One step on the gradients that the last backward pass left.
-    ///
-    /// The operations and their order are those of PyTorch's single-tensor form: the first moment moves by `lerp_`, and
-    /// a scale enters a product before the second factor, so that every rounding is the same (but with `weight_decay`,
-    /// which PyTorch adds in one rounding, and this in two).
+    /// One step on the gradients that the last backward pass left. Every rounding is PyTorch's.
     pub fn step(&mut self) {
-        no_grad(|| {
-            for slot in &mut self.slots {
-                let grad = slot.parameter.grad();
-                if grad.defined() {
-                    slot.update(grad, self.learning_rate, self.weight_decay);
-                }
+        let moving = self.slots.iter_mut().filter(|slot| slot.parameter.grad().defined());
+        let steps = moving.map(|slot| {
+            slot.step += 1;
+            let (bias_correction1, bias_correction2) = slot.bias_corrections();
+            AdamStep {
+                parameter: &slot.parameter,
+                exp_avg: &slot.exp_avg,
+                exp_avg_sq: &slot.exp_avg_sq,
+                step_size: self.learning_rate / bias_correction1,
+                correction: bias_correction2.sqrt(),
             }
         });
+        adam(&steps.collect::<Vec<_>>(), [BETA1, BETA2], EPS, self.weight_decay);
     }
 
     /// One step on the gradients of the fast path, in one pass over memory.
@@ -143,17 +144,6 @@ impl Slot {
         [(name("exp_avg"), &self.exp_avg), (name("exp_avg_sq"), &self.exp_avg_sq)]
     }
 
-    fn update(&mut self, grad: Tensor, learning_rate: f64, weight_decay: f64) {
-        self.step += 1;
-        let grad = if weight_decay == 0.0 { grad } else { &grad + &self.parameter * weight_decay };
-        let _ = self.exp_avg.lerp_(&grad, 1.0 - BETA1);
-        // addcmul with value v computes (v · a) · b; tch offers it without the value.
-        let _ = self.exp_avg_sq.g_mul_scalar_(BETA2).addcmul_(&(&grad * (1.0 - BETA2)), &grad);
-        let (bias_correction1, bias_correction2) = self.bias_corrections();
-        let denominator = self.exp_avg_sq.sqrt() / bias_correction2.sqrt() + EPS;
-        let step_size = learning_rate / bias_correction1;
-        let _ = self.parameter.addcdiv_(&(&self.exp_avg * -step_size), &denominator);
-    }
     /// What the moments lack because they started at zero.
     fn bias_corrections(&self) -> (f64, f64) {
         (1.0 - BETA1.powf(self.step as f64), 1.0 - BETA2.powf(self.step as f64))

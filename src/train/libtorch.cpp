@@ -3,10 +3,18 @@
 #include <ATen/autocast_mode.h>
 #include <ATen/core/Generator.h>
 #include <ATen/core/Tensor.h>
+#include <ATen/ops/_foreach_add.h>
+#include <ATen/ops/_foreach_addcdiv.h>
+#include <ATen/ops/_foreach_addcmul.h>
+#include <ATen/ops/_foreach_div.h>
+#include <ATen/ops/_foreach_lerp.h>
+#include <ATen/ops/_foreach_mul.h>
+#include <ATen/ops/_foreach_sqrt.h>
 #include <torch/headeronly/version.h>
 
 #include <mutex>
 #include <string>
+#include <vector>
 
 namespace {
 
@@ -29,6 +37,12 @@ template <typename F> const char *caught(F f) {
 } // namespace
 
 extern "C" {
+
+// What Adam moves, and the factors of its step.
+struct dif_sr_moved {
+    const at::Tensor *parameter, *exp_avg, *exp_avg_sq;
+    double step_size, correction;
+};
 
 const char *dif_sr_generator_state(int cuda, at::Tensor **state) {
     return caught([&] {
@@ -61,6 +75,43 @@ void dif_sr_autocast(int cuda, int enabled) {
         // Of copies of the parameters, which are wrong once these have moved.
         at::autocast::clear_cache();
     }
+}
+
+// As `zero_grad` in PyTorch: the next backward pass leaves its gradients here, and adds to none.
+void dif_sr_forget_gradients(size_t n, const at::Tensor *const *tensors) {
+    for (size_t i = 0; i < n; ++i) {
+        tensors[i]->mutable_grad().reset();
+    }
+}
+
+// One step of Adam on n tensors with gradients: adam.rs says what of. Operations and order are those of torch.optim.Adam.
+const char *dif_sr_adam(size_t n, const dif_sr_moved *moved, double beta1, double beta2, double eps, double weight_decay) {
+    return caught([&] {
+        if (n == 0) {
+            return; // libtorch takes no empty list
+        }
+        const at::NoGradGuard no_grad;
+        std::vector<at::Tensor> parameters, grads, exp_avgs, exp_avg_sqs;
+        std::vector<at::Scalar> step_sizes, corrections;
+        for (const auto *one = moved; one != moved + n; ++one) {
+            parameters.push_back(*one->parameter);
+            grads.push_back(one->parameter->grad());
+            exp_avgs.push_back(*one->exp_avg);
+            exp_avg_sqs.push_back(*one->exp_avg_sq);
+            step_sizes.push_back(-one->step_size);
+            corrections.push_back(one->correction);
+        }
+        if (weight_decay != 0) {
+            grads = at::_foreach_add(grads, parameters, weight_decay);
+        }
+        at::_foreach_lerp_(exp_avgs, grads, 1 - beta1);
+        at::_foreach_mul_(exp_avg_sqs, beta2);
+        at::_foreach_addcmul_(exp_avg_sqs, grads, grads, 1 - beta2);
+        auto denominators = at::_foreach_sqrt(exp_avg_sqs);
+        at::_foreach_div_(denominators, corrections);
+        at::_foreach_add_(denominators, eps);
+        at::_foreach_addcdiv_(parameters, exp_avgs, denominators, step_sizes);
+    });
 }
 
 const char *dif_sr_libtorch_version() { return TORCH_VERSION; }

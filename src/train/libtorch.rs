@@ -1,4 +1,5 @@
-//! What tch lacks of libtorch: the states of its generators, deterministic algorithms, and autocasting to bfloat16.
+//! What tch lacks of libtorch: the states of its generators, deterministic algorithms, autocasting to bfloat16, and
+//! operations on lists of tensors, which a GPU takes in one kernel.
 
 use std::ffi::{CStr, c_char, c_int};
 
@@ -12,7 +13,20 @@ unsafe extern "C" {
     fn dif_sr_set_generator_state(cuda: c_int, state: *const C_tensor) -> *const c_char;
     fn dif_sr_deterministic();
     fn dif_sr_autocast(cuda: c_int, enabled: c_int);
+    fn dif_sr_forget_gradients(n: usize, tensors: *const *const C_tensor);
+    fn dif_sr_adam(n: usize, moved: *const Moved, beta1: f64, beta2: f64, eps: f64, weight_decay: f64)
+    -> *const c_char;
     fn dif_sr_libtorch_version() -> *const c_char;
+}
+
+/// What Adam moves, and the factors of its step.
+#[repr(C)]
+struct Moved {
+    parameter: *const C_tensor,
+    exp_avg: *const C_tensor,
+    exp_avg_sq: *const C_tensor,
+    step_size: f64,
+    correction: f64,
 }
 
 /// The state of the device's default generator, `[n]` bytes on the CPU: what is drawn after it was set is what was drawn
@@ -40,6 +54,49 @@ pub fn set_generator_state(device: Device, state: &Tensor) -> Result<()> {
 pub(super) fn deterministic() {
     // SAFETY: sets two flags.
     unsafe { dif_sr_deterministic() }
+}
+
+/// Leaves the tensors without gradients.
+pub(super) fn forget_gradients<'a>(tensors: impl Iterator<Item = &'a Tensor>) {
+    let tensors: Vec<*const C_tensor> = tensors.map(|tensor| tensor.as_ptr()).collect();
+    // SAFETY: the tensors outlive the call.
+    unsafe { dif_sr_forget_gradients(tensors.len(), tensors.as_ptr()) }
+}
+
+/// A parameter with a gradient, Adam's moments of it, and the factors of its step.
+pub(super) struct AdamStep<'a> {
+    pub parameter: &'a Tensor,
+    pub exp_avg: &'a Tensor,
+    pub exp_avg_sq: &'a Tensor,
+    pub step_size: f64,
+    /// The square root of what the second moment lacks.
+    pub correction: f64,
+}
+
+/// One step of Adam, all parameters in each operation:
+///
+/// ```text
+/// g ← g + weight_decay · parameter
+/// exp_avg ← exp_avg + (1 − β₁) (g − exp_avg)
+/// exp_avg_sq ← β₂ · exp_avg_sq + (1 − β₂) g²
+/// parameter ← parameter − step_size · exp_avg / (√exp_avg_sq / correction + ε)
+/// ```
+///
+/// # Panics
+/// A tensor that is not of its parameter's shape, kind or device.
+pub(super) fn adam(steps: &[AdamStep], [beta1, beta2]: [f64; 2], eps: f64, weight_decay: f64) {
+    let moved: Vec<Moved> = (steps.iter())
+        .map(|step| Moved {
+            parameter: step.parameter.as_ptr(),
+            exp_avg: step.exp_avg.as_ptr(),
+            exp_avg_sq: step.exp_avg_sq.as_ptr(),
+            step_size: step.step_size,
+            correction: step.correction,
+        })
+        .collect();
+    // SAFETY: the tensors outlive the call.
+    let done = unsafe { checked(dif_sr_adam(moved.len(), moved.as_ptr(), beta1, beta2, eps, weight_decay)) };
+    done.unwrap_or_else(|e| panic!("{e}"));
 }
 
 /// Computes with matrix products in bfloat16 on this thread, by libtorch's autocasting: parameters and gradients stay
