@@ -45,8 +45,21 @@ pub fn generator_state(device: Device) -> Result<Tensor> {
 /// # Errors
 /// Bytes that are no state of this kind of generator; the generator then stays as it was.
 pub fn set_generator_state(device: Device, state: &Tensor) -> Result<()> {
+    if device == Device::Cpu && points_beyond_itself(state) {
+        return Err(Error::new("expected the state of a generator, found one whose counters point beyond it"));
+    }
     // SAFETY: the tensor outlives the call, which copies it.
     unsafe { checked(dif_sr_set_generator_state(index(device), state.as_ptr())) }
+}
+
+/// Whether a state of the CPU's generator (a seed, how many of 624 numbers are left, a flag, the next one's place, the numbers)
+/// would be read beyond its end: libtorch checks each counter alone.
+fn points_beyond_itself(state: &Tensor) -> bool {
+    let Ok(bytes) = Vec::<u8>::try_from(state) else { return false };
+    let (Some(left), Some(next)) = (bytes.get(8..12), bytes.get(16..24)) else { return false };
+    let left = i32::from_le_bytes(left.try_into().expect("four bytes"));
+    let next = u64::from_le_bytes(next.try_into().expect("eight bytes"));
+    u64::try_from(left).is_ok_and(|left| left.saturating_add(next) > 625)
 }
 
 /// Has libtorch take the same sums in the same order in every run, on a GPU too, for the rest of the process. It warns of an
@@ -173,6 +186,12 @@ mod tests {
         Calibration::measure(Device::Cpu);
         assert_eq!(draw(), first);
 
+        // All 624 numbers are left, and the next is the last.
+        let mut forged = Vec::<u8>::try_from(&state).unwrap();
+        forged[8..12].copy_from_slice(&624_i32.to_le_bytes());
+        forged[16..24].copy_from_slice(&623_u64.to_le_bytes());
+        let error = set_generator_state(Device::Cpu, &Tensor::from_slice(&forged)).unwrap_err();
+        assert!(error.to_string().contains("point beyond it"), "{error}");
         let error = set_generator_state(Device::Cpu, &Tensor::zeros([5], (Kind::Uint8, Device::Cpu))).unwrap_err();
         assert!(error.to_string().starts_with("libtorch: "), "{error}");
     }

@@ -67,13 +67,29 @@ pub(super) fn save(path: &Path, training: &Training, saved: &Saved) -> Result<()
     write(path, &tensors, &metadata).map(drop)
 }
 
+const HINT: &str = "put the file back, or begin another run";
+
 /// Puts `training`, which must be at its start, where [`save`] found it.
 ///
 /// # Errors
 /// A file that is damaged, of another configuration, of other data or of another kind of device.
 pub(super) fn load(path: &Path, training: &mut Training, data: &str) -> Result<Saved> {
-    const HINT: &str = "put the file back, or begin another run";
-    let mut file = TensorFile::read(path).map_err(|error| error.hint(HINT))?;
+    let file = TensorFile::read(path).map_err(|error| error.hint(HINT))?;
+    restore(file, path, training, data)
+}
+
+impl Training<'_> {
+    /// Puts the training, which must be at its start, where the bytes of a `last.safetensors` say, as `train --resume` does
+    /// with the file; `path` is for messages.
+    ///
+    /// # Errors
+    /// Bytes that are damaged, of another configuration, of other data or of another kind of device.
+    pub fn restore(&mut self, path: &Path, bytes: &[u8], dataset: &Dataset, splits: &Splits) -> Result<()> {
+        restore(TensorFile::parse(path, bytes)?, path, self, &fingerprint(dataset, splits)).map(drop)
+    }
+}
+
+fn restore(mut file: TensorFile, path: &Path, training: &mut Training, data: &str) -> Result<Saved> {
     let wrong = |problem: String| Error::new(problem).at(path).hint(HINT);
     if file.seal.is_none() || file.metadata.get("format").map(String::as_str) != Some(FORMAT) {
         return Err(wrong(format!(
