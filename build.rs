@@ -26,7 +26,7 @@ fn main() {
     }
 }
 
-/// What tch lacks of libtorch: the generators' states, deterministic algorithms, autocasting to bfloat16.
+/// What tch lacks of libtorch (src/train/libtorch.rs).
 ///
 /// Cargo runs this program at every change of the sources, for the commit; libtorch's headers take seconds to compile, so
 /// that the library of the last time is kept while what it was made from is the same.

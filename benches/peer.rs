@@ -35,7 +35,8 @@ fn main() {
     let Some(data_path) = common::AMAZON_BEAUTY.as_deref() else { return };
     let threads = std::env::var("DIF_SR_PEER_THREADS").unwrap_or_else(|_| "2".to_owned());
     let device = std::env::var("DIF_SR_PEER_DEVICE").unwrap_or_else(|_| "cpu".to_owned());
-    let on_gpu = device != "cpu";
+    let on_gpu = device == "cuda";
+    assert!(on_gpu || device == "cpu", "DIF_SR_PEER_DEVICE is cpu or cuda, not {device}");
     let config = |precision: &str| {
         let [path, use_gpu] = if on_gpu { ["reference", "True"] } else { ["fast", "False"] };
         let keys = [("data_path", data_path), ("threads", &threads), ("precision", precision)];

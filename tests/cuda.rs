@@ -1,6 +1,6 @@
 //! On a GPU: the same function as on the CPU, the same run twice, and one that goes on as if nothing had been.
 //!
-//! Where there is none, each test says that it is left out. What is trained is trained by the binary: a process loads
+//! Where there is none, each test says that it is left out; with `DIF_SR_GPU=required` it fails. What is trained is trained by the binary: a process loads
 //! libtorch's CUDA half before it has threads.
 
 mod common;
@@ -24,6 +24,7 @@ static GPU: Lazy<bool> = Lazy::new(|| {
     let output = dif_sr(common::root(), &["verify", "--gpu", "golden/gate"]);
     let there = !stderr(&output).contains("libtorch finds no CUDA device");
     if !there {
+        assert!(std::env::var_os("DIF_SR_GPU").is_none_or(|wish| wish != "required"), "{}", stderr(&output));
         // Past the test harness, which shows what is printed for failures only.
         std::io::stderr().write_all(b"left out: no GPU\n").expect("standard error is open");
     }
@@ -114,6 +115,12 @@ fn two_runs_are_equal_to_the_bit() {
         ["one", "other"].iter().for_each(|out| place.train(out));
         Evidence::of(&place.path("one")).assert_equal(&Evidence::of(&place.path("other")), "the same run again");
     }
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let keys = ["--epochs=1", "--hidden_dropout_prob=0.5", "--attn_dropout_prob=0.3"];
+    let [one, other] = ["one", "other"].map(|out| ml_100k(folder.path(), out, &keys));
+    for file in ["losses.tsv", "ranks.tsv"] {
+        assert_eq!(text(&one.join(file)), text(&other.join(file)), "{file}");
+    }
 }
 
 #[test]
@@ -128,7 +135,7 @@ fn an_interrupted_run_goes_on_as_if_nothing_had_been() {
     Evidence::of(&place.path("whole")).assert_equal(&Evidence::of(&place.path("run")), "interrupted and resumed");
 }
 
-/// Trains ml-100k without dropout on the GPU.
+/// Trains ml-100k on the GPU, without dropout if `keys` do not say otherwise.
 fn ml_100k(folder: &Path, out: &str, keys: &[&str]) -> std::path::PathBuf {
     let run = folder.join(out);
     let data_path = format!("--data_path={}", *common::ML_100K);

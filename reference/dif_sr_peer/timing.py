@@ -22,7 +22,7 @@ from .train import Evaluation, build
 class Peer:
     def __init__(self, options, device):
         self.options = options
-        self.device = device
+        self.device = torch.empty(0, device=device).device  # the context of a GPU is no part of reading
         self.data = self.model = None
 
     def load(self):
@@ -47,7 +47,7 @@ class Peer:
             losses["total"].item()
             losses["total"].backward()
             self.optimizer.step()
-        if self.device != "cpu":
+        if self.device.type == "cuda":
             torch.cuda.synchronize()
 
     def evaluate(self):

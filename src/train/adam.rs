@@ -49,19 +49,14 @@ impl Adam {
         forget_gradients(self.slots.iter().map(|slot| &slot.parameter));
     }
 
-    /// One step on the gradients that the last backward pass left. Every rounding is PyTorch's.
+    /// One step on the gradients that the last backward pass left. Every rounding of float32 is PyTorch's.
     pub fn step(&mut self) {
         let moving = self.slots.iter_mut().filter(|slot| slot.parameter.grad().defined());
         let steps = moving.map(|slot| {
             slot.step += 1;
             let (bias_correction1, bias_correction2) = slot.bias_corrections();
-            AdamStep {
-                parameter: &slot.parameter,
-                exp_avg: &slot.exp_avg,
-                exp_avg_sq: &slot.exp_avg_sq,
-                step_size: self.learning_rate / bias_correction1,
-                correction: bias_correction2.sqrt(),
-            }
+            let moved = [&slot.parameter, &slot.exp_avg, &slot.exp_avg_sq];
+            AdamStep::new(moved, self.learning_rate / bias_correction1, bias_correction2.sqrt())
         });
         adam(&steps.collect::<Vec<_>>(), [BETA1, BETA2], EPS, self.weight_decay);
     }
@@ -123,13 +118,18 @@ impl Adam {
             Ok(tensor)
         };
         let steps = take("adam.step", &Tensor::zeros([self.slots.len() as i64], (Kind::Int64, tch::Device::Cpu)))?;
+        let steps = Vec::<i64>::try_from(steps)?;
+        if let Some(step) = steps.iter().find(|step| u32::try_from(**step).is_err()) {
+            return Err(Error::new(format!("expected numbers of steps, found {step}"))
+                .at(path)
+                .tensor("adam.step")
+                .hint("put the file back, or begin another run"));
+        }
         let moments = (self.slots.iter())
             .flat_map(Slot::moments)
             .map(|(name, like)| take(&name, like))
             .collect::<Result<Vec<_>>>()?;
-        for ((slot, moments), step) in
-            self.slots.iter_mut().zip(moments.chunks_exact(2)).zip(Vec::<i64>::try_from(steps)?)
-        {
+        for ((slot, moments), step) in self.slots.iter_mut().zip(moments.chunks_exact(2)).zip(steps) {
             slot.step = step;
             slot.exp_avg.copy_(&moments[0]);
             slot.exp_avg_sq.copy_(&moments[1]);

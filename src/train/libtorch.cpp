@@ -38,8 +38,8 @@ template <typename F> const char *caught(F f) {
 
 extern "C" {
 
-// What Adam moves, and the factors of its step.
-struct dif_sr_moved {
+// What Adam moves, and the factors of its step; its Rust side is `AdamStep`.
+struct dif_sr_adam_step {
     const at::Tensor *parameter, *exp_avg, *exp_avg_sq;
     double step_size, correction;
 };
@@ -78,14 +78,16 @@ void dif_sr_autocast(int cuda, int enabled) {
 }
 
 // As `zero_grad` in PyTorch: the next backward pass leaves its gradients here, and adds to none.
-void dif_sr_forget_gradients(size_t n, const at::Tensor *const *tensors) {
-    for (size_t i = 0; i < n; ++i) {
-        tensors[i]->mutable_grad().reset();
-    }
+const char *dif_sr_forget_gradients(size_t n, const at::Tensor *const *tensors) {
+    return caught([&] {
+        for (size_t i = 0; i < n; ++i) {
+            tensors[i]->mutable_grad().reset();
+        }
+    });
 }
 
 // One step of Adam on n tensors with gradients: adam.rs says what of. Operations and order are those of torch.optim.Adam.
-const char *dif_sr_adam(size_t n, const dif_sr_moved *moved, double beta1, double beta2, double eps, double weight_decay) {
+const char *dif_sr_adam(size_t n, const dif_sr_adam_step *steps, double beta1, double beta2, double eps, double weight_decay) {
     return caught([&] {
         if (n == 0) {
             return; // libtorch takes no empty list
@@ -93,7 +95,7 @@ const char *dif_sr_adam(size_t n, const dif_sr_moved *moved, double beta1, doubl
         const at::NoGradGuard no_grad;
         std::vector<at::Tensor> parameters, grads, exp_avgs, exp_avg_sqs;
         std::vector<at::Scalar> step_sizes, corrections;
-        for (const auto *one = moved; one != moved + n; ++one) {
+        for (const auto *one = steps; one != steps + n; ++one) {
             parameters.push_back(*one->parameter);
             grads.push_back(one->parameter->grad());
             exp_avgs.push_back(*one->exp_avg);

@@ -1,7 +1,8 @@
 //! What tch lacks of libtorch: the states of its generators, deterministic algorithms, autocasting to bfloat16, and
-//! operations on lists of tensors, which a GPU takes in one kernel.
+//! operations on lists of tensors, for which a GPU needs few kernels.
 
 use std::ffi::{CStr, c_char, c_int};
+use std::marker::PhantomData;
 
 use tch::{Device, Tensor};
 use torch_sys::C_tensor;
@@ -13,20 +14,35 @@ unsafe extern "C" {
     fn dif_sr_set_generator_state(cuda: c_int, state: *const C_tensor) -> *const c_char;
     fn dif_sr_deterministic();
     fn dif_sr_autocast(cuda: c_int, enabled: c_int);
-    fn dif_sr_forget_gradients(n: usize, tensors: *const *const C_tensor);
-    fn dif_sr_adam(n: usize, moved: *const Moved, beta1: f64, beta2: f64, eps: f64, weight_decay: f64)
-    -> *const c_char;
+    fn dif_sr_forget_gradients(n: usize, tensors: *const *const C_tensor) -> *const c_char;
+    fn dif_sr_adam(
+        n: usize,
+        steps: *const AdamStep<'_>,
+        beta1: f64,
+        beta2: f64,
+        eps: f64,
+        weight_decay: f64,
+    ) -> *const c_char;
     fn dif_sr_libtorch_version() -> *const c_char;
 }
 
-/// What Adam moves, and the factors of its step.
+/// A parameter with a gradient, Adam's moments of it, and the factors of its step.
 #[repr(C)]
-struct Moved {
+pub(super) struct AdamStep<'a> {
     parameter: *const C_tensor,
     exp_avg: *const C_tensor,
     exp_avg_sq: *const C_tensor,
     step_size: f64,
     correction: f64,
+    tensors: PhantomData<&'a Tensor>,
+}
+
+impl<'a> AdamStep<'a> {
+    /// `correction` is the square root of what the second moment lacks.
+    pub fn new([parameter, exp_avg, exp_avg_sq]: [&'a Tensor; 3], step_size: f64, correction: f64) -> Self {
+        let [parameter, exp_avg, exp_avg_sq] = [parameter, exp_avg, exp_avg_sq].map(Tensor::as_ptr);
+        Self { parameter, exp_avg, exp_avg_sq, step_size, correction, tensors: PhantomData }
+    }
 }
 
 /// The state of the device's default generator, `[n]` bytes on the CPU: what is drawn after it was set is what was drawn
@@ -55,7 +71,8 @@ pub fn set_generator_state(device: Device, state: &Tensor) -> Result<()> {
 /// Whether a state of the CPU's generator (a seed, how many of 624 numbers are left, a flag, the next one's place, the numbers)
 /// would be read beyond its end: libtorch checks each counter alone.
 fn points_beyond_itself(state: &Tensor) -> bool {
-    let Ok(bytes) = Vec::<u8>::try_from(state) else { return false };
+    // In any shape, as libtorch takes it; what is no bytes it refuses itself.
+    let Ok(bytes) = Vec::<u8>::try_from(state.flatten(0, -1)) else { return false };
     let (Some(left), Some(next)) = (bytes.get(8..12), bytes.get(16..24)) else { return false };
     let left = i32::from_le_bytes(left.try_into().expect("four bytes"));
     let next = u64::from_le_bytes(next.try_into().expect("eight bytes"));
@@ -70,20 +87,14 @@ pub(super) fn deterministic() {
 }
 
 /// Leaves the tensors without gradients.
+///
+/// # Panics
+/// A tensor that is undefined.
 pub(super) fn forget_gradients<'a>(tensors: impl Iterator<Item = &'a Tensor>) {
     let tensors: Vec<*const C_tensor> = tensors.map(|tensor| tensor.as_ptr()).collect();
     // SAFETY: the tensors outlive the call.
-    unsafe { dif_sr_forget_gradients(tensors.len(), tensors.as_ptr()) }
-}
-
-/// A parameter with a gradient, Adam's moments of it, and the factors of its step.
-pub(super) struct AdamStep<'a> {
-    pub parameter: &'a Tensor,
-    pub exp_avg: &'a Tensor,
-    pub exp_avg_sq: &'a Tensor,
-    pub step_size: f64,
-    /// The square root of what the second moment lacks.
-    pub correction: f64,
+    let done = unsafe { checked(dif_sr_forget_gradients(tensors.len(), tensors.as_ptr())) };
+    done.unwrap_or_else(|e| panic!("{e}"));
 }
 
 /// One step of Adam, all parameters in each operation:
@@ -98,17 +109,8 @@ pub(super) struct AdamStep<'a> {
 /// # Panics
 /// A tensor that is not of its parameter's shape, kind or device.
 pub(super) fn adam(steps: &[AdamStep], [beta1, beta2]: [f64; 2], eps: f64, weight_decay: f64) {
-    let moved: Vec<Moved> = (steps.iter())
-        .map(|step| Moved {
-            parameter: step.parameter.as_ptr(),
-            exp_avg: step.exp_avg.as_ptr(),
-            exp_avg_sq: step.exp_avg_sq.as_ptr(),
-            step_size: step.step_size,
-            correction: step.correction,
-        })
-        .collect();
-    // SAFETY: the tensors outlive the call.
-    let done = unsafe { checked(dif_sr_adam(moved.len(), moved.as_ptr(), beta1, beta2, eps, weight_decay)) };
+    // SAFETY: the tensors outlive the steps, which have the layout of the C++ side.
+    let done = unsafe { checked(dif_sr_adam(steps.len(), steps.as_ptr(), beta1, beta2, eps, weight_decay)) };
     done.unwrap_or_else(|e| panic!("{e}"));
 }
 
@@ -192,6 +194,10 @@ mod tests {
         forged[16..24].copy_from_slice(&623_u64.to_le_bytes());
         let error = set_generator_state(Device::Cpu, &Tensor::from_slice(&forged)).unwrap_err();
         assert!(error.to_string().contains("point beyond it"), "{error}");
+        let error = set_generator_state(Device::Cpu, &Tensor::from_slice(&forged).view([1, -1])).unwrap_err();
+        assert!(error.to_string().contains("point beyond it"), "{error}");
+        forged[16..24].copy_from_slice(&1_u64.to_le_bytes());
+        set_generator_state(Device::Cpu, &Tensor::from_slice(&forged)).unwrap();
         let error = set_generator_state(Device::Cpu, &Tensor::zeros([5], (Kind::Uint8, Device::Cpu))).unwrap_err();
         assert!(error.to_string().starts_with("libtorch: "), "{error}");
     }

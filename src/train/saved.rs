@@ -83,7 +83,8 @@ impl Training<'_> {
     /// with the file; `path` is for messages.
     ///
     /// # Errors
-    /// Bytes that are damaged, of another configuration, of other data or of another kind of device.
+    /// Bytes that are damaged, of another configuration, of other data or of another kind of device; the training may then be
+    /// neither here nor there.
     pub fn restore(&mut self, path: &Path, bytes: &[u8], dataset: &Dataset, splits: &Splits) -> Result<()> {
         restore(TensorFile::parse(path, bytes)?, path, self, &fingerprint(dataset, splits)).map(drop)
     }

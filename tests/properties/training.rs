@@ -86,6 +86,12 @@ proptest! {
         };
         let expected: Vec<f64> = values(&before).into_iter().map(first_step).collect();
         equal("parameter", &parameters[1], &Tensor::from_slice(&expected))?;
+        // The other, whose gradient of before is forgotten, stays: its moments move it no more.
+        let before = parameters[0].copy();
+        adam.zero_grad();
+        parameters[1].sum(Kind::Double).backward();
+        adam.step();
+        prop_assert!(parameters[0].equal(&before));
     }
 
     #[test]
