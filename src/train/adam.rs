@@ -149,3 +149,47 @@ impl Slot {
         (1.0 - BETA1.powf(self.step as f64), 1.0 - BETA2.powf(self.step as f64))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Recorded from `torch.optim.Adam([p], lr=0.01, weight_decay=0.1)` of PyTorch 2.11, which gives the same with `foreach` and
+    /// without. Were the decay added in two roundings, the second of the second moments would end in 935.
+    #[test]
+    #[allow(clippy::excessive_precision, reason = "nine digits name a float32 for certain")]
+    fn three_steps_with_weight_decay_are_pytorchs_to_the_bit() {
+        let start = [-0.486_780_763_f32, -0.603_821_576, -0.558_096_23, 0.667_524_278, -0.197_415_099, 1.942_783_47];
+        let gradients = [
+            [-1.401_702_05_f32, -0.762_557_149, 0.631_213_427, -0.899_135_172, -0.557_793_438, 0.690_718_77],
+            [0.022_245_859_7, -0.066_622_525_5, 0.068_464_219_6, 0.057_400_163_3, -0.058_288_272_5, 0.076_794_154_9],
+            [
+                0.000_570_926_582,
+                -0.011_893_745_5,
+                -0.005_658_848_68,
+                -0.008_326_536_98,
+                0.009_014_486_34,
+                0.002_115_711_34,
+            ],
+        ];
+        let parameter = Tensor::from_slice(&start).set_requires_grad(true);
+        let mut adam = Adam::new(vec![("p".to_owned(), parameter.shallow_clone())], 0.01, 0.1);
+        for gradient in gradients {
+            adam.zero_grad();
+            parameter.dot(&Tensor::from_slice(&gradient)).backward();
+            adam.step();
+        }
+        let values = |tensor: &Tensor| Vec::<f32>::try_from(tensor.detach()).unwrap();
+        let expected = [-0.464_469_194_f32, -0.579_562_426, -0.579_512_06, 0.686_844_349, -0.173_796_535, 1.916_395_07];
+        assert_eq!(values(&parameter), expected);
+        let expected = [
+            0.002_102_198_78_f32,
+            0.000_696_707_051,
+            0.000_334_551_791,
+            0.000_710_720_895,
+            0.000_338_887_941,
+            0.000_892_364_827,
+        ];
+        assert_eq!(values(&adam.slots[0].exp_avg_sq), expected);
+    }
+}
