@@ -143,3 +143,59 @@ fn null_gradients(config: &ModelConfig) -> BTreeSet<String> {
     }
     names
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    fn case(name: &str) -> Case {
+        tch::set_num_threads(1);
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("golden").join(name);
+        Case::load(&path).unwrap_or_else(|e| panic!("{e}"))
+    }
+
+    /// Whether a tensor of the case with something added at the last query of a row is judged to be right.
+    fn holds_with_a_change(case: &Case, judge: &Judge, name: &str, row: i64) -> bool {
+        let golden = &case.expected[name];
+        let changed = golden.copy();
+        let mut last = changed.get(row).select(-2, -1);
+        let _ = last.g_add_scalar_(0.1);
+        judge.compare(name, &changed, golden).expect("it is compared").holds()
+    }
+
+    #[test]
+    fn of_padded_positions_under_max_pooling_nothing_is_said_in_layers() {
+        let case = case("max_pooling");
+        let padded: Vec<bool> = (0..6).map(|row| case.batch.item_seq_len.int64_value(&[row]) < 7).collect();
+        assert!(padded.contains(&true) && padded.contains(&false));
+        let (any, model) = (Judge::of_any(&case, Kind::Double), Judge::of_model(&case));
+        for name in ["out.layer.0.attention_probs", "out.layer.0.output"] {
+            for (row, &padded) in (0..).zip(&padded) {
+                assert_eq!(holds_with_a_change(&case, &any, name, row), padded, "{name}, row {row}");
+                assert!(
+                    !holds_with_a_change(&case, &model, name, row),
+                    "{name}, row {row}: the CPU's own has no excuse"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn only_what_follows_from_the_float32_sum_has_its_tolerance() {
+        let departs = |case: &Case, name: &str| {
+            let golden = &case.expected[name];
+            let found = Judge::of_any(case, Kind::Double).compare(name, &(golden * (1.0 + 1e-7)), golden);
+            !found.expect("it is compared").holds()
+        };
+        let (gate, alone, bpr) = (case("gate"), case("no_predictor"), case("bpr"));
+        for name in ["out.loss.total", "train.loss.5", "grad.item_embedding.weight", "after5.item_embedding.weight"] {
+            assert!(!departs(&gate, name), "{name}");
+            assert!(departs(&alone, name) && departs(&bpr, name), "{name}: nothing is summed in float32");
+        }
+        for name in ["out.loss.item", "out.seq_output", "out.layer.1.output"] {
+            assert!(departs(&gate, name), "{name}");
+        }
+    }
+}
