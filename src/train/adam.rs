@@ -51,14 +51,17 @@ impl Adam {
 
     /// One step on the gradients that the last backward pass left. Every rounding of float32 is PyTorch's.
     pub fn step(&mut self) {
+        let kind = self.slots.first().map_or(Kind::Double, |slot| slot.parameter.kind());
         let moving = self.slots.iter_mut().filter(|slot| slot.parameter.grad().defined());
         let steps = moving.map(|slot| {
             slot.step += 1;
             let (bias_correction1, bias_correction2) = slot.bias_corrections();
             let moved = [&slot.parameter, &slot.exp_avg, &slot.exp_avg_sq];
-            AdamStep::new(moved, self.learning_rate / bias_correction1, bias_correction2.sqrt())
+            let step_size = held_by(kind, self.learning_rate / bias_correction1);
+            AdamStep::new(moved, step_size, bias_correction2.sqrt())
         });
-        adam(&steps.collect::<Vec<_>>(), [BETA1, BETA2], EPS, self.weight_decay);
+        let steps: Vec<AdamStep> = steps.collect();
+        adam(&steps, [BETA1, BETA2], EPS, held_by(kind, self.weight_decay));
     }
 
     /// One step on the gradients of the fast path, in one pass over memory.
@@ -136,6 +139,12 @@ impl Adam {
         }
         Ok(())
     }
+}
+
+/// A factor as numbers of this kind hold it: libtorch refuses one that is too large, and takes an infinite one, whose
+/// parameters the training then names.
+fn held_by(kind: Kind, factor: f64) -> f64 {
+    if kind == Kind::Float { f64::from(factor as f32) } else { factor }
 }
 
 impl Slot {
