@@ -17,8 +17,8 @@ use std::time::Instant;
 
 use dif_sr::config::RunConfig;
 use dif_sr::data::{Batch, Dataset, RowTensors, split::split};
-use dif_sr::train::{Prepared, Stepper};
-use tch::{Cuda, Device, Kind, Tensor};
+use dif_sr::train::{Prepared, Stepper, wait_for};
+use tch::{Device, Kind, Tensor};
 
 const ROUNDS: usize = 5;
 /// Steps of a round on the CPU.
@@ -132,9 +132,7 @@ impl<'a> Ours<'a> {
             self.next = (self.next + 1) % self.batches.len();
         }
         assert!(losses.into_iter().all(|losses| losses.values().total.is_finite()));
-        if let Device::Cuda(index) = self.device {
-            Cuda::synchronize(index as i64);
-        }
+        wait_for(self.device);
         start.elapsed().as_secs_f64()
     }
 

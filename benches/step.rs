@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use dif_sr::data::RowTensors;
-use dif_sr::train::{Prepared, Stepper};
+use dif_sr::train::{Prepared, Stepper, wait_for};
 use tch::{Cuda, Device, Kind, Tensor};
 
 /// Batches of a slice.
@@ -27,15 +27,10 @@ const PATHS: [(&str, &str, &str, &str); 4] = [
 
 /// How long it takes to do something so often, all that a GPU still has to do included.
 fn timed(device: Device, n: u64, mut something: impl FnMut()) -> Duration {
-    let wait = || {
-        if let Device::Cuda(index) = device {
-            Cuda::synchronize(index as i64);
-        }
-    };
-    wait();
+    wait_for(device);
     let start = Instant::now();
     (0..n).for_each(|_| something());
-    wait();
+    wait_for(device);
     start.elapsed()
 }
 

@@ -1,7 +1,7 @@
 //! On a GPU: the same function as on the CPU, the same run twice, and one that goes on as if nothing had been.
 //!
-//! Where there is none, each test says that it is left out; with `DIF_SR_GPU=required` it fails. What is trained is trained by the binary: a process loads
-//! libtorch's CUDA half before it has threads.
+//! Where there is none, each test says that it is left out; with `DIF_SR_GPU=required` it fails. What is trained is trained
+//! by the binary: a process loads libtorch's CUDA half before it has threads.
 
 mod common;
 
@@ -58,17 +58,11 @@ fn ml_100k_without_dropout_takes_the_reference_course() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let run = ml_100k(folder.path(), "run", &["--epochs=3"]);
     let golden = common::golden("ml-100k_no_dropout");
-    let (ours, theirs) = (losses(&run), &golden["batches"].as_array().expect("batches"));
-    assert_eq!(ours.len(), theirs.len());
-    let departures = ours.iter().zip(*theirs).map(|(ours, golden)| {
-        let golden = golden["loss"].as_f64().expect("a loss");
-        (ours - golden).abs() / golden
-    });
-    let largest = departures.fold(0.0, f64::max);
-    println!("the largest relative difference of {} losses is {largest:.1e}", ours.len());
+    let batches = golden["batches"].as_array().expect("batches").iter();
+    let theirs: Vec<f64> = batches.map(|batch| batch["loss"].as_f64().expect("a loss")).collect();
+    let largest = largest_difference(&losses(&run), &theirs);
     assert!(largest <= LOSS, "{largest:.1e}");
-    let (ours, theirs) = (json(&run.join("result.json")), &golden["test"]);
-    agree(&ours["test"]["metrics"], theirs);
+    agree(&json(&run.join("result.json"))["test"]["metrics"], &golden["test"]);
 }
 
 /// A checkpoint that a GPU has trained is evaluated on the CPU to the same metrics, on both paths.
@@ -98,9 +92,7 @@ fn bf16_stays_within_its_own_rounding_of_float32() {
     let [exact, rough] = ["float32", "bf16"].map(|precision| {
         losses(&ml_100k(folder.path(), precision, &["--epochs=1", &format!("--precision={precision}")]))
     });
-    let departures = exact.iter().zip(&rough).map(|(exact, rough)| (exact - rough).abs() / exact);
-    let largest = departures.fold(0.0, f64::max);
-    println!("the largest relative difference of {} losses is {largest:.1e}", exact.len());
+    let largest = largest_difference(&rough, &exact);
     assert!(largest > 0.0, "bfloat16 rounds");
     assert!(largest <= BFLOAT16, "{largest:.1e}");
 }
@@ -159,6 +151,15 @@ fn losses(run: &Path) -> Vec<f64> {
     let mut lines = table.lines().map(|line| line.split('\t'));
     let column = lines.next().and_then(|mut names| names.position(|name| name == "total")).expect("a column `total`");
     lines.map(|mut values| values.nth(column).and_then(|value| value.parse().ok()).expect("a loss")).collect()
+}
+
+/// Relative to the expected values.
+fn largest_difference(found: &[f64], expected: &[f64]) -> f64 {
+    assert_eq!(found.len(), expected.len());
+    let differences = found.iter().zip(expected).map(|(found, expected)| (found - expected).abs() / expected);
+    let largest = differences.fold(0.0, f64::max);
+    println!("the largest relative difference of {} losses is {largest:.1e}", found.len());
+    largest
 }
 
 fn json(path: &Path) -> Value {

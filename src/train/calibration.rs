@@ -5,6 +5,8 @@ use std::time::Instant;
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 
+use super::wait_for;
+
 /// Rows and columns of the product: large enough to be bound by arithmetic, done in milliseconds.
 const SIDE: i64 = 512;
 /// Numbers copied, 32 MB: more than the caches of most processors hold.
@@ -39,9 +41,7 @@ fn seconds(device: Device, mut work: impl FnMut()) -> Vec<f64> {
     let mut timed = || {
         let start = Instant::now();
         work();
-        if let Device::Cuda(index) = device {
-            tch::Cuda::synchronize(index as i64);
-        }
+        wait_for(device);
         start.elapsed().as_secs_f64()
     };
     timed();

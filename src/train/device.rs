@@ -50,3 +50,10 @@ pub fn gpu(index: usize) -> Result<Device> {
     Err(Error::new(format!("gpu_id is {index}, but libtorch finds {found} CUDA devices"))
         .hint(format!("use an id from 0 to {}", found - 1)))
 }
+
+/// Waits until all that was asked of `device` is done; the CPU is never behind.
+pub fn wait_for(device: Device) {
+    if let Device::Cuda(index) = device {
+        Cuda::synchronize(index as i64);
+    }
+}

@@ -20,7 +20,7 @@ mod stepper;
 pub use adam::Adam;
 pub use calibration::Calibration;
 pub use checkpoint::Checkpoint;
-pub use device::{device, gpu, load_cuda};
+pub use device::{device, gpu, load_cuda, wait_for};
 pub use early_stopping::EarlyStopping;
 pub use fit::{Event, Fitted, Position, Training};
 pub use folder::RunFolder;
