@@ -3,8 +3,10 @@
 //! What is done to single scores goes side by side for all queries and heads of a sequence: lane i · heads + n is query i in
 //! head n, and a score map is `[keys, lanes]`.
 
+use std::ops::Range;
+
 use super::fusion::{Fusion, Maps, softmax};
-use super::kernels::{LANES, Lanes, Terms, copy, dots};
+use super::kernels::{LANES, Lanes, Terms, axpy, copy, dot, dots};
 use super::layer::zeros;
 use super::norm::Drops;
 use super::table::Table;
@@ -28,8 +30,25 @@ pub(super) struct Sequence {
 pub(super) enum Queries {
     /// Every row.
     All,
-    /// The last true item of each sequence.
+    /// The last true item of each sequence, which meets the rows as they are ([`super::lift`]).
     Last,
+}
+
+/// Where a row of a head lies.
+#[derive(Debug, Clone, Copy)]
+struct Places {
+    /// From a row to the next, and from a head to the next.
+    row: usize,
+    head: usize,
+    width: usize,
+}
+
+impl Places {
+    #[inline(always)]
+    fn of(self, row: usize, head: usize) -> Range<usize> {
+        let start = row * self.row + head * self.head;
+        start..start + self.width
+    }
 }
 
 /// One layer's attention: what does not change within a batch.
@@ -49,11 +68,13 @@ pub(super) struct Attention<'a> {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Streams<'a> {
     pub sequences: &'a [Sequence],
-    /// `[queries, H]`
+    /// `[queries, H]`, or lifted, `[heads, queries, H]`.
     pub query: &'a [f32],
-    /// `[rows, H]`
+    /// Added to the item's scores of a query, `[queries, heads]`; empty where keys are.
+    pub offsets: &'a [f32],
+    /// `[rows, H]`; of lifted queries the rows themselves.
     pub key: &'a [f32],
-    /// `[valued rows, H]`
+    /// `[valued rows, H]`; of lifted queries the rows themselves, all of them.
     pub value: &'a [f32],
     /// Of the attributes and of the position; none where these enter the input.
     pub tables: &'a [Table<'a>],
@@ -73,11 +94,12 @@ pub(super) struct Scores {
 /// Gradients: those of the streams are written, the others are added to.
 #[derive(Debug)]
 pub(super) struct Gradients<'a> {
-    /// `[queries, H]`
+    /// As the queries are.
     pub query: &'a mut [f32],
-    /// `[rows, H]`
+    pub offsets: &'a mut [f32],
+    /// `[rows, H]`; of lifted queries that of the rows, as keys and as values.
     pub key: &'a mut [f32],
-    /// `[valued rows, H]`
+    /// `[valued rows, H]`; empty with lifted queries.
     pub value: &'a mut [f32],
     /// Of every table's scores or sides.
     pub tables: &'a mut [&'a mut [f32]],
@@ -98,11 +120,43 @@ impl Attention<'_> {
         }
     }
 
-    /// The blocks of lanes of a sequence's maps.
+    /// Where queries and contexts lie.
+    #[inline(always)]
+    fn asking(self, sequences: &[Sequence]) -> Places {
+        match self.queries {
+            Queries::All => self.seen(),
+            Queries::Last => Places { row: self.h, head: sequences.len() * self.h, width: self.h },
+        }
+    }
+
+    /// Where keys and values lie.
+    #[inline(always)]
+    fn seen(self) -> Places {
+        let (head, width) = match self.queries {
+            Queries::All => (self.h / self.heads, self.h / self.heads),
+            Queries::Last => (0, self.h),
+        };
+        Places { row: self.h, head, width }
+    }
+
+    /// The rows of a sequence among the values.
+    #[inline(always)]
+    fn values(self, sequence: Sequence) -> Range<usize> {
+        let start = match self.queries {
+            Queries::All => sequence.values,
+            Queries::Last => sequence.start,
+        };
+        start..start + sequence.valued
+    }
+
+    /// The blocks of lanes of a sequence's maps: a single key has the whole probability, whatever its score, and no maps.
     #[inline(always)]
     fn blocks(self, sequence: Sequence) -> usize {
-        let queries = if self.queries == Queries::All { sequence.rows } else { 1 };
-        (queries * self.heads).div_ceil(LANES)
+        match (sequence.rows, self.queries) {
+            (1, _) => 0,
+            (rows, Queries::All) => (rows * self.heads).div_ceil(LANES),
+            (_, Queries::Last) => self.heads.div_ceil(LANES),
+        }
     }
 }
 
@@ -121,6 +175,15 @@ impl Masks {
     #[inline(always)]
     fn new(attention: Attention) -> Self {
         Self { future: Vec::new(), drops: Vec::new(), row: vec![0.0; attention.length * attention.heads] }
+    }
+
+    /// Dropout's factors of a query's only key, by head.
+    #[inline(always)]
+    fn single(&mut self, attention: Attention, row: usize) -> &[f32] {
+        if !attention.drops.mask(row, &mut self.row) {
+            self.row.fill(1.0);
+        }
+        &self.row[..attention.heads]
     }
 
     /// Draws the factors of a sequence.
@@ -148,22 +211,42 @@ impl Masks {
     }
 }
 
-/// `context` = Σⱼ dropout(p)ⱼ valueⱼ for every query and head.
+/// `context` = Σⱼ dropout(p)ⱼ valueⱼ for every query and head, and `sums` = Σⱼ dropout(p)ⱼ where queries are lifted.
 ///
 /// # Shapes
-/// context `[queries, H]`
+/// context as the queries, sums `[queries, heads]` or empty
 #[multiversion::multiversion(targets("x86_64+avx512f", "x86_64+avx2+fma", "aarch64+neon"))]
-pub(super) fn forward(attention: Attention, streams: Streams, scores: &mut Scores, context: &mut [f32]) {
+pub(super) fn forward(
+    attention: Attention,
+    streams: Streams,
+    scores: &mut Scores,
+    context: &mut [f32],
+    sums: &mut [f32],
+) {
     let Attention { h, heads, length, fusion, .. } = attention;
-    let Streams { sequences, query, key, value, tables } = streams;
-    let (maps, d) = (tables.len() + 1, h / heads);
-    let scale = 1.0 / (d as f32).sqrt();
+    let Streams { sequences, query, offsets, key, value, tables } = streams;
+    let (asking, seen) = (attention.asking(sequences), attention.seen());
+    let maps = tables.len() + 1;
+    let scale = 1.0 / ((h / heads) as f32).sqrt();
     scores.resize(attention, sequences, maps);
     let mut rest = (&mut scores.maps[..], &mut scores.gates[..], &mut scores.probs[..]);
     let mut masks = Masks::new(attention);
     let (mut fused, mut weights) = (vec![[0.0; LANES]; length], Vec::new());
     for (number, &sequence) in sequences.iter().enumerate() {
         let (keys, blocks) = (sequence.rows, attention.blocks(sequence));
+        let values = attention.values(sequence);
+        if keys == 1 {
+            for (row, _) in attention.queries(number, sequence) {
+                for (head, &weight) in masks.single(attention, row).iter().enumerate() {
+                    let (from, to) = (&value[seen.of(values.start, head)], &mut context[asking.of(row, head)]);
+                    to.iter_mut().zip(from).for_each(|(to, x)| *to = weight * x);
+                    if let Some(sum) = sums.get_mut(row * heads + head) {
+                        *sum = weight;
+                    }
+                }
+            }
+            continue;
+        }
         let width = blocks * LANES;
         let own = rest.0.split_off_mut(..maps * keys * blocks).expect("as resized");
         let gates = rest.1.split_off_mut(..blocks * maps).expect("as resized");
@@ -182,9 +265,11 @@ pub(super) fn forward(attention: Attention, streams: Streams, scores: &mut Score
             }
         }
         for (q, (row, _)) in attention.queries(number, sequence).enumerate() {
+            let of_heads = row * heads..(row + 1) * heads;
             for j in 0..keys {
                 let to = &mut flat[(item(tables) * keys + j) * width + q * heads..][..heads];
-                dots(&query[row * h..][..h], &key[(sequence.start + j) * h..][..h], to);
+                products((query, asking, row), (key, seen, sequence.start + j), to);
+                offsets.get(of_heads.clone()).into_iter().for_each(|offsets| axpy(1.0, offsets, to));
             }
         }
         for block in 0..blocks {
@@ -206,35 +291,65 @@ pub(super) fn forward(attention: Attention, streams: Streams, scores: &mut Score
                 }
             }
         }
-        let values = &value[sequence.values * h..];
         for (q, (row, _)) in attention.queries(number, sequence).enumerate() {
-            for (head, context) in context[row * h..][..h].chunks_exact_mut(d).enumerate() {
+            for head in 0..heads {
                 let weights = &weights.as_flattened()[q * heads + head..];
-                let rows = &values[head * d..];
-                Terms { weights, step: width, rows, stride: h, n: sequence.valued }.sum(context);
+                let rows = &value[seen.of(values.start, head).start..];
+                let terms = Terms { weights, step: width, rows, stride: seen.row, n: sequence.valued };
+                terms.sum(&mut context[asking.of(row, head)]);
+                if let Some(sum) = sums.get_mut(row * heads + head) {
+                    *sum = weights.iter().step_by(width).take(sequence.valued).sum();
+                }
             }
         }
     }
 }
 
-/// The gradients of the streams, the tables and the fusion from that of the context.
+/// The gradients of the streams, the tables and the fusion from those of the context and the sums.
 ///
 /// # Shapes
-/// dcontext `[queries, H]`
+/// dcontext as the queries, dsums `[queries, heads]` or empty
 #[multiversion::multiversion(targets("x86_64+avx512f", "x86_64+avx2+fma", "aarch64+neon"))]
-pub(super) fn backward(attention: Attention, streams: Streams, scores: &Scores, dcontext: &[f32], into: Gradients) {
+pub(super) fn backward(
+    attention: Attention,
+    streams: Streams,
+    scores: &Scores,
+    (dcontext, dsums): (&[f32], &[f32]),
+    into: Gradients,
+) {
     let Attention { h, heads, length, fusion, .. } = attention;
-    let Streams { sequences, query, key, value, tables } = streams;
-    let (maps, d) = (tables.len() + 1, h / heads);
-    let scale = 1.0 / (d as f32).sqrt();
+    let Streams { sequences, query, key, value, tables, .. } = streams;
+    let (asking, seen) = (attention.asking(sequences), attention.seen());
+    let maps = tables.len() + 1;
+    let scale = 1.0 / ((h / heads) as f32).sqrt();
     let mut rest = (&scores.maps[..], &scores.gates[..], &scores.probs[..]);
     let mut masks = Masks::new(attention);
     // Of the probabilities after dropout: themselves and their gradient.
     let (mut weights, mut dweights) = (Vec::new(), Vec::new());
     let (mut dfused, mut of_block) = (vec![[0.0; LANES]; length], vec![[0.0; LANES]; maps * length]);
     let mut dmaps: Vec<Vec<Lanes>> = vec![Vec::new(); maps];
+    let mut as_value = vec![0.0; h];
     for (number, &sequence) in sequences.iter().enumerate() {
         let blocks = attention.blocks(sequence);
+        let keys = sequence.start..sequence.start + sequence.rows;
+        let values = attention.values(sequence);
+        let queries = attention.queries(number, sequence);
+        if sequence.rows == 1 {
+            into.key[keys.start * h..][..h].fill(0.0);
+            let to = match attention.queries {
+                Queries::All => &mut *into.value,
+                Queries::Last => &mut *into.key,
+            };
+            to[values.start * h..][..h].fill(0.0);
+            for (row, _) in queries {
+                for (head, &weight) in masks.single(attention, row).iter().enumerate() {
+                    axpy(weight, &dcontext[asking.of(row, head)], &mut to[seen.of(values.start, head)]);
+                    into.query[asking.of(row, head)].fill(0.0);
+                }
+                into.offsets.get_mut(row * heads..(row + 1) * heads).into_iter().for_each(|offsets| offsets.fill(0.0));
+            }
+            continue;
+        }
         let (width, size) = (blocks * LANES, sequence.rows * blocks);
         let own = rest.0.split_off(..maps * size).expect("as resized");
         let gates = rest.1.split_off(..blocks * maps).expect("as resized");
@@ -242,14 +357,13 @@ pub(super) fn backward(attention: Attention, streams: Streams, scores: &Scores, 
         for map in [&mut weights, &mut dweights].into_iter().chain(&mut dmaps) {
             map.resize(size, [0.0; LANES]);
         }
-        let keys = sequence.start..sequence.start + sequence.rows;
-        let values = sequence.values..sequence.values + sequence.valued;
-        let queries = attention.queries(number, sequence);
         masks.draw(attention, number, sequence);
         for (q, (row, _)) in queries.clone().enumerate() {
-            for (j, value) in value[values.start * h..values.end * h].chunks_exact(h).enumerate() {
+            let of_heads = row * heads..(row + 1) * heads;
+            for (j, value_row) in values.clone().enumerate() {
                 let to = &mut dweights.as_flattened_mut()[j * width + q * heads..][..heads];
-                dots(&dcontext[row * h..][..h], value, to);
+                products((dcontext, asking, row), (value, seen, value_row), to);
+                dsums.get(of_heads.clone()).into_iter().for_each(|dsums| axpy(1.0, dsums, to));
             }
         }
         for block in 0..blocks {
@@ -287,29 +401,63 @@ pub(super) fn backward(attention: Attention, streams: Streams, scores: &Scores, 
                 }
             }
         }
-        let first = match attention.queries {
-            Queries::All => sequence.start,
-            Queries::Last => number,
-        };
-        let n_queries = queries.count();
         let (weights, ditem) = (weights.as_flattened(), dmap(item(tables)));
-        // From a key to the next, and from a query to the next.
-        let by_key = |weights, rows| Terms { weights, step: width, rows, stride: h, n: sequence.rows };
-        let by_query = |weights, rows| Terms { weights, step: heads, rows, stride: h, n: n_queries };
+        let n_queries = queries.clone().count();
+        let first = queries.clone().next().map_or(0, |(row, _)| row);
         for head in 0..heads {
-            let at = |row: usize| row * h + head * d;
-            for (j, row) in values.clone().enumerate() {
-                let terms = by_query(&weights[j * width + head..], &dcontext[at(first)..]);
-                terms.sum(&mut into.value[at(row)..][..d]);
+            for (q, (row, _)) in queries.clone().enumerate() {
+                let dscores = &ditem[q * heads + head..];
+                let rows = &key[seen.of(keys.start, head).start..];
+                let terms = Terms { weights: dscores, step: width, rows, stride: seen.row, n: sequence.rows };
+                terms.sum(&mut into.query[asking.of(row, head)]);
+                if let Some(offset) = into.offsets.get_mut(row * heads + head) {
+                    *offset = dscores.iter().step_by(width).take(sequence.rows).sum();
+                }
             }
-            for q in 0..n_queries {
-                let terms = by_key(&ditem[q * heads + head..], &key[at(sequence.start)..]);
-                terms.sum(&mut into.query[at(first + q)..][..d]);
+        }
+        match attention.queries {
+            Queries::All => {
+                // From a query to the next.
+                let by_query = |weights, rows| Terms { weights, step: heads, rows, stride: h, n: n_queries };
+                for head in 0..heads {
+                    let start = asking.of(first, head).start;
+                    for (j, row) in values.clone().enumerate() {
+                        let terms = by_query(&weights[j * width + head..], &dcontext[start..]);
+                        terms.sum(&mut into.value[seen.of(row, head)]);
+                    }
+                    for (j, row) in keys.clone().enumerate() {
+                        let terms = by_query(&ditem[j * width + head..], &query[start..]);
+                        terms.sum(&mut into.key[seen.of(row, head)]);
+                    }
+                }
             }
-            for (j, row) in keys.clone().enumerate() {
-                let terms = by_query(&ditem[j * width + head..], &query[at(first)..]);
-                terms.sum(&mut into.key[at(row)..][..d]);
+            Queries::Last => {
+                // From a head of the only query to the next.
+                let start = asking.of(first, 0).start;
+                let by_head = |weights, rows| Terms { weights, step: 1, rows, stride: asking.head, n: heads };
+                for (j, row) in keys.clone().enumerate() {
+                    let to = &mut into.key[row * h..][..h];
+                    by_head(&ditem[j * width..], &query[start..]).sum(to);
+                    if j < sequence.valued {
+                        by_head(&weights[j * width..], &dcontext[start..]).sum(&mut as_value);
+                        axpy(1.0, &as_value, to);
+                    }
+                }
             }
+        }
+    }
+}
+
+/// The products of a row by another in every head.
+#[inline(always)]
+fn products((a, of_a, i): (&[f32], Places, usize), (b, of_b, j): (&[f32], Places, usize), to: &mut [f32]) {
+    if of_b.head == of_b.width {
+        let width = to.len() * of_b.width;
+        dots(&a[of_a.of(i, 0).start..][..width], &b[of_b.of(j, 0).start..][..width], to);
+    } else {
+        let b = &b[of_b.of(j, 0)];
+        for (head, to) in to.iter_mut().enumerate() {
+            *to = dot(&a[of_a.of(i, head)], b);
         }
     }
 }

@@ -24,15 +24,15 @@ const BLOCK: usize = 512;
 const LIMIT: usize = 1 << 26;
 
 impl Catalogue {
-    /// `None` where the first layer's input is no function of the item, where it would cost more than it saves, or too much
-    /// memory.
+    /// `None` where the first layer's input is no function of the item, where the first layer is the last, where it would cost
+    /// more than it saves, or too much memory.
     pub fn new(frame: &Frame, positions: usize) -> Option<Self> {
         let n_items = frame.table.len() / frame.h;
         let floats = n_items * 3 * frame.h;
+        let [slots, _, ..] = &frame.layout.layers[..] else { return None };
         if !matches!(frame.layout.input, Input::Item) || positions < 2 * n_items || floats > LIMIT {
             return None;
         }
-        let slots = &frame.layout.layers[0];
         let inputs = frame.table.par_chunks(BLOCK * frame.h).map(|table| {
             let rows = table.len() / frame.h;
             let (mut y, mut inverse, mut input) = (table.to_vec(), vec![0.0; rows], vec![0.0; table.len()]);

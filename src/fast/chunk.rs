@@ -52,7 +52,8 @@ pub(super) struct Sequences<'a> {
 pub(super) enum Padding {
     /// Nothing: under `sum`, and in SASRec and SASRecF, no true position sees them.
     LeftOut,
-    /// All but values: `concat` and `gate` see their scores, and the mask then leaves them no probability.
+    /// All but values: `concat` and `gate` see their scores, and the mask then leaves them no probability. Nothing where a
+    /// sequence has one true item.
     Unvalued,
     /// Everything: under SASRecD's `max` pooling scores are so large that the mask of −10000 does not reach them.
     Kept,
@@ -96,6 +97,8 @@ impl Rows {
             let true_items = batch.len[sequence] as usize;
             let (rows, with_value) = match batch.padding {
                 Padding::LeftOut => (true_items, true_items),
+                // A single key has the whole probability, whatever its score.
+                Padding::Unvalued if true_items == 1 => (1, 1),
                 Padding::Unvalued => (length, true_items),
                 Padding::Kept => (length, length),
             };
@@ -114,6 +117,11 @@ impl Rows {
         for ((attribute, vectors), index) in all.iter().zip(attributes).zip(index) {
             vectors.fill(attribute, items, index);
         }
+    }
+
+    /// Whether every row has a value.
+    pub fn all_valued(&self) -> bool {
+        self.valued.len() == self.items.len()
     }
 
     /// The numbers of a layer's queries.

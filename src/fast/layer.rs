@@ -8,6 +8,7 @@ use super::chunk::Rows;
 use super::dropout::Stream;
 use super::frame::Frame;
 use super::kernels::{Lanes, add_rows, axpy};
+use super::lift::Lifted;
 use super::norm::{self, Drops, Norm};
 use super::product::{Matrix, To, product};
 use super::table::Table;
@@ -21,10 +22,14 @@ pub(super) struct LayerState {
     /// The rows of the input that ask, `[queries, H]`; empty where all do.
     asking: Vec<f32>,
     query: Vec<f32>,
+    /// Keys and values, but of the last layer.
     key: Vec<f32>,
     /// The rows of the input that have a value, `[valued, H]`; empty where all do.
     valued: Vec<f32>,
     value: Vec<f32>,
+    /// Of the last layer: its queries lifted, and what is lowered to its context.
+    asked: Lifted,
+    seen: Lifted,
     /// By stream: queries and keys where scores do not serve the whole step.
     sides: Vec<Vec<f32>>,
     scores: Scores,
@@ -84,6 +89,9 @@ pub(super) struct Scratch {
     d: Vec<f32>,
     /// By stream, of queries and keys.
     dsides: Vec<Vec<f32>>,
+    /// Of the last layer.
+    dasked: Lifted,
+    dseen: Lifted,
 }
 
 /// A layer of a frame by its number.
@@ -152,27 +160,25 @@ impl<'a> Layer<'a> {
     /// out `[queries, H]`
     pub fn forward(self, rows: &Rows, state: &mut LayerState, scratch: &mut Scratch, out: &mut Vec<f32>) {
         let (frame, slots, h) = (self.frame, self.slots(), self.frame.h);
-        let asking = match self.queries() {
-            Queries::All => &state.input,
-            Queries::Last => select(&state.input, rows.last.iter(), h, &mut state.asking),
-        };
-        let valued = match rows.valued.len() == rows.items.len() {
-            true => &state.input,
-            false => select(&state.input, rows.valued.iter(), h, &mut state.valued),
-        };
-        match &frame.catalogue {
-            Some(all) if self.k == 0 => {
-                let item = |&row: &u32| &rows.items[row as usize];
-                match self.queries() {
-                    Queries::All => select(&all.query, rows.items.iter(), h, &mut state.query),
-                    Queries::Last => select(&all.query, rows.last.iter().map(item), h, &mut state.query),
-                };
-                select(&all.key, rows.items.iter(), h, &mut state.key);
-                select(&all.value, rows.valued.iter().map(item), h, &mut state.value);
+        match (self.queries(), &frame.catalogue) {
+            (Queries::Last, _) => {
+                select(&state.input, rows.last.iter(), h, &mut state.asking);
+                frame.linear(&slots.query, &state.asking, &mut state.query);
+                state.asked.lift(frame, &slots.key, &state.query);
             }
-            _ => {
-                frame.linear(&slots.query, asking, &mut state.query);
+            (Queries::All, Some(all)) if self.k == 0 => {
+                let valued = rows.valued.iter().map(|&row| &rows.items[row as usize]);
+                select(&all.query, rows.items.iter(), h, &mut state.query);
+                select(&all.key, rows.items.iter(), h, &mut state.key);
+                select(&all.value, valued, h, &mut state.value);
+            }
+            (Queries::All, _) => {
+                frame.linear(&slots.query, &state.input, &mut state.query);
                 frame.linear(&slots.key, &state.input, &mut state.key);
+                let valued = match rows.all_valued() {
+                    true => &state.input,
+                    false => select(&state.input, rows.valued.iter(), h, &mut state.valued),
+                };
                 frame.linear(&slots.value, valued, &mut state.value);
             }
         }
@@ -180,15 +186,28 @@ impl<'a> Layer<'a> {
         for ((dense, vectors), sides) in slots.attributes.iter().zip(&rows.attributes).zip(&mut state.sides) {
             frame.linear(dense, &vectors.distinct, sides);
         }
-        state.context.resize(asking.len(), 0.0);
-        let streams = Streams {
-            sequences: &rows.sequences,
-            query: &state.query,
-            key: &state.key,
-            value: &state.value,
-            tables: &self.tables(rows, &state.sides),
+        state.context.resize(state.query.len(), 0.0);
+        let LayerState { input, asking, query, key, value, asked, seen, context, scores, .. } = state;
+        let (attention, tables) = (self.attention(rows), self.tables(rows, &state.sides));
+        let asking = match self.queries() {
+            Queries::All => {
+                let streams = Streams { sequences: &rows.sequences, query, offsets: &[], key, value, tables: &tables };
+                attention::forward(attention, streams, scores, context, &mut []);
+                input
+            }
+            Queries::Last => {
+                seen.resize(frame, rows.last.len());
+                attention::forward(
+                    attention,
+                    asked.streams(rows, input, &tables),
+                    scores,
+                    &mut seen.rows,
+                    &mut seen.offsets,
+                );
+                seen.lower(frame, &slots.value, context);
+                asking
+            }
         };
-        attention::forward(self.attention(rows), streams, &mut state.scores, &mut state.context);
 
         let n = asking.len() / h;
         let attended = &mut scratch.a;
@@ -256,52 +275,66 @@ impl<'a> Layer<'a> {
         self,
         rows: &Rows,
         state: &LayerState,
-        Scratch { a, b, c, d, dsides }: &mut Scratch,
+        Scratch { a, b, c, d, dsides, dasked, dseen }: &mut Scratch,
         grad: &mut Vec<f32>,
         into: &mut ThreadGrad,
     ) {
         let (frame, slots, h) = (self.frame, self.slots(), self.frame.h);
         let norm = self.norm(&slots.attention_norm);
-        let asking = match self.queries() {
-            Queries::All => &state.input,
-            Queries::Last => &state.asking,
-        };
         let scales = pair(&mut into.flat, &slots.attention_norm);
         norm::backward(norm, &state.attended.0, &state.attended.1, self.drops(rows, 1), grad, a, scales);
         parameters(frame, &slots.dense, &state.context, a, &mut into.flat);
         b.resize(grad.len(), 0.0);
         frame.transposed(&slots.dense, a, b, To::Nothing);
-        for (gradient, of) in [(&mut *a, &state.query), (&mut *c, &state.key), (&mut *d, &state.value)] {
-            gradient.resize(of.len(), 0.0);
-        }
         dsides.resize_with(state.sides.len(), Vec::new);
         dsides.iter_mut().zip(&state.sides).for_each(|(dsides, sides)| zeros(dsides, sides.len()));
-        let streams = Streams {
-            sequences: &rows.sequences,
-            query: &state.query,
-            key: &state.key,
-            value: &state.value,
-            tables: &self.tables(rows, &state.sides),
-        };
-        let tables = into.scores[self.k].iter_mut().zip(&mut *dsides).zip(&frame.shared[self.k]);
-        let tables = tables.map(|((dscores, dsides), shared)| if shared.is_some() { dscores } else { dsides });
-        let mut tables: Vec<&mut [f32]> = tables.map(|x| &mut x[..]).collect();
-        let gradients = Gradients { query: a, key: c, value: d, tables: &mut tables, fusion: &mut into.fusion[self.k] };
-        attention::backward(self.attention(rows), streams, &state.scores, b, gradients);
-        parameters(frame, &slots.query, asking, a, &mut into.flat);
-        frame.transposed(&slots.query, a, grad, To::Old);
-        parameters(frame, &slots.key, &state.input, c, &mut into.flat);
+        let tables = self.tables(rows, &state.sides);
+        let dtables = into.scores[self.k].iter_mut().zip(&mut *dsides).zip(&frame.shared[self.k]);
+        let dtables = dtables.map(|((dscores, dsides), shared)| if shared.is_some() { dscores } else { dsides });
+        let mut dtables: Vec<&mut [f32]> = dtables.map(|x| &mut x[..]).collect();
+        let (dtables, fusion) = (&mut dtables[..], &mut into.fusion[self.k][..]);
+        // `a` becomes the queries' gradient, `c` that of the keys, or of the rows that the last layer's queries meet.
+        a.resize(state.query.len(), 0.0);
+        c.resize(state.input.len(), 0.0);
+        match self.queries() {
+            Queries::All => {
+                d.resize(state.value.len(), 0.0);
+                let LayerState { query, key, value, .. } = state;
+                let streams = Streams { sequences: &rows.sequences, query, offsets: &[], key, value, tables: &tables };
+                let gradients = Gradients { query: a, offsets: &mut [], key: c, value: d, tables: dtables, fusion };
+                attention::backward(self.attention(rows), streams, &state.scores, (b, &[]), gradients);
+            }
+            Queries::Last => {
+                dseen.lift(frame, &slots.value, b);
+                state.seen.parameters(frame, &slots.value, b, &mut into.flat);
+                dasked.resize(frame, rows.last.len());
+                let Lifted { rows: query, offsets } = &mut *dasked;
+                let gradients = Gradients { query, offsets, key: c, value: &mut [], tables: dtables, fusion };
+                let dcontext = (&dseen.rows[..], &dseen.offsets[..]);
+                let streams = state.asked.streams(rows, &state.input, &tables);
+                attention::backward(self.attention(rows), streams, &state.scores, dcontext, gradients);
+                dasked.lower(frame, &slots.key, a);
+                dasked.parameters(frame, &slots.key, &state.query, &mut into.flat);
+            }
+        }
         for ((dense, vectors), dsides) in slots.attributes.iter().zip(&rows.attributes).zip(&*dsides) {
             // The vectors are not trained: their gradient is not asked for.
             parameters(frame, dense, &vectors.distinct, dsides, &mut into.flat);
         }
+        let asking = match self.queries() {
+            Queries::All => &state.input,
+            Queries::Last => &state.asking,
+        };
+        parameters(frame, &slots.query, asking, a, &mut into.flat);
+        frame.transposed(&slots.query, a, grad, To::Old);
         if self.queries() == Queries::Last {
-            zeros(a, state.input.len());
-            add_selected(grad, &rows.last, h, a);
-            std::mem::swap(a, grad);
+            add_selected(grad, &rows.last, h, c);
+            std::mem::swap(c, grad);
+            return;
         }
+        parameters(frame, &slots.key, &state.input, c, &mut into.flat);
         frame.transposed(&slots.key, c, grad, To::Old);
-        if rows.valued.len() == rows.items.len() {
+        if rows.all_valued() {
             parameters(frame, &slots.value, &state.input, d, &mut into.flat);
             frame.transposed(&slots.value, d, grad, To::Old);
         } else {
@@ -310,6 +343,14 @@ impl<'a> Layer<'a> {
             frame.transposed(&slots.value, d, a, To::Nothing);
             add_selected(a, &rows.valued, h, grad);
         }
+    }
+}
+
+impl Lifted {
+    /// The streams of lifted queries, which meet the rows themselves.
+    fn streams<'a>(&'a self, rows: &'a Rows, input: &'a [f32], tables: &'a [Table<'a>]) -> Streams<'a> {
+        let Self { rows: query, offsets } = self;
+        Streams { sequences: &rows.sequences, query, offsets, key: input, value: input, tables }
     }
 }
 

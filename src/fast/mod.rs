@@ -10,8 +10,6 @@ mod activation;
 mod adam;
 mod attention;
 mod attributes;
-#[cfg(target_arch = "x86_64")]
-mod bfloat;
 mod catalogue;
 mod chunk;
 mod dropout;
@@ -20,11 +18,17 @@ mod fusion;
 mod input;
 mod kernels;
 mod layer;
+mod lift;
 mod loss;
 mod norm;
+#[cfg(target_arch = "x86_64")]
+mod panels;
 mod product;
 mod rank;
+mod screen;
 mod table;
+#[cfg(target_arch = "x86_64")]
+mod tiles;
 mod weights;
 
 use std::ops::Range;
@@ -43,6 +47,7 @@ use self::input::Tokens;
 use self::layer::{Scratch, ThreadGrad};
 use self::loss::Share;
 use self::product::wrap;
+use self::screen::Screen;
 use self::weights::{Layout, floats, floats_mut};
 use crate::config::{Architecture, Fusion, Loss, ModelConfig, Precision};
 use crate::data::{Batch, RowTensors};
@@ -260,7 +265,7 @@ impl FastPath {
     /// # Shapes
     /// item_seq `[n, L]`, item_seq_len `[n]` → `[n, H]`
     pub fn encode(&mut self, item_seq: &Tensor, item_seq_len: &Tensor) -> Vec<f32> {
-        self.evaluate(item_seq, item_seq_len, CHUNK, |_, _, encoded, _| encoded.to_vec(), |_| Ok(()))
+        self.evaluate(item_seq, item_seq_len, CHUNK, |_| (), |_, _, _, encoded, _| encoded.to_vec(), |_| Ok(()))
             .expect("nobody stops it")
             .concat()
     }
@@ -272,15 +277,17 @@ impl FastPath {
     pub fn rank(&mut self, rows: &RowTensors, progress: impl FnMut(usize) -> Result<()>) -> Result<Ranking> {
         let rows = rows.all();
         let targets = integers(&rows.pos_items);
-        let rank = |frame: &Frame, range: Range<usize>, encoded: &[f32], scores: &mut Vec<f32>| {
-            rank::rank(frame, encoded, &targets[range], scores)
-        };
+        let rank =
+            |frame: &Frame, screen: &Option<Screen>, range: Range<usize>, encoded: &[f32], scores: &mut Vec<f32>| {
+                rank::rank(frame, screen.as_ref(), encoded, &targets[range], scores)
+            };
+        let screen = |frame: &Frame| Screen::new(frame.table, frame.h);
         let mut all = Ranking { rank: Vec::new(), ties: Vec::new() };
         let ModelConfig { n_heads, n_layers, .. } = self.config;
         // Of one sequence: every layer's scores of one position by another, of item, position and attributes apart, and fused.
         let apart = (n_heads * n_layers) as usize * (self.attributes.len() + 3) * self.length.pow(2);
         let size = (loss::SCORES / self.n_items).min(PAIRS / apart).clamp(1, RANKED);
-        for part in self.evaluate(&rows.item_seq, &rows.item_seq_len, size, rank, progress)? {
+        for part in self.evaluate(&rows.item_seq, &rows.item_seq_len, size, screen, rank, progress)? {
             let Ranking { rank, ties } = part.ok_or_else(not_finite)?;
             all.rank.extend(rank);
             all.ties.extend(ties);
@@ -288,13 +295,15 @@ impl FastPath {
         Ok(all)
     }
 
-    /// Encodes sequences, so many at a time, and does something with each part on the thread that encoded it.
-    fn evaluate<T: Send>(
+    /// Encodes sequences, so many at a time, and does something with each part on the thread that encoded it, and with what
+    /// was prepared once.
+    fn evaluate<P: Send + Sync, T: Send>(
         &mut self,
         item_seq: &Tensor,
         item_seq_len: &Tensor,
         size: usize,
-        then: impl Fn(&Frame, Range<usize>, &[f32], &mut Vec<f32>) -> T + Sync,
+        prepare: impl FnOnce(&Frame) -> P + Send,
+        then: impl Fn(&Frame, &P, Range<usize>, &[f32], &mut Vec<f32>) -> T + Sync,
         mut told: impl FnMut(usize) -> Result<()>,
     ) -> Result<Vec<T>> {
         let Self { pool, config, precision, length, layout, parameters, attributes, padding, flat, workers, .. } = self;
@@ -302,10 +311,11 @@ impl FastPath {
         let sequences = Sequences { items: &items, len: &len, padding: *padding };
         layout.gather(parameters, flat);
         let weights = (&**flat, table(parameters));
-        let frame = pool.install(|| {
+        let (frame, prepared) = pool.install(|| {
             let mut frame = Frame::new(config, layout, weights, attributes, *length, *precision, None);
             frame.catalogue = Catalogue::new(&frame, items.len());
-            frame
+            let prepared = prepare(&frame);
+            (frame, prepared)
         });
         let parts: Vec<usize> = (0..len.len()).step_by(size).collect();
         let mut all = Vec::with_capacity(parts.len());
@@ -319,7 +329,7 @@ impl FastPath {
                         let range = start..(start + size).min(len.len());
                         chunk.rows.fill(sequences, range.clone(), attributes, index);
                         chunk.forward(&frame, scratch);
-                        then(&frame, range, &chunk.output, scores)
+                        then(&frame, &prepared, range, &chunk.output, scores)
                     };
                     parts.iter().map(one).collect()
                 });

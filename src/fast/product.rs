@@ -1,9 +1,11 @@
-//! Matrix products over slices, by libtorch.
+//! Matrix products over slices, by libtorch, or by the kernels of `tiles.rs` where these are faster.
 
 use tch::{Device, Kind, Tensor};
 
 #[cfg(target_arch = "x86_64")]
-use super::bfloat;
+use super::panels::{BFloat16, Float32, Int16, PREFERRED, Packed};
+#[cfg(target_arch = "x86_64")]
+use super::tiles;
 use crate::config::Precision;
 
 /// A row-major matrix in a slice of floats, or its transposed.
@@ -63,19 +65,35 @@ impl<'a> Matrix<'a> {
 pub(super) enum Factor<'a> {
     Plain(Matrix<'a>),
     #[cfg(target_arch = "x86_64")]
-    Packed(bfloat::Packed),
+    Packed(Packed),
 }
 
 impl<'a> Factor<'a> {
     /// Packs what is packed.
     pub fn new(precision: Precision, matrix: Matrix<'a>) -> Self {
         #[cfg(target_arch = "x86_64")]
-        if precision == Precision::Bf16 && *bfloat::PREFERRED {
+        if *PREFERRED {
             // SAFETY: the condition is the promise.
-            return Self::Packed(unsafe { bfloat::Packed::right(matrix) });
+            return Self::Packed(unsafe {
+                match precision {
+                    Precision::Float32 => Packed::right::<Float32>(matrix),
+                    Precision::Bf16 => Packed::right::<BFloat16>(matrix),
+                }
+            });
         }
         let _ = precision;
         Self::Plain(matrix)
+    }
+
+    /// Packs whole numbers of 16 bits, to which floats are rounded; `None` where [`whole_product`] has no kernel.
+    pub fn whole(matrix: Matrix) -> Option<Factor<'static>> {
+        #[cfg(target_arch = "x86_64")]
+        if *PREFERRED {
+            // SAFETY: the condition is the promise.
+            return Some(Factor::Packed(unsafe { Packed::right::<Int16>(matrix) }));
+        }
+        let _ = matrix;
+        None
     }
 
     /// Rows and columns.
@@ -103,18 +121,18 @@ pub(super) fn wrap(out: &mut [f32], columns: usize) -> Tensor {
 
 /// What a product is added to.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) enum To<'a> {
+pub(super) enum To<'a, T = f32> {
     Nothing,
     /// The output's old values.
     Old,
     /// A row, `[n]`, in every row.
-    Row(&'a [f32]),
+    Row(&'a [T]),
 }
 
 /// `out` = a · b + what `to` says, where `out` is row-major without gaps.
 ///
 /// Under [`Precision::Bf16`] both factors are rounded to bfloat16, and sums are float32's. Where libtorch does it, because
-/// the processor is none that `bfloat.rs` is for, the product is rounded too.
+/// the processor is none that `tiles.rs` is for, the product is rounded too.
 ///
 /// # Shapes
 /// a `[m, k]`, b `[k, n]`, out `[m, n]`
@@ -125,14 +143,19 @@ pub(super) fn product(precision: Precision, a: Matrix, b: &Factor, out: &mut [f3
         return;
     }
     #[cfg(target_arch = "x86_64")]
-    if precision == Precision::Bf16 && *bfloat::PREFERRED {
+    if *PREFERRED {
         // SAFETY: the condition is the promise.
-        return unsafe { bfloat::product(a, b, out, to) };
+        return unsafe {
+            match precision {
+                Precision::Float32 => tiles::product::<Float32>(a, b, out, to),
+                Precision::Bf16 => tiles::product::<BFloat16>(a, b, out, to),
+            }
+        };
     }
     let b = match b {
         Factor::Plain(matrix) => matrix.tensor(),
         #[cfg(target_arch = "x86_64")]
-        Factor::Packed(_) => unreachable!("factors are packed for `bfloat.rs` alone"),
+        Factor::Packed(_) => unreachable!("factors are packed for `tiles.rs` alone"),
     };
     if let To::Row(row) = to {
         out.chunks_exact_mut(n).for_each(|out| out.copy_from_slice(row));
@@ -149,4 +172,21 @@ pub(super) fn product(precision: Precision, a: Matrix, b: &Factor, out: &mut [f3
             }
         }
     }
+}
+
+/// `out` = a · b in whole numbers, where no sum leaves 32 bits: floats are rounded to 16 bits.
+///
+/// # Shapes
+/// a `[m, k]`, b `[k, n]`, out `[m, n]`
+///
+/// # Panics
+/// With a factor that is not [`Factor::whole`]'s.
+pub(super) fn whole_product(a: Matrix, b: &Factor, out: &mut [i32]) {
+    #[cfg(target_arch = "x86_64")]
+    if *PREFERRED {
+        // SAFETY: the condition is the promise.
+        return unsafe { tiles::product::<Int16>(a, b, out, To::Nothing) };
+    }
+    let _ = (a, b, out);
+    unreachable!("factors are packed for `tiles.rs` alone")
 }

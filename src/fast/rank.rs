@@ -2,11 +2,12 @@
 
 use super::frame::Frame;
 use super::product::{Matrix, To, product};
+use super::screen::Screen;
 use crate::config::Precision;
 use crate::eval::Ranking;
 
 /// Items of one product: its scores are counted while they are in a core's cache.
-const BLOCK: usize = 1024;
+pub(super) const BLOCK: usize = 1024;
 
 /// Where the targets of encoded sequences stand; `None` if a score is not a finite number.
 ///
@@ -14,7 +15,16 @@ const BLOCK: usize = 1024;
 ///
 /// # Shapes
 /// sequences `[n, H]`, targets `[n]`
-pub(super) fn rank(frame: &Frame, sequences: &[f32], targets: &[i64], scores: &mut Vec<f32>) -> Option<Ranking> {
+pub(super) fn rank(
+    frame: &Frame,
+    screen: Option<&Screen>,
+    sequences: &[f32],
+    targets: &[i64],
+    scores: &mut Vec<f32>,
+) -> Option<Ranking> {
+    if let Some(ranking) = screen.and_then(|screen| screen.rank(frame.table, sequences, targets)) {
+        return Some(ranking);
+    }
     let (h, n) = (frame.h, targets.len());
     let n_items = frame.table.len() / h;
     scores.resize(n * n_items, 0.0);

@@ -1,0 +1,315 @@
+//! Factors of products packed for vectors of 512 bits, on x86 processors that multiply bfloat16 in them.
+//!
+//! A factor is packed into panels of some lanes: rows of the left factor, columns of the right one. A panel holds one word for
+//! every lane and every [`Element::STEPS`] steps along k. Floats are rounded to what is multiplied while they are packed.
+
+use std::arch::x86_64::{
+    __cpuid_count, __m512, __m512bh, __m512i, __mmask16, _mm512_add_epi32, _mm512_add_ps, _mm512_castps_si512,
+    _mm512_castsi256_si512, _mm512_castsi512_ps, _mm512_cvtne2ps_pbh, _mm512_cvtps_epi32, _mm512_cvtsepi32_epi16,
+    _mm512_dpbf16_ps, _mm512_dpwssd_epi32, _mm512_fmadd_ps, _mm512_inserti64x4, _mm512_loadu_epi16,
+    _mm512_mask_storeu_epi32, _mm512_maskz_loadu_ps, _mm512_permutexvar_epi16, _mm512_setzero_ps, _mm512_setzero_si512,
+    _mm512_shuffle_i32x4, _mm512_unpackhi_epi32, _mm512_unpackhi_epi64, _mm512_unpacklo_epi32, _mm512_unpacklo_epi64,
+};
+use std::mem::transmute;
+use std::sync::LazyLock;
+
+use super::product::Matrix;
+
+/// Lanes of a panel of the left factor, and of the right one: 28 of 32 registers hold sums.
+pub(super) const LEFT: usize = 14;
+pub(super) const RIGHT: usize = 32;
+/// Words of a register.
+pub(super) const WORDS: usize = 16;
+
+/// Whether products are to be taken by [`super::tiles`]: not where a matrix unit (AMX) is, which libtorch uses.
+pub(super) static PREFERRED: LazyLock<bool> = LazyLock::new(|| {
+    // Function 7, EDX bit 22.
+    let amx = || __cpuid_count(7, 0).edx >> 22 & 1 == 1;
+    is_supported() && !amx()
+});
+
+/// Whether this processor has the instructions.
+pub(super) fn is_supported() -> bool {
+    is_x86_feature_detected!("avx512bf16")
+        && is_x86_feature_detected!("avx512bw")
+        && is_x86_feature_detected!("avx512vnni")
+}
+
+/// What is multiplied. Registers go by as integers, whatever they hold.
+///
+/// # Safety
+/// Of all functions: the processor has the instructions, as [`PREFERRED`] says.
+pub(super) trait Element {
+    /// What the sums are, in as many bits as a word.
+    type Sum: Copy;
+    /// Steps along k of a word: 1 or 2.
+    const STEPS: usize;
+
+    /// 16 floats, and 16 more where a word has two steps, rounded.
+    unsafe fn round(low: __m512, high: __m512) -> __m512i;
+
+    /// `sums` + Σ over the steps of a word.
+    unsafe fn fuse(sums: __m512i, a: __m512i, b: __m512i) -> __m512i;
+
+    /// Adds sums.
+    unsafe fn add(a: __m512i, b: __m512i) -> __m512i;
+}
+
+/// Floats as they are.
+pub(super) struct Float32;
+
+impl Element for Float32 {
+    type Sum = f32;
+    const STEPS: usize = 1;
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512bf16,avx512vnni")]
+    unsafe fn round(low: __m512, _: __m512) -> __m512i {
+        _mm512_castps_si512(low)
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512bf16,avx512vnni")]
+    unsafe fn fuse(sums: __m512i, a: __m512i, b: __m512i) -> __m512i {
+        let [sums, a, b] = [sums, a, b].map(|x| _mm512_castsi512_ps(x));
+        _mm512_castps_si512(_mm512_fmadd_ps(a, b, sums))
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512bf16,avx512vnni")]
+    unsafe fn add(a: __m512i, b: __m512i) -> __m512i {
+        _mm512_castps_si512(_mm512_add_ps(_mm512_castsi512_ps(a), _mm512_castsi512_ps(b)))
+    }
+}
+
+/// Pairs of bfloat16, whose sums are float32.
+pub(super) struct BFloat16;
+
+impl Element for BFloat16 {
+    type Sum = f32;
+    const STEPS: usize = 2;
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512bf16,avx512vnni")]
+    unsafe fn round(low: __m512, high: __m512) -> __m512i {
+        // SAFETY: a register of the same size, every bit of which may be anything.
+        unsafe { transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(high, low)) }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512bf16,avx512vnni")]
+    unsafe fn fuse(sums: __m512i, a: __m512i, b: __m512i) -> __m512i {
+        // SAFETY: as in `round`.
+        let [a, b] = unsafe { transmute::<[__m512i; 2], [__m512bh; 2]>([a, b]) };
+        _mm512_castps_si512(_mm512_dpbf16_ps(_mm512_castsi512_ps(sums), a, b))
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512bf16,avx512vnni")]
+    unsafe fn add(a: __m512i, b: __m512i) -> __m512i {
+        // SAFETY: the caller's promise.
+        unsafe { Float32::add(a, b) }
+    }
+}
+
+/// Pairs of whole numbers of 16 bits, whose sums have 32 bits and nothing to round.
+pub(super) struct Int16;
+
+impl Element for Int16 {
+    type Sum = i32;
+    const STEPS: usize = 2;
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512bf16,avx512vnni")]
+    unsafe fn round(low: __m512, high: __m512) -> __m512i {
+        let [low, high] = [low, high].map(|x| _mm512_cvtsepi32_epi16(_mm512_cvtps_epi32(x)));
+        _mm512_inserti64x4::<1>(_mm512_castsi256_si512(low), high)
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512bf16,avx512vnni")]
+    unsafe fn fuse(sums: __m512i, a: __m512i, b: __m512i) -> __m512i {
+        _mm512_dpwssd_epi32(sums, a, b)
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512bf16,avx512vnni")]
+    unsafe fn add(a: __m512i, b: __m512i) -> __m512i {
+        _mm512_add_epi32(a, b)
+    }
+}
+
+/// A register in memory.
+#[derive(Debug, Clone, Copy)]
+#[repr(C, align(64))]
+struct Line([u32; WORDS]);
+
+/// A factor packed, its panels one after the other.
+#[derive(Debug, Default)]
+pub(super) struct Packed {
+    lines: Vec<Line>,
+    /// Its lanes: rows of a left factor, columns of a right one.
+    pub count: usize,
+    pub k: usize,
+    /// Words of a lane.
+    pub words: usize,
+}
+
+impl Packed {
+    /// A right factor.
+    ///
+    /// # Safety
+    /// The processor has the instructions, as [`PREFERRED`] says.
+    #[target_feature(enable = "avx512f,avx512bw,avx512bf16,avx512vnni")]
+    pub unsafe fn right<E: Element>(matrix: Matrix) -> Self {
+        let [k, n] = matrix.size();
+        let mut packed = Self::default();
+        // SAFETY: the caller's promise.
+        unsafe { packed.pack::<E, RIGHT>(matrix, [n, k], matrix.transposed) };
+        packed
+    }
+
+    /// Rows and columns of a right factor.
+    pub fn size(&self) -> [usize; 2] {
+        [self.k, self.count]
+    }
+
+    /// The rest of a panel from a word of its lanes on.
+    pub fn panel<const LANES: usize>(&self, panel: usize, word: usize) -> *const i32 {
+        self.lines.as_ptr().cast::<i32>().wrapping_add((panel * self.words + word) * LANES)
+    }
+
+    /// Packs a factor of so many lanes; `along`: its memory runs along k, and not along the lanes.
+    ///
+    /// # Safety
+    /// The processor has the instructions, as [`PREFERRED`] says.
+    #[target_feature(enable = "avx512f,avx512bw,avx512bf16,avx512vnni")]
+    pub unsafe fn pack<E: Element, const LANES: usize>(
+        &mut self,
+        Matrix { data, stride, .. }: Matrix,
+        [count, k]: [usize; 2],
+        along: bool,
+    ) {
+        let [lines, width] = if along { [count, k] } else { [k, count] };
+        assert!(lines == 0 || data.len() >= (lines - 1) * stride + width);
+        (self.count, self.k, self.words) = (count, k, k.div_ceil(E::STEPS));
+        let panels = count.div_ceil(LANES);
+        self.lines.resize((panels * self.words * LANES).div_ceil(WORDS), Line([0; WORDS]));
+        let (to, of_lane) = (self.lines.as_mut_ptr().cast::<i32>(), self.words);
+        // The registers of a panel's word: from which lane on, and how many lanes.
+        let registers = || (0..LANES).step_by(WORDS).map(|from| (from, WORDS.min(LANES - from)));
+        if along {
+            for panel in 0..panels {
+                for (from, width) in registers() {
+                    let first = panel * LANES + from;
+                    for word in (0..of_lane).step_by(WORDS) {
+                        let (step, rest) = (E::STEPS * word, k - E::STEPS * word);
+                        let mut square = [_mm512_setzero_si512(); WORDS];
+                        for (i, words) in square.iter_mut().take(width.min(count.saturating_sub(first))).enumerate() {
+                            let line = data[(first + i) * stride + step..].as_ptr();
+                            // SAFETY: the masks let through what the line has; the caller's promise.
+                            unsafe {
+                                let low = _mm512_maskz_loadu_ps(lanes(rest), line);
+                                *words = E::round(low, second::<E>(lanes(rest.saturating_sub(WORDS)), line, WORDS));
+                            }
+                        }
+                        for (i, column) in transpose(square).into_iter().enumerate().take(of_lane - word) {
+                            // SAFETY: the mask lets through lanes of this panel and word alone.
+                            unsafe {
+                                let at = to.add((panel * of_lane + word + i) * LANES + from);
+                                _mm512_mask_storeu_epi32(at, lanes(width), column);
+                            }
+                        }
+                    }
+                }
+            }
+        } else {
+            // Along the memory: lines whose length is a power of two share a few places of the cache.
+            for word in 0..of_lane {
+                let line = data[E::STEPS * word * stride..].as_ptr();
+                // The last of an odd number is alone.
+                let second_mask = if 2 * word + 1 < k { __mmask16::MAX } else { 0 };
+                for panel in 0..panels {
+                    for (from, width) in registers() {
+                        let lane = panel * LANES + from;
+                        let mask = lanes(width) & lanes(count.saturating_sub(lane));
+                        // SAFETY: the masks let through what the lines have, and lanes of this panel and word alone; the
+                        // caller's promise.
+                        unsafe {
+                            let low = _mm512_maskz_loadu_ps(mask, line.wrapping_add(lane));
+                            let high = second::<E>(mask & second_mask, line, stride + lane);
+                            let rounded = E::round(low, high);
+                            let words = if E::STEPS == 2 { interleave(rounded) } else { rounded };
+                            let at = to.add((panel * of_lane + word) * LANES + from);
+                            _mm512_mask_storeu_epi32(at, lanes(width), words);
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The first so many words of a register.
+pub(super) fn lanes(count: usize) -> __mmask16 {
+    if count < WORDS { (1 << count) - 1 } else { __mmask16::MAX }
+}
+
+/// The floats of a word's second step, so far behind the first's, where a word has one.
+///
+/// # Safety
+/// The mask lets through floats of one slice.
+#[inline]
+#[target_feature(enable = "avx512f")]
+unsafe fn second<E: Element>(mask: __mmask16, first: *const f32, by: usize) -> __m512 {
+    match E::STEPS {
+        // SAFETY: the caller's promise.
+        2 => unsafe { _mm512_maskz_loadu_ps(mask, first.wrapping_add(by)) },
+        _ => _mm512_setzero_ps(),
+    }
+}
+
+/// From 16 numbers of 16 bits and 16 more to their pairs.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw")]
+fn interleave(halves: __m512i) -> __m512i {
+    const ORDER: [i16; 32] = {
+        let mut order = [0; 32];
+        let mut i = 0;
+        while i < 32 {
+            order[i] = (i / 2 + i % 2 * 16) as i16;
+            i += 1;
+        }
+        order
+    };
+    // SAFETY: 32 numbers of 16 bits.
+    _mm512_permutexvar_epi16(unsafe { _mm512_loadu_epi16(ORDER.as_ptr()) }, halves)
+}
+
+/// Transposes a square of words.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn transpose(x: [__m512i; WORDS]) -> [__m512i; WORDS] {
+    // In each 128 bits, four rows become four columns.
+    let mut y = x;
+    for i in (0..WORDS).step_by(4) {
+        let (a, b) = (_mm512_unpacklo_epi32(x[i], x[i + 1]), _mm512_unpackhi_epi32(x[i], x[i + 1]));
+        let (c, d) = (_mm512_unpacklo_epi32(x[i + 2], x[i + 3]), _mm512_unpackhi_epi32(x[i + 2], x[i + 3]));
+        y[i] = _mm512_unpacklo_epi64(a, c);
+        y[i + 1] = _mm512_unpackhi_epi64(a, c);
+        y[i + 2] = _mm512_unpacklo_epi64(b, d);
+        y[i + 3] = _mm512_unpackhi_epi64(b, d);
+    }
+    // Then the quarters of four registers change places.
+    let mut z = y;
+    for i in 0..4 {
+        let (a, b) = (_mm512_shuffle_i32x4::<0x88>(y[i], y[i + 4]), _mm512_shuffle_i32x4::<0xdd>(y[i], y[i + 4]));
+        let (c, d) =
+            (_mm512_shuffle_i32x4::<0x88>(y[i + 8], y[i + 12]), _mm512_shuffle_i32x4::<0xdd>(y[i + 8], y[i + 12]));
+        z[i] = _mm512_shuffle_i32x4::<0x88>(a, c);
+        z[i + 4] = _mm512_shuffle_i32x4::<0x88>(b, d);
+        z[i + 8] = _mm512_shuffle_i32x4::<0xdd>(a, c);
+        z[i + 12] = _mm512_shuffle_i32x4::<0xdd>(b, d);
+    }
+    z
+}

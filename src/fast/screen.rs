@@ -1,0 +1,201 @@
+//! A screen before the ranking: scores in whole numbers, whose products take half of float32's time, tell almost all items
+//! apart from the target. What they leave undecided is scored in float32, so that ranks are those of float32's scores.
+//!
+//! Sequences and items are scaled and rounded to 16 bits, with norms that keep their products within 32 bits. Rounding moves
+//! an element by half a unit at most, so that by Cauchy and Schwarz a score is off by ‖δx‖ · ‖e‖ + ‖x‖ · ‖δe‖ at most: at
+//! H = 256 by 0.6 % of ‖x‖ · ‖e‖ / √H, which is by how much scores of random vectors spread.
+
+use rayon::prelude::*;
+
+use super::kernels::dot;
+use super::product::{Factor, Matrix, whole_product};
+use super::rank::BLOCK;
+use crate::eval::Ranking;
+
+/// The norm of a scaled vector, at most: two of them, rounded, have a product within 32 bits where H is at most [`WIDEST`].
+const NORM: f64 = 46_240.0;
+const WIDEST: usize = 40_000;
+/// An element of a scaled vector, at most.
+const LARGEST: f64 = 32_767.0;
+/// By how much an element moves, at most: by half a unit as it is rounded, and by float32's rounding as it is scaled.
+const HALF: f64 = 0.501;
+/// Products of norms from here on could leave float32's range.
+const RANGE: f64 = 1e38;
+
+/// The item embedding in whole numbers.
+#[derive(Debug)]
+pub(super) struct Screen {
+    /// The table transposed, by blocks of items.
+    blocks: Vec<Factor<'static>>,
+    h: usize,
+    scale: f64,
+    /// The largest norm of an item.
+    norm: f64,
+    /// By how much a whole score and a scaled float32 score may differ.
+    margin: f64,
+}
+
+impl Screen {
+    /// `None` where this processor has no such products here, or the embedding is not finite.
+    ///
+    /// # Shapes
+    /// table `[n_items, H]`
+    pub fn new(table: &[f32], h: usize) -> Option<Self> {
+        let norms = table.par_chunks(h).map(norm);
+        let norm = norms.max_by(f64::total_cmp)?;
+        if !norm.is_finite() || h > WIDEST {
+            return None;
+        }
+        let scale = scale(table, norm);
+        let blocks = table.par_chunks(BLOCK * h).map(|table| {
+            let scaled: Vec<f32> = scaled(table, scale).collect();
+            Factor::whole(Matrix::new(&scaled, h).t())
+        });
+        let moved = HALF * (h as f64).sqrt();
+        // A term of `dot` is rounded once as a product, and once whenever it is part of a sum.
+        let float32 = (h as f64 / 16.0 + 24.0) * f64::from(f32::EPSILON) * NORM * NORM;
+        let margin = moved * (2.0 * NORM + moved) + float32;
+        Some(Self { blocks: blocks.collect::<Option<_>>()?, h, scale, norm, margin })
+    }
+
+    /// As [`super::rank::rank`], with the table that it was made of; `None` if scores may leave float32's range.
+    pub fn rank(&self, table: &[f32], sequences: &[f32], targets: &[i64]) -> Option<Ranking> {
+        let (h, n) = (self.h, targets.len());
+        let item = |item: usize| &table[item * h..][..h];
+        let (mut whole, mut bounds) = (Vec::with_capacity(sequences.len()), Vec::with_capacity(n));
+        for (sequence, &target) in sequences.chunks_exact(h).zip(targets) {
+            let norm = norm(sequence);
+            // Not `>=`, which would let NaN pass.
+            if !(norm * self.norm < RANGE) {
+                return None;
+            }
+            let scale = scale(sequence, norm);
+            whole.extend(scaled(sequence, scale));
+            let score = score(sequence, item(target as usize));
+            let middle = f64::from(score) * scale * self.scale;
+            // Conversions saturate.
+            bounds.push((score, [(middle - self.margin).ceil() as i32, (middle + self.margin).floor() as i32]));
+        }
+        let mut ranking = Ranking { rank: vec![0; n], ties: vec![0; n] };
+        let (mut scores, mut undecided) = (vec![0; n * BLOCK], Vec::new());
+        for (block, factor) in self.blocks.iter().enumerate() {
+            let items = factor.size()[1];
+            let scores = &mut scores[..n * items];
+            whole_product(Matrix::new(&whole, h), factor, scores);
+            for (i, (row, &(score_of_target, bounds))) in scores.chunks_exact(items).zip(&bounds).enumerate() {
+                // Item 0 is padding and stands behind all others.
+                let first = usize::from(block == 0);
+                undecided.clear();
+                ranking.rank[i] += better(&row[first..], bounds, &mut undecided);
+                for at in &undecided {
+                    let score = score(&sequences[i * h..][..h], item(block * BLOCK + first + at));
+                    ranking.rank[i] += usize::from(score > score_of_target);
+                    ranking.ties[i] += usize::from(score == score_of_target);
+                }
+            }
+        }
+        ranking.ties.iter_mut().for_each(|ties| *ties -= 1); // the target itself
+        Some(ranking)
+    }
+}
+
+/// ‖x‖.
+fn norm(x: &[f32]) -> f64 {
+    x.iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>().sqrt()
+}
+
+/// What takes vectors of this norm at most to whole numbers.
+fn scale(vectors: &[f32], norm: f64) -> f64 {
+    let largest = vectors.iter().fold(0.0, |most: f32, x| most.max(x.abs()));
+    if norm == 0.0 { 1.0 } else { (NORM / norm).min(LARGEST / f64::from(largest)) }
+}
+
+fn scaled(x: &[f32], scale: f64) -> impl Iterator<Item = f32> {
+    x.iter().map(move |&x| (f64::from(x) * scale) as f32)
+}
+
+/// The score of an item in float32.
+#[multiversion::multiversion(targets("x86_64+avx512f", "x86_64+avx2+fma", "aarch64+neon"))]
+fn score(sequence: &[f32], item: &[f32]) -> f32 {
+    dot(sequence, item)
+}
+
+/// How many scores lie above the bounds; adds the places of those between them, bounds included.
+#[multiversion::multiversion(targets("x86_64+avx512f", "x86_64+avx2+fma", "aarch64+neon"))]
+fn better(scores: &[i32], [low, high]: [i32; 2], between: &mut Vec<usize>) -> usize {
+    /// Scores that are counted before they are looked at one by one.
+    const PART: usize = 64;
+    let mut better = 0;
+    for (part, scores) in scores.chunks(PART).enumerate() {
+        let (mut above, mut not_below) = (0_u32, 0_u32);
+        for &score in scores {
+            above += u32::from(score > high);
+            not_below += u32::from(score >= low);
+        }
+        better += above as usize;
+        if above != not_below {
+            let places = scores.iter().enumerate().filter(|(_, score)| (low..=high).contains(score));
+            between.extend(places.map(|(i, _)| part * PART + i));
+        }
+    }
+    better
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::splitmix;
+
+    fn numbers(n: usize, seed: u64) -> Vec<f32> {
+        let mut state = seed;
+        (0..n).map(|_| (splitmix::next(&mut state) >> 40) as f32 / (1 << 23) as f32 - 1.0).collect()
+    }
+
+    /// Ranks by all scores in float32.
+    fn expected(table: &[f32], h: usize, sequences: &[f32], targets: &[i64]) -> Ranking {
+        let mut ranking = Ranking { rank: Vec::new(), ties: Vec::new() };
+        for (sequence, &target) in sequences.chunks(h).zip(targets) {
+            let scores: Vec<f32> = table.chunks(h).skip(1).map(|item| score(sequence, item)).collect();
+            let own = scores[target as usize - 1];
+            ranking.rank.push(scores.iter().filter(|&&score| score > own).count());
+            ranking.ties.push(scores.iter().filter(|&&score| score == own).count() - 1);
+        }
+        ranking
+    }
+
+    #[test]
+    fn ranks_are_those_of_float32_whatever_the_size_of_vectors() {
+        for (h, n_items, factor) in
+            [(1, 30, 1.0), (7, 1500, 1.0), (64, 3000, 1e-30), (64, 2100, 1e15), (300, 1100, 1e-3)]
+        {
+            let mut table: Vec<f32> = numbers(n_items * h, 212).iter().map(|x| x * factor).collect();
+            let mut sequences = numbers(40 * h, 5);
+            let targets: Vec<i64> = (0..40).map(|i| 1 + i * 25 % (n_items as i64 - 1)).collect();
+            // Items that tie, one that towers over all others, and a sequence to which all are equal.
+            table.copy_within(h..2 * h, 9 * h);
+            table.copy_within(h..2 * h, 20 * h);
+            table[12 * h..13 * h].iter_mut().for_each(|x| *x *= 1e3);
+            sequences[..h].fill(0.0);
+            let Some(screen) = Screen::new(&table, h) else {
+                return println!("left out: this processor has no such products");
+            };
+            let found = screen.rank(&table, &sequences, &targets).expect("scores are in float32's range");
+            assert_eq!(found, expected(&table, h, &sequences, &targets), "H = {h}, {n_items} items");
+            assert_eq!(found.ties[0], n_items - 2);
+        }
+    }
+
+    #[test]
+    fn what_may_leave_float32s_range_is_left_to_float32() {
+        let (mut table, sequences) = (vec![1.0; 40], vec![1.0; 4]);
+        let Some(screen) = Screen::new(&table, 4) else {
+            return println!("left out: this processor has no such products");
+        };
+        assert!(screen.rank(&table, &[1.0, f32::NAN, 0.0, 0.0], &[1]).is_none());
+        assert!(screen.rank(&table, &[1.0, f32::INFINITY, 0.0, 0.0], &[1]).is_none());
+        assert!(screen.rank(&table, &[f32::MAX; 4], &[1]).is_none());
+        assert!(screen.rank(&table, &sequences, &[1]).is_some());
+        table[5] = f32::NAN;
+        assert!(Screen::new(&table, 4).is_none());
+    }
+}
