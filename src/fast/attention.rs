@@ -14,15 +14,30 @@ use super::table::Table;
 /// A sequence of a chunk.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Sequence {
-    /// Its first row.
-    pub start: usize,
+    pub keys: Span,
     /// Its rows: L, or its true items alone.
     pub rows: usize,
     /// Its true items, 1 to L.
     pub items: usize,
-    /// Its first row among the values, and how many it has there: probabilities of later keys are exactly 0.
-    pub values: usize,
+    /// Its rows among the values, and how many it has there: probabilities of later keys are exactly 0.
+    pub values: Span,
     pub valued: usize,
+}
+
+/// Where a sequence's rows lie: the first position's may be shared with sequences that begin alike, the others follow each
+/// other.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Span {
+    pub first: usize,
+    pub second: usize,
+}
+
+impl Span {
+    /// The row of a position.
+    #[inline(always)]
+    pub fn row(self, position: usize) -> usize {
+        if position == 0 { self.first } else { self.second + position - 1 }
+    }
 }
 
 /// The queries of a layer.
@@ -60,6 +75,8 @@ pub(super) struct Attention<'a> {
     /// L.
     pub length: usize,
     pub queries: Queries,
+    /// How many rows, before all others, are first positions that sequences share: each sees itself alone.
+    pub shared: usize,
     pub fusion: Fusion<'a>,
     pub drops: Drops<'a>,
 }
@@ -115,9 +132,21 @@ impl Attention<'_> {
     #[inline(always)]
     fn queries(self, number: usize, sequence: Sequence) -> impl Iterator<Item = (usize, usize)> + Clone {
         match self.queries {
-            Queries::All => (sequence.start..sequence.start + sequence.rows).zip(0..sequence.rows),
-            Queries::Last => (number..number + 1).zip(sequence.items - 1..sequence.items),
+            Queries::All => (self.start(sequence.keys)..).zip(self.from()..sequence.rows),
+            Queries::Last => (number..).zip(sequence.items - 1..sequence.items),
         }
+    }
+
+    /// The first position that asks.
+    #[inline(always)]
+    fn from(self) -> usize {
+        usize::from(self.shared > 0)
+    }
+
+    /// Its row.
+    #[inline(always)]
+    fn start(self, keys: Span) -> usize {
+        keys.row(self.from())
     }
 
     /// Where queries and contexts lie.
@@ -139,14 +168,13 @@ impl Attention<'_> {
         Places { row: self.h, head, width }
     }
 
-    /// The rows of a sequence among the values.
+    /// Where a sequence's values are.
     #[inline(always)]
-    fn values(self, sequence: Sequence) -> Range<usize> {
-        let start = match self.queries {
+    fn values(self, sequence: Sequence) -> Span {
+        match self.queries {
             Queries::All => sequence.values,
-            Queries::Last => sequence.start,
-        };
-        start..start + sequence.valued
+            Queries::Last => sequence.keys,
+        }
     }
 
     /// The blocks of lanes of a sequence's maps: a single key has the whole probability, whatever its score, and no maps.
@@ -154,7 +182,7 @@ impl Attention<'_> {
     fn blocks(self, sequence: Sequence) -> usize {
         match (sequence.rows, self.queries) {
             (1, _) => 0,
-            (rows, Queries::All) => (rows * self.heads).div_ceil(LANES),
+            (rows, Queries::All) => ((rows - self.from()) * self.heads).div_ceil(LANES),
             (_, Queries::Last) => self.heads.div_ceil(LANES),
         }
     }
@@ -197,7 +225,8 @@ impl Masks {
             self.drops = vec![[1.0; LANES]; sequence.rows * blocks];
             if attention.queries == Queries::All {
                 let keys = self.future.as_flattened_mut().chunks_exact_mut(width).enumerate();
-                keys.for_each(|(j, future)| future[..j * heads].fill(MASKED));
+                let from = attention.from();
+                keys.for_each(|(j, future)| future[..j.saturating_sub(from) * heads].fill(MASKED));
             }
         }
         for (q, (row, _)) in attention.queries(number, sequence).enumerate() {
@@ -232,13 +261,16 @@ pub(super) fn forward(
     let mut rest = (&mut scores.maps[..], &mut scores.gates[..], &mut scores.probs[..]);
     let mut masks = Masks::new(attention);
     let (mut fused, mut weights) = (vec![[0.0; LANES]; length], Vec::new());
+    if attention.queries == Queries::All {
+        context[..attention.shared * h].copy_from_slice(&value[..attention.shared * h]);
+    }
     for (number, &sequence) in sequences.iter().enumerate() {
         let (keys, blocks) = (sequence.rows, attention.blocks(sequence));
         let values = attention.values(sequence);
         if keys == 1 {
             for (row, _) in attention.queries(number, sequence) {
                 for (head, &weight) in masks.single(attention, row).iter().enumerate() {
-                    let (from, to) = (&value[seen.of(values.start, head)], &mut context[asking.of(row, head)]);
+                    let (from, to) = (&value[seen.of(values.first, head)], &mut context[asking.of(row, head)]);
                     to.iter_mut().zip(from).for_each(|(to, x)| *to = weight * x);
                     if let Some(sum) = sums.get_mut(row * heads + head) {
                         *sum = weight;
@@ -260,7 +292,7 @@ pub(super) fn forward(
             for (q, (_, i)) in attention.queries(number, sequence).enumerate() {
                 for j in 0..keys {
                     let to = &mut map[j * width + q * heads..][..heads];
-                    table.score(sequence.start + i, sequence.start + j, to);
+                    table.score(sequence.keys.row(i), sequence.keys.row(j), to);
                 }
             }
         }
@@ -268,7 +300,7 @@ pub(super) fn forward(
             let of_heads = row * heads..(row + 1) * heads;
             for j in 0..keys {
                 let to = &mut flat[(item(tables) * keys + j) * width + q * heads..][..heads];
-                products((query, asking, row), (key, seen, sequence.start + j), to);
+                products((query, asking, row), (key, seen, sequence.keys.row(j)), to);
                 offsets.get(of_heads.clone()).into_iter().for_each(|offsets| axpy(1.0, offsets, to));
             }
         }
@@ -294,9 +326,9 @@ pub(super) fn forward(
         for (q, (row, _)) in attention.queries(number, sequence).enumerate() {
             for head in 0..heads {
                 let weights = &weights.as_flattened()[q * heads + head..];
-                let rows = &value[seen.of(values.start, head).start..];
-                let terms = Terms { weights, step: width, rows, stride: seen.row, n: sequence.valued };
-                terms.sum(&mut context[asking.of(row, head)]);
+                let at = |j| seen.of(values.row(j), head).start;
+                Terms { weights, step: width, rows: value, at, n: sequence.valued }
+                    .sum(&mut context[asking.of(row, head)]);
                 if let Some(sum) = sums.get_mut(row * heads + head) {
                     *sum = weights.iter().step_by(width).take(sequence.valued).sum();
                 }
@@ -331,19 +363,18 @@ pub(super) fn backward(
     let mut as_value = vec![0.0; h];
     for (number, &sequence) in sequences.iter().enumerate() {
         let blocks = attention.blocks(sequence);
-        let keys = sequence.start..sequence.start + sequence.rows;
-        let values = attention.values(sequence);
+        let (keys, values) = (sequence.keys, attention.values(sequence));
         let queries = attention.queries(number, sequence);
         if sequence.rows == 1 {
-            into.key[keys.start * h..][..h].fill(0.0);
+            into.key[keys.first * h..][..h].fill(0.0);
             let to = match attention.queries {
                 Queries::All => &mut *into.value,
                 Queries::Last => &mut *into.key,
             };
-            to[values.start * h..][..h].fill(0.0);
+            to[values.first * h..][..h].fill(0.0);
             for (row, _) in queries {
                 for (head, &weight) in masks.single(attention, row).iter().enumerate() {
-                    axpy(weight, &dcontext[asking.of(row, head)], &mut to[seen.of(values.start, head)]);
+                    axpy(weight, &dcontext[asking.of(row, head)], &mut to[seen.of(values.first, head)]);
                     into.query[asking.of(row, head)].fill(0.0);
                 }
                 into.offsets.get_mut(row * heads..(row + 1) * heads).into_iter().for_each(|offsets| offsets.fill(0.0));
@@ -360,9 +391,9 @@ pub(super) fn backward(
         masks.draw(attention, number, sequence);
         for (q, (row, _)) in queries.clone().enumerate() {
             let of_heads = row * heads..(row + 1) * heads;
-            for (j, value_row) in values.clone().enumerate() {
+            for j in 0..sequence.valued {
                 let to = &mut dweights.as_flattened_mut()[j * width + q * heads..][..heads];
-                products((dcontext, asking, row), (value, seen, value_row), to);
+                products((dcontext, asking, row), (value, seen, values.row(j)), to);
                 dsums.get(of_heads.clone()).into_iter().for_each(|dsums| axpy(1.0, dsums, to));
             }
         }
@@ -397,7 +428,7 @@ pub(super) fn backward(
             for j in 0..sequence.rows {
                 for (t, (table, into)) in tables.iter().zip(&mut *into.tables).enumerate() {
                     let dscores = &dmap(place(t, tables))[j * width + q * heads..][..heads];
-                    table.differentiate(sequence.start + i, sequence.start + j, dscores, into);
+                    table.differentiate(keys.row(i), keys.row(j), dscores, into);
                 }
             }
         }
@@ -407,8 +438,8 @@ pub(super) fn backward(
         for head in 0..heads {
             for (q, (row, _)) in queries.clone().enumerate() {
                 let dscores = &ditem[q * heads + head..];
-                let rows = &key[seen.of(keys.start, head).start..];
-                let terms = Terms { weights: dscores, step: width, rows, stride: seen.row, n: sequence.rows };
+                let at = |j| seen.of(keys.row(j), head).start;
+                let terms = Terms { weights: dscores, step: width, rows: key, at, n: sequence.rows };
                 terms.sum(&mut into.query[asking.of(row, head)]);
                 if let Some(offset) = into.offsets.get_mut(row * heads + head) {
                     *offset = dscores.iter().step_by(width).take(sequence.rows).sum();
@@ -417,29 +448,29 @@ pub(super) fn backward(
         }
         match attention.queries {
             Queries::All => {
-                // From a query to the next.
-                let by_query = |weights, rows| Terms { weights, step: heads, rows, stride: h, n: n_queries };
                 for head in 0..heads {
-                    let start = asking.of(first, head).start;
-                    for (j, row) in values.clone().enumerate() {
-                        let terms = by_query(&weights[j * width + head..], &dcontext[start..]);
-                        terms.sum(&mut into.value[seen.of(row, head)]);
+                    // From a query to the next.
+                    let at = |q| asking.of(first + q, head).start;
+                    let by_query = |weights, rows| Terms { weights, step: heads, rows, at, n: n_queries };
+                    for j in 0..sequence.valued {
+                        let to = &mut into.value[seen.of(values.row(j), head)];
+                        by_query(&weights[j * width + head..], dcontext).sum(to);
                     }
-                    for (j, row) in keys.clone().enumerate() {
-                        let terms = by_query(&ditem[j * width + head..], &query[start..]);
-                        terms.sum(&mut into.key[seen.of(row, head)]);
+                    for j in 0..sequence.rows {
+                        let to = &mut into.key[seen.of(keys.row(j), head)];
+                        by_query(&ditem[j * width + head..], query).sum(to);
                     }
                 }
             }
             Queries::Last => {
                 // From a head of the only query to the next.
-                let start = asking.of(first, 0).start;
-                let by_head = |weights, rows| Terms { weights, step: 1, rows, stride: asking.head, n: heads };
-                for (j, row) in keys.clone().enumerate() {
-                    let to = &mut into.key[row * h..][..h];
-                    by_head(&ditem[j * width..], &query[start..]).sum(to);
+                let at = |head| asking.of(first, head).start;
+                let by_head = |weights, rows| Terms { weights, step: 1, rows, at, n: heads };
+                for j in 0..sequence.rows {
+                    let to = &mut into.key[keys.row(j) * h..][..h];
+                    by_head(&ditem[j * width..], query).sum(to);
                     if j < sequence.valued {
-                        by_head(&weights[j * width..], &dcontext[start..]).sum(&mut as_value);
+                        by_head(&weights[j * width..], dcontext).sum(&mut as_value);
                         axpy(1.0, &as_value, to);
                     }
                 }

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::attention::{Queries, Sequence};
+use super::attention::{Queries, Sequence, Span};
 use super::attributes::Attribute;
 use super::frame::Frame;
 use super::kernels::axpy;
@@ -13,6 +13,8 @@ use super::norm::{self, Drops};
 #[derive(Debug, Default)]
 pub(super) struct Rows {
     pub sequences: Vec<Sequence>,
+    /// How many rows, before all others, are first positions that sequences share.
+    pub shared: usize,
     /// The item of every row.
     pub items: Vec<u32>,
     /// Every row's number in the batch: its sequence's · L + its position.
@@ -45,6 +47,9 @@ pub(super) struct Sequences<'a> {
     /// `[B]`
     pub len: &'a [i64],
     pub padding: Padding,
+    /// Whether sequences that follow each other share the row of a first item that is the same: it sees itself alone, and
+    /// without dropout it is a function of the item.
+    pub share: bool,
 }
 
 /// What is computed for padded positions.
@@ -87,13 +92,29 @@ impl Index {
 
 impl Rows {
     /// Takes the sequences `range` of a batch.
+    ///
+    /// Shared rows come first, each with a value.
     pub fn fill(&mut self, batch: Sequences, range: Range<usize>, all: &[Attribute], Index(index): &mut Index) {
         let length = batch.items.len() / batch.len.len();
-        let Self { sequences, items, numbers, last_numbers, last, valued, positions, attributes } = self;
+        let Self { sequences, shared, items, numbers, last_numbers, last, valued, positions, attributes } = self;
         sequences.clear();
         [&mut *numbers, &mut *last_numbers].into_iter().for_each(Vec::clear);
         [&mut *items, &mut *last, &mut *valued, &mut *positions].into_iter().for_each(Vec::clear);
-        for sequence in range {
+        let begins = |sequence: usize| batch.items[sequence * length];
+        let is_new = |&sequence: &usize| sequence == range.start || begins(sequence) != begins(sequence - 1);
+        let mut push = |sequence: usize, position: usize| {
+            numbers.push((sequence * length + position) as u64);
+            positions.push(position as u32);
+            items.push(batch.items[sequence * length + position] as u32);
+            items.len()
+        };
+        *shared = 0;
+        if batch.share {
+            range.clone().filter(is_new).for_each(|sequence| *shared = push(sequence, 0));
+            valued.extend(0..*shared as u32);
+        }
+        let (mut n_rows, mut begun) = (*shared, 0);
+        for sequence in range.clone() {
             let true_items = batch.len[sequence] as usize;
             let (rows, with_value) = match batch.padding {
                 Padding::LeftOut => (true_items, true_items),
@@ -102,16 +123,17 @@ impl Rows {
                 Padding::Unvalued => (length, true_items),
                 Padding::Kept => (length, length),
             };
-            let start = items.len();
-            sequences.push(Sequence { start, rows, items: true_items, values: valued.len(), valued: with_value });
+            begun += usize::from(is_new(&sequence));
+            let (own, span): (usize, fn(usize, usize) -> Span) = match batch.share {
+                true => (1, |next, begun| Span { first: begun - 1, second: next }),
+                false => (0, |next, _| Span { first: next, second: next + 1 }),
+            };
+            let (keys, values) = (span(n_rows, begun), span(valued.len(), begun));
+            sequences.push(Sequence { keys, rows, items: true_items, values, valued: with_value });
             last_numbers.push((sequence * length + true_items - 1) as u64);
-            last.push((start + true_items - 1) as u32);
-            valued.extend((start..start + with_value).map(|row| row as u32));
-            for (i, &item) in batch.items[sequence * length..][..rows].iter().enumerate() {
-                numbers.push((sequence * length + i) as u64);
-                positions.push(i as u32);
-                items.push(item as u32);
-            }
+            last.push(keys.row(true_items - 1) as u32);
+            valued.extend((own..with_value).map(|i| keys.row(i) as u32));
+            (own..rows).for_each(|i| n_rows = push(sequence, i));
         }
         attributes.resize_with(all.len(), Vectors::default);
         for ((attribute, vectors), index) in all.iter().zip(attributes).zip(index) {

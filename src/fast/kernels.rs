@@ -89,17 +89,17 @@ pub(super) fn axpy(a: f32, x: &[f32], y: &mut [f32]) {
 
 /// Rows with their weights.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Terms<'a> {
+pub(super) struct Terms<'a, At> {
     /// A weight every `step` floats.
     pub weights: &'a [f32],
     pub step: usize,
-    /// A row every `stride` floats.
+    /// Where a term's row begins.
+    pub at: At,
     pub rows: &'a [f32],
-    pub stride: usize,
     pub n: usize,
 }
 
-impl Terms<'_> {
+impl<At: Fn(usize) -> usize + Copy> Terms<'_, At> {
     /// `out` = Σ weight · row.
     #[inline(always)]
     pub fn sum(self, out: &mut [f32]) {
@@ -124,7 +124,7 @@ impl Terms<'_> {
         let mut sums = [0.0; N];
         for t in 0..self.n {
             let weight = self.weights[t * self.step];
-            let row: &[f32; N] = self.rows[t * self.stride + at..].first_chunk().expect("rows as long as the output");
+            let row: &[f32; N] = self.rows[(self.at)(t) + at..].first_chunk().expect("rows as long as the output");
             for i in 0..N {
                 sums[i] += weight * row[i];
             }
@@ -199,7 +199,7 @@ mod tests {
             ((0..9).map(|i| i as f32 - 4.0).collect(), (0..600).map(|i| (i % 7) as f32).collect());
         for length in 0..140 {
             let mut out = vec![f32::NAN; length];
-            Terms { weights: &weights, step: 3, rows: &rows, stride: 150, n: 3 }.sum(&mut out);
+            Terms { weights: &weights, step: 3, rows: &rows, at: |t| 150 * t, n: 3 }.sum(&mut out);
             let expected = (0..length).map(|i| (0..3).map(|t| weights[3 * t] * rows[150 * t + i]).sum::<f32>());
             assert_eq!(out, expected.collect::<Vec<_>>(), "{length}");
         }

@@ -130,6 +130,7 @@ impl<'a> Layer<'a> {
             heads: frame.heads,
             length: frame.length,
             queries: self.queries(),
+            shared: rows.shared,
             fusion: frame.fusions[self.k],
             drops: Drops { dropout: frame.attention_dropout, place: self.place(0), rows: numbers },
         }

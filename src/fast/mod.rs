@@ -166,7 +166,7 @@ impl FastPath {
         let items = integers(&batch.item_seq);
         let (len, targets) = (integers(&batch.item_seq_len), integers(&batch.pos_items));
         let negatives = batch.neg_items.as_ref().map(integers);
-        let sequences = Sequences { items: &items, len: &len, padding: *padding };
+        let sequences = Sequences { items: &items, len: &len, padding: *padding, share: false };
         layout.gather(parameters, flat);
         let table = table(parameters);
         let stream = masks.map(|masks| Stream::new(masks.seed).part(masks.step));
@@ -276,21 +276,27 @@ impl FastPath {
     /// A score that is not a finite number, and what `progress` returns.
     pub fn rank(&mut self, rows: &RowTensors, progress: impl FnMut(usize) -> Result<()>) -> Result<Ranking> {
         let rows = rows.all();
-        let targets = integers(&rows.pos_items);
+        // Sequences that begin alike stand side by side, to share what follows from their beginning.
+        let order = rows.item_seq.select(1, 0).argsort(0, false);
+        let [item_seq, len, targets] =
+            [&rows.item_seq, &rows.item_seq_len, &rows.pos_items].map(|column| column.index_select(0, &order));
+        let targets = integers(&targets);
         let rank =
             |frame: &Frame, screen: &Option<Screen>, range: Range<usize>, encoded: &[f32], scores: &mut Vec<f32>| {
                 rank::rank(frame, screen.as_ref(), encoded, &targets[range], scores)
             };
         let screen = |frame: &Frame| Screen::new(frame.table, frame.h);
-        let mut all = Ranking { rank: Vec::new(), ties: Vec::new() };
+        let mut all = Ranking { rank: vec![0; targets.len()], ties: vec![0; targets.len()] };
+        let mut places = integers(&order).into_iter();
         let ModelConfig { n_heads, n_layers, .. } = self.config;
         // Of one sequence: every layer's scores of one position by another, of item, position and attributes apart, and fused.
         let apart = (n_heads * n_layers) as usize * (self.attributes.len() + 3) * self.length.pow(2);
         let size = (loss::SCORES / self.n_items).min(PAIRS / apart).clamp(1, RANKED);
-        for part in self.evaluate(&rows.item_seq, &rows.item_seq_len, size, screen, rank, progress)? {
+        for part in self.evaluate(&item_seq, &len, size, screen, rank, progress)? {
             let Ranking { rank, ties } = part.ok_or_else(not_finite)?;
-            all.rank.extend(rank);
-            all.ties.extend(ties);
+            for ((rank, ties), place) in rank.into_iter().zip(ties).zip(&mut places) {
+                (all.rank[place as usize], all.ties[place as usize]) = (rank, ties);
+            }
         }
         Ok(all)
     }
@@ -308,7 +314,8 @@ impl FastPath {
     ) -> Result<Vec<T>> {
         let Self { pool, config, precision, length, layout, parameters, attributes, padding, flat, workers, .. } = self;
         let (items, len) = (integers(item_seq), integers(item_seq_len));
-        let sequences = Sequences { items: &items, len: &len, padding: *padding };
+        let share = *padding != Padding::Kept;
+        let sequences = Sequences { items: &items, len: &len, padding: *padding, share };
         layout.gather(parameters, flat);
         let weights = (&**flat, table(parameters));
         let (frame, prepared) = pool.install(|| {
