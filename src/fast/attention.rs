@@ -7,7 +7,6 @@ use std::ops::Range;
 
 use super::fusion::{Fusion, Maps, softmax};
 use super::kernels::{LANES, Lanes, Terms, axpy, copy, dot, dots};
-use super::layer::zeros;
 use super::norm::Drops;
 use super::table::Table;
 
@@ -24,8 +23,7 @@ pub(super) struct Sequence {
     pub valued: usize,
 }
 
-/// Where a sequence's rows lie: the first position's may be shared with sequences that begin alike, the others follow each
-/// other.
+/// Where a sequence's rows lie: the first position's may lie apart, the others follow each other.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Span {
     pub first: usize,
@@ -75,8 +73,8 @@ pub(super) struct Attention<'a> {
     /// L.
     pub length: usize,
     pub queries: Queries,
-    /// How many rows, before all others, are first positions that sequences share: each sees itself alone.
-    pub shared: usize,
+    /// How many rows, before all others, are first positions: they see themselves alone, and ask for nothing.
+    pub firsts: usize,
     pub fusion: Fusion<'a>,
     pub drops: Drops<'a>,
 }
@@ -85,7 +83,7 @@ pub(super) struct Attention<'a> {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Streams<'a> {
     pub sequences: &'a [Sequence],
-    /// `[queries, H]`, or lifted, `[heads, queries, H]`.
+    /// `[queries, H]`, of the rows behind the first positions; or lifted, `[heads, queries, H]`.
     pub query: &'a [f32],
     /// Added to the item's scores of a query, `[queries, heads]`; empty where keys are.
     pub offsets: &'a [f32],
@@ -140,13 +138,31 @@ impl Attention<'_> {
     /// The first position that asks.
     #[inline(always)]
     fn from(self) -> usize {
-        usize::from(self.shared > 0)
+        usize::from(self.firsts > 0)
     }
 
     /// Its row.
     #[inline(always)]
     fn start(self, keys: Span) -> usize {
         keys.row(self.from())
+    }
+
+    /// Of a context's row, that of its query.
+    #[inline(always)]
+    fn query(self, row: usize) -> usize {
+        match self.queries {
+            Queries::All => row - self.firsts,
+            Queries::Last => row,
+        }
+    }
+
+    /// The contexts of first positions that lie apart.
+    #[inline(always)]
+    fn alone(self) -> Range<usize> {
+        match self.queries {
+            Queries::All => 0..self.firsts,
+            Queries::Last => 0..0,
+        }
     }
 
     /// Where queries and contexts lie.
@@ -261,8 +277,11 @@ pub(super) fn forward(
     let mut rest = (&mut scores.maps[..], &mut scores.gates[..], &mut scores.probs[..]);
     let mut masks = Masks::new(attention);
     let (mut fused, mut weights) = (vec![[0.0; LANES]; length], Vec::new());
-    if attention.queries == Queries::All {
-        context[..attention.shared * h].copy_from_slice(&value[..attention.shared * h]);
+    for row in attention.alone() {
+        for (head, &weight) in masks.single(attention, row).iter().enumerate() {
+            let place = seen.of(row, head);
+            context[place.clone()].iter_mut().zip(&value[place]).for_each(|(to, x)| *to = weight * x);
+        }
     }
     for (number, &sequence) in sequences.iter().enumerate() {
         let (keys, blocks) = (sequence.rows, attention.blocks(sequence));
@@ -300,7 +319,7 @@ pub(super) fn forward(
             let of_heads = row * heads..(row + 1) * heads;
             for j in 0..keys {
                 let to = &mut flat[(item(tables) * keys + j) * width + q * heads..][..heads];
-                products((query, asking, row), (key, seen, sequence.keys.row(j)), to);
+                products((query, asking, attention.query(row)), (key, seen, sequence.keys.row(j)), to);
                 offsets.get(of_heads.clone()).into_iter().for_each(|offsets| axpy(1.0, offsets, to));
             }
         }
@@ -360,22 +379,28 @@ pub(super) fn backward(
     let (mut weights, mut dweights) = (Vec::new(), Vec::new());
     let (mut dfused, mut of_block) = (vec![[0.0; LANES]; length], vec![[0.0; LANES]; maps * length]);
     let mut dmaps: Vec<Vec<Lanes>> = vec![Vec::new(); maps];
-    let mut as_value = vec![0.0; h];
+    let mut part = vec![0.0; h];
+    for row in attention.alone() {
+        for (head, &weight) in masks.single(attention, row).iter().enumerate() {
+            let place = seen.of(row, head);
+            into.value[place.clone()].iter_mut().zip(&dcontext[place]).for_each(|(to, x)| *to = weight * x);
+        }
+    }
     for (number, &sequence) in sequences.iter().enumerate() {
         let blocks = attention.blocks(sequence);
         let (keys, values) = (sequence.keys, attention.values(sequence));
         let queries = attention.queries(number, sequence);
         if sequence.rows == 1 {
             into.key[keys.first * h..][..h].fill(0.0);
-            let to = match attention.queries {
-                Queries::All => &mut *into.value,
-                Queries::Last => &mut *into.key,
-            };
-            to[values.first * h..][..h].fill(0.0);
             for (row, _) in queries {
+                let to = match attention.queries {
+                    Queries::All => &mut *into.value,
+                    Queries::Last => &mut *into.key,
+                };
+                to[values.first * h..][..h].fill(0.0);
                 for (head, &weight) in masks.single(attention, row).iter().enumerate() {
                     axpy(weight, &dcontext[asking.of(row, head)], &mut to[seen.of(values.first, head)]);
-                    into.query[asking.of(row, head)].fill(0.0);
+                    into.query[asking.of(attention.query(row), head)].fill(0.0);
                 }
                 into.offsets.get_mut(row * heads..(row + 1) * heads).into_iter().for_each(|offsets| offsets.fill(0.0));
             }
@@ -440,7 +465,7 @@ pub(super) fn backward(
                 let dscores = &ditem[q * heads + head..];
                 let at = |j| seen.of(keys.row(j), head).start;
                 let terms = Terms { weights: dscores, step: width, rows: key, at, n: sequence.rows };
-                terms.sum(&mut into.query[asking.of(row, head)]);
+                terms.sum(&mut into.query[asking.of(attention.query(row), head)]);
                 if let Some(offset) = into.offsets.get_mut(row * heads + head) {
                     *offset = dscores.iter().step_by(width).take(sequence.rows).sum();
                 }
@@ -450,15 +475,22 @@ pub(super) fn backward(
             Queries::All => {
                 for head in 0..heads {
                     // From a query to the next.
-                    let at = |q| asking.of(first + q, head).start;
-                    let by_query = |weights, rows| Terms { weights, step: heads, rows, at, n: n_queries };
                     for j in 0..sequence.valued {
+                        let (weights, at) = (&weights[j * width + head..], |q| asking.of(first + q, head).start);
+                        let terms = Terms { weights, step: heads, rows: dcontext, at, n: n_queries };
                         let to = &mut into.value[seen.of(values.row(j), head)];
-                        by_query(&weights[j * width + head..], dcontext).sum(to);
+                        if j < attention.from() {
+                            terms.sum(&mut part[..to.len()]);
+                            axpy(1.0, &part[..to.len()], to);
+                        } else {
+                            terms.sum(to);
+                        }
                     }
+                    let start = attention.query(first);
                     for j in 0..sequence.rows {
-                        let to = &mut into.key[seen.of(keys.row(j), head)];
-                        by_query(&ditem[j * width + head..], query).sum(to);
+                        let (weights, at) = (&ditem[j * width + head..], |q| asking.of(start + q, head).start);
+                        let terms = Terms { weights, step: heads, rows: query, at, n: n_queries };
+                        terms.sum(&mut into.key[seen.of(keys.row(j), head)]);
                     }
                 }
             }
@@ -470,8 +502,8 @@ pub(super) fn backward(
                     let to = &mut into.key[keys.row(j) * h..][..h];
                     by_head(&ditem[j * width..], query).sum(to);
                     if j < sequence.valued {
-                        by_head(&weights[j * width..], dcontext).sum(&mut as_value);
-                        axpy(1.0, &as_value, to);
+                        by_head(&weights[j * width..], dcontext).sum(&mut part);
+                        axpy(1.0, &part, to);
                     }
                 }
             }
@@ -510,8 +542,9 @@ impl Scores {
         let blocks = || sequences.iter().map(|&sequence| attention.blocks(sequence));
         let scores: usize = blocks().zip(sequences).map(|(blocks, sequence)| blocks * sequence.rows).sum();
         let sizes = [(&mut self.maps, maps * scores), (&mut self.gates, maps * blocks().sum::<usize>())];
+        // Everything is overwritten but lanes without a query, which nothing is made of.
         for (values, size) in sizes.into_iter().chain([(&mut self.probs, scores)]) {
-            zeros(values, size);
+            values.resize(size, [0.0; LANES]);
         }
     }
 }

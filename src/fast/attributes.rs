@@ -7,7 +7,6 @@
 use std::collections::HashMap;
 
 use super::frame::Frame;
-use super::layer::parameters;
 use super::product::{Matrix, To, product};
 use super::weights::Dense;
 use crate::config::Precision;
@@ -75,18 +74,11 @@ impl Pairs {
         pairs
     }
 
-    /// Adds the gradients of weight and bias to `flat`, and gives that of queries and keys, `[n, 2 d]`.
+    /// The gradient of queries and keys, `[n, 2 d]`, from that of the scores.
     ///
     /// # Shapes
     /// dscores `[n, n, heads]`
-    pub fn backward(
-        &self,
-        frame: &Frame,
-        dense: &Dense,
-        vectors: &[f32],
-        dscores: &[f32],
-        flat: &mut [f32],
-    ) -> Vec<f32> {
+    pub fn backward(&self, frame: &Frame, dense: &Dense, dscores: &[f32]) -> Vec<f32> {
         let (n, d) = (self.n, dense.inputs / frame.heads);
         let (mut of_head, mut dside, mut dsides) = (Vec::new(), vec![0.0; n * d], vec![0.0; self.sides.len()]);
         for head in 0..frame.heads {
@@ -101,7 +93,6 @@ impl Pairs {
                 }
             }
         }
-        parameters(frame, dense, vectors, &dsides, flat);
         dsides
     }
 

@@ -13,8 +13,8 @@ use super::norm::{self, Drops};
 #[derive(Debug, Default)]
 pub(super) struct Rows {
     pub sequences: Vec<Sequence>,
-    /// How many rows, before all others, are first positions that sequences share.
-    pub shared: usize,
+    /// How many rows, before all others, are first positions: see [`Padding`].
+    pub firsts: usize,
     /// The item of every row.
     pub items: Vec<u32>,
     /// Every row's number in the batch: its sequence's · L + its position.
@@ -47,12 +47,13 @@ pub(super) struct Sequences<'a> {
     /// `[B]`
     pub len: &'a [i64],
     pub padding: Padding,
-    /// Whether sequences that follow each other share the row of a first item that is the same: it sees itself alone, and
-    /// without dropout it is a function of the item.
+    /// Whether sequences that follow each other share the row of a first item that is the same: where it lies apart and nothing
+    /// is dropped, all that becomes of it is a function of the item.
     pub share: bool,
 }
 
-/// What is computed for padded positions.
+/// What is computed for padded positions. Where these have no values, a sequence's first position sees itself alone, whatever
+/// it asks: it lies apart, without a query.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Padding {
     /// Nothing: under `sum`, and in SASRec and SASRecF, no true position sees them.
@@ -93,27 +94,29 @@ impl Index {
 impl Rows {
     /// Takes the sequences `range` of a batch.
     ///
-    /// Shared rows come first, each with a value.
+    /// First positions that lie apart come first, each with a value.
     pub fn fill(&mut self, batch: Sequences, range: Range<usize>, all: &[Attribute], Index(index): &mut Index) {
         let length = batch.items.len() / batch.len.len();
-        let Self { sequences, shared, items, numbers, last_numbers, last, valued, positions, attributes } = self;
+        let Self { sequences, firsts, items, numbers, last_numbers, last, valued, positions, attributes } = self;
         sequences.clear();
         [&mut *numbers, &mut *last_numbers].into_iter().for_each(Vec::clear);
         [&mut *items, &mut *last, &mut *valued, &mut *positions].into_iter().for_each(Vec::clear);
         let begins = |sequence: usize| batch.items[sequence * length];
-        let is_new = |&sequence: &usize| sequence == range.start || begins(sequence) != begins(sequence - 1);
+        let is_new =
+            |&sequence: &usize| !batch.share || sequence == range.start || begins(sequence) != begins(sequence - 1);
         let mut push = |sequence: usize, position: usize| {
             numbers.push((sequence * length + position) as u64);
             positions.push(position as u32);
             items.push(batch.items[sequence * length + position] as u32);
             items.len()
         };
-        *shared = 0;
-        if batch.share {
-            range.clone().filter(is_new).for_each(|sequence| *shared = push(sequence, 0));
-            valued.extend(0..*shared as u32);
+        let apart = batch.padding != Padding::Kept;
+        *firsts = 0;
+        if apart {
+            range.clone().filter(is_new).for_each(|sequence| *firsts = push(sequence, 0));
+            valued.extend(0..*firsts as u32);
         }
-        let (mut n_rows, mut begun) = (*shared, 0);
+        let (mut n_rows, mut begun) = (*firsts, 0);
         for sequence in range.clone() {
             let true_items = batch.len[sequence] as usize;
             let (rows, with_value) = match batch.padding {
@@ -124,7 +127,7 @@ impl Rows {
                 Padding::Kept => (length, length),
             };
             begun += usize::from(is_new(&sequence));
-            let (own, span): (usize, fn(usize, usize) -> Span) = match batch.share {
+            let (own, span): (usize, fn(usize, usize) -> Span) = match apart {
                 true => (1, |next, begun| Span { first: begun - 1, second: next }),
                 false => (0, |next, _| Span { first: next, second: next + 1 }),
             };

@@ -7,7 +7,7 @@ use super::catalogue::Catalogue;
 use super::dropout::{Dropout, Stream};
 use super::fusion::Fusion;
 use super::kernels::total;
-use super::layer::ThreadGrad;
+use super::layer::{ThreadGrad, parameters};
 use super::norm::Norm;
 use super::product::{Factor, Matrix, To, product};
 use super::weights::{Dense, Layout, Scale};
@@ -128,19 +128,24 @@ impl<'a> Frame<'a> {
         for (k, slots) in self.layout.layers.iter().enumerate() {
             let places = slots.fusion.iter().flat_map(Clone::clone);
             places.zip(&grad.fusion[k]).for_each(|(place, &lanes)| grad.flat[place] = total(lanes));
-            for (i, (attribute, dense)) in self.attributes.iter().zip(&slots.attributes).enumerate() {
-                if let Some(pairs) = &self.shared[k][i] {
-                    // The vectors are not trained: their gradient is not asked for.
-                    pairs.backward(self, dense, &attribute.vectors, &grad.scores[k][i], &mut grad.flat);
-                }
-            }
-            if let Some(dense) = &slots.position {
-                let last = self.attributes.len();
-                let pairs = self.shared[k][last].as_ref().expect("the position's serve the whole step");
-                let vectors = self.position_embedding();
-                let dsides = pairs.backward(self, dense, vectors, &grad.scores[k][last], &mut grad.flat);
+        }
+        // Of what serves the whole step: a linear layer, the vectors that enter it, and whether these are trained; its pairs with
+        // their scores' gradient.
+        let streams = self.layout.layers.iter().enumerate().flat_map(|(k, slots)| {
+            let attributes = self.attributes.iter().zip(&slots.attributes);
+            let attributes = attributes.map(|(attribute, dense)| (dense, &attribute.vectors[..], false));
+            let streams =
+                attributes.chain(slots.position.as_ref().map(|dense| (dense, self.position_embedding(), true)));
+            streams.zip(self.shared[k].iter().zip(&grad.scores[k]))
+        });
+        let streams: Vec<_> = streams.filter_map(|(s, (pairs, dscores))| Some((s, pairs.as_ref()?, dscores))).collect();
+        let dsides: Vec<Vec<f32>> =
+            streams.par_iter().map(|((dense, ..), pairs, dscores)| pairs.backward(self, dense, dscores)).collect();
+        for (((dense, vectors, trained), ..), dsides) in streams.iter().zip(&dsides) {
+            parameters(self, dense, vectors, dsides, &mut grad.flat);
+            if *trained {
                 let embedding = &mut grad.flat[self.layout.position_embedding.clone()];
-                self.transposed(dense, &dsides, embedding, To::Old);
+                self.transposed(dense, dsides, embedding, To::Old);
             }
         }
     }

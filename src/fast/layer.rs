@@ -130,7 +130,7 @@ impl<'a> Layer<'a> {
             heads: frame.heads,
             length: frame.length,
             queries: self.queries(),
-            shared: rows.shared,
+            firsts: rows.firsts,
             fusion: frame.fusions[self.k],
             drops: Drops { dropout: frame.attention_dropout, place: self.place(0), rows: numbers },
         }
@@ -169,12 +169,12 @@ impl<'a> Layer<'a> {
             }
             (Queries::All, Some(all)) if self.k == 0 => {
                 let valued = rows.valued.iter().map(|&row| &rows.items[row as usize]);
-                select(&all.query, rows.items.iter(), h, &mut state.query);
+                select(&all.query, rows.items[rows.firsts..].iter(), h, &mut state.query);
                 select(&all.key, rows.items.iter(), h, &mut state.key);
                 select(&all.value, valued, h, &mut state.value);
             }
             (Queries::All, _) => {
-                frame.linear(&slots.query, &state.input, &mut state.query);
+                frame.linear(&slots.query, &state.input[rows.firsts * h..], &mut state.query);
                 frame.linear(&slots.key, &state.input, &mut state.key);
                 let valued = match rows.all_valued() {
                     true => &state.input,
@@ -187,7 +187,8 @@ impl<'a> Layer<'a> {
         for ((dense, vectors), sides) in slots.attributes.iter().zip(&rows.attributes).zip(&mut state.sides) {
             frame.linear(dense, &vectors.distinct, sides);
         }
-        state.context.resize(state.query.len(), 0.0);
+        let contexts = if self.queries() == Queries::All { rows.items.len() } else { rows.last.len() };
+        state.context.resize(contexts * h, 0.0);
         let LayerState { input, asking, query, key, value, asked, seen, context, scores, .. } = state;
         let (attention, tables) = (self.attention(rows), self.tables(rows, &state.sides));
         let asking = match self.queries() {
@@ -322,12 +323,12 @@ impl<'a> Layer<'a> {
             // The vectors are not trained: their gradient is not asked for.
             parameters(frame, dense, &vectors.distinct, dsides, &mut into.flat);
         }
-        let asking = match self.queries() {
-            Queries::All => &state.input,
-            Queries::Last => &state.asking,
+        let (asking, of_asking) = match self.queries() {
+            Queries::All => (&state.input[rows.firsts * h..], &mut grad[rows.firsts * h..]),
+            Queries::Last => (&state.asking[..], &mut grad[..]),
         };
         parameters(frame, &slots.query, asking, a, &mut into.flat);
-        frame.transposed(&slots.query, a, grad, To::Old);
+        frame.transposed(&slots.query, a, of_asking, To::Old);
         if self.queries() == Queries::Last {
             add_selected(grad, &rows.last, h, c);
             std::mem::swap(c, grad);

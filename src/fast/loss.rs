@@ -112,6 +112,7 @@ pub(super) fn cross_entropy(
         loss += sums.iter().zip(&most).map(|(sum, most)| f64::from(sum.ln()) + f64::from(*most)).sum::<f64>();
         loss -= blocks().map(|block| block.targets).sum::<f64>();
 
+        let rows = Factor::new(frame.precision, Matrix::new(sequences, h));
         let size = shares[0].items().len() * h;
         shares.par_iter_mut().zip(&factors).zip(dtable.par_chunks_mut(size)).for_each(|((share, factors), dtable)| {
             let start = share.items().start;
@@ -121,7 +122,7 @@ pub(super) fn cross_entropy(
                 let items = block.items.start - start..block.items.end - start;
                 let scores = Matrix::new(&block.scores, block.items.len());
                 let dtable = &mut dtable[items.start * h..items.end * h];
-                product(frame.precision, scores.t(), &Matrix::new(sequences, h).into(), dtable, To::Old);
+                product(frame.precision, scores.t(), &rows, dtable, To::Old);
                 product(frame.precision, scores, table, &mut share.drows, To::Old);
             }
         });

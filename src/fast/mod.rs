@@ -32,6 +32,7 @@ mod tiles;
 mod weights;
 
 use std::ops::Range;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rayon::prelude::*;
 use rayon::{ThreadPool, ThreadPoolBuilder};
@@ -314,8 +315,7 @@ impl FastPath {
     ) -> Result<Vec<T>> {
         let Self { pool, config, precision, length, layout, parameters, attributes, padding, flat, workers, .. } = self;
         let (items, len) = (integers(item_seq), integers(item_seq_len));
-        let share = *padding != Padding::Kept;
-        let sequences = Sequences { items: &items, len: &len, padding: *padding, share };
+        let sequences = Sequences { items: &items, len: &len, padding: *padding, share: true };
         layout.gather(parameters, flat);
         let weights = (&**flat, table(parameters));
         let (frame, prepared) = pool.install(|| {
@@ -327,22 +327,24 @@ impl FastPath {
         let parts: Vec<usize> = (0..len.len()).step_by(size).collect();
         let mut all = Vec::with_capacity(parts.len());
         for parts in parts.chunks(TOLD * workers.len()) {
-            let per_worker = parts.len().div_ceil(workers.len());
-            let done: Vec<Vec<T>> = pool.install(|| {
-                let parts = parts.par_chunks(per_worker).zip(workers.par_iter_mut());
-                let done = parts.map(|(parts, worker)| {
-                    let Worker { index, scratch, chunk, scores, .. } = worker;
-                    let one = |&start: &usize| {
+            // Whoever is free takes the next part, since nothing that is left of one depends on who took it.
+            let next = AtomicUsize::new(0);
+            let done = pool.install(|| {
+                let workers = workers.par_iter_mut().map(|Worker { index, scratch, chunk, scores, .. }| {
+                    let mut done = Vec::new();
+                    while let Some(&start) = parts.get(next.fetch_add(1, Ordering::Relaxed)) {
                         let range = start..(start + size).min(len.len());
                         chunk.rows.fill(sequences, range.clone(), attributes, index);
                         chunk.forward(&frame, scratch);
-                        then(&frame, &prepared, range, &chunk.output, scores)
-                    };
-                    parts.iter().map(one).collect()
+                        done.push((start, then(&frame, &prepared, range, &chunk.output, scores)));
+                    }
+                    done
                 });
-                done.collect()
+                workers.collect::<Vec<_>>()
             });
-            all.extend(done.into_iter().flatten());
+            let mut done: Vec<(usize, T)> = done.into_iter().flatten().collect();
+            done.sort_unstable_by_key(|(start, _)| *start);
+            all.extend(done.into_iter().map(|(_, done)| done));
             told((all.len() * size).min(len.len()))?;
         }
         Ok(all)
@@ -354,8 +356,8 @@ const RANKED: usize = 128;
 /// Scores of positions by each other that a thread keeps at a time in an evaluation, 64 MB: at L = 400 eight sequences' of
 /// three layers.
 const PAIRS: usize = 1 << 24;
-/// Parts that every thread takes between two words about progress.
-const TOLD: usize = 16;
+/// Parts that threads take between two words about progress, by the number of threads.
+const TOLD: usize = 64;
 
 /// The item embedding's name.
 const TABLE: &str = "item_embedding.weight";

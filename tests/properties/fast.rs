@@ -241,18 +241,23 @@ proptest! {
         let (model, batch) = (shape.model_of(Kind::Float), shape.batch());
         // Weights of the models of other tests are so large that bfloat16's eight bits move probabilities at will.
         no_grad(|| model.named_parameters().iter().for_each(|(_, p)| _ = p.shallow_clone().g_mul_scalar_(0.3)));
-        let [mut exact, mut rough] = [Precision::Float32, Precision::Bf16]
-            .map(|precision| FastPath::new(&model, precision).expect("a float32 model on the CPU"));
+        let path = |model, precision| FastPath::new(model, precision).expect("a float32 model on the CPU");
+        let (mut exact, mut rough) = (path(&model, Precision::Float32), path(&model, Precision::Bf16));
         let [of_exact, of_rough] = [&mut exact, &mut rough].map(|fast| fast.losses(&batch, None).total);
         prop_assert!((of_exact - of_rough).abs() <= 0.02 * of_exact, "{} and {} in bfloat16", of_exact, of_rough);
         prop_assert!(of_exact != of_rough);
-        // All gradients together point the same way.
-        let norm = |sum: &dyn Fn(f64, f64) -> f64| -> f64 {
+        // All gradients together point the same way, unless a row is so nearly constant that LayerNorm makes much of rounding:
+        // that shows in float32 too, when nothing but the parameters is rounded.
+        let mut rounded = path(&model.copy_as(Kind::BFloat16).copy_as(Kind::Float), Precision::Float32);
+        rounded.losses(&batch, None);
+        let norm = |other: &FastPath, sum: &dyn Fn(f64, f64) -> f64| -> f64 {
             let names = model.named_parameters().into_iter().map(|(name, _)| name);
-            let pairs = names.flat_map(|name| exact.gradient(&name).iter().zip(rough.gradient(&name)).collect::<Vec<_>>());
+            let pairs = names.flat_map(|name| exact.gradient(&name).iter().zip(other.gradient(&name)).collect::<Vec<_>>());
             pairs.map(|(&a, &b)| sum(f64::from(a), f64::from(b))).sum::<f64>().sqrt()
         };
-        let (difference, size) = (norm(&|a, b| (a - b).powi(2)), norm(&|a, _| a * a));
-        prop_assert!(difference <= 0.1 * size, "gradients of size {} differ by {}", size, difference);
+        let difference = |other| norm(other, &|a, b| (a - b).powi(2));
+        let (size, by_rounding, difference) = (norm(&exact, &|a, _| a * a), difference(&rounded), difference(&rough));
+        let allowed = by_rounding.max(0.1 * size);
+        prop_assert!(difference <= allowed, "gradients of size {} differ by {}, not {}", size, difference, allowed);
     }
 }
