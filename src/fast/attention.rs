@@ -6,63 +6,11 @@
 use std::ops::Range;
 
 use super::fusion::{Fusion, Maps, softmax};
-use super::kernels::{LANES, Lanes, Terms, axpy, copy, dot, dots};
+use super::kernels::{LANES, Lanes, Terms, axpy, dot, dots};
+use super::masks::{MASKED, Masks};
 use super::norm::Drops;
+use super::places::{Places, Queries, Sequence, Span};
 use super::table::Table;
-
-/// A sequence of a chunk.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Sequence {
-    pub keys: Span,
-    /// Its rows: L, or its true items alone.
-    pub rows: usize,
-    /// Its true items, 1 to L.
-    pub items: usize,
-    /// Its rows among the values, and how many it has there: probabilities of later keys are exactly 0.
-    pub values: Span,
-    pub valued: usize,
-}
-
-/// Where a sequence's rows lie: the first position's may lie apart, the others follow each other.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Span {
-    pub first: usize,
-    pub second: usize,
-}
-
-impl Span {
-    /// The row of a position.
-    #[inline(always)]
-    pub fn row(self, position: usize) -> usize {
-        if position == 0 { self.first } else { self.second + position - 1 }
-    }
-}
-
-/// The queries of a layer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Queries {
-    /// Every row.
-    All,
-    /// The last true item of each sequence, which meets the rows as they are ([`super::lift`]).
-    Last,
-}
-
-/// Where a row of a head lies.
-#[derive(Debug, Clone, Copy)]
-struct Places {
-    /// From a row to the next, and from a head to the next.
-    row: usize,
-    head: usize,
-    width: usize,
-}
-
-impl Places {
-    #[inline(always)]
-    fn of(self, row: usize, head: usize) -> Range<usize> {
-        let start = row * self.row + head * self.head;
-        start..start + self.width
-    }
-}
 
 /// One layer's attention: what does not change within a batch.
 #[derive(Debug, Clone, Copy)]
@@ -122,13 +70,10 @@ pub(super) struct Gradients<'a> {
     pub fusion: &'a mut [Lanes],
 }
 
-/// Added to the scores of padded and future keys, as in the reference.
-const MASKED: f32 = -10_000.0;
-
 impl Attention<'_> {
     /// Of a sequence with its number in the chunk: the rows of its queries, and their positions.
     #[inline(always)]
-    fn queries(self, number: usize, sequence: Sequence) -> impl Iterator<Item = (usize, usize)> + Clone {
+    pub fn queries(self, number: usize, sequence: Sequence) -> impl Iterator<Item = (usize, usize)> + Clone {
         match self.queries {
             Queries::All => (self.start(sequence.keys)..).zip(self.from()..sequence.rows),
             Queries::Last => (number..).zip(sequence.items - 1..sequence.items),
@@ -137,7 +82,7 @@ impl Attention<'_> {
 
     /// The first position that asks.
     #[inline(always)]
-    fn from(self) -> usize {
+    pub fn from(self) -> usize {
         usize::from(self.firsts > 0)
     }
 
@@ -195,63 +140,11 @@ impl Attention<'_> {
 
     /// The blocks of lanes of a sequence's maps: a single key has the whole probability, whatever its score, and no maps.
     #[inline(always)]
-    fn blocks(self, sequence: Sequence) -> usize {
+    pub fn blocks(self, sequence: Sequence) -> usize {
         match (sequence.rows, self.queries) {
             (1, _) => 0,
             (rows, Queries::All) => ((rows - self.from()) * self.heads).div_ceil(LANES),
             (_, Queries::Last) => self.heads.div_ceil(LANES),
-        }
-    }
-}
-
-/// What is multiplied with a sequence's probabilities, and added to its scores: maps.
-#[derive(Debug)]
-struct Masks {
-    /// Of future keys: 0 or [`MASKED`].
-    future: Vec<Lanes>,
-    /// Dropout's factors.
-    drops: Vec<Lanes>,
-    /// The factors of one query, by key and head.
-    row: Vec<f32>,
-}
-
-impl Masks {
-    #[inline(always)]
-    fn new(attention: Attention) -> Self {
-        Self { future: Vec::new(), drops: Vec::new(), row: vec![0.0; attention.length * attention.heads] }
-    }
-
-    /// Dropout's factors of a query's only key, by head.
-    #[inline(always)]
-    fn single(&mut self, attention: Attention, row: usize) -> &[f32] {
-        if !attention.drops.mask(row, &mut self.row) {
-            self.row.fill(1.0);
-        }
-        &self.row[..attention.heads]
-    }
-
-    /// Draws the factors of a sequence.
-    #[inline(always)]
-    fn draw(&mut self, attention: Attention, number: usize, sequence: Sequence) {
-        let (heads, blocks) = (attention.heads, attention.blocks(sequence));
-        let width = blocks * LANES;
-        // Sequences of one chunk have the same number of keys, unless padding is left out.
-        if self.drops.len() != sequence.rows * blocks {
-            self.future = vec![[0.0; LANES]; sequence.rows * blocks];
-            self.drops = vec![[1.0; LANES]; sequence.rows * blocks];
-            if attention.queries == Queries::All {
-                let keys = self.future.as_flattened_mut().chunks_exact_mut(width).enumerate();
-                let from = attention.from();
-                keys.for_each(|(j, future)| future[..j.saturating_sub(from) * heads].fill(MASKED));
-            }
-        }
-        for (q, (row, _)) in attention.queries(number, sequence).enumerate() {
-            if attention.drops.mask(row, &mut self.row) {
-                let drops = self.drops.as_flattened_mut().chunks_exact_mut(width);
-                for (to, drops) in drops.zip(self.row.chunks_exact(heads)) {
-                    copy(drops, &mut to[q * heads..]);
-                }
-            }
         }
     }
 }

@@ -2,12 +2,12 @@
 
 use std::ops::Range;
 
-use super::attention::{Queries, Sequence, Span};
 use super::attributes::Attribute;
 use super::frame::Frame;
 use super::kernels::axpy;
 use super::layer::{Layer, LayerState, Scratch, ThreadGrad, pair};
 use super::norm::{self, Drops};
+use super::places::{Queries, Sequence, Span};
 
 /// The rows of a chunk.
 #[derive(Debug, Default)]

@@ -3,13 +3,14 @@
 use std::ops::Range;
 
 use super::activation;
-use super::attention::{self, Attention, Gradients, Queries, Scores, Streams};
+use super::attention::{self, Attention, Gradients, Scores, Streams};
 use super::chunk::Rows;
 use super::dropout::Stream;
 use super::frame::Frame;
 use super::kernels::{Lanes, add_rows, axpy};
 use super::lift::Lifted;
 use super::norm::{self, Drops, Norm};
+use super::places::Queries;
 use super::product::{Matrix, To, product};
 use super::table::Table;
 use super::weights::{Dense, LayerSlots, Scale};

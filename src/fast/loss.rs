@@ -16,6 +16,8 @@ const BLOCK: usize = 1024;
 /// Most rows whose scores of all items exist at a time, and about the most of such scores, 256 MiB.
 const ROWS: usize = 256;
 pub(super) const SCORES: usize = 1 << 26;
+/// The largest item embedding of which packed copies are kept during a step: in float32 twice 64 MiB.
+const PACKED: usize = 1 << 24;
 
 /// The scores of some rows for a block of items.
 #[derive(Debug)]
@@ -60,7 +62,7 @@ impl Share {
     /// Of every block, its part of the item embedding transposed, and as it is: packed where they are taken again and the copy
     /// is not too large.
     fn factors<'a>(&self, frame: &Frame<'a>, again: bool) -> Vec<[Factor<'a>; 2]> {
-        let packed = again && frame.table.len() <= SCORES;
+        let packed = again && frame.table.len() <= PACKED;
         let blocks = self.blocks.iter().map(|block| {
             let table = Matrix::new(&frame.table[block.items.start * frame.h..block.items.end * frame.h], frame.h);
             [table.t(), table].map(|table| if packed { Factor::new(frame.precision, table) } else { table.into() })

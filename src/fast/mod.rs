@@ -20,9 +20,11 @@ mod kernels;
 mod layer;
 mod lift;
 mod loss;
+mod masks;
 mod norm;
 #[cfg(target_arch = "x86_64")]
 mod panels;
+mod places;
 mod product;
 mod rank;
 mod screen;
