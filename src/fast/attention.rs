@@ -3,13 +3,11 @@
 //! What is done to single scores goes side by side for all queries and heads of a sequence: lane i · heads + n is query i in
 //! head n, and a score map is `[keys, lanes]`.
 
-use std::ops::Range;
-
 use super::fusion::{Fusion, Maps, softmax};
-use super::kernels::{LANES, Lanes, Terms, axpy, dot, dots};
+use super::kernels::{LANES, Lanes, Terms, axpy, dot, dots, scaled};
 use super::masks::{MASKED, Masks};
 use super::norm::Drops;
-use super::places::{Places, Queries, Sequence, Span};
+use super::places::{Places, Queries, Sequence};
 use super::table::Table;
 
 /// One layer's attention: what does not change within a batch.
@@ -70,85 +68,6 @@ pub(super) struct Gradients<'a> {
     pub fusion: &'a mut [Lanes],
 }
 
-impl Attention<'_> {
-    /// Of a sequence with its number in the chunk: the rows of its queries, and their positions.
-    #[inline(always)]
-    pub fn queries(self, number: usize, sequence: Sequence) -> impl Iterator<Item = (usize, usize)> + Clone {
-        match self.queries {
-            Queries::All => (self.start(sequence.keys)..).zip(self.from()..sequence.rows),
-            Queries::Last => (number..).zip(sequence.items - 1..sequence.items),
-        }
-    }
-
-    /// The first position that asks.
-    #[inline(always)]
-    pub fn from(self) -> usize {
-        usize::from(self.firsts > 0)
-    }
-
-    /// Its row.
-    #[inline(always)]
-    fn start(self, keys: Span) -> usize {
-        keys.row(self.from())
-    }
-
-    /// Of a context's row, that of its query.
-    #[inline(always)]
-    fn query(self, row: usize) -> usize {
-        match self.queries {
-            Queries::All => row - self.firsts,
-            Queries::Last => row,
-        }
-    }
-
-    /// The contexts of first positions that lie apart.
-    #[inline(always)]
-    fn alone(self) -> Range<usize> {
-        match self.queries {
-            Queries::All => 0..self.firsts,
-            Queries::Last => 0..0,
-        }
-    }
-
-    /// Where queries and contexts lie.
-    #[inline(always)]
-    fn asking(self, sequences: &[Sequence]) -> Places {
-        match self.queries {
-            Queries::All => self.seen(),
-            Queries::Last => Places { row: self.h, head: sequences.len() * self.h, width: self.h },
-        }
-    }
-
-    /// Where keys and values lie.
-    #[inline(always)]
-    fn seen(self) -> Places {
-        let (head, width) = match self.queries {
-            Queries::All => (self.h / self.heads, self.h / self.heads),
-            Queries::Last => (0, self.h),
-        };
-        Places { row: self.h, head, width }
-    }
-
-    /// Where a sequence's values are.
-    #[inline(always)]
-    fn values(self, sequence: Sequence) -> Span {
-        match self.queries {
-            Queries::All => sequence.values,
-            Queries::Last => sequence.keys,
-        }
-    }
-
-    /// The blocks of lanes of a sequence's maps: a single key has the whole probability, whatever its score, and no maps.
-    #[inline(always)]
-    pub fn blocks(self, sequence: Sequence) -> usize {
-        match (sequence.rows, self.queries) {
-            (1, _) => 0,
-            (rows, Queries::All) => ((rows - self.from()) * self.heads).div_ceil(LANES),
-            (_, Queries::Last) => self.heads.div_ceil(LANES),
-        }
-    }
-}
-
 /// `context` = Σⱼ dropout(p)ⱼ valueⱼ for every query and head, and `sums` = Σⱼ dropout(p)ⱼ where queries are lifted.
 ///
 /// # Shapes
@@ -173,7 +92,7 @@ pub(super) fn forward(
     for row in attention.alone() {
         for (head, &weight) in masks.single(attention, row).iter().enumerate() {
             let place = seen.of(row, head);
-            context[place.clone()].iter_mut().zip(&value[place]).for_each(|(to, x)| *to = weight * x);
+            scaled(weight, &value[place.clone()], &mut context[place]);
         }
     }
     for (number, &sequence) in sequences.iter().enumerate() {
@@ -182,8 +101,7 @@ pub(super) fn forward(
         if keys == 1 {
             for (row, _) in attention.queries(number, sequence) {
                 for (head, &weight) in masks.single(attention, row).iter().enumerate() {
-                    let (from, to) = (&value[seen.of(values.first, head)], &mut context[asking.of(row, head)]);
-                    to.iter_mut().zip(from).for_each(|(to, x)| *to = weight * x);
+                    scaled(weight, &value[seen.of(values.first, head)], &mut context[asking.of(row, head)]);
                     if let Some(sum) = sums.get_mut(row * heads + head) {
                         *sum = weight;
                     }
@@ -276,7 +194,7 @@ pub(super) fn backward(
     for row in attention.alone() {
         for (head, &weight) in masks.single(attention, row).iter().enumerate() {
             let place = seen.of(row, head);
-            into.value[place.clone()].iter_mut().zip(&dcontext[place]).for_each(|(to, x)| *to = weight * x);
+            scaled(weight, &dcontext[place.clone()], &mut into.value[place]);
         }
     }
     for (number, &sequence) in sequences.iter().enumerate() {

@@ -127,11 +127,11 @@ impl Rows {
                 Padding::Kept => (length, length),
             };
             begun += usize::from(is_new(&sequence));
-            let (own, span): (usize, fn(usize, usize) -> Span) = match apart {
-                true => (1, |next, begun| Span { first: begun - 1, second: next }),
-                false => (0, |next, _| Span { first: next, second: next + 1 }),
-            };
-            let (keys, values) = (span(n_rows, begun), span(valued.len(), begun));
+            let (own, span) = (usize::from(apart), |next| match apart {
+                true => Span { first: begun - 1, second: next },
+                false => Span { first: next, second: next + 1 },
+            });
+            let (keys, values) = (span(n_rows), span(valued.len()));
             sequences.push(Sequence { keys, rows, items: true_items, values, valued: with_value });
             last_numbers.push((sequence * length + true_items - 1) as u64);
             last.push(keys.row(true_items - 1) as u32);

@@ -87,6 +87,12 @@ pub(super) fn axpy(a: f32, x: &[f32], y: &mut [f32]) {
     y.iter_mut().zip(x).for_each(|(y, x)| *y += a * x);
 }
 
+/// y = a x.
+#[inline(always)]
+pub(super) fn scaled(a: f32, x: &[f32], y: &mut [f32]) {
+    y.iter_mut().zip(x).for_each(|(y, x)| *y = a * x);
+}
+
 /// Rows with their weights.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Terms<'a, At> {

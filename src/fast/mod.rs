@@ -1,8 +1,8 @@
 //! The fast path: the models' functions on the CPU with explicit gradients, equal to [`crate::model`] within float error.
 //!
 //! What it does differently, and why the result is the same, is in docs/performance.md. A batch is cut into [`chunk`]s;
-//! each thread takes its chunks through all layers with products by libtorch and the kernels of this module between them,
-//! then the threads share out the catalogue for the [`loss`], then they take the gradient back through their chunks.
+//! each thread takes its chunks through all layers, with products and the kernels of this module between them, then the
+//! threads share out the catalogue for the [`loss`], then they take the gradient back through their chunks.
 //!
 //! Sums are taken in a fixed order, so that a run is repeatable with the same number of threads.
 

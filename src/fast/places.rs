@@ -2,6 +2,9 @@
 
 use std::ops::Range;
 
+use super::attention::Attention;
+use super::kernels::LANES;
+
 /// A sequence of a chunk.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Sequence {
@@ -53,5 +56,78 @@ impl Places {
     pub fn of(self, row: usize, head: usize) -> Range<usize> {
         let start = row * self.row + head * self.head;
         start..start + self.width
+    }
+}
+
+impl Attention<'_> {
+    /// Of a sequence with its number in the chunk: the rows of its queries, and their positions.
+    #[inline(always)]
+    pub fn queries(self, number: usize, sequence: Sequence) -> impl Iterator<Item = (usize, usize)> + Clone {
+        match self.queries {
+            Queries::All => (sequence.keys.row(self.from())..).zip(self.from()..sequence.rows),
+            Queries::Last => (number..).zip(sequence.items - 1..sequence.items),
+        }
+    }
+
+    /// The first position that asks.
+    #[inline(always)]
+    pub fn from(self) -> usize {
+        usize::from(self.firsts > 0)
+    }
+
+    /// Of a context's row, that of its query.
+    #[inline(always)]
+    pub fn query(self, row: usize) -> usize {
+        match self.queries {
+            Queries::All => row - self.firsts,
+            Queries::Last => row,
+        }
+    }
+
+    /// The contexts of first positions that lie apart.
+    #[inline(always)]
+    pub fn alone(self) -> Range<usize> {
+        match self.queries {
+            Queries::All => 0..self.firsts,
+            Queries::Last => 0..0,
+        }
+    }
+
+    /// Where queries and contexts lie.
+    #[inline(always)]
+    pub fn asking(self, sequences: &[Sequence]) -> Places {
+        match self.queries {
+            Queries::All => self.seen(),
+            Queries::Last => Places { row: self.h, head: sequences.len() * self.h, width: self.h },
+        }
+    }
+
+    /// Where keys and values lie.
+    #[inline(always)]
+    pub fn seen(self) -> Places {
+        let (head, width) = match self.queries {
+            Queries::All => (self.h / self.heads, self.h / self.heads),
+            Queries::Last => (0, self.h),
+        };
+        Places { row: self.h, head, width }
+    }
+
+    /// Where a sequence's values are.
+    #[inline(always)]
+    pub fn values(self, sequence: Sequence) -> Span {
+        match self.queries {
+            Queries::All => sequence.values,
+            Queries::Last => sequence.keys,
+        }
+    }
+
+    /// The blocks of lanes of a sequence's maps: a single key has the whole probability, whatever its score, and no maps.
+    #[inline(always)]
+    pub fn blocks(self, sequence: Sequence) -> usize {
+        match (sequence.rows, self.queries) {
+            (1, _) => 0,
+            (rows, Queries::All) => ((rows - self.from()) * self.heads).div_ceil(LANES),
+            (_, Queries::Last) => self.heads.div_ceil(LANES),
+        }
     }
 }
