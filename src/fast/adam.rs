@@ -35,9 +35,33 @@ fn update(factors: Factors, parameter: &mut [f32], first: &mut [f32], second: &m
     let Factors { rest1, beta2, rest2, step_size, correction, eps, weight_decay } = factors;
     let moments = first.iter_mut().zip(second);
     for ((parameter, (first, second)), gradient) in parameter.iter_mut().zip(moments).zip(gradient) {
-        let gradient = gradient + weight_decay * *parameter;
+        // In one rounding, as PyTorch's: where decay and gradient nearly cancel, what two leave of them is compared with ε.
+        let gradient = weight_decay.mul_add(*parameter, *gradient);
         *first += rest1 * (gradient - *first);
         *second = beta2 * *second + rest2 * gradient * gradient;
         *parameter -= step_size * *first / (second.sqrt() / correction + eps);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is left of a gradient that is −(weight decay · parameter), rounded, is that rounding: two roundings leave nothing.
+    #[test]
+    fn the_decay_is_added_in_one_rounding() {
+        let (parameters, weight_decay) = ([0.3_f32, -0.7, 0.011, 1.9], 0.01_f32);
+        let gradient = parameters.map(|p| -(weight_decay * p));
+        let (rest1, beta2, rest2, eps) = (0.1, 0.999, 0.001, 1e-8);
+        let factors = Factors { rest1, beta2, rest2, step_size: 0.01, correction: rest2.sqrt(), eps, weight_decay };
+        let (mut moved, mut first, mut second) = (parameters, [0.0; 4], [0.0; 4]);
+        adam(factors, &mut moved, &mut first, &mut second, &gradient);
+        for ((moved, parameter), gradient) in moved.into_iter().zip(parameters).zip(gradient) {
+            let left = f64::from(weight_decay) * f64::from(parameter) + f64::from(gradient);
+            let step = 0.01 * 0.1 * left / (left.abs() + f64::from(eps));
+            let expected = f64::from(parameter) - step;
+            assert!((f64::from(moved) - expected).abs() <= 1e-7 * expected.abs(), "{moved} for {expected}");
+            assert_ne!(moved, parameter);
+        }
     }
 }

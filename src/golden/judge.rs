@@ -2,12 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use tch::{Device, Kind, Tensor, no_grad};
+use tch::{Device, Kind, Tensor};
 
 use super::compute::compute;
-use super::{Case, Comparison, Tolerance, compare};
+use super::{Case, Comparison, Tolerance, compare, rounding_noise};
 use crate::config::{Architecture, Fusion, Loss, ModelConfig, Predictor};
-use crate::splitmix;
 
 /// What follows from one sum of float32 numbers, if they are added in another order or in float64: relative, eight units in the
 /// last place. The largest departures seen: 2.3e-7 on an H200, 5e-7 in pure float64 (parameters after five steps).
@@ -39,7 +38,7 @@ impl Judge {
 
     fn new(case: &Case, kind: Kind) -> Self {
         let config = case.model.config();
-        let allowance = if case.model.outweighs_mask() { rounding_noise(case, kind) } else { BTreeMap::new() };
+        let allowance = if case.model.outweighs_mask() { allowance(case, kind) } else { BTreeMap::new() };
         let null = null_gradients(config);
         Self { tolerance: Tolerance::of(kind), null, allowance, rounded_sum: false, left_out: None }
     }
@@ -92,34 +91,14 @@ impl Judge {
     }
 }
 
-/// How far rounding alone moves each tensor in a kind of floats: ten times the largest change under eight random
-/// perturbations of the parameters by at most one unit in the last place.
+/// What may be added to the tolerance of each tensor: ten times what rounding alone does to it.
 ///
 /// DIFFERENCE: `max` pooling puts scores near 1e18 into the softmax, in the reference as here (golden README), so that
 /// what follows depends on the order in which a processor sums products: the authors' own operations on an AVX2 machine
 /// leave the goldens, which come from AVX-512, by as much. Tensors that rounding does not move keep the usual tolerance.
-fn rounding_noise(case: &Case, kind: Kind) -> BTreeMap<String, f64> {
-    let exact = compute(case, &case.model);
-    let epsilon = if kind == Kind::Double { f64::EPSILON } else { f32::EPSILON.into() };
-    let mut noise: BTreeMap<String, f64> = BTreeMap::new();
-    for seed in 0..8 {
-        // Not libtorch's generator, which belongs to the caller.
-        let mut state = seed;
-        let model = case.model.copy_as(kind);
-        no_grad(|| {
-            for (_, parameter) in model.named_parameters() {
-                let ulps = (0..parameter.numel()).map(|_| (splitmix::next(&mut state) % 3) as f64 - 1.0);
-                let ulps = Tensor::from_slice(&ulps.collect::<Vec<_>>()).to_kind(kind).view_as(&parameter);
-                parameter.shallow_clone().copy_(&(&parameter * (ulps * epsilon + 1.0)));
-            }
-        });
-        for (name, moved) in compute(case, &model) {
-            let change = (moved - &exact[&name]).abs().nan_to_num(0.0, None, None).max().double_value(&[]);
-            let largest = noise.entry(name).or_default();
-            *largest = largest.max(10.0 * change);
-        }
-    }
-    noise
+fn allowance(case: &Case, kind: Kind) -> BTreeMap<String, f64> {
+    let noise = rounding_noise(&case.model, kind, |model| compute(case, model));
+    noise.into_iter().map(|(name, change)| (name, 10.0 * change)).collect()
 }
 
 /// Parameters that the loss does not depend on, so that their gradient is rounding noise: a bias that shifts every

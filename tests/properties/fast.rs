@@ -1,11 +1,13 @@
 //! The fast path is the reference path: the same function and the same gradients on random shapes, in float32.
 
+use std::collections::BTreeMap;
+
 use dif_sr::config::{AttributeKind, Fusion, Loss, Pooling, Precision, Predictor};
 use dif_sr::data::{Batch, RowTensors, Rows};
 use dif_sr::eval::rank;
 use dif_sr::fast::{FastPath, Masks};
-use dif_sr::golden::Tolerance;
-use dif_sr::model::Model;
+use dif_sr::golden::{Tolerance, rounding_noise};
+use dif_sr::model::{Losses, Model};
 use dif_sr::train::Adam;
 use proptest::prelude::*;
 use proptest::test_runner::TestCaseError;
@@ -31,34 +33,57 @@ fn same_function(shape: &Shape) -> Result<(), TestCaseError> {
 }
 
 fn same_as(fast: &mut FastPath, exact: &Model, batch: &Batch) -> Result<(), TestCaseError> {
-    let ours = fast.losses(batch, None);
-    let encoded = exact.forward(&batch.item_seq, &batch.item_seq_len, true);
-    let expected = exact.losses_of(&encoded.seq_output, batch);
-    expected.total.backward();
-
-    let scalar = |x: f64| Tensor::from(x);
-    let within = |what: &str, ours: &Tensor, expected: &Tensor| close(what, ours, expected, Tolerance::FLOAT32);
-    within("total", &scalar(ours.total), &expected.total)?;
-    within("item", &scalar(ours.item), &expected.item)?;
-    prop_assert_eq!(ours.attributes.len(), expected.attributes.len());
-    for (ours, expected) in ours.attributes.iter().zip(&expected.attributes) {
-        within("attribute", &scalar(*ours), expected)?;
-    }
-    let output = Tensor::from_slice(&fast.encode(&batch.item_seq, &batch.item_seq_len));
-    within("seq_output", &output.view_as(&encoded.seq_output), &encoded.seq_output)?;
-    // A gradient that vanishes, because a softmax ignores what it belongs to, is rounding noise of the others' size.
-    let gradients = exact.named_parameters().into_iter().map(|(name, p)| {
-        let grad = p.grad();
-        (name, if grad.defined() { grad } else { p.zeros_like() })
-    });
-    let gradients: Vec<(String, Tensor)> = gradients.collect();
-    let largest = gradients.iter().map(|(_, grad)| grad.abs().max().double_value(&[])).fold(0.0, f64::max);
-    for (name, expected) in gradients {
-        let ours = Tensor::from_slice(fast.gradient(&name)).view_as(&expected);
-        let tolerance = Tolerance { atol: 1e-6 + 1e-5 * largest, ..Tolerance::FLOAT32 };
-        close(&name, &ours, &expected, tolerance)?;
+    let (ours, expected) = (by_fast(fast, exact, batch), by_reference(exact, batch));
+    prop_assert_eq!(ours.len(), expected.len());
+    let gradients = expected.iter().filter(|(name, _)| name.starts_with("grad."));
+    let largest = gradients.map(|(_, grad)| grad.abs().max().double_value(&[])).fold(0.0, f64::max);
+    let within = |name: &str, allowance: f64| {
+        // A gradient that vanishes, because a softmax ignores what it belongs to, is rounding noise of the others' size.
+        let noise = if name.starts_with("grad.") { 1e-5 * largest } else { 0.0 };
+        let tolerance = Tolerance { atol: Tolerance::FLOAT32.atol + noise + allowance, ..Tolerance::FLOAT32 };
+        close(name, &ours[name].view_as(&expected[name]), &expected[name], tolerance)
+    };
+    let apart: Vec<&String> = expected.keys().filter(|name| within(name, 0.0).is_err()).collect();
+    if !apart.is_empty() {
+        // One case in thousands has a row so nearly constant that LayerNorm makes much of rounding, on either path.
+        let noise = rounding_noise(exact, Kind::Float, |model| by_reference(model, batch));
+        apart.into_iter().try_for_each(|name| within(name, noise[name]))?;
     }
     Ok(())
+}
+
+/// Losses, outputs and gradients by name, as the fast path of such a model computes them.
+fn by_fast(fast: &mut FastPath, model: &Model, batch: &Batch) -> BTreeMap<String, Tensor> {
+    let losses = fast.losses(batch, None);
+    let losses = Losses {
+        total: Tensor::from(losses.total),
+        item: Tensor::from(losses.item),
+        attributes: losses.attributes.into_iter().map(Tensor::from).collect(),
+    };
+    let gradients = model.named_parameters().into_iter();
+    let gradients = gradients.map(|(name, _)| Tensor::from_slice(fast.gradient(&name))).collect();
+    let output = Tensor::from_slice(&fast.encode(&batch.item_seq, &batch.item_seq_len));
+    by_name(model, losses, output, gradients)
+}
+
+/// The same by the reference path.
+fn by_reference(model: &Model, batch: &Batch) -> BTreeMap<String, Tensor> {
+    let parameters: Vec<Tensor> = model.named_parameters().into_iter().map(|(_, p)| p).collect();
+    parameters.iter().for_each(|p| p.shallow_clone().zero_grad());
+    let output = model.forward(&batch.item_seq, &batch.item_seq_len, true).seq_output;
+    let losses = model.losses_of(&output, batch);
+    losses.total.backward();
+    let gradient = |p: &Tensor| if p.grad().defined() { p.grad().copy() } else { p.zeros_like() };
+    let gradients = parameters.iter().map(gradient).collect();
+    by_name(model, losses, output, gradients)
+}
+
+fn by_name(model: &Model, losses: Losses, output: Tensor, gradients: Vec<Tensor>) -> BTreeMap<String, Tensor> {
+    let attributes = losses.attributes.into_iter().enumerate().map(|(i, loss)| (format!("attribute.{i}"), loss));
+    let names = model.named_parameters().into_iter().map(|(name, _)| format!("grad.{name}"));
+    let others = [("total", losses.total), ("item", losses.item), ("seq_output", output)];
+    let others = others.map(|(name, tensor)| (name.to_owned(), tensor)).into_iter();
+    others.chain(attributes).chain(names.zip(gradients)).map(|(name, tensor)| (name, tensor.detach())).collect()
 }
 
 proptest! {
@@ -197,8 +222,9 @@ proptest! {
         };
         let scale = directions.iter().map(|(_, d)| d.square().sum(Kind::Double).double_value(&[])).sum::<f64>().sqrt();
         // The right step lies between curvature and rounding; a wrong gradient is wrong with each. The small ones are for a
-        // dropout that leaves a row nearly constant: LayerNorm bends within 1e-3 of it.
-        let found = [3e-2, 1e-2, 3e-3, 1e-3, 3e-4].map(|h| (loss_at(h / scale) - loss_at(-h / scale)) / (2.0 * h / scale));
+        // dropout that leaves a row nearly constant: LayerNorm turned around within 1e-4 of one, which showed at 1e-6 alone.
+        let found = [3e-2, 1e-2, 3e-3, 1e-3, 3e-4, 1e-4, 1e-5, 1e-6]
+            .map(|h| (loss_at(h / scale) - loss_at(-h / scale)) / (2.0 * h / scale));
         let error = found.iter().map(|found| (found - slope).abs()).fold(f64::INFINITY, f64::min);
         prop_assert!(error <= 0.02 * slope.abs() + 0.02 * first.total.abs(), "slope {slope}, differences {found:?}");
     }
