@@ -196,9 +196,9 @@ proptest! {
         let others = fast.losses(&batch, Some(Masks { seed: shape.seed, step: step.wrapping_add(1) }));
         prop_assert!(others != first, "another step has other masks");
 
-        fast.losses(&batch, masks);
         let mut random = shape.random();
-        let directions: Vec<(Tensor, Tensor)> = (model.named_parameters().into_iter())
+        let start: Vec<(String, Tensor)> = model.copy_as(Kind::Float).named_parameters();
+        let directions: Vec<Tensor> = (start.iter())
             .map(|(name, parameter)| {
                 let direction = random.normal(&parameter.size(), 0.0, 1.0).to_kind(Kind::Float);
                 let padding = name == "item_embedding.weight" && shape.fusion != Fusion::Sum;
@@ -206,27 +206,39 @@ proptest! {
                 if padding {
                     let _ = direction.get(0).zero_();
                 }
-                (parameter, direction)
+                direction
             })
             .collect();
-        let slope: f64 = (model.named_parameters().iter().zip(&directions))
-            .map(|((name, _), (_, direction))| {
+        let slope_of = |model: &Model| -> f64 {
+            let mut fast = self::fast(model);
+            fast.losses(&batch, masks);
+            let along = |((name, _), direction): (&(String, Tensor), &Tensor)| {
                 (Tensor::from_slice(fast.gradient(name)) * direction.flatten(0, -1)).sum(Kind::Double).double_value(&[])
-            })
-            .sum();
-        let mut loss_at = |step: f64| {
-            no_grad(|| directions.iter().for_each(|(p, d)| _ = p.shallow_clone().g_add_(&(d * step))));
-            let loss = fast.losses(&batch, masks).total;
-            no_grad(|| directions.iter().for_each(|(p, d)| _ = p.shallow_clone().g_sub_(&(d * step))));
-            loss
+            };
+            start.iter().zip(&directions).map(along).sum()
         };
-        let scale = directions.iter().map(|(_, d)| d.square().sum(Kind::Double).double_value(&[])).sum::<f64>().sqrt();
+        let slope = slope_of(&model);
+        let mut loss_at = |step: f64| {
+            let moved = start.iter().zip(&directions).map(|((_, start), direction)| start + direction * step);
+            for ((_, mut parameter), moved) in model.named_parameters().into_iter().zip(moved) {
+                no_grad(|| parameter.copy_(&moved));
+            }
+            fast.losses(&batch, masks).total
+        };
+        let scale = directions.iter().map(|d| d.square().sum(Kind::Double).double_value(&[])).sum::<f64>().sqrt();
         // The right step lies between curvature and rounding; a wrong gradient is wrong with each. The small ones are for a
-        // dropout that leaves a row nearly constant: LayerNorm turned around within 1e-4 of one, which showed at 1e-6 alone.
+        // dropout that leaves a row nearly constant: LayerNorm bends within 1e-3 of it, or closer.
         let found = [3e-2, 1e-2, 3e-3, 1e-3, 3e-4, 1e-4, 1e-5, 1e-6]
             .map(|h| (loss_at(h / scale) - loss_at(-h / scale)) / (2.0 * h / scale));
         let error = found.iter().map(|found| (found - slope).abs()).fold(f64::INFINITY, f64::min);
-        prop_assert!(error <= 0.02 * slope.abs() + 0.02 * first.total.abs(), "slope {slope}, differences {found:?}");
+        let tolerance = 0.02 * slope.abs() + 0.02 * first.total.abs();
+        if error > tolerance {
+            // Then closer than float32 has steps, if rounding alone moves the slope as much.
+            loss_at(0.0);
+            let by_name = |model: &Model| BTreeMap::from([("slope".to_owned(), Tensor::from(slope_of(model)))]);
+            let noise = 10.0 * rounding_noise(&model, Kind::Float, by_name)["slope"];
+            prop_assert!(error <= tolerance + noise, "slope {slope}, differences {found:?}, of rounding {noise}");
+        }
     }
 
     #[test]
