@@ -251,12 +251,17 @@ impl Record {
     /// A value of `environment.json`, for a reader; `unknown` where the run did not note it, `none` where there was none.
     pub fn environment(&self, key: &str) -> String {
         match self.environment.get(key) {
+            // Noted by the run that goes on, and not before.
+            None if key == "resumed" => "never".to_owned(),
             None => "unknown".to_owned(),
             Some(Value::Null) => "none".to_owned(),
             Some(Value::String(text)) => text.clone(),
             Some(Value::Array(list)) if list.is_empty() => "none".to_owned(),
             // The places where a run went on.
-            Some(Value::Array(list)) if list.iter().all(Value::is_object) => format!("{} times", list.len()),
+            Some(Value::Array(list)) if list.iter().all(Value::is_object) => match list.len() {
+                1 => "once".to_owned(),
+                n => format!("{n} times"),
+            },
             Some(Value::Array(list)) => {
                 list.iter().map(|v| v.as_str().map_or(v.to_string(), str::to_owned)).collect::<Vec<_>>().join(", ")
             }
@@ -349,5 +354,26 @@ mod line {
         let number =
             |word: &str| word.parse().map_err(|_| D::Error::custom(format!("expected a number, found `{word}`")));
         text.split_whitespace().map(number).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn how_often_a_run_went_on_is_told_in_words() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("configs/expectations/runs/amazon_beauty/1.json");
+        let mut record = Record::load(&path).unwrap_or_else(|e| panic!("{e}"));
+        assert_eq!(
+            (record.environment("resumed"), record.environment("of no run")),
+            ("never".into(), "unknown".into())
+        );
+        for (places, told) in [(json!([{}]), "once"), (json!([{}, {}]), "2 times")] {
+            record.environment.insert("resumed".to_owned(), places);
+            assert_eq!(record.environment("resumed"), told);
+        }
     }
 }
