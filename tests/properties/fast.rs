@@ -218,6 +218,7 @@ proptest! {
             start.iter().zip(&directions).map(along).sum()
         };
         let slope = slope_of(&model);
+        prop_assert!(slope.is_finite(), "slope {slope}");
         let mut loss_at = |step: f64| {
             let moved = start.iter().zip(&directions).map(|((_, start), direction)| start + direction * step);
             for ((_, mut parameter), moved) in model.named_parameters().into_iter().zip(moved) {
