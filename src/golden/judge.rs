@@ -21,7 +21,11 @@ pub(super) struct Judge {
     allowance: BTreeMap<String, f64>,
     /// Whether what follows from the attribute loss has [`ROUNDED_SUM`].
     rounded_sum: bool,
-    /// `[B, L]`: the positions of which nothing can be said.
+    /// `[B, L]`: the positions of which nothing can be said in layers.
+    ///
+    /// DIFFERENCE: with `max` pooling a padded position sees padded keys alone, all equal, whose scores near 1e18 differ by
+    /// how a processor computed each: in the goldens two of five equal keys have 0.487 each, on an Intel processor with AMX
+    /// and on a GPU all have 0.2, in the authors' operations too.
     left_out: Option<Tensor>,
 }
 
@@ -38,9 +42,12 @@ impl Judge {
 
     fn new(case: &Case, kind: Kind) -> Self {
         let config = case.model.config();
-        let allowance = if case.model.outweighs_mask() { allowance(case, kind) } else { BTreeMap::new() };
+        let (allowance, left_out) = match case.model.outweighs_mask() {
+            true => (allowance(case, kind), Some(case.batch.item_seq.eq(0))),
+            false => (BTreeMap::new(), None),
+        };
         let null = null_gradients(config);
-        Self { tolerance: Tolerance::of(kind), null, allowance, rounded_sum: false, left_out: None }
+        Self { tolerance: Tolerance::of(kind), null, allowance, rounded_sum: false, left_out }
     }
 
     /// The rules for any implementation that computed in `kind` on any device.
@@ -48,14 +55,10 @@ impl Judge {
     /// DIFFERENCE: the reference computes the attribute loss with float32 labels, and so rounds it to float32, in float64
     /// cases too (reference/README.md, "Where the goldens need an explanation"). An implementation in pure float64
     /// departs by that rounding, and a GPU, which adds in another order, by another.
-    ///
-    /// DIFFERENCE: with `max` pooling a padded position sees padded keys alone, all equal, whose scores near 1e18 differ by
-    /// how a processor computed each: in the goldens two of five equal keys have 0.487 each, on a GPU all have 0.2.
     pub fn of_any(case: &Case, kind: Kind) -> Self {
         let config = case.model.config();
         Self {
             rounded_sum: config.attribute_predictor == Predictor::Linear && config.loss_type == Loss::Ce,
-            left_out: case.model.outweighs_mask().then(|| case.batch.item_seq.eq(0)),
             ..Self::new(case, kind)
         }
     }
@@ -149,14 +152,10 @@ mod tests {
         let case = case("max_pooling");
         let padded: Vec<bool> = (0..6).map(|row| case.batch.item_seq_len.int64_value(&[row]) < 7).collect();
         assert!(padded.contains(&true) && padded.contains(&false));
-        let (any, model) = (Judge::of_any(&case, Kind::Double), Judge::of_model(&case));
+        let judge = Judge::of_model(&case);
         for name in ["out.layer.0.attention_probs", "out.layer.0.output"] {
             for (row, &padded) in (0..).zip(&padded) {
-                assert_eq!(holds_with_a_change(&case, &any, name, row), padded, "{name}, row {row}");
-                assert!(
-                    !holds_with_a_change(&case, &model, name, row),
-                    "{name}, row {row}: the CPU's own has no excuse"
-                );
+                assert_eq!(holds_with_a_change(&case, &judge, name, row), padded, "{name}, row {row}");
             }
         }
     }
