@@ -26,12 +26,12 @@ fn main() {
     }
 }
 
-/// What tch lacks of libtorch (src/train/libtorch.rs).
+/// What tch lacks of libtorch (src/libtorch.rs).
 ///
 /// Cargo runs this program at every change of the sources, for the commit; libtorch's headers take seconds to compile, so
 /// that the library of the last time is kept while what it was made from is the same.
 fn compile_cpp(lib: &Path) {
-    const SOURCE: &str = "src/train/libtorch.cpp";
+    const SOURCE: &str = "src/libtorch.cpp";
     let out = PathBuf::from(std::env::var_os("OUT_DIR").expect("cargo sets it"));
     let made_from = format!("{}\n{}", lib.display(), fs::read_to_string(SOURCE).unwrap_or_default());
     let stamp = out.join("libtorch.stamp");

@@ -35,6 +35,7 @@ pub mod eval;
 pub mod fast;
 pub mod fetch;
 pub mod golden;
+mod libtorch;
 pub mod model;
 pub mod report;
 mod splitmix;

@@ -3,6 +3,7 @@
 #include <ATen/autocast_mode.h>
 #include <ATen/core/Generator.h>
 #include <ATen/core/Tensor.h>
+#include <ATen/cpu/Utils.h>
 #include <ATen/ops/_foreach_add.h>
 #include <ATen/ops/_foreach_addcdiv.h>
 #include <ATen/ops/_foreach_addcmul.h>
@@ -115,6 +116,8 @@ const char *dif_sr_adam(size_t n, const dif_sr_adam_step *steps, double beta1, d
         at::_foreach_addcdiv_(parameters, exp_avgs, denominators, step_sizes);
     });
 }
+
+int dif_sr_matrix_unit() { return at::cpu::init_amx(); }
 
 const char *dif_sr_libtorch_version() { return TORCH_VERSION; }
 }

@@ -1,5 +1,5 @@
-//! What tch lacks of libtorch: the states of its generators, deterministic algorithms, autocasting to bfloat16, and
-//! operations on lists of tensors, for which a GPU needs few kernels.
+//! What tch lacks of libtorch: the states of its generators, deterministic algorithms, autocasting to bfloat16,
+//! operations on lists of tensors, for which a GPU needs few kernels, and the leave to use a processor's matrix unit.
 
 use std::ffi::{CStr, c_char, c_int};
 use std::marker::PhantomData;
@@ -23,12 +23,13 @@ unsafe extern "C" {
         eps: f64,
         weight_decay: f64,
     ) -> *const c_char;
+    fn dif_sr_matrix_unit() -> c_int;
     fn dif_sr_libtorch_version() -> *const c_char;
 }
 
 /// A parameter with a gradient, Adam's moments of it, and the factors of its step.
 #[repr(C)]
-pub(super) struct AdamStep<'a> {
+pub(crate) struct AdamStep<'a> {
     parameter: *const C_tensor,
     exp_avg: *const C_tensor,
     exp_avg_sq: *const C_tensor,
@@ -81,7 +82,7 @@ fn points_beyond_itself(state: &Tensor) -> bool {
 
 /// Has libtorch take the same sums in the same order in every run, on a GPU too, for the rest of the process. It warns of an
 /// operation that it cannot do so.
-pub(super) fn deterministic() {
+pub(crate) fn deterministic() {
     // SAFETY: sets two flags.
     unsafe { dif_sr_deterministic() }
 }
@@ -90,7 +91,7 @@ pub(super) fn deterministic() {
 ///
 /// # Panics
 /// A tensor that is undefined.
-pub(super) fn forget_gradients<'a>(tensors: impl Iterator<Item = &'a Tensor>) {
+pub(crate) fn forget_gradients<'a>(tensors: impl Iterator<Item = &'a Tensor>) {
     let tensors: Vec<*const C_tensor> = tensors.map(|tensor| tensor.as_ptr()).collect();
     // SAFETY: the tensors outlive the call.
     let done = unsafe { checked(dif_sr_forget_gradients(tensors.len(), tensors.as_ptr())) };
@@ -108,7 +109,7 @@ pub(super) fn forget_gradients<'a>(tensors: impl Iterator<Item = &'a Tensor>) {
 ///
 /// # Panics
 /// A tensor that is not of its parameter's shape, kind or device.
-pub(super) fn adam(steps: &[AdamStep], [beta1, beta2]: [f64; 2], eps: f64, weight_decay: f64) {
+pub(crate) fn adam(steps: &[AdamStep], [beta1, beta2]: [f64; 2], eps: f64, weight_decay: f64) {
     // SAFETY: the tensors outlive the steps, which have the layout of the C++ side.
     let done = unsafe { checked(dif_sr_adam(steps.len(), steps.as_ptr(), beta1, beta2, eps, weight_decay)) };
     done.unwrap_or_else(|e| panic!("{e}"));
@@ -116,7 +117,7 @@ pub(super) fn adam(steps: &[AdamStep], [beta1, beta2]: [f64; 2], eps: f64, weigh
 
 /// Computes with matrix products in bfloat16 on this thread, by libtorch's autocasting: parameters and gradients stay
 /// float32, as do the operations that it says lose too much.
-pub(super) fn in_bfloat16<T>(device: Device, compute: impl FnOnce() -> T) -> T {
+pub(crate) fn in_bfloat16<T>(device: Device, compute: impl FnOnce() -> T) -> T {
     /// Ends it, however `compute` ends.
     struct Autocast(c_int);
     impl Drop for Autocast {
@@ -131,8 +132,15 @@ pub(super) fn in_bfloat16<T>(device: Device, compute: impl FnOnce() -> T) -> T {
     compute()
 }
 
+/// Asks the system to let this process use the matrix unit of an x86 processor (AMX), and says whether it does; `false` where
+/// there is none.
+pub(crate) fn matrix_unit() -> bool {
+    // SAFETY: asks the processor and the system.
+    unsafe { dif_sr_matrix_unit() != 0 }
+}
+
 /// The version in the headers of the libtorch that this program was built with.
-pub(super) fn libtorch_version() -> String {
+pub(crate) fn libtorch_version() -> String {
     // SAFETY: a constant of the library.
     unsafe { CStr::from_ptr(dif_sr_libtorch_version()) }.to_string_lossy().into_owned()
 }
@@ -157,7 +165,7 @@ unsafe fn checked(message: *const c_char) -> Result<()> {
 
 /// Libtorch's generator belongs to the process: tests that draw from it take turns.
 #[cfg(test)]
-pub(super) fn turn() -> std::sync::MutexGuard<'static, ()> {
+pub(crate) fn turn() -> std::sync::MutexGuard<'static, ()> {
     static GENERATOR: std::sync::Mutex<()> = std::sync::Mutex::new(());
     GENERATOR.lock().unwrap_or_else(|broken| broken.into_inner())
 }
@@ -166,8 +174,8 @@ pub(super) fn turn() -> std::sync::MutexGuard<'static, ()> {
 mod tests {
     use tch::Kind;
 
-    use super::super::Calibration;
     use super::*;
+    use crate::train::Calibration;
 
     #[test]
     fn what_is_drawn_after_a_state_was_set_is_what_was_drawn_after_it_was_read() {

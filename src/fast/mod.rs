@@ -8,6 +8,8 @@
 
 mod activation;
 mod adam;
+#[cfg(target_arch = "x86_64")]
+mod amx;
 mod attention;
 mod attributes;
 mod catalogue;

@@ -8,12 +8,15 @@ use std::arch::x86_64::{
     _mm512_castsi256_si512, _mm512_castsi512_ps, _mm512_cvtne2ps_pbh, _mm512_cvtps_epi32, _mm512_cvtsepi32_epi16,
     _mm512_dpbf16_ps, _mm512_dpwssd_epi32, _mm512_fmadd_ps, _mm512_inserti64x4, _mm512_loadu_epi16,
     _mm512_mask_storeu_epi32, _mm512_maskz_loadu_ps, _mm512_permutexvar_epi16, _mm512_setzero_ps, _mm512_setzero_si512,
-    _mm512_shuffle_i32x4, _mm512_unpackhi_epi32, _mm512_unpackhi_epi64, _mm512_unpacklo_epi32, _mm512_unpacklo_epi64,
+    _mm512_shuffle_i32x4, _mm512_store_si512, _mm512_unpackhi_epi32, _mm512_unpackhi_epi64, _mm512_unpacklo_epi32,
+    _mm512_unpacklo_epi64,
 };
+use std::cell::RefCell;
 use std::mem::transmute;
 use std::sync::LazyLock;
 
-use super::product::Matrix;
+use super::product::{Factor, Matrix};
+use crate::libtorch::matrix_unit;
 
 /// Lanes of a panel of the left factor, and of the right one: 28 of 32 registers hold sums.
 pub(super) const LEFT: usize = 14;
@@ -21,24 +24,24 @@ pub(super) const RIGHT: usize = 32;
 /// Words of a register.
 pub(super) const WORDS: usize = 16;
 
-/// Whether products are to be taken by [`super::tiles`]: not where a matrix unit (AMX) is, which libtorch uses.
-pub(super) static PREFERRED: LazyLock<bool> = LazyLock::new(|| {
-    // Function 7, EDX bit 22.
-    let amx = || __cpuid_count(7, 0).edx >> 22 & 1 == 1;
-    is_supported() && !amx()
-});
-
 /// Whether this processor has the instructions.
-pub(super) fn is_supported() -> bool {
+pub(super) static VECTORS: LazyLock<bool> = LazyLock::new(|| {
     is_x86_feature_detected!("avx512bf16")
         && is_x86_feature_detected!("avx512bw")
         && is_x86_feature_detected!("avx512vnni")
-}
+});
+
+/// Whether it has a matrix unit for bfloat16 besides (AMX), and the system lets this process use it.
+pub(super) static MATRIX_UNIT: LazyLock<bool> = LazyLock::new(|| {
+    // Function 7, EDX bit 22.
+    let amx_bf16 = || __cpuid_count(7, 0).edx >> 22 & 1 == 1;
+    *VECTORS && amx_bf16() && matrix_unit()
+});
 
 /// What is multiplied. Registers go by as integers, whatever they hold.
 ///
 /// # Safety
-/// Of all functions: the processor has the instructions, as [`PREFERRED`] says.
+/// Of all functions: the processor has the instructions, as [`VECTORS`] says.
 pub(super) trait Element {
     /// What the sums are, in as many bits as a word.
     type Sum: Copy;
@@ -155,18 +158,39 @@ pub(super) struct Packed {
     pub words: usize,
 }
 
+thread_local! {
+    /// Memory for both factors of a product that a thread uses again and again.
+    pub(super) static FACTORS: RefCell<[Packed; 2]> = RefCell::default();
+}
+
 impl Packed {
-    /// A right factor.
+    /// A right factor, the words of its lanes a multiple of GROUP: zeros follow the last.
     ///
     /// # Safety
-    /// The processor has the instructions, as [`PREFERRED`] says.
+    /// The processor has the instructions, as [`VECTORS`] says.
     #[target_feature(enable = "avx512f,avx512bw,avx512bf16,avx512vnni")]
-    pub unsafe fn right<E: Element>(matrix: Matrix) -> Self {
-        let [k, n] = matrix.size();
+    pub unsafe fn right<E: Element, const GROUP: usize>(matrix: Matrix) -> Self {
         let mut packed = Self::default();
         // SAFETY: the caller's promise.
-        unsafe { packed.pack::<E, RIGHT>(matrix, [n, k], matrix.transposed) };
+        unsafe { packed.packed::<E, GROUP>(&matrix.into()) };
         packed
+    }
+
+    /// A right factor that may be packed already, else in this memory.
+    ///
+    /// # Safety
+    /// The processor has the instructions, as [`VECTORS`] says.
+    #[target_feature(enable = "avx512f,avx512bw,avx512bf16,avx512vnni")]
+    pub unsafe fn packed<'a, E: Element, const GROUP: usize>(&'a mut self, factor: &'a Factor) -> &'a Self {
+        match factor {
+            Factor::Packed(packed) => packed,
+            &Factor::Plain(matrix) => {
+                let [k, n] = matrix.size();
+                // SAFETY: the caller's promise.
+                unsafe { self.pack::<E, RIGHT, GROUP>(matrix, [n, k], matrix.transposed) };
+                self
+            }
+        }
     }
 
     /// Rows and columns of a right factor.
@@ -182,43 +206,34 @@ impl Packed {
     /// Packs a factor of so many lanes; `along`: its memory runs along k, and not along the lanes.
     ///
     /// # Safety
-    /// The processor has the instructions, as [`PREFERRED`] says.
+    /// The processor has the instructions, as [`VECTORS`] says.
     #[target_feature(enable = "avx512f,avx512bw,avx512bf16,avx512vnni")]
-    pub unsafe fn pack<E: Element, const LANES: usize>(
+    pub unsafe fn pack<E: Element, const LANES: usize, const GROUP: usize>(
         &mut self,
-        Matrix { data, stride, .. }: Matrix,
+        matrix: Matrix,
         [count, k]: [usize; 2],
         along: bool,
     ) {
-        let [lines, width] = if along { [count, k] } else { [k, count] };
-        assert!(lines == 0 || data.len() >= (lines - 1) * stride + width);
-        (self.count, self.k, self.words) = (count, k, k.div_ceil(E::STEPS));
+        let source = Source { matrix, count, k, along };
         let panels = count.div_ceil(LANES);
-        self.lines.resize((panels * self.words * LANES).div_ceil(WORDS), Line([0; WORDS]));
-        let (to, of_lane) = (self.lines.as_mut_ptr().cast::<i32>(), self.words);
+        let to = self.make_room(&source, panels * LANES, k.div_ceil(E::STEPS).next_multiple_of(GROUP));
+        let of_lane = self.words;
         // The registers of a panel's word: from which lane on, and how many lanes.
         let registers = || (0..LANES).step_by(WORDS).map(|from| (from, WORDS.min(LANES - from)));
+        let put = |panel: usize, word: usize, (from, width): (usize, usize), words: __m512i| {
+            // SAFETY: the mask lets through lanes of this panel and word alone.
+            unsafe {
+                _mm512_mask_storeu_epi32(to.add((panel * of_lane + word) * LANES + from), lanes(width), words);
+            }
+        };
         if along {
             for panel in 0..panels {
-                for (from, width) in registers() {
-                    let first = panel * LANES + from;
+                for register in registers() {
                     for word in (0..of_lane).step_by(WORDS) {
-                        let (step, rest) = (E::STEPS * word, k - E::STEPS * word);
-                        let mut square = [_mm512_setzero_si512(); WORDS];
-                        for (i, words) in square.iter_mut().take(width.min(count.saturating_sub(first))).enumerate() {
-                            let line = data[(first + i) * stride + step..].as_ptr();
-                            // SAFETY: the masks let through what the line has; the caller's promise.
-                            unsafe {
-                                let low = _mm512_maskz_loadu_ps(lanes(rest), line);
-                                *words = E::round(low, second::<E>(lanes(rest.saturating_sub(WORDS)), line, WORDS));
-                            }
-                        }
+                        // SAFETY: the caller's promise.
+                        let square = unsafe { source.lines::<E>(panel * LANES + register.0, register.1, word) };
                         for (i, column) in transpose(square).into_iter().enumerate().take(of_lane - word) {
-                            // SAFETY: the mask lets through lanes of this panel and word alone.
-                            unsafe {
-                                let at = to.add((panel * of_lane + word + i) * LANES + from);
-                                _mm512_mask_storeu_epi32(at, lanes(width), column);
-                            }
+                            put(panel, word + i, register, column);
                         }
                     }
                 }
@@ -226,26 +241,110 @@ impl Packed {
         } else {
             // Along the memory: lines whose length is a power of two share a few places of the cache.
             for word in 0..of_lane {
-                let line = data[E::STEPS * word * stride..].as_ptr();
-                // The last of an odd number is alone.
-                let second_mask = if 2 * word + 1 < k { __mmask16::MAX } else { 0 };
                 for panel in 0..panels {
-                    for (from, width) in registers() {
-                        let lane = panel * LANES + from;
-                        let mask = lanes(width) & lanes(count.saturating_sub(lane));
-                        // SAFETY: the masks let through what the lines have, and lanes of this panel and word alone; the
-                        // caller's promise.
-                        unsafe {
-                            let low = _mm512_maskz_loadu_ps(mask, line.wrapping_add(lane));
-                            let high = second::<E>(mask & second_mask, line, stride + lane);
-                            let rounded = E::round(low, high);
-                            let words = if E::STEPS == 2 { interleave(rounded) } else { rounded };
-                            let at = to.add((panel * of_lane + word) * LANES + from);
-                            _mm512_mask_storeu_epi32(at, lanes(width), words);
-                        }
+                    for register in registers() {
+                        // SAFETY: the caller's promise.
+                        let words = unsafe { source.word::<E>(panel * LANES + register.0, register.1, word) };
+                        put(panel, word, register, words);
                     }
                 }
             }
+        }
+    }
+
+    /// Packs a left factor for the matrix unit, in panels of [`WORDS`] rows, an even number of them: squares of 16 words of each
+    /// row, row by row.
+    ///
+    /// # Safety
+    /// The processor has the instructions, as [`VECTORS`] says.
+    #[target_feature(enable = "avx512f,avx512bw,avx512bf16,avx512vnni")]
+    pub unsafe fn pack_squares<E: Element>(&mut self, matrix: Matrix, [count, k]: [usize; 2], along: bool) {
+        let source = Source { matrix, count, k, along };
+        let panels = 2 * count.div_ceil(2 * WORDS);
+        let to = self.make_room(&source, panels * WORDS, k.div_ceil(E::STEPS).next_multiple_of(WORDS));
+        let of_lane = self.words;
+        // As in `pack`, along the memory.
+        let blocks = of_lane / WORDS;
+        for i in 0..panels * blocks {
+            let (panel, word) = if along { (i / blocks, i % blocks * WORDS) } else { (i % panels, i / panels * WORDS) };
+            // SAFETY: the caller's promise.
+            let square = unsafe {
+                if along {
+                    source.lines::<E>(panel * WORDS, WORDS, word)
+                } else {
+                    let mut square = [_mm512_setzero_si512(); WORDS];
+                    for (j, words) in square.iter_mut().enumerate() {
+                        *words = source.word::<E>(panel * WORDS, WORDS, word + j);
+                    }
+                    transpose(square)
+                }
+            };
+            for (j, words) in square.into_iter().enumerate() {
+                // SAFETY: a line of this panel.
+                unsafe { _mm512_store_si512(to.add((panel * of_lane + word + j) * WORDS).cast(), words) };
+            }
+        }
+    }
+
+    /// Room for so many lanes, of so many words each.
+    fn make_room(&mut self, source: &Source, lanes: usize, words: usize) -> *mut i32 {
+        let &Source { matrix: Matrix { data, stride, .. }, count, k, along } = source;
+        let [lines, width] = if along { [count, k] } else { [k, count] };
+        assert!(lines == 0 || data.len() >= (lines - 1) * stride + width);
+        (self.count, self.k, self.words) = (count, k, words);
+        self.lines.resize((words * lanes).div_ceil(WORDS), Line([0; WORDS]));
+        self.lines.as_mut_ptr().cast()
+    }
+}
+
+/// What is packed: its data reach to the last lane's last step.
+struct Source<'a> {
+    matrix: Matrix<'a>,
+    count: usize,
+    k: usize,
+    along: bool,
+}
+
+impl Source<'_> {
+    /// 16 words of each of some lanes, a register a lane, where the memory runs along k. Zeros are where there is nothing.
+    ///
+    /// # Safety
+    /// The processor has the instructions.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512bf16,avx512vnni")]
+    unsafe fn lines<E: Element>(&self, first: usize, width: usize, word: usize) -> [__m512i; WORDS] {
+        let &Self { matrix: Matrix { data, stride, .. }, count, k, .. } = self;
+        let step = E::STEPS * word;
+        let rest = k.saturating_sub(step);
+        let mut square = [_mm512_setzero_si512(); WORDS];
+        for (i, words) in square.iter_mut().take(width.min(count.saturating_sub(first))).enumerate() {
+            let line = data.as_ptr().wrapping_add((first + i) * stride + step);
+            // SAFETY: the masks let through what the line has; the caller's promise.
+            unsafe {
+                let low = _mm512_maskz_loadu_ps(lanes(rest), line);
+                *words = E::round(low, second::<E>(lanes(rest.saturating_sub(WORDS)), line, WORDS));
+            }
+        }
+        square
+    }
+
+    /// A word of each of some lanes, where the memory runs along these. Zeros are where there is nothing.
+    ///
+    /// # Safety
+    /// The processor has the instructions.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512bf16,avx512vnni")]
+    unsafe fn word<E: Element>(&self, first: usize, width: usize, word: usize) -> __m512i {
+        let &Self { matrix: Matrix { data, stride, .. }, count, k, .. } = self;
+        let step = E::STEPS * word;
+        let mask = lanes(width) & lanes(count.saturating_sub(first));
+        let there = |step: usize| if step < k { mask } else { 0 };
+        let line = data.as_ptr().wrapping_add(step * stride + first);
+        // SAFETY: the masks let through what the lines have; the caller's promise.
+        unsafe {
+            let low = _mm512_maskz_loadu_ps(there(step), line);
+            let rounded = E::round(low, second::<E>(there(step + 1), line, stride));
+            if E::STEPS == 2 { interleave(rounded) } else { rounded }
         }
     }
 }

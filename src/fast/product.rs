@@ -1,11 +1,11 @@
-//! Matrix products over slices, by libtorch, or by the kernels of `tiles.rs` where these are faster.
+//! Matrix products over slices, by libtorch, or by the kernels of `amx.rs` and `tiles.rs` where these are faster.
 
 use tch::{Device, Kind, Tensor};
 
 #[cfg(target_arch = "x86_64")]
-use super::panels::{BFloat16, Float32, Int16, PREFERRED, Packed};
+use super::panels::{BFloat16, Float32, Int16, MATRIX_UNIT, Packed, VECTORS};
 #[cfg(target_arch = "x86_64")]
-use super::tiles;
+use super::{amx, tiles};
 use crate::config::Precision;
 
 /// A row-major matrix in a slice of floats, or its transposed.
@@ -71,26 +71,27 @@ pub(super) enum Factor<'a> {
 impl<'a> Factor<'a> {
     /// Packs what is packed.
     pub fn new(precision: Precision, matrix: Matrix<'a>) -> Self {
-        #[cfg(target_arch = "x86_64")]
-        if *PREFERRED {
-            // SAFETY: the condition is the promise.
-            return Self::Packed(unsafe {
+        // SAFETY: the processor has the instructions.
+        match unit(precision) {
+            Unit::Libtorch => Self::Plain(matrix),
+            #[cfg(target_arch = "x86_64")]
+            Unit::Matrix => Self::Packed(unsafe { amx::right(matrix) }),
+            #[cfg(target_arch = "x86_64")]
+            Unit::Vectors => Self::Packed(unsafe {
                 match precision {
-                    Precision::Float32 => Packed::right::<Float32>(matrix),
-                    Precision::Bf16 => Packed::right::<BFloat16>(matrix),
+                    Precision::Float32 => Packed::right::<Float32, 1>(matrix),
+                    Precision::Bf16 => Packed::right::<BFloat16, 1>(matrix),
                 }
-            });
+            }),
         }
-        let _ = precision;
-        Self::Plain(matrix)
     }
 
     /// Packs whole numbers of 16 bits, to which floats are rounded; `None` where [`whole_product`] has no kernel.
     pub fn whole(matrix: Matrix) -> Option<Factor<'static>> {
         #[cfg(target_arch = "x86_64")]
-        if *PREFERRED {
+        if *VECTORS {
             // SAFETY: the condition is the promise.
-            return Some(Factor::Packed(unsafe { Packed::right::<Int16>(matrix) }));
+            return Some(Factor::Packed(unsafe { Packed::right::<Int16, 1>(matrix) }));
         }
         let _ = matrix;
         None
@@ -132,7 +133,7 @@ pub(super) enum To<'a, T = f32> {
 /// `out` = a · b + what `to` says, where `out` is row-major without gaps.
 ///
 /// Under [`Precision::Bf16`] both factors are rounded to bfloat16, and sums are float32's. Where libtorch does it, because
-/// the processor is none that `tiles.rs` is for, the product is rounded too.
+/// the processor is none that this module has products for, the product is rounded too.
 ///
 /// # Shapes
 /// a `[m, k]`, b `[k, n]`, out `[m, n]`
@@ -142,20 +143,48 @@ pub(super) fn product(precision: Precision, a: Matrix, b: &Factor, out: &mut [f3
     if out.is_empty() || (k == 0 && to == To::Old) {
         return;
     }
-    #[cfg(target_arch = "x86_64")]
-    if *PREFERRED {
-        // SAFETY: the condition is the promise.
-        return unsafe {
+    // SAFETY: the processor has the instructions.
+    match unit(precision) {
+        Unit::Libtorch => by_libtorch(precision, a, b, out, to),
+        #[cfg(target_arch = "x86_64")]
+        Unit::Matrix => unsafe { amx::product(a, b, out, to) },
+        #[cfg(target_arch = "x86_64")]
+        Unit::Vectors => unsafe {
             match precision {
                 Precision::Float32 => tiles::product::<Float32>(a, b, out, to),
                 Precision::Bf16 => tiles::product::<BFloat16>(a, b, out, to),
             }
-        };
+        },
     }
+}
+
+/// What multiplies.
+enum Unit {
+    Libtorch,
+    #[cfg(target_arch = "x86_64")]
+    Vectors,
+    #[cfg(target_arch = "x86_64")]
+    Matrix,
+}
+
+/// What is fastest on this processor.
+fn unit(precision: Precision) -> Unit {
+    #[cfg(target_arch = "x86_64")]
+    if precision == Precision::Bf16 && *MATRIX_UNIT {
+        return Unit::Matrix;
+    } else if *VECTORS {
+        return Unit::Vectors;
+    }
+    let _ = precision;
+    Unit::Libtorch
+}
+
+fn by_libtorch(precision: Precision, a: Matrix, b: &Factor, out: &mut [f32], to: To) {
+    let n = b.size()[1];
     let b = match b {
         Factor::Plain(matrix) => matrix.tensor(),
         #[cfg(target_arch = "x86_64")]
-        Factor::Packed(_) => unreachable!("factors are packed for `tiles.rs` alone"),
+        Factor::Packed(_) => unreachable!("factors are packed for this module's products alone"),
     };
     if let To::Row(row) = to {
         out.chunks_exact_mut(n).for_each(|out| out.copy_from_slice(row));
@@ -183,7 +212,7 @@ pub(super) fn product(precision: Precision, a: Matrix, b: &Factor, out: &mut [f3
 /// With a factor that is not [`Factor::whole`]'s.
 pub(super) fn whole_product(a: Matrix, b: &Factor, out: &mut [i32]) {
     #[cfg(target_arch = "x86_64")]
-    if *PREFERRED {
+    if *VECTORS {
         // SAFETY: the condition is the promise.
         return unsafe { tiles::product::<Int16>(a, b, out, To::Nothing) };
     }

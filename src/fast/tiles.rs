@@ -1,59 +1,43 @@
 //! Products over packed [`panels`](super::panels): of bfloat16, of float32 and of whole numbers.
 //!
 //! Libtorch takes and gives bfloat16 tensors, so that its product comes with three passes of conversion; here sums leave the
-//! registers as float32. In float32 its kernels on AMD are AVX2's, and pack a factor in every product. A tile of the output is
+//! registers as float32. In float32 its kernels on AMD are AVX2's, and pack a factor in every product; on Intel it is as fast. A tile of the output is
 //! [`LEFT`] × [`RIGHT`] sums, which fill the registers.
 
 use std::arch::x86_64::{
-    __mmask16, _MM_HINT_ET0, _MM_HINT_T0, _mm_prefetch, _mm512_load_si512, _mm512_mask_storeu_epi32,
+    __m512i, __mmask16, _MM_HINT_ET0, _MM_HINT_T0, _mm_prefetch, _mm512_load_si512, _mm512_mask_storeu_epi32,
     _mm512_maskz_loadu_epi32, _mm512_set1_epi32, _mm512_setzero_si512,
 };
-use std::cell::RefCell;
 
-use super::panels::{Element, LEFT, Packed, RIGHT, WORDS, lanes};
+use super::panels::{Element, FACTORS, LEFT, RIGHT, WORDS, lanes};
 use super::product::{Factor, Matrix, To};
 
-/// Words along k that are summed at a time: so much of a right panel, 16 KiB, stays in the first cache.
-const DEPTH: usize = 256;
-
-thread_local! {
-    /// Memory for both factors that a thread uses again and again.
-    static FACTORS: RefCell<[Packed; 2]> = RefCell::default();
-}
+/// Words along k that are summed at a time: so much of a right panel, 32 KiB, is taken again and again.
+pub(super) const DEPTH: usize = 256;
 
 /// As [`super::product::product`].
 ///
 /// # Safety
-/// The processor has the instructions, as [`PREFERRED`](super::panels::PREFERRED) says.
+/// The processor has the instructions, as [`VECTORS`](super::panels::VECTORS) says.
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16,avx512vnni")]
 pub(super) unsafe fn product<E: Element>(a: Matrix, b: &Factor, out: &mut [E::Sum], to: To<E::Sum>) {
     let ([m, k], [height, n]) = (a.size(), b.size());
     assert!(height == k && k > 0 && out.len() == m * n && !matches!(to, To::Row(row) if row.len() != n));
     FACTORS.with_borrow_mut(|[left, right]| {
         // SAFETY: the caller's promise.
-        unsafe { left.pack::<E, LEFT>(a, [m, k], !a.transposed) };
-        let right = match b {
-            Factor::Packed(packed) => packed,
-            &Factor::Plain(b) => {
-                // SAFETY: the caller's promise.
-                unsafe { right.pack::<E, RIGHT>(b, [n, k], b.transposed) };
-                right
-            }
+        let right = unsafe {
+            left.pack::<E, LEFT, 1>(a, [m, k], !a.transposed);
+            right.packed::<E, 1>(b)
         };
         assert_eq!(left.words, right.words, "a factor that was packed for other elements");
         for start in (0..left.words).step_by(DEPTH) {
             let words = DEPTH.min(left.words - start);
+            let to = if start > 0 { To::Old } else { to };
             for j in (0..n).step_by(RIGHT) {
                 let right = right.panel::<RIGHT>(j / RIGHT, start);
-                let masks = [lanes(n - j), lanes((n - j).saturating_sub(WORDS))];
                 for i in (0..m).step_by(LEFT) {
                     let left = left.panel::<LEFT>(i / LEFT, start);
-                    let to = match to {
-                        _ if start > 0 => To::Old,
-                        To::Row(row) => To::Row(&row[j..]),
-                        to => to,
-                    };
-                    let tile = Tile { out: &mut out[i * n + j..], stride: n, rows: LEFT.min(m - i), masks, to };
+                    let tile = Tile::new(out, n, [i, j], LEFT, to);
                     // SAFETY: both panels hold so many more words of each lane; the caller's promise.
                     unsafe {
                         match tile.rows {
@@ -68,25 +52,36 @@ pub(super) unsafe fn product<E: Element>(a: Matrix, b: &Factor, out: &mut [E::Su
     });
 }
 
-/// Where the sums of a tile go.
-struct Tile<'a, T> {
+/// Where the sums of a tile go: some rows of the output, and [`RIGHT`] columns at most.
+pub(super) struct Tile<'a, T> {
     /// From the tile's first element.
     out: &'a mut [T],
     stride: usize,
-    rows: usize,
+    pub rows: usize,
     /// Which columns there are.
     masks: [__mmask16; RIGHT / WORDS],
     /// What the sums are added to; a row from the tile's first column.
     to: To<'a, T>,
 }
 
-impl<T: Copy> Tile<'_, T> {
+impl<'a, T: Copy> Tile<'a, T> {
+    /// From row i and column j on of an output of n columns, as many rows as there are, and `rows` at most.
+    pub fn new(out: &'a mut [T], n: usize, [i, j]: [usize; 2], rows: usize, to: To<'a, T>) -> Self {
+        let to = match to {
+            To::Row(row) => To::Row(&row[j..]),
+            to => to,
+        };
+        let rows = rows.min(out.len() / n - i);
+        let masks = [lanes(n - j), lanes((n - j).saturating_sub(WORDS))];
+        Self { out: &mut out[i * n + j..], stride: n, rows, masks, to }
+    }
+
     /// Sums over so many words.
     ///
     /// # Safety
     /// The panels hold so many words of each lane, and the tile no more than ROWS rows; the processor has the instructions.
     #[target_feature(enable = "avx512f,avx512bw,avx512bf16,avx512vnni")]
-    unsafe fn sum<E: Element<Sum = T>, const ROWS: usize>(self, words: usize, left: *const i32, right: *const i32) {
+    unsafe fn sum<E: Element<Sum = T>, const ROWS: usize>(mut self, words: usize, left: *const i32, right: *const i32) {
         // Its lines are on their way while the sums are taken.
         for row in 0..self.rows {
             for part in 0..RIGHT / WORDS {
@@ -112,45 +107,53 @@ impl<T: Copy> Tile<'_, T> {
                 }
             }
         }
-        for (row, sums) in sums.into_iter().enumerate() {
-            if row < self.rows {
-                for (part, (sum, mask)) in sums.into_iter().zip(self.masks).enumerate() {
-                    let at = self.out.as_mut_ptr().wrapping_add(row * self.stride + part * WORDS).cast();
-                    // SAFETY: the mask lets through columns of this row alone, and a register holds 16 numbers.
-                    unsafe {
-                        let to = match self.to {
-                            To::Nothing => _mm512_setzero_si512(),
-                            To::Old => _mm512_maskz_loadu_epi32(mask, at),
-                            To::Row(row) => {
-                                _mm512_maskz_loadu_epi32(mask, row.as_ptr().wrapping_add(part * WORDS).cast())
-                            }
-                        };
-                        _mm512_mask_storeu_epi32(at, mask, E::add(to, sum));
-                    }
-                }
+        for (row, sums) in sums.into_iter().enumerate().take(self.rows) {
+            // SAFETY: the caller's promise.
+            unsafe { self.put::<E>(row, sums) };
+        }
+    }
+
+    /// Writes a row of sums.
+    ///
+    /// # Safety
+    /// The tile has this row; the processor has the instructions.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512bf16,avx512vnni")]
+    pub unsafe fn put<E: Element<Sum = T>>(&mut self, row: usize, sums: [__m512i; RIGHT / WORDS]) {
+        for (part, (sum, mask)) in sums.into_iter().zip(self.masks).enumerate() {
+            let at = self.out.as_mut_ptr().wrapping_add(row * self.stride + part * WORDS).cast();
+            // SAFETY: the mask lets through columns of this row alone, and a register holds 16 numbers.
+            unsafe {
+                let to = match self.to {
+                    To::Nothing => _mm512_setzero_si512(),
+                    To::Old => _mm512_maskz_loadu_epi32(mask, at),
+                    To::Row(row) => _mm512_maskz_loadu_epi32(mask, row.as_ptr().wrapping_add(part * WORDS).cast()),
+                };
+                _mm512_mask_storeu_epi32(at, mask, E::add(to, sum));
             }
         }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::super::panels::{BFloat16, Float32, Int16, is_supported};
+pub(super) mod tests {
+    use super::super::panels::{BFloat16, Float32, Int16, Packed, VECTORS};
     use super::*;
 
     fn supported() -> bool {
-        let supported = is_supported();
-        if !supported {
+        if !*VECTORS {
             println!("left out: this processor has no products of its own here");
         }
-        supported
+        *VECTORS
     }
 
-    /// Eight bits hold the numbers, and float32 their sums: every element gives the same.
-    fn holds<E: Element>(number: impl Fn(i32) -> E::Sum)
-    where
-        E::Sum: PartialEq + std::fmt::Debug,
-    {
+    /// Products of small integers, in every shape, by factors as they are and packed: `number` is one of the output's. Eight
+    /// bits hold the numbers, and float32 their sums.
+    pub fn holds<T: Copy + PartialEq + std::fmt::Debug>(
+        number: impl Fn(i32) -> T,
+        packed: impl Fn(Matrix) -> Packed,
+        product: impl Fn(Matrix, &Factor, &mut [T], To<T>),
+    ) {
         let small = |n: usize, by: usize| (0..n).map(move |i| (i * by % 23) as i32 - 11);
         let at = |matrix: Matrix, i: usize, j: usize| match matrix.transposed {
             true => matrix.data[j * matrix.columns + i],
@@ -158,21 +161,19 @@ mod tests {
         };
         for (m, n, k) in [(1, 1, 1), (14, 32, 2), (3, 33, 5), (15, 47, 31), (29, 7, 33), (57, 70, 300), (5, 100, 513)] {
             let choices = [false, true].into_iter().flat_map(|a| [false, true].map(|b| (a, b)));
-            for ((a_transposed, b_transposed), packed) in
-                choices.flat_map(|ab| [false, true].map(|packed| (ab, packed)))
+            for ((a_transposed, b_transposed), is_packed) in
+                choices.flat_map(|ab| [false, true].map(|is_packed| (ab, is_packed)))
             {
                 let floats = |n, by| small(n, by).map(|x| x as f32).collect::<Vec<_>>();
                 let (x, y) = (floats(m * k, 7), floats(k * n, 5));
                 let a = if a_transposed { Matrix::new(&x, m).t() } else { Matrix::new(&x, k) };
                 let b = if b_transposed { Matrix::new(&y, k).t() } else { Matrix::new(&y, n) };
-                // SAFETY: the instructions are there.
-                let factor = if packed { Factor::Packed(unsafe { Packed::right::<E>(b) }) } else { b.into() };
+                let factor = if is_packed { Factor::Packed(packed(b)) } else { b.into() };
                 let row: Vec<i32> = small(n, 3).collect();
-                let numbers: Vec<E::Sum> = row.iter().map(|&x| number(x)).collect();
+                let numbers: Vec<T> = row.iter().map(|&x| number(x)).collect();
                 for to in [To::Nothing, To::Old, To::Row(&numbers[..])] {
-                    let mut out: Vec<E::Sum> = (0..m * n).map(|i| number(i as i32)).collect();
-                    // SAFETY: the instructions are there.
-                    unsafe { product::<E>(a, &factor, &mut out, to) };
+                    let mut out: Vec<T> = (0..m * n).map(|i| number(i as i32)).collect();
+                    product(a, &factor, &mut out, to);
                     for (at_out, &found) in out.iter().enumerate() {
                         let (i, j) = (at_out / n, at_out % n);
                         let sum = (0..k).map(|step| at(a, i, step) * at(b, step, j)).sum::<f32>() as i32;
@@ -184,7 +185,7 @@ mod tests {
                         assert_eq!(
                             found,
                             number(expected),
-                            "{m}×{k}×{n} {a_transposed} {b_transposed} {packed} {to:?} at {i}, {j}"
+                            "{m}×{k}×{n} {a_transposed} {b_transposed} {is_packed} {to:?} at {i}, {j}"
                         );
                     }
                 }
@@ -194,10 +195,15 @@ mod tests {
 
     #[test]
     fn products_of_small_integers_are_exact_in_every_shape_and_leave_nothing_out() {
+        fn of<E: Element<Sum: PartialEq + std::fmt::Debug>>(number: impl Fn(i32) -> E::Sum) {
+            // SAFETY: the instructions are there.
+            let packed = |b: Matrix| unsafe { Packed::right::<E, 1>(b) };
+            holds(number, packed, |a, b, out, to| unsafe { product::<E>(a, b, out, to) });
+        }
         if supported() {
-            holds::<BFloat16>(|x| x as f32);
-            holds::<Float32>(|x| x as f32);
-            holds::<Int16>(|x| x);
+            of::<BFloat16>(|x| x as f32);
+            of::<Float32>(|x| x as f32);
+            of::<Int16>(|x| x);
         }
     }
 

@@ -4,8 +4,8 @@ use std::path::Path;
 
 use tch::{Kind, Tensor};
 
-use super::libtorch::{AdamStep, adam, forget_gradients};
 use crate::fast::{Factors, FastPath};
+use crate::libtorch::{AdamStep, adam, forget_gradients};
 use crate::tensors::TensorFile;
 use crate::{Error, Result};
 

@@ -6,9 +6,9 @@ use serde::Serialize;
 use tch::Device;
 
 use super::device;
-use super::libtorch::libtorch_version;
 use crate::Result;
 use crate::config::RunConfig;
+use crate::libtorch::libtorch_version;
 
 /// `environment.json`.
 #[derive(Debug, Serialize)]

@@ -228,9 +228,9 @@ fn diverged(losses: &Losses<f64>, place: &str, norms: &[(String, f64)]) -> Error
 
 #[cfg(test)]
 mod tests {
-    use super::super::libtorch::turn;
     use super::*;
     use crate::data::Rows;
+    use crate::libtorch::turn;
 
     /// SASRec on ten equal rows in batches of two, so that no shuffle shows.
     fn config(keys: &str) -> RunConfig {

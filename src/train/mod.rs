@@ -11,7 +11,6 @@ mod environment;
 mod events;
 mod fit;
 mod folder;
-mod libtorch;
 mod record;
 mod run;
 mod saved;

@@ -5,7 +5,6 @@ use std::sync::atomic::AtomicBool;
 use serde::Serialize;
 use tch::Device;
 
-use super::libtorch::deterministic;
 use super::record::Recorder;
 use super::saved::fingerprint;
 use super::{Checkpoint, Event, Fitted, RunFolder, Training, device, rank_rows};
@@ -13,6 +12,7 @@ use crate::config::{ComputePath, Loss, RunConfig};
 use crate::data::split::split;
 use crate::data::{Dataset, NegativeSampler, Rows, Splits, Summary};
 use crate::eval::{MetricValues, Ranking};
+use crate::libtorch::deterministic;
 use crate::model::{ItemFeature, Model};
 use crate::tensors::replace;
 use crate::{Error, Result};

@@ -13,11 +13,11 @@ use tch::{Device, Kind, Tensor};
 
 use super::checkpoint::AttributeTokens;
 use super::folder::Mark;
-use super::libtorch::{generator_state, set_generator_state};
 use super::{Position, Training};
 use crate::config::RunConfig;
 use crate::data::{Dataset, Splits};
 use crate::eval::MetricValues;
+use crate::libtorch::{generator_state, set_generator_state};
 use crate::tensors::{TensorFile, hex, write};
 use crate::{Error, Result};
 

@@ -2,12 +2,12 @@
 
 use super::Adam;
 use super::clip::clip_grad_norm;
-use super::libtorch::in_bfloat16;
 use crate::Result;
 use crate::config::{ComputePath, Precision, RunConfig, TrainConfig};
 use crate::data::{Batch, RowTensors, Rows};
 use crate::eval::{Ranking, rank};
 use crate::fast::{FastPath, Masks};
+use crate::libtorch::in_bfloat16;
 use crate::model::{Losses, Model};
 
 /// A model in training.
