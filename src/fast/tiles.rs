@@ -1,8 +1,8 @@
 //! Products over packed [`panels`](super::panels): of bfloat16, of float32 and of whole numbers.
 //!
 //! Libtorch takes and gives bfloat16 tensors, so that its product comes with three passes of conversion; here sums leave the
-//! registers as float32. In float32 its kernels on AMD are AVX2's, and pack a factor in every product; on Intel it is as fast. A tile of the output is
-//! [`LEFT`] × [`RIGHT`] sums, which fill the registers.
+//! registers as float32. In float32 its kernels on AMD are AVX2's, and pack a factor in every product; on Intel they are as
+//! fast. A tile of the output is [`LEFT`] × [`RIGHT`] sums, which fill the registers.
 
 use std::arch::x86_64::{
     __m512i, __mmask16, _MM_HINT_ET0, _MM_HINT_T0, _mm_prefetch, _mm512_load_si512, _mm512_mask_storeu_epi32,
