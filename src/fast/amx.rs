@@ -4,9 +4,9 @@
 //! factor 16 pairs of rows of 16 columns, and four squares of sums are 32 × 32. An instruction adds 16 × 32 · 32 × 16 numbers.
 
 use std::arch::asm;
-use std::arch::x86_64::_mm512_load_si512;
+use std::arch::x86_64::{_mm512_load_si512, _mm512_setzero_si512, _mm512_store_si512};
 
-use super::panels::{BFloat16, FACTORS, Packed, RIGHT, WORDS};
+use super::panels::{BFloat16, Element, FACTORS, Packed, RIGHT, Source, WORDS, transpose};
 use super::product::{Factor, Matrix, To};
 use super::tiles::{DEPTH, Tile};
 
@@ -45,6 +45,40 @@ pub(super) unsafe fn right(matrix: Matrix) -> Packed {
     unsafe { Packed::right::<BFloat16, WORDS>(matrix) }
 }
 
+/// Packs a left factor in panels of [`WORDS`] rows, an even number of them: squares of 16 words of each row, row by row.
+///
+/// # Safety
+/// The processor has the instructions, as [`MATRIX_UNIT`](super::panels::MATRIX_UNIT) says.
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16,avx512vnni")]
+unsafe fn pack(left: &mut Packed, matrix: Matrix) {
+    let [m, k] = matrix.size();
+    let source = Source { matrix, count: m, k, along: !matrix.transposed };
+    let panels = 2 * m.div_ceil(ROWS);
+    let to = left.make_room(&source, panels * WORDS, k.div_ceil(BFloat16::STEPS).next_multiple_of(WORDS));
+    let blocks = left.words / WORDS;
+    for i in 0..panels * blocks {
+        // Along the memory, as in `Packed::pack`.
+        let (panel, block) = if source.along { (i / blocks, i % blocks) } else { (i % panels, i / panels) };
+        let (first, word) = (panel * WORDS, block * WORDS);
+        // SAFETY: the caller's promise.
+        let square = unsafe {
+            if source.along {
+                source.lines::<BFloat16>(first, WORDS, word)
+            } else {
+                let mut square = [_mm512_setzero_si512(); WORDS];
+                for (j, words) in square.iter_mut().enumerate() {
+                    *words = source.word::<BFloat16>(first, WORDS, word + j);
+                }
+                transpose(square)
+            }
+        };
+        for (j, words) in square.into_iter().enumerate() {
+            // SAFETY: a line of this panel.
+            unsafe { _mm512_store_si512(to.add((panel * left.words + word + j) * WORDS).cast(), words) };
+        }
+    }
+}
+
 /// As [`super::product::product`].
 ///
 /// # Safety
@@ -56,7 +90,7 @@ pub(super) unsafe fn product(a: Matrix, b: &Factor, out: &mut [f32], to: To) {
     FACTORS.with_borrow_mut(|[left, right]| {
         // SAFETY: the caller's promise.
         let right = unsafe {
-            left.pack_squares::<BFloat16>(a, [m, k], !a.transposed);
+            pack(left, a);
             right.packed::<BFloat16, WORDS>(b)
         };
         assert_eq!(left.words, right.words, "a factor that was packed for other elements");
@@ -139,6 +173,7 @@ mod tests {
     use super::super::panels::MATRIX_UNIT;
     use super::super::tiles::{self, tests::holds};
     use super::*;
+    use crate::splitmix;
 
     fn supported() -> bool {
         if !*MATRIX_UNIT {
@@ -161,16 +196,12 @@ mod tests {
         if !supported() {
             return;
         }
-        let numbers = |n: usize, seed: u64| -> Vec<f32> {
-            let mut state = seed;
-            let mut next = || {
-                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-                (state >> 40) as f32 / (1 << 23) as f32 - 1.0
-            };
-            (0..n).map(|_| next()).collect()
+        let mut state = 1;
+        let mut numbers = |n: usize| -> Vec<f32> {
+            (0..n).map(|_| (splitmix::next(&mut state) >> 40) as f32 / (1 << 23) as f32 - 1.0).collect()
         };
         let (m, k, n) = (75, 700, 45);
-        let (x, y) = (numbers(m * k, 1), numbers(k * n, 2));
+        let (x, y) = (numbers(m * k), numbers(k * n));
         let (a, b) = (Matrix::new(&x, k), Factor::from(Matrix::new(&y, n)));
         let mut out = [vec![0.0_f32; m * n], vec![0.0; m * n]];
         // SAFETY: the instructions are there.

@@ -8,8 +8,7 @@ use std::arch::x86_64::{
     _mm512_castsi256_si512, _mm512_castsi512_ps, _mm512_cvtne2ps_pbh, _mm512_cvtps_epi32, _mm512_cvtsepi32_epi16,
     _mm512_dpbf16_ps, _mm512_dpwssd_epi32, _mm512_fmadd_ps, _mm512_inserti64x4, _mm512_loadu_epi16,
     _mm512_mask_storeu_epi32, _mm512_maskz_loadu_ps, _mm512_permutexvar_epi16, _mm512_setzero_ps, _mm512_setzero_si512,
-    _mm512_shuffle_i32x4, _mm512_store_si512, _mm512_unpackhi_epi32, _mm512_unpackhi_epi64, _mm512_unpacklo_epi32,
-    _mm512_unpacklo_epi64,
+    _mm512_shuffle_i32x4, _mm512_unpackhi_epi32, _mm512_unpackhi_epi64, _mm512_unpacklo_epi32, _mm512_unpacklo_epi64,
 };
 use std::cell::RefCell;
 use std::mem::transmute;
@@ -252,42 +251,8 @@ impl Packed {
         }
     }
 
-    /// Packs a left factor for the matrix unit, in panels of [`WORDS`] rows, an even number of them: squares of 16 words of each
-    /// row, row by row.
-    ///
-    /// # Safety
-    /// The processor has the instructions, as [`VECTORS`] says.
-    #[target_feature(enable = "avx512f,avx512bw,avx512bf16,avx512vnni")]
-    pub unsafe fn pack_squares<E: Element>(&mut self, matrix: Matrix, [count, k]: [usize; 2], along: bool) {
-        let source = Source { matrix, count, k, along };
-        let panels = 2 * count.div_ceil(2 * WORDS);
-        let to = self.make_room(&source, panels * WORDS, k.div_ceil(E::STEPS).next_multiple_of(WORDS));
-        let of_lane = self.words;
-        // As in `pack`, along the memory.
-        let blocks = of_lane / WORDS;
-        for i in 0..panels * blocks {
-            let (panel, word) = if along { (i / blocks, i % blocks * WORDS) } else { (i % panels, i / panels * WORDS) };
-            // SAFETY: the caller's promise.
-            let square = unsafe {
-                if along {
-                    source.lines::<E>(panel * WORDS, WORDS, word)
-                } else {
-                    let mut square = [_mm512_setzero_si512(); WORDS];
-                    for (j, words) in square.iter_mut().enumerate() {
-                        *words = source.word::<E>(panel * WORDS, WORDS, word + j);
-                    }
-                    transpose(square)
-                }
-            };
-            for (j, words) in square.into_iter().enumerate() {
-                // SAFETY: a line of this panel.
-                unsafe { _mm512_store_si512(to.add((panel * of_lane + word + j) * WORDS).cast(), words) };
-            }
-        }
-    }
-
     /// Room for so many lanes, of so many words each.
-    fn make_room(&mut self, source: &Source, lanes: usize, words: usize) -> *mut i32 {
+    pub fn make_room(&mut self, source: &Source, lanes: usize, words: usize) -> *mut i32 {
         let &Source { matrix: Matrix { data, stride, .. }, count, k, along } = source;
         let [lines, width] = if along { [count, k] } else { [k, count] };
         assert!(lines == 0 || data.len() >= (lines - 1) * stride + width);
@@ -298,11 +263,13 @@ impl Packed {
 }
 
 /// What is packed: its data reach to the last lane's last step.
-struct Source<'a> {
-    matrix: Matrix<'a>,
-    count: usize,
-    k: usize,
-    along: bool,
+pub(super) struct Source<'a> {
+    pub matrix: Matrix<'a>,
+    /// Lanes.
+    pub count: usize,
+    pub k: usize,
+    /// Whether the memory runs along k, and not along the lanes.
+    pub along: bool,
 }
 
 impl Source<'_> {
@@ -312,7 +279,7 @@ impl Source<'_> {
     /// The processor has the instructions.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512bf16,avx512vnni")]
-    unsafe fn lines<E: Element>(&self, first: usize, width: usize, word: usize) -> [__m512i; WORDS] {
+    pub unsafe fn lines<E: Element>(&self, first: usize, width: usize, word: usize) -> [__m512i; WORDS] {
         let &Self { matrix: Matrix { data, stride, .. }, count, k, .. } = self;
         let step = E::STEPS * word;
         let rest = k.saturating_sub(step);
@@ -334,7 +301,7 @@ impl Source<'_> {
     /// The processor has the instructions.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512bf16,avx512vnni")]
-    unsafe fn word<E: Element>(&self, first: usize, width: usize, word: usize) -> __m512i {
+    pub unsafe fn word<E: Element>(&self, first: usize, width: usize, word: usize) -> __m512i {
         let &Self { matrix: Matrix { data, stride, .. }, count, k, .. } = self;
         let step = E::STEPS * word;
         let mask = lanes(width) & lanes(count.saturating_sub(first));
@@ -388,7 +355,7 @@ fn interleave(halves: __m512i) -> __m512i {
 /// Transposes a square of words.
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn transpose(x: [__m512i; WORDS]) -> [__m512i; WORDS] {
+pub(super) fn transpose(x: [__m512i; WORDS]) -> [__m512i; WORDS] {
     // In each 128 bits, four rows become four columns.
     let mut y = x;
     for i in (0..WORDS).step_by(4) {
