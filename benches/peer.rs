@@ -4,7 +4,7 @@
 //! DIF_SR_PEER=python DIF_SR_AMAZON_BEAUTY=/data cargo bench --bench peer
 //! ```
 //!
-//! `DIF_SR_PEER` is a Python that has `reference/requirements.txt` installed; `DIF_SR_PEER_THREADS` gives both sides so
+//! `DIF_SR_PEER` is a Python that has `python/peer/requirements.txt` installed; `DIF_SR_PEER_THREADS` gives both sides so
 //! many threads instead of two. With `DIF_SR_PEER_DEVICE=cuda` both compute on the GPU, this side by its reference path.
 //! Ratios are taken round by round, because machines change from minute to minute.
 
@@ -30,7 +30,7 @@ fn main() {
     // SAFETY: nothing has started a thread yet.
     unsafe { dif_sr::train::load_cuda() };
     let Some(python) = std::env::var_os("DIF_SR_PEER") else {
-        return println!("peer: left out, set DIF_SR_PEER to a Python with reference/requirements.txt");
+        return println!("peer: left out, set DIF_SR_PEER to a Python with python/peer/requirements.txt");
     };
     let Some(data_path) = common::AMAZON_BEAUTY.as_deref() else { return };
     let threads = std::env::var("DIF_SR_PEER_THREADS").unwrap_or_else(|_| "2".to_owned());
@@ -159,7 +159,7 @@ impl Peer {
             .args(["-m", "dif_sr_peer.timing", "--data_path", data_path, "--threads", threads, "--device", device])
             .arg("--config")
             .arg(root.join("configs/amazon_beauty.yaml"))
-            .env("PYTHONPATH", root.join("reference"))
+            .env("PYTHONPATH", root.join("python/peer"))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()

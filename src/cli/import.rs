@@ -13,7 +13,7 @@ use super::{Outcome, output};
 
 #[derive(Debug, Args)]
 pub struct ImportArgs {
-    /// Parameters under RecBole's names: what reference/dif_sr_peer/from_recbole.py makes of a .pth.
+    /// Parameters under RecBole's names: what python/peer/dif_sr_peer/from_recbole.py makes of a .pth.
     weights: PathBuf,
     /// The checkpoint, a new file.
     #[arg(long, value_name = "FILE")]

@@ -85,7 +85,7 @@ impl Dump {
                 "expected tensors named as in the case (`out.scores`, `out.layer.0.attention_probs`, …), found {found}"
             ))
             .at(&self.path)
-            .hint("name them as golden/README.md lists them; reference/dif_sr_peer/export.py does"));
+            .hint("name them as golden/README.md lists them; python/peer/dif_sr_peer/export.py does"));
         }
         Ok((known, unknown))
     }

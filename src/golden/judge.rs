@@ -53,7 +53,7 @@ impl Judge {
     /// The rules for any implementation that computed in `kind` on any device.
     ///
     /// DIFFERENCE: the reference computes the attribute loss with float32 labels, and so rounds it to float32, in float64
-    /// cases too (reference/README.md, "Where the goldens need an explanation"). An implementation in pure float64
+    /// cases too (python/peer/README.md, "Where the goldens need an explanation"). An implementation in pure float64
     /// departs by that rounding, and a GPU, which adds in another order, by another.
     pub fn of_any(case: &Case, kind: Kind) -> Self {
         let config = case.model.config();

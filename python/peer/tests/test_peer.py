@@ -1,4 +1,4 @@
-"""Quick checks of the peer: `PYTHONPATH=reference pytest reference/tests` from the repository root (about a minute)."""
+"""Quick checks of the peer: `PYTHONPATH=python/peer pytest python/peer/tests` from the repository root (about a minute)."""
 
 import json
 import os
@@ -14,8 +14,8 @@ from dif_sr_peer import baseline_cases, case, config, data, faults, goldens, pla
 from dif_sr_peer.export import Dump, Input, Method, Output
 from dif_sr_peer.model import Attribute, PortableDropout, SASRecD
 
-GOLDEN = Path(__file__).parents[2] / "golden"
-BASELINES = Path(__file__).parents[2] / "fixtures" / "baselines"
+GOLDEN = Path(__file__).parents[3] / "golden"
+BASELINES = Path(__file__).parents[3] / "fixtures" / "baselines"
 CASES = sorted(path.parent.name for path in GOLDEN.glob("*/config.yaml"))
 NOTEBOOK = {
     **{"n_layers": 4, "n_heads": 4, "hidden_size": 256, "inner_size": 256, "attribute_hidden_size": [256]},
