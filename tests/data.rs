@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use dif_sr::Result;
 use dif_sr::config::{AttributeKind, DataConfig, Interval, Keep, RunConfig, TimePrecision};
+use dif_sr::data::copies::difference;
 use dif_sr::data::{Dataset, Inspection, Splits, Summary, split};
 use once_cell::sync::Lazy;
 use serde_json::Value;
@@ -172,8 +173,38 @@ fn amazon_beauty_has_the_golden_vocabulary() {
 #[test]
 fn amazon_beauty_has_the_block_of_the_notebooks_log() {
     let Some(case) = &*AMAZON_BEAUTY else { return };
-    // This copy lacks columns of the notebook's, so its last line is shorter; the figures are those of its log.
-    insta::assert_snapshot!("amazon_beauty_summary", Summary::new(&case.dataset));
+    let log = std::fs::read_to_string("fixtures/config/notebook_data.txt").expect("a fixture");
+    // What this copy lacks, and nothing reads.
+    let without_rating = log.replacen("'rating', ", "", 1);
+    assert_eq!(Summary::new(&case.dataset).to_string(), without_rating.trim_end());
+}
+
+#[test]
+fn only_another_copy_of_amazon_beauty_is_said_to_differ() {
+    let Some(case) = &*AMAZON_BEAUTY else { return };
+    assert_eq!(difference(&case.dataset, &case.splits), None);
+    let folder = tempfile::tempdir().unwrap();
+    let there = case.config.data_path.join("Amazon_Beauty");
+    std::fs::create_dir(folder.path().join("Amazon_Beauty")).unwrap();
+    let write = |file: &str, change: &dyn Fn(&str) -> String| {
+        let text = std::fs::read_to_string(there.join(file)).unwrap();
+        std::fs::write(folder.path().join("Amazon_Beauty").join(file), change(&text)).unwrap();
+    };
+    // The last product first, and no product is a concealer.
+    write("Amazon_Beauty.inter", &|text| {
+        let (header, rows) = text.split_once('\n').unwrap();
+        let (first, last) = rows.trim_end().rsplit_once('\n').unwrap();
+        format!("{header}\n{last}\n{first}\n")
+    });
+    write("Amazon_Beauty.item", &|text| text.replace("'Concealers", "'Others"));
+    let config = DataConfig { data_path: folder.path().to_owned(), ..case.config.clone() };
+    let (dataset, splits) = load(&config).unwrap();
+    assert_eq!(
+        difference(&dataset, &splits).unwrap(),
+        "Amazon_Beauty is no copy that is known here; it differs from that of the notebook in this: other tokens of \
+         `categories` of some items, its rows in another order, which gives other ids and batches; the same items are \
+         tested (docs/data.md)"
+    );
 }
 
 /// The fixture that holds what only pandas explains.

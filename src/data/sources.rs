@@ -39,7 +39,7 @@ pub enum ItemColumn {
     SalesType,
     /// Its value.
     SalesRank,
-    /// The names in all of the product's paths of categories.
+    /// The names of the product's first path of categories, in its order.
     Categories,
     /// US dollars.
     Price,
