@@ -50,6 +50,11 @@ pub fn checkpoint(run: &Path) -> Result<PathBuf> {
         .hint("give the folder that `dif-sr train` printed, or a .safetensors file"))
 }
 
+/// Tells something beside the results, on standard error.
+pub fn note(sentence: &str) {
+    let _ = writeln!(std::io::stderr(), "note: {sentence}");
+}
+
 /// Prints an error and gives the exit code of a command that could not run or was interrupted.
 pub fn fail(error: &Error) -> ExitCode {
     let _ = writeln!(std::io::stderr(), "dif-sr: {error}");

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use dif_sr::config::RunConfig;
+use dif_sr::data::copies::difference;
 use dif_sr::train::{Prepared, RunFolder, RunResult, run};
 use dif_sr::{Error, Result};
 use signal_hook::consts::{SIGINT, SIGTERM};
@@ -52,6 +53,11 @@ impl Training {
                 .hint(format!("go on with --resume={run}")));
         }
         Ok(Self { config, folder, prepared, stop })
+    }
+
+    /// In what the data differ from the copy that published figures are of.
+    pub fn other_copy(&self) -> Option<String> {
+        difference(&self.prepared.dataset, &self.prepared.splits)
     }
 
     /// Trains to the end and tests, unless a signal interrupts it.

@@ -1,11 +1,12 @@
 //! From RecBole's atomic files to batches, one step a module:
 //! [`atomic`] parses into a [`table`], [`dataset`] filters and numbers, [`split`] cuts, [`batch`] makes tensors; [`inspect`] describes,
-//! [`sources`] lists known data sets.
+//! [`copies`] knows the copy that published figures are of, [`sources`] lists data sets that can be fetched.
 //!
 //! Ids are `i64` and start at 1; id 0 is `[PAD]`, which stands for padding and for a missing token alike.
 
 pub mod atomic;
 pub mod batch;
+pub mod copies;
 pub mod dataset;
 pub mod filter;
 pub mod inspect;
