@@ -30,6 +30,7 @@
 
 pub mod config;
 pub mod data;
+pub mod device;
 mod error;
 pub mod eval;
 pub mod fast;
@@ -38,6 +39,7 @@ pub mod golden;
 mod libtorch;
 pub mod model;
 pub mod report;
+pub mod run_folder;
 mod splitmix;
 pub mod tensors;
 pub mod train;

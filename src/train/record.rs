@@ -11,12 +11,12 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use super::folder::{Mark, log_line};
 use super::saved::{self, Saved};
-use super::{Calibration, Checkpoint, Event, Position, Report, RunFolder, Training};
+use super::{Checkpoint, Event, Position, Report, Training};
 use crate::config::RunConfig;
 use crate::data::Dataset;
 use crate::model::{Losses, Model};
+use crate::run_folder::{Calibration, Mark, RunFolder, log_line};
 use crate::tensors::{TensorFile, rename};
 use crate::{Error, Result};
 

@@ -7,13 +7,15 @@ use tch::Device;
 
 use super::record::Recorder;
 use super::saved::fingerprint;
-use super::{Checkpoint, Event, Fitted, RunFolder, Training, device, rank_rows};
+use super::{Checkpoint, Event, Fitted, Training, rank_rows};
 use crate::config::{ComputePath, Loss, RunConfig};
 use crate::data::split::split;
 use crate::data::{Dataset, NegativeSampler, Rows, Splits, Summary};
+use crate::device::device;
 use crate::eval::{MetricValues, Ranking};
 use crate::libtorch::deterministic;
 use crate::model::{ItemFeature, Model};
+use crate::run_folder::RunFolder;
 use crate::tensors::replace;
 use crate::{Error, Result};
 

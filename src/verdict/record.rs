@@ -13,8 +13,8 @@ use sha2::{Digest, Sha256};
 use super::metrics::{MetricAt, Metrics};
 use super::statistics::{mean, median};
 use crate::config::RunConfig;
+use crate::run_folder::Calibration;
 use crate::tensors::{hex, replace};
-use crate::train::Calibration;
 use crate::{Error, Result, yaml};
 
 /// Keys that say where and how a run is done, not which run it is.

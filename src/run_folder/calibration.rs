@@ -5,7 +5,7 @@ use std::time::Instant;
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 
-use super::wait_for;
+use crate::device::wait_for;
 
 /// Rows and columns of the product: large enough to be bound by arithmetic, done in milliseconds.
 const SIDE: i64 = 512;

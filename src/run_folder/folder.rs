@@ -9,12 +9,13 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use super::Calibration;
 use super::environment::Environment;
 use super::events::EventFile;
-use super::{Calibration, RunResult};
 use crate::config::{Loss, Predictor, RunConfig};
 use crate::model::Losses;
 use crate::tensors::replace;
+use crate::train::RunResult;
 use crate::{Error, Result};
 
 /// A folder with `config.yaml`, `environment.json`, `calibration.jsonl`, `log.txt`, `losses.tsv`, `metrics.jsonl`,
@@ -200,7 +201,7 @@ impl RunFolder {
     }
 
     /// How long the files are now.
-    pub(super) fn mark(&self) -> Result<Mark> {
+    pub(crate) fn mark(&self) -> Result<Mark> {
         let length = |(name, file): (&str, &File)| {
             file.metadata().map(|m| m.len()).map_err(|e| Error::io(self.path.join(name), "read the length", e))
         };
@@ -209,7 +210,7 @@ impl RunFolder {
     }
 
     /// Flushes the files to the disk, so that no checkpoint outlasts the lines that it stands behind.
-    pub(super) fn flush(&self) -> Result<()> {
+    pub(crate) fn flush(&self) -> Result<()> {
         let flush = |(name, file): (&str, &File)| {
             file.sync_data().map_err(|e| Error::io(self.path.join(name), "write the file", e))
         };
@@ -217,7 +218,7 @@ impl RunFolder {
     }
 
     /// Checks that no file is shorter than it was at the mark.
-    pub(super) fn check_length(&self, mark: Mark) -> Result<()> {
+    pub(crate) fn check_length(&self, mark: Mark) -> Result<()> {
         let lengths = |mark: Mark| [mark.log, mark.losses, mark.metrics];
         let found = lengths(self.mark()?);
         for (((name, _), expected), found) in self.appended().into_iter().zip(lengths(mark)).zip(found) {
@@ -231,7 +232,7 @@ impl RunFolder {
     }
 
     /// Takes away what was appended after the files were so long, which [`RunFolder::check_length`] has found them to be.
-    pub(super) fn cut_back(&mut self, mark: Mark) -> Result<()> {
+    pub(crate) fn cut_back(&mut self, mark: Mark) -> Result<()> {
         for ((name, file), length) in self.appended().into_iter().zip([mark.log, mark.losses, mark.metrics]) {
             file.set_len(length).map_err(|e| Error::io(self.path.join(name), "cut the file", e))?;
         }
@@ -242,7 +243,7 @@ impl RunFolder {
     ///
     /// # Errors
     /// A run that has been saved, whose checkpoint is not there any more; nothing has then changed.
-    pub(super) fn start_again(&mut self, config: &RunConfig) -> Result<()> {
+    pub(crate) fn start_again(&mut self, config: &RunConfig) -> Result<()> {
         // The first evaluation of a run is its best, and is saved before there is a second one.
         let path = self.path.join("metrics.jsonl");
         let metrics = fs::read_to_string(&path).map_err(|e| Error::io(&path, "read the file", e))?;
@@ -260,7 +261,7 @@ impl RunFolder {
     }
 
     /// Adds where a run goes on to `environment.json`, once nothing refuses it any more.
-    pub(super) fn resumed_here(&self, config: &RunConfig) -> Result<()> {
+    pub(crate) fn resumed_here(&self, config: &RunConfig) -> Result<()> {
         end_with_a_line(&self.path.join("calibration.jsonl"), &self.calibrations)?;
         let here = serde_json::to_value(Environment::here(config)?).expect("text and numbers are JSON");
         let mut environment = environment(&self.path)?;
@@ -345,7 +346,7 @@ fn append(path: &Path, make: bool) -> Result<File> {
 }
 
 /// RecBole's format: `19 Jan 18:11    INFO  message`.
-pub(super) fn log_line(message: &str) -> String {
+pub(crate) fn log_line(message: &str) -> String {
     format!("{}    INFO  {message}", jiff::ZonedDateTime::now().strftime("%d %b %H:%M"))
 }
 

@@ -5,9 +5,9 @@ use std::fs;
 use serde::Serialize;
 use tch::Device;
 
-use super::device;
 use crate::Result;
 use crate::config::RunConfig;
+use crate::device::device;
 use crate::libtorch::libtorch_version;
 
 /// `environment.json`.
