@@ -7,8 +7,8 @@
 //! RecBole YAML ─► config::RunConfig ───────────────────────────────────────┐
 //! *.inter *.item ─► data::Dataset ─► data::Splits ─► data::Batch ─► model, fast ─┴► train::Training ─► train::Checkpoint
 //!                                                                              │
-//!                                        eval::Ranking ─► eval::MetricValues ◄─┘ ─► run folder
-//! run folder ─► verdict::Record ─► verdict::Verdict ─► report
+//!                                        eval::Ranking ─► eval::MetricValues ◄─┘ ─► run_folder
+//! run_folder ─► verdict::Record ─► verdict::Verdict ─► report
 //! golden/ ─► golden::Case ─► golden::verify
 //! public archives ─► fetch::fetch ─► *.inter *.item
 //! ```

@@ -24,6 +24,8 @@ pub struct Calibration {
 }
 
 impl Calibration {
+    pub(super) const FILE: &str = "calibration.jsonl";
+
     /// Measures on `device`, with libtorch's threads as they are. Draws no random number.
     pub fn measure(device: Device) -> Self {
         let a = Tensor::full([SIDE, SIDE], 0.5, (Kind::Float, device));
