@@ -38,6 +38,7 @@ pub mod fetch;
 pub mod golden;
 mod libtorch;
 pub mod model;
+mod python;
 pub mod report;
 pub mod run_folder;
 mod splitmix;

@@ -7,7 +7,7 @@
 use tch::{Kind, Tensor};
 
 use super::Tree;
-use crate::config::python::float;
+use crate::python::float;
 
 /// Zeroes each element with probability `p` in training and scales the rest by 1 / (1 − p).
 #[derive(Debug, Clone, Copy)]

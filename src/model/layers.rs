@@ -12,7 +12,7 @@ use tch::{Device, Kind, Tensor};
 
 use super::Tree;
 use super::tree::Leaf;
-use crate::config::python::float;
+use crate::python::float;
 
 /// A linear layer with a bias.
 #[derive(Debug)]
