@@ -13,7 +13,8 @@ use std::time::Duration;
 
 use criterion::{Criterion, SamplingMode, criterion_group, criterion_main};
 use dif_sr::config::RunConfig;
-use dif_sr::train::{Event, Prepared, Report, RunFolder, run};
+use dif_sr::run_folder::RunFolder;
+use dif_sr::train::{Event, Prepared, Report, run};
 use dif_sr::verdict::{Expectation, Outcome, Record};
 
 struct Silent;
@@ -77,7 +78,7 @@ fn amazon_beauty(c: &mut Criterion) {
 
 fn epoch(c: &mut Criterion) {
     // SAFETY: nothing has started a thread yet.
-    unsafe { dif_sr::train::load_cuda() };
+    unsafe { dif_sr::device::load_cuda() };
     ml_100k(c);
     amazon_beauty(c);
 }

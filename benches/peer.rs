@@ -17,7 +17,8 @@ use std::time::Instant;
 
 use dif_sr::config::RunConfig;
 use dif_sr::data::{Batch, Dataset, RowTensors, split::split};
-use dif_sr::train::{Prepared, Stepper, wait_for};
+use dif_sr::device::wait_for;
+use dif_sr::train::{Prepared, Stepper};
 use tch::{Device, Kind, Tensor};
 
 const ROUNDS: usize = 5;
@@ -28,7 +29,7 @@ const STEPS_ON_GPU: usize = 16;
 
 fn main() {
     // SAFETY: nothing has started a thread yet.
-    unsafe { dif_sr::train::load_cuda() };
+    unsafe { dif_sr::device::load_cuda() };
     let Some(python) = std::env::var_os("DIF_SR_PEER") else {
         return println!("peer: left out, set DIF_SR_PEER to a Python with python/peer/requirements.txt");
     };

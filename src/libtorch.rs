@@ -175,7 +175,7 @@ mod tests {
     use tch::Kind;
 
     use super::*;
-    use crate::train::Calibration;
+    use crate::run_folder::Calibration;
 
     #[test]
     fn what_is_drawn_after_a_state_was_set_is_what_was_drawn_after_it_was_read() {

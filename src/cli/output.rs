@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use std::sync::Mutex;
 
 use dif_sr::eval::MetricValues;
-use dif_sr::train::TestResult;
+use dif_sr::run_folder::TestResult;
 use dif_sr::{Error, Result};
 use serde::Serialize;
 
@@ -111,11 +111,10 @@ pub fn columns<'a>(split: &'a str, result: &'a TestResult) -> impl Iterator<Item
 pub fn metrics_table(columns: &[(&str, &MetricValues)], decimals: usize) -> String {
     let mut rows = vec![vec!["metric".to_owned()]];
     rows[0].extend(columns.iter().map(|(name, _)| (*name).to_owned()));
-    let names: Vec<String> = columns.first().map_or_else(Vec::new, |(_, m)| m.named().map(|(name, _)| name).collect());
-    for (i, name) in names.into_iter().enumerate() {
-        let values = columns.iter().filter_map(|(_, metrics)| metrics.named().nth(i));
-        let mut row = vec![name];
-        row.extend(values.map(|(_, value)| format!("{value:.decimals$}")));
+    for metric in columns.iter().take(1).flat_map(|(_, metrics)| metrics.names()) {
+        let values = columns.iter().filter_map(|(_, metrics)| metrics.get(metric));
+        let mut row = vec![metric.to_string()];
+        row.extend(values.map(|value| format!("{value:.decimals$}")));
         rows.push(row);
     }
     table(&rows)

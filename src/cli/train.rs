@@ -2,7 +2,7 @@
 
 use dif_sr::Result;
 use dif_sr::config::RunConfig;
-use dif_sr::train::{RunFolder, RunResult};
+use dif_sr::run_folder::{RunFolder, RunResult};
 use serde_json::json;
 
 use super::training::Training;

@@ -7,7 +7,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use dif_sr::config::RunConfig;
 use dif_sr::data::copies::difference;
-use dif_sr::train::{Prepared, RunFolder, RunResult, run};
+use dif_sr::run_folder::{RunFolder, RunResult};
+use dif_sr::train::{Prepared, run};
 use dif_sr::{Error, Result};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;

@@ -1,6 +1,6 @@
 //! From RecBole's atomic files to batches, one step a module:
-//! [`atomic`] parses into a [`table`], [`dataset`] filters and numbers, [`split`] cuts, [`batch`] makes tensors; [`inspect`] describes,
-//! [`copies`] knows the copy that published figures are of, [`sources`] lists data sets that can be fetched.
+//! [`atomic`] parses into a [`table`], [`dataset`] filters and numbers, [`split`] cuts, [`batch`] makes tensors;
+//! [`inspect`] describes, [`copies`] knows the copy that published figures are of.
 //!
 //! Ids are `i64` and start at 1; id 0 is `[PAD]`, which stands for padding and for a missing token alike.
 
@@ -12,7 +12,6 @@ pub mod filter;
 pub mod inspect;
 #[cfg(test)]
 mod sample;
-pub mod sources;
 pub mod split;
 pub mod table;
 pub mod vocabulary;

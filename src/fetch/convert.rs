@@ -23,10 +23,10 @@ use std::path::Path;
 
 use serde::Deserialize;
 
-use super::Watch;
 use super::lines::Lines;
-use super::literal::{self, Dict, Value};
-use crate::data::sources::ItemColumn;
+use super::sources::ItemColumn;
+use super::watch::Watch;
+use crate::python::{self, Dict, Value};
 use crate::{Error, Result};
 
 /// What is read of a review.
@@ -103,7 +103,7 @@ fn wrong(archive: &Path, line: u64, problem: String) -> Error {
 fn product<'a>(line: &'a [u8], columns: &[ItemColumn]) -> Result<Vec<Cow<'a, str>>, String> {
     let line = std::str::from_utf8(line)
         .map_err(|e| format!("expected UTF-8, found a byte that is not after {} good bytes", e.valid_up_to()))?;
-    let product = literal::dict(line).map_err(|literal::Problem { at, expected }| {
+    let product = python::dict(line).map_err(|python::Problem { at, expected }| {
         let found: String = line[at..].chars().take(20).map(|c| if c.is_control() { ' ' } else { c }).collect();
         format!("expected {expected} behind {at} bytes of a Python dictionary, found `{found}`")
     })?;
@@ -167,7 +167,7 @@ fn categories<'a>(product: &Dict<'a>) -> Result<Cow<'a, str>, String> {
         for name in names {
             let Value::Text(name) = name else { return Err(wrong()) };
             if i == 0 {
-                first.push(literal::repr(name));
+                first.push(python::repr(name));
             }
         }
     }
@@ -211,7 +211,7 @@ mod tests {
 
     use super::super::lines::tests::packed;
     use super::*;
-    use crate::data::sources::SOURCES;
+    use crate::fetch::sources::SOURCES;
 
     /// The files that two archives of this content give.
     fn converted(content: &[u8]) -> (Result<String>, Result<String>) {

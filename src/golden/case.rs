@@ -7,7 +7,7 @@ use tch::{Device, Kind, Tensor};
 
 use crate::config::{AttributeKind, CaseShape, Loss, ModelConfig};
 use crate::data::Batch;
-use crate::model::{ItemFeature, Model, check_sizes};
+use crate::model::{ItemFeature, Model, check_sizes, names};
 use crate::tensors::TensorFile;
 use crate::{Error, Result};
 
@@ -60,7 +60,10 @@ impl Case {
             .collect::<Result<Vec<_>>>()?;
         let length = shape.max_item_list_length;
         check_sizes(&config, shape.n_items, length, &features, &file, tensors_path, "param.")?;
-        let kind = file.tensors.get("param.item_embedding.weight").map_or(Kind::Double, Tensor::kind);
+        let kind = file
+            .tensors
+            .get(&format!("param.{}", names::weight(names::ITEM_EMBEDDING)))
+            .map_or(Kind::Double, Tensor::kind);
         let model = Model::new(&config, shape.n_items, length, features, kind);
         model.load(tensors_path, &mut file, "param.")?;
         let batch = read_batch(&shape, config.loss_type, &mut file, tensors_path)?;

@@ -6,6 +6,7 @@ use std::fmt;
 use serde::{Serialize, Serializer};
 
 use super::Comparison;
+use crate::model::names;
 
 /// What is computed together. The order of the variants is that of the computation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -56,9 +57,7 @@ impl Stage {
         let is = |start: &str| rest.starts_with(start);
         Some(match prefix {
             "in" => (Self::Inputs, 0),
-            "param" if is("item_embedding.") || is("position_embedding.") || is("feature_embed_layer") => {
-                (Self::Embedding, 0)
-            }
+            "param" if names::is_table(rest) => (Self::Embedding, 0),
             "param" => (Self::Parameters, 0),
             "out" if is("layer.") => {
                 let (layer, part) = rest.strip_prefix("layer.")?.split_once('.')?;

@@ -1,4 +1,8 @@
 //! The losses of a batch.
+//!
+//! ```text
+//! total = item + Σ λᵢ · attributeᵢ      (equation 13)
+//! ```
 
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};

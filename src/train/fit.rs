@@ -9,7 +9,7 @@ use super::stepper::rank_with;
 use super::{EarlyStopping, Stepper};
 use crate::config::{Loss, RunConfig};
 use crate::data::{Batch, NegativeSampler, RowTensors, Splits};
-use crate::eval::MetricValues;
+use crate::eval::{MetricAt, MetricValues};
 use crate::model::{Losses, Model};
 use crate::{Error, Result};
 
@@ -190,10 +190,11 @@ impl<'a> Training<'a> {
         let ranking = ranking?;
         let valid = MetricValues::of(settings, &ranking).rounded(settings.metric_decimal_place);
         let (kind, k) = settings.valid_metric;
-        let score = valid.get(kind, k).ok_or_else(|| Error::new("valid_metric is not among metrics and topk"))?;
+        let score =
+            valid.get(MetricAt { kind, k }).ok_or_else(|| Error::new("valid_metric is not among metrics and topk"))?;
         let best = self.position.stopping.update(score);
         if best {
-            self.position.best = Some((epoch, valid.named().map(|(_, value)| value).collect()));
+            self.position.best = Some((epoch, valid.iter().map(|(_, value)| value).collect()));
         }
         self.advance();
         let seconds = start.elapsed().as_secs_f64();

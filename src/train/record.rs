@@ -9,14 +9,12 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use serde_json::json;
-
-use super::folder::{Mark, log_line};
 use super::saved::{self, Saved};
-use super::{Calibration, Checkpoint, Event, Position, Report, RunFolder, Training};
+use super::{Checkpoint, Event, Position, Report, Training};
 use crate::config::RunConfig;
 use crate::data::Dataset;
 use crate::model::{Losses, Model};
+use crate::run_folder::{Calibration, EpochLine, EvaluationLine, Mark, MetricsLine, RunFolder, log_line};
 use crate::tensors::{TensorFile, rename};
 use crate::{Error, Result};
 
@@ -144,9 +142,12 @@ impl<'a> Recorder<'a> {
             Event::Evaluating { .. } => self.leave_if_asked(training),
             Event::Epoch { epoch, losses, seconds } => {
                 let Losses { total, item, attributes } = losses;
-                self.folder.metrics(&json!({
-                    "epoch": epoch, "train_loss": total, "item_loss": item, "attribute_losses": attributes,
-                    "seconds": seconds,
+                self.folder.metrics(&MetricsLine::Epoch(EpochLine {
+                    epoch,
+                    train_loss: *total,
+                    item_loss: *item,
+                    attribute_losses: attributes.clone(),
+                    seconds,
                 }))?;
                 let names = self.config.data.selected_features.iter().map(String::as_str);
                 let names = ["total", "item"].into_iter().chain(names);
@@ -157,8 +158,9 @@ impl<'a> Recorder<'a> {
                 if self.calibrated.elapsed() >= CALIBRATION_INTERVAL { self.calibrate(training.model) } else { Ok(()) }
             }
             Event::Evaluated { epoch, valid, score, seconds, best } => {
-                self.folder.metrics(&json!({ "epoch": epoch, "valid": valid, "best": best, "seconds": seconds }))?;
-                let scalars = valid.named().map(|(name, value)| (format!("valid/{name}"), value));
+                let line = EvaluationLine { epoch, valid: valid.clone(), best, seconds };
+                self.folder.metrics(&MetricsLine::Evaluation(line))?;
+                let scalars = valid.iter().map(|(metric, value)| (format!("valid/{metric}"), value));
                 self.folder.scalars(epoch, scalars.chain([("seconds/evaluation".to_owned(), seconds)]))?;
                 self.say(&format!("epoch {epoch} evaluating [time: {seconds:.2}s, valid_score: {score:.6}]"))?;
                 self.say(&format!("valid result: \n{valid}"))?;

@@ -2,19 +2,19 @@
 
 use std::sync::atomic::AtomicBool;
 
-use serde::Serialize;
 use tch::Device;
 
 use super::record::Recorder;
 use super::saved::fingerprint;
-use super::{Checkpoint, Event, Fitted, RunFolder, Training, device, rank_rows};
+use super::{Checkpoint, Event, Fitted, Training, rank_rows};
 use crate::config::{ComputePath, Loss, RunConfig};
 use crate::data::split::split;
 use crate::data::{Dataset, NegativeSampler, Rows, Splits, Summary};
+use crate::device::device;
 use crate::eval::{MetricValues, Ranking};
 use crate::libtorch::deterministic;
 use crate::model::{ItemFeature, Model};
-use crate::tensors::replace;
+use crate::run_folder::{RankRow, RunFolder, RunResult, TestResult};
 use crate::{Error, Result};
 
 /// Where a run's words go besides its folder.
@@ -92,35 +92,6 @@ pub fn set_up(config: &RunConfig) -> Result<Device> {
     device(&config.run)
 }
 
-/// `result.json`.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct RunResult {
-    pub model: &'static str,
-    pub dataset: String,
-    pub seed: i64,
-    pub trainable_parameters: usize,
-    /// Epochs trained.
-    pub epochs: usize,
-    /// The epoch of the best evaluation, from 0.
-    pub best_epoch: usize,
-    pub best_valid: Option<MetricValues>,
-    pub test: TestResult,
-    pub train_seconds: f64,
-}
-
-/// Metrics of a split's targets.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct TestResult {
-    /// Rounded to `metric_decimal_place`.
-    pub metrics: MetricValues,
-    /// The same before rounding.
-    pub exact: MetricValues,
-    /// Targets that tie with another item.
-    pub tied_rows: usize,
-    /// The metrics if every tied item stood before the target; only where there are ties.
-    pub worst_order: Option<MetricValues>,
-}
-
 /// Ranks the rows of a split and computes the metrics. An error of `progress`, which is told the rows done, ends it.
 pub fn evaluate_rows(
     config: &RunConfig,
@@ -187,7 +158,7 @@ fn test(prepared: &Prepared, fitted: &Fitted, recorder: &mut Recorder) -> Result
         recorder.report.testing(done, rows.n());
         if recorder.is_asked_to_stop() { Err(recorder.interruption("in the test")) } else { Ok(()) }
     })?;
-    write_ranks(recorder.folder, dataset, rows, &ranking)?;
+    recorder.folder.ranks(ranks(dataset, rows, &ranking))?;
     let best_valid = fitted.best.as_ref().map(|(_, valid)| valid.clone());
     if let Some(valid) = &best_valid {
         recorder.say(&format!("best valid : {}", python_dict(valid)))?;
@@ -198,7 +169,7 @@ fn test(prepared: &Prepared, fitted: &Fitted, recorder: &mut Recorder) -> Result
         recorder.say(&format!("{tied} targets tie with other items; in the worst order: {}", python_dict(worst)))?;
     }
     Ok(RunResult {
-        model: config.model.model.name(),
+        model: config.model.model.name().to_owned(),
         dataset: config.data.dataset.clone(),
         seed: config.run.seed,
         trainable_parameters: best.trainable_parameters(),
@@ -229,22 +200,17 @@ fn introduce(config: &RunConfig, dataset: &Dataset, model: &Model, recorder: &mu
     recorder.say(&format!("{}\nTrainable parameters: {}", model.tree(), model.trainable_parameters()))
 }
 
-/// `ranks.tsv`: the place of every test target, 0 being the first. A token with a tab, a quote or a line end is quoted,
-/// as pandas reads it.
-fn write_ranks(folder: &RunFolder, dataset: &Dataset, rows: &Rows, ranking: &Ranking) -> Result<()> {
-    let mut table = csv::WriterBuilder::new().delimiter(b'\t').from_writer(Vec::new());
-    let mut write = |fields: [&str; 4]| table.write_record(fields).expect("memory takes every record of four fields");
-    write(["user", "item", "rank", "ties"]);
-    for (row, (rank, ties)) in ranking.rank.iter().zip(&ranking.ties).enumerate() {
-        let user = dataset.users.token(rows.user[row]).unwrap_or_default();
-        let item = dataset.items.token(rows.target[row]).unwrap_or_default();
-        write([user, item, &rank.to_string(), &ties.to_string()]);
-    }
-    replace(&folder.path().join("ranks.tsv"), &table.into_inner().expect("memory is flushed"))
+/// The place of every test target.
+fn ranks<'a>(dataset: &'a Dataset, rows: &'a Rows, ranking: &'a Ranking) -> impl Iterator<Item = RankRow> + 'a {
+    ranking.rank.iter().zip(&ranking.ties).enumerate().map(|(row, (&rank, &ties))| {
+        let user = dataset.users.token(rows.user[row]).unwrap_or_default().to_owned();
+        let item = dataset.items.token(rows.target[row]).unwrap_or_default().to_owned();
+        RankRow { user, item, rank, ties }
+    })
 }
 
 /// Metrics as Python prints a dictionary, which is how RecBole logs results.
 fn python_dict(metrics: &MetricValues) -> String {
-    let parts: Vec<String> = metrics.named().map(|(name, value)| format!("'{name}': {value:?}")).collect();
+    let parts: Vec<String> = metrics.iter().map(|(metric, value)| format!("'{metric}': {value:?}")).collect();
     format!("{{{}}}", parts.join(", "))
 }

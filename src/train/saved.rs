@@ -12,12 +12,12 @@ use sha2::{Digest, Sha256};
 use tch::{Device, Kind, Tensor};
 
 use super::checkpoint::AttributeTokens;
-use super::folder::Mark;
 use super::{Position, Training};
 use crate::config::RunConfig;
 use crate::data::{Dataset, Splits};
 use crate::eval::MetricValues;
 use crate::libtorch::{generator_state, set_generator_state};
+use crate::run_folder::Mark;
 use crate::tensors::{TensorFile, hex, write};
 use crate::{Error, Result};
 

@@ -10,7 +10,8 @@ use serde_json::{Map, Value};
 use super::figures::{Figures, FiguresForm};
 use super::reference::{Reference, ReferenceForm};
 use super::{Record, Verdict};
-use crate::config::{EvalConfig, RunConfig};
+use crate::config::RunConfig;
+use crate::eval::MetricAt;
 use crate::{Error, Result, yaml};
 
 /// An expectation file, `configs/expectations/<config>.yaml`.
@@ -76,13 +77,13 @@ impl Expectation {
     }
 
     /// The published values on the test part, for a reader: name and value.
-    pub fn test_figures(&self) -> impl Iterator<Item = (&str, f64)> {
-        self.figures.iter().flat_map(|figures| figures.test.0.iter().map(|(name, value)| (name.as_str(), *value)))
+    pub fn test_figures(&self) -> impl Iterator<Item = (MetricAt, f64)> {
+        self.figures.iter().flat_map(|figures| figures.test.iter())
     }
 
     /// The same for the best epoch's validation.
-    pub fn valid_figures(&self) -> impl Iterator<Item = (&str, f64)> {
-        self.figures.iter().flat_map(|figures| figures.valid.0.iter().map(|(name, value)| (name.as_str(), *value)))
+    pub fn valid_figures(&self) -> impl Iterator<Item = (MetricAt, f64)> {
+        self.figures.iter().flat_map(|figures| figures.valid.iter())
     }
 
     /// Checks, before a training, that it can be judged: it is about what is expected, and computes every expected metric, for a
@@ -91,14 +92,13 @@ impl Expectation {
         let keys: Map<String, Value> = yaml::from_str(&config.to_yaml()).expect("what was written can be read");
         self.figures.iter().try_for_each(|figures| figures.check(&keys))?;
         self.reference.iter().try_for_each(|reference| reference.check(&keys))?;
-        let EvalConfig { metrics, topk, .. } = &config.eval;
-        let computed: Vec<String> =
-            metrics.iter().flat_map(|metric| topk.iter().map(|k| format!("{}@{k}", metric.name()))).collect();
+        let computed: Vec<MetricAt> = MetricAt::all(&config.eval).collect();
         let mut expected = self.valid_figures().chain(self.test_figures());
-        match expected.find(|(name, _)| !computed.iter().any(|other| other == name)) {
+        match expected.find(|(metric, _)| !computed.contains(metric)) {
             None => Ok(()),
-            Some((name, _)) => {
-                Err(Error::new(format!("`{name}` is expected, but the run computes {}", computed.join(", ")))
+            Some((metric, _)) => {
+                let computed = computed.iter().map(MetricAt::to_string).collect::<Vec<_>>().join(", ");
+                Err(Error::new(format!("`{metric}` is expected, but the run computes {computed}"))
                     .hint("add it to metrics and topk, or expect something else with --expect"))
             }
         }

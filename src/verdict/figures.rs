@@ -7,7 +7,9 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::statistics::mean;
-use super::{Finding, MetricAt, Metrics, Outcome, Record, Row, worst};
+use super::{Finding, Outcome, Record, Row, worst};
+use crate::eval::{MetricAt, MetricValues};
+use crate::run_folder::LossRow;
 use crate::{Error, Result};
 
 /// The section `figures` of an expectation.
@@ -19,8 +21,8 @@ pub struct Figures {
     of: Map<String, Value>,
     /// The one run that a golden file holds; another seed is another run.
     run: Option<GoldenRun>,
-    pub valid: Metrics,
-    pub test: Metrics,
+    pub valid: MetricValues,
+    pub test: MetricValues,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -42,9 +44,9 @@ pub struct FiguresForm {
     /// A golden whole-run file, from the expectation's folder.
     golden: Option<PathBuf>,
     #[serde(default)]
-    valid: Metrics,
+    valid: Map<String, Value>,
     #[serde(default)]
-    test: Metrics,
+    test: Map<String, Value>,
 }
 
 /// How far a result may lie from what is expected, either way.
@@ -60,8 +62,8 @@ struct Margin {
 /// The parts of a golden whole-run file that are needed here.
 #[derive(Debug, Deserialize)]
 struct Golden {
-    valid: Vec<Metrics>,
-    test: Metrics,
+    valid: Vec<MetricValues>,
+    test: MetricValues,
     #[serde(default)]
     batches: Vec<Batch>,
     resolved_config: Map<String, Value>,
@@ -86,11 +88,8 @@ impl Figures {
                 "expected either `golden` or values under `valid` and `test`, found both or neither".into(),
             ));
         }
-        let named = |metrics: Metrics| {
-            let named = metrics.0.into_iter().map(|(name, value)| Ok((MetricAt::parse(&name)?.name(), value)));
-            named.collect::<Result<_>>().map(Metrics).map_err(|e: Error| e.at(path))
-        };
-        let (valid, test) = (named(valid)?, named(test)?);
+        let metrics = |named: Map<String, Value>| MetricValues::try_from(named).map_err(|e| e.at(path));
+        let (valid, test) = (metrics(valid)?, metrics(test)?);
         if golden.is_none() && margin.epoch.is_some() {
             return Err(wrong("expected `margin.epoch` beside `golden` alone, which has a best epoch".into()));
         }
@@ -159,15 +158,15 @@ impl Figures {
             let ours = mean_of(&|run| Some(run.best_epoch as f64));
             rows.push(row("best epoch".to_owned(), ours, run.best_epoch as f64, allowed as f64, 0));
         }
-        let valid: fn(&Record) -> &Metrics = |run| &run.best_valid;
+        let valid: fn(&Record) -> &MetricValues = |run| &run.best_valid;
         for (split, expected, of) in [("valid", &self.valid, valid), ("test", &self.test, |run| &run.test)] {
             // In the order of the run's metrics; then what it does not have.
-            let has: Vec<&str> = of(runs[0]).names().collect();
-            let lacking = expected.names().filter(|name| !has.contains(name));
-            for name in has.iter().copied().chain(lacking) {
-                if let Some(expected) = expected.get(name) {
-                    let ours = mean_of(&|run| of(run).get(name));
-                    rows.push(row(format!("{split} {name}"), ours, expected, self.margin.metric, 4));
+            let has: Vec<MetricAt> = of(runs[0]).names().collect();
+            let lacking = expected.names().filter(|metric| !has.contains(metric));
+            for metric in has.iter().copied().chain(lacking) {
+                if let Some(expected) = expected.get(metric) {
+                    let ours = mean_of(&|run| of(run).get(metric));
+                    rows.push(row(format!("{split} {metric}"), ours, expected, self.margin.metric, 4));
                 }
             }
         }
@@ -192,15 +191,7 @@ impl Figures {
         else {
             return Ok(None);
         };
-        let path = folder.join("losses.tsv");
-        let text = fs::read_to_string(&path).map_err(|e| Error::io(&path, "read the losses", e))?;
-        // Columns: epoch, batch, total, …
-        let losses = text.lines().skip(1).map(|line| line.split('\t').nth(2)?.parse::<f32>().ok());
-        let losses: Vec<f32> = losses.collect::<Option<_>>().ok_or_else(|| {
-            Error::new("expected a number in the third column of every line")
-                .at(&path)
-                .hint("use the run as it was written")
-        })?;
+        let losses: Vec<f32> = LossRow::read(folder)?.iter().map(LossRow::total).collect();
         let pairs = || losses.iter().zip(&golden.losses);
         let equal = pairs().filter(|(ours, golden)| ours == golden).count();
         let relative = |(ours, golden): (&f32, &f32)| f64::from((ours - golden).abs()) / f64::from(*golden);
@@ -217,12 +208,12 @@ impl Figures {
 
 impl Golden {
     /// The best epoch, the first with the highest `valid_metric`, with its metrics.
-    fn best(&self) -> Option<(GoldenRun, Metrics)> {
+    fn best(&self) -> Option<(GoldenRun, MetricValues)> {
         let seed = self.resolved_config.get("seed")?.as_i64()?;
-        let metric = self.resolved_config.get("valid_metric")?.as_str()?.to_lowercase();
+        let metric = self.resolved_config.get("valid_metric")?.as_str()?.parse().ok()?;
         let mut best: Option<(usize, f64)> = None;
         for (epoch, metrics) in self.valid.iter().enumerate() {
-            let score = metrics.get(&metric)?;
+            let score = metrics.get(metric)?;
             if best.is_none_or(|(_, highest)| score > highest) {
                 best = Some((epoch, score));
             }

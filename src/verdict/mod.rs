@@ -10,9 +10,8 @@ mod convergence;
 mod expectation;
 mod figures;
 mod junit;
-mod metrics;
 mod power;
-pub(crate) mod record;
+mod record;
 mod reference;
 pub mod statistics;
 mod table;
@@ -22,7 +21,6 @@ use serde::Serialize;
 
 pub use bench::{Bench, judge_benches};
 pub use expectation::Expectation;
-pub use metrics::{MetricAt, Metrics};
 pub use power::{Power, Simulation, power};
 pub use record::Record;
 pub use reference::Reference;

@@ -96,7 +96,7 @@ fn judge(reference: &Reference, drawn: &[Run], ours: &[Run]) -> Outcome {
     let of_metric = |runs: &[Run], metric: usize| runs.iter().map(|run| run[metric].clone()).collect::<Vec<_>>();
     let rows: Vec<_> = (reference.metrics.iter().enumerate())
         .map(|(i, metric)| {
-            reference.row(metric.name(), &of_metric(drawn, i), &of_metric(ours, i), reference.error_each())
+            reference.row(metric.to_string(), &of_metric(drawn, i), &of_metric(ours, i), reference.error_each())
         })
         .collect();
     worst(&rows)

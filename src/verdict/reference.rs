@@ -9,7 +9,8 @@ use serde_json::{Map, Value};
 use super::convergence::Convergence;
 use super::statistics::{mean, of_users};
 use super::time::Time;
-use super::{Finding, MetricAt, Outcome, Record, Row, percent, worst};
+use super::{Finding, Outcome, Record, Row, percent, worst};
+use crate::eval::MetricAt;
 use crate::{Error, Result};
 
 /// The section `runs` of an expectation.
@@ -56,9 +57,9 @@ impl Reference {
             return Err(wrong("`runs.metrics`: expected at least one metric, found none".to_owned()));
         }
         let metrics: Vec<MetricAt> =
-            metrics.iter().map(|name| MetricAt::parse(name)).collect::<Result<_>>().map_err(|e| e.at(path))?;
+            metrics.iter().map(|name| name.parse()).collect::<Result<_>>().map_err(|e| e.at(path))?;
         if let Some(twice) = (1..metrics.len()).find(|&i| metrics[..i].contains(&metrics[i])) {
-            let name = metrics[twice].name();
+            let name = metrics[twice];
             return Err(wrong(format!("`runs.metrics`: expected different metrics, found {name} twice")));
         }
         time.iter().try_for_each(Time::check).map_err(wrong)?;
@@ -67,8 +68,7 @@ impl Reference {
         let without = |metric: &&MetricAt| records.iter().all(|run| mean(&metric.of_users(&run.ranks)) == 0.0);
         if let Some(metric) = metrics.iter().find(without) {
             return Err(wrong(format!(
-                "`runs.metrics`: expected a metric that is not 0 in all recorded runs, found {}",
-                metric.name()
+                "`runs.metrics`: expected a metric that is not 0 in all recorded runs, found {metric}"
             )));
         }
         Ok(Self { source, records, metrics, margin, error, convergence, time })
@@ -144,7 +144,7 @@ impl Reference {
         let error = self.error_each();
         let row = |metric: &MetricAt| {
             let of = |runs: &[Vec<usize>]| runs.iter().map(|ranks| metric.of_users(ranks)).collect::<Vec<_>>();
-            self.row(metric.name(), &of(reference), &of(ours), error)
+            self.row(metric.to_string(), &of(reference), &of(ours), error)
         };
         self.metrics.iter().map(row).collect()
     }

@@ -11,7 +11,8 @@ use std::process::Output;
 
 use common::process::{code, dif_sr, refusal, stderr, stdout};
 use common::{ML_100K, root};
-use dif_sr::verdict::{Expectation, MetricAt, Metrics, Record};
+use dif_sr::eval::MetricAt;
+use dif_sr::verdict::{Expectation, Record};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -46,11 +47,11 @@ fn with_loss(folder: &Path, mut record: Record, seed: i64, every: usize) -> Stri
         }
     }
     let decimals = |x: f64| (x * 1e4).round() / 1e4;
-    let again = |name: &str| {
-        let values = MetricAt::parse(name).expect("a metric").of_users(&record.ranks);
-        (name.to_owned(), decimals(values.iter().sum::<f64>() / values.len() as f64))
+    let again = |metric: MetricAt| {
+        let values = metric.of_users(&record.ranks);
+        (metric, decimals(values.iter().sum::<f64>() / values.len() as f64))
     };
-    record.test = Metrics(record.test.names().map(again).collect());
+    record.test = record.test.names().map(again).collect();
     record.write(folder).unwrap_or_else(|e| panic!("{e}")).display().to_string()
 }
 

@@ -119,7 +119,7 @@ fn a_run_that_never_reaches_the_target_does_not_converge() {
     let (exit, never) = judged(&[10.0], |_, run| run.valid = vec![0.1, 0.1, 0.1, 0.1]);
     assert_eq!(exit, 1, "{never:#}");
     assert!(never["sentence"].to_string().contains("a run never reaches it"), "{never:#}");
-    let (exit, other) = judged(&[10.0], |_, run| run.valid_metric = "ndcg@10".to_owned());
+    let (exit, other) = judged(&[10.0], |_, run| run.valid_metric = "ndcg@10".parse().expect("a metric"));
     assert_eq!(exit, 3, "another metric reaches 0.2 when it will: {other:#}");
     assert!(other["sentence"].to_string().contains("a run was validated by ndcg@10"), "{other:#}");
     let (exit, later) = judged(&[10.0], |_, run| run.valid = vec![0.1, 0.1, 0.1, 0.2]);

@@ -101,7 +101,7 @@ pub static SOURCES: [Source; 3] = [
 /// The data set of that name: its own, its short one or RecBole's; case does not matter, nor `-` or `_`.
 ///
 /// ```
-/// use dif_sr::data::sources::find;
+/// use dif_sr::fetch::sources::find;
 ///
 /// assert_eq!(find("amazon-beauty")?.dataset, "Amazon_Beauty");
 /// assert_eq!(find("Amazon_Toys_and_Games")?.name, "amazon-toys");

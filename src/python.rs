@@ -1,8 +1,7 @@
-//! Python literals as the metadata files hold them: one dictionary a line, as `repr` of Python 2 wrote it.
+//! Python literals: RecBole evaluates values of the command line, RecSysDatasets lines of metadata.
 //!
-//! RecSysDatasets hands these lines to Python's `eval`, which would run whatever stands in them. Here they are data: texts, numbers,
-//! `None`, `True`, `False`, lists and dictionaries with texts as keys, and nothing else. The reader of command-line values
-//! in `config` is of no use for that: it takes what is no literal as text, and knows three escapes.
+//! Both hand them to Python's `eval`, which would run whatever stands in them. Here they are data: texts, numbers, `None`,
+//! `True`, `False`, lists and dictionaries with texts as keys, and nothing else.
 
 use std::borrow::Cow;
 
@@ -45,11 +44,20 @@ pub struct Problem {
 
 /// Reads a line that is a dictionary as a whole.
 pub fn dict(line: &str) -> Result<Dict<'_>, Problem> {
-    let mut reader = Reader { text: line, at: 0, values: 0 };
+    whole(line, |reader| reader.dict(0))
+}
+
+/// Reads a text that is a literal as a whole.
+pub fn value(text: &str) -> Result<Value<'_>, Problem> {
+    whole(text, |reader| reader.value(0))
+}
+
+fn whole<'a, T>(text: &'a str, read: impl FnOnce(&mut Reader<'a>) -> Result<T, Problem>) -> Result<T, Problem> {
+    let mut reader = Reader { text, at: 0, values: 0 };
     reader.blanks();
-    let dict = reader.dict(0)?;
+    let value = read(&mut reader)?;
     reader.blanks();
-    if reader.at < line.len() { Err(reader.problem("the end of the line")) } else { Ok(dict) }
+    if reader.at < text.len() { Err(reader.problem("the end of the line")) } else { Ok(value) }
 }
 
 struct Reader<'a> {
@@ -251,6 +259,20 @@ pub fn repr(text: &str) -> String {
     }
     out.push(quote);
     out
+}
+
+/// A number as Python's `repr` writes it, in the shortest form: a point where there is no exponent, an exponent of two digits or
+/// more where there is one.
+pub fn float(x: f64) -> String {
+    let scientific = format!("{x:e}");
+    match scientific.split_once('e').map(|(mantissa, exponent)| (mantissa, exponent.parse::<i32>())) {
+        Some((_, Ok(-4..=15))) => format!("{x:?}"),
+        Some((mantissa, Ok(exponent))) => {
+            let sign = if exponent < 0 { '-' } else { '+' };
+            format!("{mantissa}e{sign}{:02}", exponent.abs())
+        }
+        _ => scientific, // inf, nan
+    }
 }
 
 #[cfg(test)]

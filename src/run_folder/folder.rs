@@ -7,12 +7,10 @@ use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
 
-use super::environment::Environment;
 use super::events::EventFile;
-use super::{Calibration, RunResult};
-use crate::config::{Loss, Predictor, RunConfig};
+use super::{Calibration, Environment, LossRow, MetricsLine, RankRow, RunResult};
+use crate::config::RunConfig;
 use crate::model::Losses;
 use crate::tensors::replace;
 use crate::{Error, Result};
@@ -67,18 +65,17 @@ impl RunFolder {
         }
         Self::begin(&path, lock, config).inspect_err(|_| {
             // Best effort: what is left is an empty folder, in which a run can begin once the fault is cured.
-            for name in ["log.txt", "losses.tsv", "metrics.jsonl", "calibration.jsonl", "environment.json", LOCK] {
-                let _ = fs::remove_file(path.join(name));
-            }
+            let begun = [LOG, LossRow::FILE, MetricsLine::FILE, Calibration::FILE, Environment::FILE, LOCK];
+            begun.iter().for_each(|name| _ = fs::remove_file(path.join(name)));
         })
     }
 
     fn begin(path: &Path, lock: File, config: &RunConfig) -> Result<Self> {
         let mut folder = Self::with_files(path, lock, false)?;
-        folder.header(config)?;
-        folder.write_json("environment.json", &Environment::here(config)?)?;
+        folder.loss_line(&LossRow::header(config))?;
+        folder.write_json(Environment::FILE, &Environment::here(config)?)?;
         // The last of the files that there are from the start: where it is, the run has begun.
-        replace(&folder.path.join("config.yaml"), config.to_yaml().as_bytes())?;
+        replace(&folder.path.join(CONFIG), config.to_yaml().as_bytes())?;
         Ok(folder)
     }
 
@@ -94,7 +91,7 @@ impl RunFolder {
                 .at(path)
                 .hint(format!("only {} can; begin another run for the others", RunConfig::CHANGEABLE.join(", "))));
         }
-        let yaml = path.join("config.yaml");
+        let yaml = path.join(CONFIG);
         if !yaml.is_file() {
             return Err(Error::new("expected the folder of a run that has begun, found no config.yaml in it")
                 .at(path)
@@ -109,7 +106,7 @@ impl RunFolder {
         }
         let config = RunConfig::load(&[yaml], overrides)?;
         let lock = lock(path)?;
-        if path.join("result.json").exists() {
+        if path.join(RunResult::FILE).exists() {
             return Err(Error::new("expected a run that is not finished, found its result.json")
                 .at(path)
                 .hint("`dif-sr gate` judges it, `dif-sr evaluate` evaluates it"));
@@ -120,8 +117,8 @@ impl RunFolder {
     /// Opens the files that are appended to, which a run that goes on must have.
     fn with_files(path: &Path, lock: File, resumed: bool) -> Result<Self> {
         let file = |name: &str| append(&path.join(name), !resumed);
-        let (log, losses, metrics) = (file("log.txt")?, file("losses.tsv")?, file("metrics.jsonl")?);
-        let (calibrations, path) = (file("calibration.jsonl")?, path.to_path_buf());
+        let (log, losses, metrics) = (file(LOG)?, file(LossRow::FILE)?, file(MetricsLine::FILE)?);
+        let (calibrations, path) = (file(Calibration::FILE)?, path.to_path_buf());
         Ok(Self { log, losses, metrics, calibrations, events: None, path, resumed, _lock: lock })
     }
 
@@ -146,7 +143,7 @@ impl RunFolder {
 
     /// Appends a line to `log.txt`.
     pub fn log(&mut self, line: &str) -> Result<()> {
-        append_line(&mut self.log, line).map_err(|e| Error::io(self.path.join("log.txt"), "append to the log", e))
+        append_line(&mut self.log, line).map_err(|e| Error::io(self.path.join(LOG), "append to the log", e))
     }
 
     /// Leaves the reason of the end in the log: the folder is the evidence.
@@ -156,38 +153,27 @@ impl RunFolder {
         error
     }
 
-    /// Appends the losses of a batch to `losses.tsv`, in the shortest form that tells any two float32 values apart.
+    /// Appends the losses of a batch to `losses.tsv`.
     pub fn losses(&mut self, epoch: usize, batch: usize, losses: &Losses<f64>) -> Result<()> {
-        let Losses { total, item, attributes } = losses;
-        let losses = [total, item].into_iter().chain(attributes).map(|&loss| (loss as f32).to_string());
-        let line: Vec<String> = [epoch, batch].iter().map(usize::to_string).chain(losses).collect();
-        self.loss_line(&line.join("\t"))
-    }
-
-    fn header(&mut self, config: &RunConfig) -> Result<()> {
-        // Without a predictor, and under BPR, there are no attribute losses.
-        let predicts = config.model.attribute_predictor == Predictor::Linear && config.model.loss_type == Loss::Ce;
-        let attributes = config.data.selected_features.iter().map(String::as_str).filter(|_| predicts);
-        let header: Vec<&str> = ["epoch", "batch", "total", "item"].into_iter().chain(attributes).collect();
-        self.loss_line(&header.join("\t"))
+        self.loss_line(&LossRow::new(epoch, batch, losses).line())
     }
 
     fn loss_line(&mut self, line: &str) -> Result<()> {
-        append_line(&mut self.losses, line).map_err(|e| Error::io(self.path.join("losses.tsv"), "append losses", e))
+        append_line(&mut self.losses, line).map_err(|e| Error::io(self.path.join(LossRow::FILE), "append losses", e))
     }
 
     /// Appends a JSON line to `metrics.jsonl`.
-    pub fn metrics(&mut self, line: &impl Serialize) -> Result<()> {
+    pub fn metrics(&mut self, line: &MetricsLine) -> Result<()> {
         let line = serde_json::to_string(line).expect("metrics are JSON");
         append_line(&mut self.metrics, &line)
-            .map_err(|e| Error::io(self.path.join("metrics.jsonl"), "append metrics", e))
+            .map_err(|e| Error::io(self.path.join(MetricsLine::FILE), "append metrics", e))
     }
 
     /// Appends a line to `calibration.jsonl`.
     pub fn calibration(&mut self, calibration: &Calibration) -> Result<()> {
         let line = serde_json::to_string(calibration).expect("seconds are JSON");
         append_line(&mut self.calibrations, &line)
-            .map_err(|e| Error::io(self.path.join("calibration.jsonl"), "append a calibration", e))
+            .map_err(|e| Error::io(self.path.join(Calibration::FILE), "append a calibration", e))
     }
 
     /// Appends values at an epoch to TensorBoard's events.
@@ -200,7 +186,7 @@ impl RunFolder {
     }
 
     /// How long the files are now.
-    pub(super) fn mark(&self) -> Result<Mark> {
+    pub(crate) fn mark(&self) -> Result<Mark> {
         let length = |(name, file): (&str, &File)| {
             file.metadata().map(|m| m.len()).map_err(|e| Error::io(self.path.join(name), "read the length", e))
         };
@@ -209,7 +195,7 @@ impl RunFolder {
     }
 
     /// Flushes the files to the disk, so that no checkpoint outlasts the lines that it stands behind.
-    pub(super) fn flush(&self) -> Result<()> {
+    pub(crate) fn flush(&self) -> Result<()> {
         let flush = |(name, file): (&str, &File)| {
             file.sync_data().map_err(|e| Error::io(self.path.join(name), "write the file", e))
         };
@@ -217,7 +203,7 @@ impl RunFolder {
     }
 
     /// Checks that no file is shorter than it was at the mark.
-    pub(super) fn check_length(&self, mark: Mark) -> Result<()> {
+    pub(crate) fn check_length(&self, mark: Mark) -> Result<()> {
         let lengths = |mark: Mark| [mark.log, mark.losses, mark.metrics];
         let found = lengths(self.mark()?);
         for (((name, _), expected), found) in self.appended().into_iter().zip(lengths(mark)).zip(found) {
@@ -231,7 +217,7 @@ impl RunFolder {
     }
 
     /// Takes away what was appended after the files were so long, which [`RunFolder::check_length`] has found them to be.
-    pub(super) fn cut_back(&mut self, mark: Mark) -> Result<()> {
+    pub(crate) fn cut_back(&mut self, mark: Mark) -> Result<()> {
         for ((name, file), length) in self.appended().into_iter().zip([mark.log, mark.losses, mark.metrics]) {
             file.set_len(length).map_err(|e| Error::io(self.path.join(name), "cut the file", e))?;
         }
@@ -242,9 +228,9 @@ impl RunFolder {
     ///
     /// # Errors
     /// A run that has been saved, whose checkpoint is not there any more; nothing has then changed.
-    pub(super) fn start_again(&mut self, config: &RunConfig) -> Result<()> {
+    pub(crate) fn start_again(&mut self, config: &RunConfig) -> Result<()> {
         // The first evaluation of a run is its best, and is saved before there is a second one.
-        let path = self.path.join("metrics.jsonl");
+        let path = self.path.join(MetricsLine::FILE);
         let metrics = fs::read_to_string(&path).map_err(|e| Error::io(&path, "read the file", e))?;
         if self.best().exists() || metrics.matches("\"valid\":").count() > 1 {
             return Err(Error::new("expected the training that was saved, found no such file")
@@ -252,23 +238,24 @@ impl RunFolder {
                 .hint("put the file back, or begin another run"));
         }
         self.cut_back(Mark::default())?;
-        self.header(config)
+        self.loss_line(&LossRow::header(config))
     }
 
     fn appended(&self) -> [(&'static str, &File); 3] {
-        [("log.txt", &self.log), ("losses.tsv", &self.losses), ("metrics.jsonl", &self.metrics)]
+        [(LOG, &self.log), (LossRow::FILE, &self.losses), (MetricsLine::FILE, &self.metrics)]
     }
 
     /// Adds where a run goes on to `environment.json`, once nothing refuses it any more.
-    pub(super) fn resumed_here(&self, config: &RunConfig) -> Result<()> {
-        end_with_a_line(&self.path.join("calibration.jsonl"), &self.calibrations)?;
-        let here = serde_json::to_value(Environment::here(config)?).expect("text and numbers are JSON");
+    pub(crate) fn resumed_here(&self, config: &RunConfig) -> Result<()> {
+        end_with_a_line(&self.path.join(Calibration::FILE), &self.calibrations)?;
         let mut environment = environment(&self.path)?;
-        match environment.entry("resumed").or_insert_with(|| Value::Array(Vec::new())) {
-            Value::Array(places) => places.push(here),
-            other => *other = Value::Array(vec![here]),
-        }
-        self.write_json("environment.json", &environment)
+        environment.resumed.push(Environment::here(config)?);
+        self.write_json(Environment::FILE, &environment)
+    }
+
+    /// Writes `ranks.tsv`.
+    pub fn ranks(&self, rows: impl IntoIterator<Item = RankRow>) -> Result<()> {
+        replace(&self.path.join(RankRow::FILE), &RankRow::write(rows))
     }
 
     /// Writes one of the folder's JSON files.
@@ -279,18 +266,13 @@ impl RunFolder {
 
     /// Writes `result.json`, the last of the run's own files: where it is, the run is finished.
     pub fn finish(&self, result: &RunResult) -> Result<()> {
-        self.write_json("result.json", result)
+        self.write_json(RunResult::FILE, result)
     }
 }
 
-/// Where a run was begun, and where it went on.
-fn environment(folder: &Path) -> Result<Map<String, Value>> {
-    let path = folder.join("environment.json");
-    let text = fs::read_to_string(&path).map_err(|e| {
-        Error::io(&path, "read where the run was begun", e).hint("name a run folder, or put the file back")
-    })?;
-    serde_json::from_str(&text)
-        .map_err(|e| Error::new(format!("expected a JSON object, found {e}")).at(&path).hint("put the file back"))
+/// The environment of a run that has begun.
+fn environment(folder: &Path) -> Result<Environment> {
+    Environment::read(folder).map_err(|e| e.hint("name a run folder, or put the file back"))
 }
 
 /// Makes the folder `name` in `parent`; runs that start in the same second get `-2`, `-3`, … behind it.
@@ -312,6 +294,10 @@ fn cannot_make(path: &Path, e: std::io::Error) -> Error {
     Error::io(path, "make the run folder", e).hint("choose another place with --out or checkpoint_dir")
 }
 
+/// RecBole's log.
+pub(crate) const LOG: &str = "log.txt";
+/// The resolved configuration.
+pub(crate) const CONFIG: &str = "config.yaml";
 /// Locked in a run folder as long as a process is at work in it.
 const LOCK: &str = "lock";
 
@@ -345,7 +331,7 @@ fn append(path: &Path, make: bool) -> Result<File> {
 }
 
 /// RecBole's format: `19 Jan 18:11    INFO  message`.
-pub(super) fn log_line(message: &str) -> String {
+pub(crate) fn log_line(message: &str) -> String {
     format!("{}    INFO  {message}", jiff::ZonedDateTime::now().strftime("%d %b %H:%M"))
 }
 

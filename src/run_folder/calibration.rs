@@ -5,7 +5,7 @@ use std::time::Instant;
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 
-use super::wait_for;
+use crate::device::wait_for;
 
 /// Rows and columns of the product: large enough to be bound by arithmetic, done in milliseconds.
 const SIDE: i64 = 512;
@@ -24,6 +24,8 @@ pub struct Calibration {
 }
 
 impl Calibration {
+    pub(super) const FILE: &str = "calibration.jsonl";
+
     /// Measures on `device`, with libtorch's threads as they are. Draws no random number.
     pub fn measure(device: Device) -> Self {
         let a = Tensor::full([SIDE, SIDE], 0.5, (Kind::Float, device));

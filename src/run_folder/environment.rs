@@ -1,37 +1,55 @@
-//! Where a run took place: what a reader needs to repeat it or to explain a difference.
+//! `environment.json`, where a run took place: what a reader needs to repeat it or to explain a difference.
 
 use std::fs;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 use tch::Device;
 
-use super::device;
 use crate::Result;
 use crate::config::RunConfig;
+use crate::device::device;
 use crate::libtorch::libtorch_version;
 
-/// `environment.json`.
-#[derive(Debug, Serialize)]
+/// The file's content: where the run was begun, and where it went on.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Environment {
-    dif_sr: &'static str,
+    /// The version of this program.
+    pub dif_sr: String,
     /// The commit of this build; `-dirty` with changes beside it.
-    commit: &'static str,
-    tch: &'static str,
-    libtorch: String,
+    pub commit: String,
+    /// The version of the binding to libtorch.
+    pub tch: String,
+    /// The version of libtorch.
+    pub libtorch: String,
     /// The version of CUDA where a GPU computes.
-    cuda: Option<String>,
-    /// What computes: `cpu`, or `cuda:` and the number of the device.
-    device: String,
-    cpu: String,
+    pub cuda: Option<String>,
+    /// What computes: `cpu`, or `cuda:` and the number of the device. Runs of before there were GPUs did not note it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub device: Option<String>,
+    /// The processor's name.
+    pub cpu: String,
     /// The widest vectors that libtorch uses here; its rounding depends on them.
-    vectors: &'static str,
-    gpus: Vec<String>,
-    threads: i32,
-    seed: i64,
-    started: String,
+    pub vectors: String,
+    /// The names of the NVIDIA cards.
+    pub gpus: Vec<String>,
+    /// Threads of libtorch.
+    pub threads: i32,
+    /// The run's seed.
+    pub seed: i64,
+    /// The local time, with its offset.
+    pub started: String,
+    /// Where the run went on after interruptions, in their order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub resumed: Vec<Environment>,
+    /// What other versions of this program note.
+    #[serde(flatten)]
+    pub others: Map<String, Value>,
 }
 
 impl Environment {
+    pub(super) const FILE: &str = "environment.json";
+
     /// The environment of a run that begins, or goes on, now.
     ///
     /// # Errors
@@ -39,21 +57,23 @@ impl Environment {
     pub fn here(config: &RunConfig) -> Result<Self> {
         let device = device(&config.run)?;
         Ok(Self {
-            dif_sr: env!("CARGO_PKG_VERSION"),
-            commit: env!("DIF_SR_COMMIT"),
-            tch: "0.24.0",
+            dif_sr: env!("CARGO_PKG_VERSION").to_owned(),
+            commit: env!("DIF_SR_COMMIT").to_owned(),
+            tch: "0.24.0".to_owned(),
             libtorch: libtorch_version(),
             cuda: device.is_cuda().then(cuda_version),
-            device: match device {
+            device: Some(match device {
                 Device::Cuda(index) => format!("cuda:{index}"),
                 _ => "cpu".to_owned(),
-            },
+            }),
             cpu: field(&fs::read_to_string("/proc/cpuinfo").unwrap_or_default(), "model name"),
-            vectors: vectors(),
+            vectors: vectors().to_owned(),
             gpus: gpus(),
             threads: tch::get_num_threads(),
             seed: config.run.seed,
             started: jiff::ZonedDateTime::now().strftime("%Y-%m-%dT%H:%M:%S%:z").to_string(),
+            resumed: Vec::new(),
+            others: Map::new(),
         })
     }
 }
