@@ -18,7 +18,9 @@ use crate::run_folder::{Calibration, EpochLine, EvaluationLine, Mark, MetricsLin
 use crate::tensors::{TensorFile, rename};
 use crate::{Error, Result};
 
-/// Seconds of training between two measurements of the machine, at least: short epochs would spend their time on them.
+/// Seconds of training between two measurements of the machine, at least: short epochs would spend their time on them. One at
+/// each end alone would not do: in eleven recorded runs with more than twenty measurements their median was between 9 % less
+/// and 29 % more than that of all.
 const CALIBRATION_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Listens to a training and keeps its run folder.

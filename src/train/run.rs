@@ -30,8 +30,11 @@ pub trait Report {
 /// Data and an initial model, ready to be trained.
 #[derive(Debug)]
 pub struct Prepared {
+    /// The data, filtered and numbered.
     pub dataset: Dataset,
+    /// What is trained on, validated and tested.
     pub splits: Splits,
+    /// With its initial values, on the configured device.
     pub model: Model,
 }
 
@@ -41,6 +44,9 @@ impl Prepared {
     ///
     /// Libtorch has one generator a process. Nothing else may draw from it from here to the end of the training, or the
     /// run is another one.
+    ///
+    /// # Errors
+    /// Data that cannot be read, or of which nothing can be tested; no such device.
     pub fn new(config: &RunConfig) -> Result<Self> {
         let device = set_up(config)?;
         if config.run.compute_path == ComputePath::Fast && device.is_cuda() {
@@ -84,6 +90,9 @@ fn check_negatives(config: &RunConfig, dataset: &Dataset, splits: &Splits) -> Re
 }
 
 /// Sets libtorch up, its threads and its algorithms, and finds the device.
+///
+/// # Errors
+/// As [`device`].
 pub fn set_up(config: &RunConfig) -> Result<Device> {
     if let Some(threads) = config.run.threads {
         tch::set_num_threads(threads as i32);
@@ -93,6 +102,9 @@ pub fn set_up(config: &RunConfig) -> Result<Device> {
 }
 
 /// Ranks the rows of a split and computes the metrics. An error of `progress`, which is told the rows done, ends it.
+///
+/// # Errors
+/// As [`rank_rows`].
 pub fn evaluate_rows(
     config: &RunConfig,
     model: &Model,
