@@ -16,4 +16,4 @@ pub use checkpoint::Checkpoint;
 pub use early_stopping::EarlyStopping;
 pub use fit::{Event, Fitted, Position, Training};
 pub use run::{Prepared, Report, evaluate_rows, run, set_up};
-pub use stepper::{Stepper, rank_rows};
+pub use stepper::Stepper;

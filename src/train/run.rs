@@ -6,7 +6,8 @@ use tch::Device;
 
 use super::record::Recorder;
 use super::saved::fingerprint;
-use super::{Checkpoint, Event, Fitted, Training, rank_rows};
+use super::stepper::rank_rows;
+use super::{Checkpoint, Event, Fitted, Training};
 use crate::config::{ComputePath, Loss, RunConfig};
 use crate::data::split::split;
 use crate::data::{Dataset, NegativeSampler, Rows, Splits, Summary};
@@ -104,7 +105,7 @@ pub fn set_up(config: &RunConfig) -> Result<Device> {
 /// Ranks the rows of a split and computes the metrics. An error of `progress`, which is told the rows done, ends it.
 ///
 /// # Errors
-/// As [`rank_rows`].
+/// As [`Stepper::new`](super::Stepper::new); a score that is not finite; what `progress` returns.
 pub fn evaluate_rows(
     config: &RunConfig,
     model: &Model,
