@@ -10,13 +10,23 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use super::saved::{self, Saved};
-use super::{Checkpoint, Event, Position, Report, Training};
+use super::{Checkpoint, Event, Position, Training};
 use crate::config::RunConfig;
 use crate::data::Dataset;
 use crate::model::{Losses, Model};
 use crate::run_folder::{Calibration, EpochLine, EvaluationLine, Mark, MetricsLine, RunFolder, log_line};
 use crate::tensors::{TensorFile, rename};
 use crate::{Error, Result};
+
+/// Where a run's words go besides its folder.
+pub trait Report {
+    /// A message, already in the form of a log line.
+    fn log(&mut self, line: &str);
+    /// What the training loop does.
+    fn event(&mut self, event: &Event);
+    /// Rows of the final test done so far.
+    fn testing(&mut self, done: usize, rows: usize);
+}
 
 /// Seconds of training between two measurements of the machine, at least: short epochs would spend their time on them. One at
 /// each end alone would not do: in eleven recorded runs with more than twenty measurements their median was between 9 % less

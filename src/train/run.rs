@@ -7,7 +7,7 @@ use tch::Device;
 use super::record::Recorder;
 use super::saved::fingerprint;
 use super::stepper::rank_rows;
-use super::{Checkpoint, Event, Fitted, Training};
+use super::{Checkpoint, Fitted, Report, Training};
 use crate::config::{ComputePath, Loss, RunConfig};
 use crate::data::split::split;
 use crate::data::{Dataset, NegativeSampler, Rows, Splits, Summary};
@@ -17,16 +17,6 @@ use crate::libtorch::deterministic;
 use crate::model::{ItemFeature, Model};
 use crate::run_folder::{RankRow, RunFolder, RunResult, TestResult};
 use crate::{Error, Result};
-
-/// Where a run's words go besides its folder.
-pub trait Report {
-    /// A message, already in the form of a log line.
-    fn log(&mut self, line: &str);
-    /// What the training loop does.
-    fn event(&mut self, event: &Event);
-    /// Rows of the final test done so far.
-    fn testing(&mut self, done: usize, rows: usize);
-}
 
 /// Data and an initial model, ready to be trained.
 #[derive(Debug)]
