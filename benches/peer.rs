@@ -1,4 +1,5 @@
-//! The fast path beside the PyTorch peer on Amazon_Beauty, in turns in one run: the table of docs/performance.md.
+//! A program, no benchmark: compares the fast path with the PyTorch peer on Amazon_Beauty, in turns in one run, and prints the
+//! table of docs/performance.md.
 //!
 //! ```sh
 //! DIF_SR_PEER=python DIF_SR_AMAZON_BEAUTY=/data cargo bench --bench peer

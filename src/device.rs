@@ -29,6 +29,9 @@ pub unsafe fn load_cuda() {
 /// The device that `use_gpu` and `gpu_id` name.
 ///
 /// Left at its default, `use_gpu` means a GPU if there is one; `True` demands it.
+///
+/// # Errors
+/// As [`gpu`].
 pub fn device(options: &RunOptions) -> Result<Device> {
     if options.use_gpu == Some(false) || (options.use_gpu.is_none() && !Cuda::is_available()) {
         return Ok(Device::Cpu);
@@ -37,6 +40,9 @@ pub fn device(options: &RunOptions) -> Result<Device> {
 }
 
 /// The GPU with this index.
+///
+/// # Errors
+/// No such GPU.
 pub fn gpu(index: usize) -> Result<Device> {
     let found = Cuda::device_count();
     if !Cuda::is_available() || found == 0 {

@@ -158,6 +158,7 @@ unsafe fn checked(message: *const c_char) -> Result<()> {
     if message.is_null() {
         return Ok(());
     }
+    // SAFETY: the caller's promise; it is not null.
     let text = unsafe { CStr::from_ptr(message) }.to_string_lossy();
     // Libtorch appends a C++ stack trace; the first line is the message.
     Err(Error::new(format!("libtorch: {}", text.lines().next().unwrap_or_default())))

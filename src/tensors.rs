@@ -25,6 +25,7 @@ const DIGITS: Range<usize> = 8 + SEAL.len()..8 + SEAL.len() + 64;
 /// What a safetensors file holds.
 #[derive(Debug)]
 pub struct TensorFile {
+    /// By their names.
     pub tensors: BTreeMap<String, Tensor>,
     /// Without the seal.
     pub metadata: BTreeMap<String, String>,
@@ -34,6 +35,9 @@ pub struct TensorFile {
 
 impl TensorFile {
     /// Reads a whole file onto the CPU.
+    ///
+    /// # Errors
+    /// No such file, and as [`TensorFile::parse`].
     pub fn read(path: &Path) -> Result<Self> {
         let bytes = fs::read(path).map_err(|e| {
             Error::io(path, "read the file", e).hint("check the path: a .safetensors file is expected there")
@@ -42,6 +46,9 @@ impl TensorFile {
     }
 
     /// Reads `bytes` as [`TensorFile::read`] does; `path` is for messages.
+    ///
+    /// # Errors
+    /// Bytes that are no safetensors file, or are not what their seal says.
     pub fn parse(path: &Path, bytes: &[u8]) -> Result<Self> {
         let broken = |e: safetensors::SafeTensorError| {
             Error::new(format!("expected a safetensors file, found {e}"))
@@ -70,6 +77,9 @@ impl TensorFile {
     }
 
     /// Removes and returns a tensor that must be there.
+    ///
+    /// # Errors
+    /// No such tensor.
     pub fn take(&mut self, path: &Path, name: &str) -> Result<Tensor> {
         self.tensors.remove(name).ok_or_else(|| {
             Error::new(format!("expected a tensor named `{name}`, found none"))
@@ -189,6 +199,9 @@ pub fn replace(path: &Path, content: &[u8]) -> Result<()> {
 }
 
 /// Renames a file; the new name outlasts a power failure where the file system can promise it.
+///
+/// # Errors
+/// The operating system's.
 pub fn rename(from: &Path, to: &Path) -> std::io::Result<()> {
     fs::rename(from, to)?;
     let folder = to.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));

@@ -17,11 +17,17 @@ impl RunConfig {
     /// assert_eq!(config.train.learning_rate, 1e-4);
     /// # Ok::<(), dif_sr::Error>(())
     /// ```
+    ///
+    /// # Errors
+    /// A file that cannot be read, and a key or a value that RecBole or this program does not know.
     pub fn load(files: &[PathBuf], overrides: &[(String, String)]) -> Result<Self> {
         Self::layered(Raw::default(), files, overrides)
     }
 
     /// This configuration, changed by files and overrides as [`RunConfig::load`] reads them.
+    ///
+    /// # Errors
+    /// As [`RunConfig::load`].
     pub fn changed(&self, files: &[PathBuf], overrides: &[(String, String)]) -> Result<Self> {
         let mut raw = Raw::default();
         raw.add_text(&self.to_yaml(), Path::new("the checkpoint's configuration"))?;
@@ -40,6 +46,9 @@ impl RunConfig {
     }
 
     /// Reads YAML text, such as [`RunConfig::to_yaml`] writes, that was found in `origin`.
+    ///
+    /// # Errors
+    /// As [`RunConfig::load`].
     pub fn from_yaml(text: &str, origin: &Path) -> Result<Self> {
         let mut raw = Raw::default();
         raw.add_text(text, origin)?;
@@ -91,6 +100,9 @@ fn set(config: &mut RunConfig, key: &Key, entry: &Entry) -> Result<()> {
 }
 
 /// Refuses an `.ini` file, the form of the authors' first command, and names the YAML file to use instead.
+///
+/// # Errors
+/// A file of that form.
 pub fn refuse_ini(path: &Path) -> Result<()> {
     match path.extension() {
         Some(extension) if extension.eq_ignore_ascii_case("ini") => Err(Error::new(

@@ -34,6 +34,9 @@ pub fn read(path: &Path, format: Format, load: Option<&[String]>) -> Result<Tabl
 }
 
 /// Reads `bytes` as [`read`] does; `path` is for messages.
+///
+/// # Errors
+/// Bytes that are not of the form, with the line and the column.
 pub fn parse(path: &Path, mut bytes: Vec<u8>, format: Format, load: Option<&[String]>) -> Result<Table> {
     if let Some((form, cure)) = other_form(&bytes) {
         return Err(Error::new(format!("expected UTF-8 text, found {form}")).at(path).hint(cure));

@@ -48,8 +48,11 @@ pub struct Dataset {
 /// A side information of every item.
 #[derive(Debug)]
 pub struct Attribute {
+    /// Its name in the `.item` file.
     pub name: String,
+    /// One token an item, or a list.
     pub kind: AttributeKind,
+    /// Its tokens.
     pub vocab: Vocabulary,
     /// S: the longest sequence of tokens, at least 1; 1 for [`AttributeKind::Token`].
     pub width: usize,
@@ -60,6 +63,7 @@ pub struct Attribute {
 /// Rows of the `.inter` file, and how many of them each filter dropped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Filtering {
+    /// All of them.
     pub rows_in_file: usize,
     /// User or item missing.
     pub without_user_or_item: usize,

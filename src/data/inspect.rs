@@ -17,30 +17,47 @@ pub struct Inspection {
     pub stats: Statistics,
     /// Before augmentation, as the log counts.
     pub log: Summary,
+    /// What the filters dropped.
     pub filtering: Filtering,
+    /// Tokens, with the padding.
     pub first_users: Vec<String>,
+    /// Tokens, with the padding.
     pub first_items: Vec<String>,
     /// For each attribute `n_<attribute>_tokens` and the tokens themselves, `<attribute>_tokens`; with the padding.
     #[serde(flatten)]
     pub attributes: Map<String, Value>,
+    /// Rows to train on.
     pub n_train: usize,
+    /// Rows to validate on.
     pub n_valid: usize,
+    /// Rows to test on.
     pub n_test: usize,
+    /// The first rows of the test.
     pub test_rows_first: Vec<Row>,
+    /// The first rows of the validation.
     pub valid_rows_first: Vec<Row>,
+    /// The first rows of the training, before any shuffle.
     pub train_rows_first_unshuffled: Vec<Row>,
+    /// Of the training rows.
     pub train_sha256: Hashes,
+    /// Of the validation rows.
     pub valid_sha256: Hashes,
+    /// Of the test rows.
     pub test_sha256: Hashes,
+    /// What two people's copies may differ in.
     pub agreement: Agreement,
 }
 
 /// RecBole's figures. `users`, `items` and the sparsity count the padding; the averages do not.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Statistics {
+    /// Users.
     pub users: usize,
+    /// Items.
     pub items: usize,
+    /// Interactions.
     pub inters: usize,
+    /// 1 − the share of (user, item) pairs that interact.
     pub sparsity: f64,
     /// Interactions for each user that has any.
     pub avg_user: f64,
@@ -51,18 +68,23 @@ pub struct Statistics {
 /// RecBole's block in the log: its `Display` is that of the log, line by line.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Summary {
+    /// The data set's name.
     pub name: String,
+    /// Its figures.
     #[serde(flatten)]
     pub statistics: Statistics,
+    /// The columns that were loaded.
     pub remain_fields: Vec<String>,
 }
 
 /// One row of a split.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Row {
+    /// The user's id.
     pub user: i64,
     /// `[L]`, with the padding.
     pub seq: Vec<i64>,
+    /// How many of them are no padding.
     pub len: i64,
     /// The target.
     pub pos: i64,
@@ -71,6 +93,7 @@ pub struct Row {
 /// What makes two people's copies of a data set, or their results on it, differ.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Agreement {
+    /// In what times are compared.
     pub time_precision: TimePrecision,
     /// Ties at `time_precision`: there the order of the file decides which item comes first.
     pub ties: Ties,

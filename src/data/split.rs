@@ -18,8 +18,11 @@ use crate::{Error, Result};
 /// Rows to train on, to stop by and to judge by.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Splits {
+    /// To train on.
     pub train: Rows,
+    /// To stop by: the last item but one of each user.
     pub valid: Rows,
+    /// To judge by: the last item of each user.
     pub test: Rows,
 }
 
@@ -41,10 +44,13 @@ pub struct Rows {
 /// SHA-256 of each column of [`Rows`] as little-endian `i64`, row-major; under RecBole's names of the columns.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Hashes {
+    /// Of the users.
     pub user_id: String,
     /// The target.
     pub item_id: String,
+    /// Of the histories.
     pub item_id_list: String,
+    /// Of their lengths.
     pub item_length: String,
 }
 

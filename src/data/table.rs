@@ -21,14 +21,18 @@ pub struct Table {
 /// A column that was loaded.
 #[derive(Debug)]
 pub struct Column {
+    /// Its name in the header.
     pub name: String,
+    /// What it holds.
     pub values: Values,
 }
 
 /// The values of a column, one a row.
 #[derive(Debug)]
 pub enum Values {
+    /// One token.
     Token(Tokens),
+    /// Any number of tokens.
     TokenSeq(TokenSeqs),
     /// NaN where the value is missing.
     Float(Vec<f64>),

@@ -1,7 +1,7 @@
 //! Gets a known data set: downloads its archives, converts them, and puts the result into place when it is complete.
 //!
-//! [`download`] gets a file and goes on with what broke off, [`lines`] unpacks it, [`convert`] writes the
-//! atomic files, [`record`] notes what they came from, [`sums`] says what archives must be, [`place`] keeps unfinished work apart
+//! `download` gets a file and goes on with what broke off, `lines` unpacks it, `convert` writes the
+//! atomic files, `record` notes what they came from, `sums` says what archives must be, `place` keeps unfinished work apart
 //! from finished. Known data sets are listed in [`sources`].
 //! Each archive is a single gzip file: no path from within one is ever used, and nothing that was fetched is run.
 
@@ -32,6 +32,7 @@ use watch::Watch;
 /// What to fetch, and how.
 #[derive(Debug)]
 pub struct Request {
+    /// Which data set.
     pub source: &'static Source,
     /// The folder in which the data set's folder will be.
     pub to: PathBuf,
@@ -46,9 +47,11 @@ pub struct Request {
 /// A data set that is in its place.
 #[derive(Debug, Serialize)]
 pub struct Fetched {
+    /// Where it is.
     pub folder: PathBuf,
     /// Whether it was there before, unchanged.
     pub already_there: bool,
+    /// What it came from and consists of.
     #[serde(flatten)]
     pub record: Record,
 }

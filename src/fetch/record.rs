@@ -24,7 +24,9 @@ pub struct Record {
     pub fetched: String,
     /// The program that converted it.
     pub program: String,
+    /// What was downloaded.
     pub archives: Vec<Archive>,
+    /// What was written.
     pub files: Vec<Written>,
     /// Products left out because their id was there before.
     pub repeated_items: u64,
@@ -33,7 +35,9 @@ pub struct Record {
 /// An archive as it was downloaded.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Archive {
+    /// The name of the file.
     pub name: String,
+    /// Where it was asked for.
     pub url: String,
     /// Where the server's redirects led.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -41,17 +45,22 @@ pub struct Archive {
     /// As the server said it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_modified: Option<String>,
+    /// Its size.
     pub bytes: u64,
+    /// Its digest, in hexadecimal digits.
     pub sha256: String,
 }
 
 /// A file of the data set.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Written {
+    /// The name of the file.
     pub name: String,
     /// Without the header.
     pub rows: u64,
+    /// Its size.
     pub bytes: u64,
+    /// Its digest, in hexadecimal digits.
     pub sha256: String,
 }
 

@@ -34,6 +34,7 @@ impl Source {
 /// A column of the `.item` file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ItemColumn {
+    /// The product's name.
     Title,
     /// The first key of `salesRank`.
     SalesType,
@@ -43,6 +44,7 @@ pub enum ItemColumn {
     Categories,
     /// US dollars.
     Price,
+    /// The maker's name.
     Brand,
 }
 

@@ -11,7 +11,14 @@ pub enum Event<'a> {
     /// A line for the log.
     Note(String),
     /// So many bytes of a stage are done, of so many if that is known.
-    Bytes { stage: &'a str, done: u64, of: Option<u64> },
+    Bytes {
+        /// What is done, in a word.
+        stage: &'a str,
+        /// Bytes done.
+        done: u64,
+        /// All bytes.
+        of: Option<u64>,
+    },
 }
 
 /// Where work may be told to stop, and tells how far it is.

@@ -19,10 +19,13 @@ pub enum Stage {
     Parameters,
     /// A part of the layer of this number.
     Layer(usize, Part),
+    /// The last layer's output at the last item.
     SequenceOutput,
+    /// Of all items.
     Scores,
     /// Of the batch, before any step.
     Losses,
+    /// Of the total loss.
     Gradients,
     /// The losses after the first step, and the parameters after the last.
     OptimizerSteps,
@@ -31,15 +34,20 @@ pub enum Stage {
 /// A part of a layer, in the order of the computation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Part {
+    /// Attention scores after the fusion.
     FusedScores,
+    /// After scaling, mask and softmax.
     Probabilities,
+    /// Of the attention block, after its LayerNorm.
     AttentionOutput,
+    /// Of the layer.
     Output,
 }
 
 /// Tensors of one stage.
 #[derive(Debug, Serialize)]
 pub struct Group {
+    /// The stage.
     pub name: Stage,
     /// How many tensors were compared.
     pub tensors: usize,

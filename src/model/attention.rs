@@ -10,6 +10,7 @@
 
 use tch::{Kind, Tensor};
 
+use super::layers::split;
 use super::{Dropout, LayerNorm, Linear, SideAttention, SideStreams, Tree, names};
 use crate::config::{Architecture, ModelConfig};
 
@@ -101,13 +102,4 @@ impl Attention {
         ]);
         Tree::node(if self.side.is_some() { "DeMultiHeadAttention" } else { "MultiHeadAttention" }, children)
     }
-}
-
-/// A stream's heads apart.
-///
-/// # Shapes
-/// `[B, L, heads · d]` → `[B, heads, L, d]`
-pub(super) fn split(x: &Tensor, heads: i64) -> Tensor {
-    let (b, l, size) = x.size3().expect("a stream is [B, L, size]");
-    x.view([b, l, heads, size / heads]).permute([0, 2, 1, 3])
 }

@@ -12,6 +12,7 @@ use crate::python::float;
 /// Zeroes each element with probability `p` in training and scales the rest by 1 / (1 − p).
 #[derive(Debug, Clone, Copy)]
 pub struct Dropout {
+    /// The probability.
     pub p: f64,
 }
 

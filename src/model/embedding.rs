@@ -15,7 +15,9 @@ use crate::data::Attribute;
 /// The attribute ids of every item, as the model reads them.
 #[derive(Debug)]
 pub struct ItemFeature {
+    /// The name of the attribute.
     pub name: String,
+    /// One token an item, or a list.
     pub kind: AttributeKind,
     /// Size of the vocabulary, the padding token included.
     pub vocab: i64,

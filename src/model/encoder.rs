@@ -13,6 +13,7 @@ use crate::config::{Architecture, ModelConfig};
 /// What one layer computes on the way.
 #[derive(Debug)]
 pub struct LayerOutput {
+    /// What its attention computed.
     pub attention: AttentionOutput,
     /// After the feed-forward network, `[B, L, H]`.
     pub output: Tensor,

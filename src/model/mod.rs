@@ -37,5 +37,5 @@ pub use losses::Losses;
 pub use predictor::AttributePredictor;
 pub use sasrec::{Encoded, Model};
 pub use side::{SideAttention, SideStreams};
-pub use sizes::check_sizes;
+pub(crate) use sizes::check_sizes;
 pub use tree::Tree;

@@ -134,14 +134,17 @@ impl Model {
         }
     }
 
+    /// Where the parameters are.
     pub fn device(&self) -> Device {
         self.item_embedding.weight.device()
     }
 
+    /// What the model was made from.
     pub fn config(&self) -> &ModelConfig {
         &self.config
     }
 
+    /// The attributes of the items, in the order of `selected_features`.
     pub fn features(&self) -> &[ItemFeature] {
         &self.features
     }
@@ -270,6 +273,9 @@ impl Model {
     }
 
     /// Copies every parameter and attribute table from `file`, where they are named `prefix` + their own name.
+    ///
+    /// # Errors
+    /// A tensor that is missing or of another shape; nothing has then changed.
     pub fn load(&self, path: &Path, file: &mut TensorFile, prefix: &str) -> Result<()> {
         let mut named = self.named_parameters();
         named.extend(self.named_tables());

@@ -9,7 +9,7 @@
 
 use tch::{Kind, Tensor};
 
-use super::attention::split;
+use super::layers::split;
 use super::{FusionLayer, Linear, Tree, names};
 use crate::config::ModelConfig;
 

@@ -15,7 +15,7 @@ use crate::{Error, Result};
 ///
 /// # Errors
 /// A tensor that is missing, of another shape, or of another kind than the item embedding.
-pub fn check_sizes(
+pub(crate) fn check_sizes(
     config: &ModelConfig,
     n_items: i64,
     max_len: i64,

@@ -18,6 +18,9 @@ pub const GENERATOR: &str = "<meta name=\"generator\" content=\"dif-sr report\">
 const STYLE: &str = include_str!("page.css");
 
 /// The page of one or several runs; with an expectation its verdict, and its figures as lines in the charts.
+///
+/// # Errors
+/// A chart that cannot be drawn.
 pub fn page(runs: &[Run], expected: Option<(&Expectation, &Verdict)>) -> Result<String> {
     let title = format!("DIF-SR on {}", runs.first().map_or("nothing", |run| run.record.dataset.as_str()));
     let charts = charts(runs, expected.map(|(expectation, _)| expectation));

@@ -11,7 +11,9 @@ use crate::{Error, Result};
 /// A finished run as its folder holds it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Run {
+    /// The run folder.
     pub folder: PathBuf,
+    /// The evidence that verdicts are made from.
     pub record: Record,
     /// Sums of the losses over each epoch's batches: total and item.
     pub losses: BTreeMap<usize, (f64, f64)>,
@@ -23,6 +25,9 @@ pub struct Run {
 
 impl Run {
     /// Reads a run folder.
+    ///
+    /// # Errors
+    /// A folder that is none of a finished run.
     pub fn load(folder: &Path) -> Result<Self> {
         if !folder.is_dir() {
             return Err(Error::new("expected the folder of a finished run, found none")

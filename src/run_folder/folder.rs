@@ -122,6 +122,7 @@ impl RunFolder {
         Ok(Self { log, losses, metrics, calibrations, events: None, path, resumed, _lock: lock })
     }
 
+    /// Where the folder is.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -142,6 +143,9 @@ impl RunFolder {
     }
 
     /// Appends a line to `log.txt`.
+    ///
+    /// # Errors
+    /// The file cannot be written to: a full disk, say.
     pub fn log(&mut self, line: &str) -> Result<()> {
         append_line(&mut self.log, line).map_err(|e| Error::io(self.path.join(LOG), "append to the log", e))
     }
@@ -154,6 +158,9 @@ impl RunFolder {
     }
 
     /// Appends the losses of a batch to `losses.tsv`.
+    ///
+    /// # Errors
+    /// The file cannot be written to: a full disk, say.
     pub fn losses(&mut self, epoch: usize, batch: usize, losses: &Losses<f64>) -> Result<()> {
         self.loss_line(&LossRow::new(epoch, batch, losses).line())
     }
@@ -163,6 +170,9 @@ impl RunFolder {
     }
 
     /// Appends a JSON line to `metrics.jsonl`.
+    ///
+    /// # Errors
+    /// The file cannot be written to: a full disk, say.
     pub fn metrics(&mut self, line: &MetricsLine) -> Result<()> {
         let line = serde_json::to_string(line).expect("metrics are JSON");
         append_line(&mut self.metrics, &line)
@@ -170,6 +180,9 @@ impl RunFolder {
     }
 
     /// Appends a line to `calibration.jsonl`.
+    ///
+    /// # Errors
+    /// The file cannot be written to: a full disk, say.
     pub fn calibration(&mut self, calibration: &Calibration) -> Result<()> {
         let line = serde_json::to_string(calibration).expect("seconds are JSON");
         append_line(&mut self.calibrations, &line)
@@ -177,6 +190,9 @@ impl RunFolder {
     }
 
     /// Appends values at an epoch to TensorBoard's events.
+    ///
+    /// # Errors
+    /// The file cannot be written to: a full disk, say.
     pub fn scalars(&mut self, epoch: usize, values: impl IntoIterator<Item = (String, f64)>) -> Result<()> {
         let events = match &mut self.events {
             Some(events) => events,
@@ -254,17 +270,26 @@ impl RunFolder {
     }
 
     /// Writes `ranks.tsv`.
+    ///
+    /// # Errors
+    /// The file cannot be written to: a full disk, say.
     pub fn ranks(&self, rows: impl IntoIterator<Item = RankRow>) -> Result<()> {
         replace(&self.path.join(RankRow::FILE), &RankRow::write(rows))
     }
 
     /// Writes one of the folder's JSON files.
+    ///
+    /// # Errors
+    /// The file cannot be written to: a full disk, say.
     pub fn write_json(&self, name: &str, value: &impl Serialize) -> Result<()> {
         let text = serde_json::to_string_pretty(value).expect("results are JSON");
         replace(&self.path.join(name), format!("{text}\n").as_bytes())
     }
 
     /// Writes `result.json`, the last of the run's own files: where it is, the run is finished.
+    ///
+    /// # Errors
+    /// The file cannot be written to: a full disk, say.
     pub fn finish(&self, result: &RunResult) -> Result<()> {
         self.write_json(RunResult::FILE, result)
     }

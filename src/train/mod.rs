@@ -15,5 +15,6 @@ pub use adam::Adam;
 pub use checkpoint::Checkpoint;
 pub use early_stopping::EarlyStopping;
 pub use fit::{Event, Fitted, Position, Training};
-pub use run::{Prepared, Report, evaluate_rows, run, set_up};
-pub use stepper::{Stepper, rank_rows};
+pub use record::Report;
+pub use run::{Prepared, evaluate_rows, run, set_up};
+pub use stepper::Stepper;

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use super::saved::{self, Saved};
-use super::{Checkpoint, Event, Position, Report, Training};
+use super::{Checkpoint, Event, Position, Training};
 use crate::config::RunConfig;
 use crate::data::Dataset;
 use crate::model::{Losses, Model};
@@ -18,7 +18,19 @@ use crate::run_folder::{Calibration, EpochLine, EvaluationLine, Mark, MetricsLin
 use crate::tensors::{TensorFile, rename};
 use crate::{Error, Result};
 
-/// Seconds of training between two measurements of the machine, at least: short epochs would spend their time on them.
+/// Where a run's words go besides its folder.
+pub trait Report {
+    /// A message, already in the form of a log line.
+    fn log(&mut self, line: &str);
+    /// What the training loop does.
+    fn event(&mut self, event: &Event);
+    /// Rows of the final test done so far.
+    fn testing(&mut self, done: usize, rows: usize);
+}
+
+/// Seconds of training between two measurements of the machine, at least: short epochs would spend their time on them. One at
+/// each end alone would not do: in eleven recorded runs with more than twenty measurements their median was between 9 % less
+/// and 29 % more than that of all.
 const CALIBRATION_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Listens to a training and keeps its run folder.

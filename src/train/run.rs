@@ -6,7 +6,8 @@ use tch::Device;
 
 use super::record::Recorder;
 use super::saved::fingerprint;
-use super::{Checkpoint, Event, Fitted, Training, rank_rows};
+use super::stepper::rank_rows;
+use super::{Checkpoint, Fitted, Report, Training};
 use crate::config::{ComputePath, Loss, RunConfig};
 use crate::data::split::split;
 use crate::data::{Dataset, NegativeSampler, Rows, Splits, Summary};
@@ -17,21 +18,14 @@ use crate::model::{ItemFeature, Model};
 use crate::run_folder::{RankRow, RunFolder, RunResult, TestResult};
 use crate::{Error, Result};
 
-/// Where a run's words go besides its folder.
-pub trait Report {
-    /// A message, already in the form of a log line.
-    fn log(&mut self, line: &str);
-    /// What the training loop does.
-    fn event(&mut self, event: &Event);
-    /// Rows of the final test done so far.
-    fn testing(&mut self, done: usize, rows: usize);
-}
-
 /// Data and an initial model, ready to be trained.
 #[derive(Debug)]
 pub struct Prepared {
+    /// The data, filtered and numbered.
     pub dataset: Dataset,
+    /// What is trained on, validated and tested.
     pub splits: Splits,
+    /// With its initial values, on the configured device.
     pub model: Model,
 }
 
@@ -41,6 +35,9 @@ impl Prepared {
     ///
     /// Libtorch has one generator a process. Nothing else may draw from it from here to the end of the training, or the
     /// run is another one.
+    ///
+    /// # Errors
+    /// Data that cannot be read, or of which nothing can be tested; no such device.
     pub fn new(config: &RunConfig) -> Result<Self> {
         let device = set_up(config)?;
         if config.run.compute_path == ComputePath::Fast && device.is_cuda() {
@@ -84,6 +81,9 @@ fn check_negatives(config: &RunConfig, dataset: &Dataset, splits: &Splits) -> Re
 }
 
 /// Sets libtorch up, its threads and its algorithms, and finds the device.
+///
+/// # Errors
+/// As [`device`].
 pub fn set_up(config: &RunConfig) -> Result<Device> {
     if let Some(threads) = config.run.threads {
         tch::set_num_threads(threads as i32);
@@ -93,6 +93,9 @@ pub fn set_up(config: &RunConfig) -> Result<Device> {
 }
 
 /// Ranks the rows of a split and computes the metrics. An error of `progress`, which is told the rows done, ends it.
+///
+/// # Errors
+/// As [`Stepper::new`](super::Stepper::new); a score that is not finite; what `progress` returns.
 pub fn evaluate_rows(
     config: &RunConfig,
     model: &Model,

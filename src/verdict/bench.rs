@@ -12,7 +12,9 @@ use crate::{Error, Result};
 /// What is compared: `target/criterion`, a baseline saved by `--save-baseline`, and the measurements to judge.
 #[derive(Debug, Clone)]
 pub struct Bench<'a> {
+    /// Criterion's folder.
     pub folder: &'a Path,
+    /// The name under which what is expected was saved.
     pub baseline: &'a str,
     /// Names of measurements, `new` for the last one; a second one is what a regression needs to count.
     pub measured: &'a [String],
@@ -41,6 +43,9 @@ struct Interval {
 /// Judges every benchmark that the baseline and all measurements have; `None` where there is none.
 ///
 /// A regression needs two measurements that both lie, with their whole intervals, above the baseline's by the stated share.
+///
+/// # Errors
+/// One measurement that is named twice, that is missing, or of another form.
 pub fn judge_benches(bench: &Bench) -> Result<Option<Finding>> {
     let mut names: Vec<&str> = bench.measured.iter().map(String::as_str).chain([bench.baseline]).collect();
     names.sort_unstable();

@@ -31,6 +31,9 @@ struct File {
 
 impl Expectation {
     /// Reads an expectation, the golden file and the recorded runs that it names.
+    ///
+    /// # Errors
+    /// A file that is missing or of another form, itself or one that it names.
     pub fn load(path: &Path) -> Result<Self> {
         let text = fs::read_to_string(path).map_err(|e| {
             Error::io(path, "read what is expected", e)
@@ -52,11 +55,17 @@ impl Expectation {
 
     /// How many batch losses of a run are those of a golden run, to the bit, for a reader; `None` where there is nothing to
     /// compare.
+    ///
+    /// # Errors
+    /// As [`LossRow::read`](crate::run_folder::LossRow::read).
     pub fn equal_losses(&self, run: &Record, folder: &Path) -> Result<Option<String>> {
         self.figures.as_ref().map_or(Ok(None), |figures| figures.equal_losses(run, folder))
     }
 
     /// The text of an expectation's file with the paths in it made absolute: a copy in another folder says the same.
+    ///
+    /// # Errors
+    /// A file that is missing or of another form; a path in it that leads nowhere.
     pub fn text_for_elsewhere(path: &Path) -> Result<String> {
         let text = fs::read_to_string(path).map_err(|e| Error::io(path, "read what is expected", e))?;
         let not_read = |problem: String| Error::new(problem).at(path).hint("see docs/verdict.md for the form");
@@ -88,6 +97,9 @@ impl Expectation {
 
     /// Checks, before a training, that it can be judged: it is about what is expected, and computes every expected metric, for a
     /// smaller claim is another claim.
+    ///
+    /// # Errors
+    /// Another configuration, or an expected metric that it does not compute.
     pub fn check(&self, config: &RunConfig) -> Result<()> {
         let keys: Map<String, Value> = yaml::from_str(&config.to_yaml()).expect("what was written can be read");
         self.figures.iter().try_for_each(|figures| figures.check(&keys))?;

@@ -34,13 +34,17 @@ const NOT_THE_EXPERIMENT: [&str; 11] = [
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Record {
+    /// The data set's name.
     pub dataset: String,
+    /// Of initial values, shuffles and dropout.
     pub seed: i64,
     /// Epochs trained.
     pub epochs: usize,
     /// The best epoch, from 0.
     pub best_epoch: usize,
+    /// The validation's metrics after it.
     pub best_valid: MetricValues,
+    /// The test's metrics of the model of that epoch.
     pub test: MetricValues,
     /// The metric that picks the best epoch, `recall@10`.
     pub valid_metric: MetricAt,
@@ -50,13 +54,16 @@ pub struct Record {
     /// `valid_metric` at them.
     #[serde(with = "line")]
     pub valid: Vec<f64>,
+    /// Of each epoch's batches.
     #[serde(with = "line")]
     pub epoch_seconds: Vec<f64>,
+    /// Of each evaluation.
     #[serde(with = "line")]
     pub evaluation_seconds: Vec<f64>,
     /// Seconds of the calibrations in the order of the run: the medians of the matrix product and the copy, summed.
     #[serde(with = "line")]
     pub calibration_seconds: Vec<f64>,
+    /// `environment.json` ([`Environment`]), or what another program notes in its place.
     pub environment: Map<String, Value>,
     /// The resolved configuration, without what only says where the run is done.
     pub config: Map<String, Value>,

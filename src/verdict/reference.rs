@@ -17,7 +17,9 @@ use crate::{Error, Result};
 #[derive(Debug, Clone, PartialEq)]
 pub struct Reference {
     source: String,
+    /// The recorded runs.
     pub records: Vec<Record>,
+    /// The metrics that are compared.
     pub metrics: Vec<MetricAt>,
     /// What is near: a share of the recorded mean.
     margin: f64,
@@ -43,6 +45,9 @@ pub struct ReferenceForm {
 
 impl Reference {
     /// Checks the section of the expectation at `path`, and reads the recorded runs.
+    ///
+    /// # Errors
+    /// A value that the section cannot have, or recorded runs that are none.
     pub fn new(form: ReferenceForm, path: &Path) -> Result<Self> {
         let ReferenceForm { source, folder, metrics, margin, error, convergence, time } = form;
         let wrong =
@@ -89,6 +94,9 @@ impl Reference {
     }
 
     /// Whether runs are near the recorded ones, converge as fast and take no longer.
+    ///
+    /// # Errors
+    /// Runs of other targets.
     pub fn judge(&self, runs: &[Record]) -> Result<Vec<Finding>> {
         let own = &self.records[0];
         if let Some(other) = runs.iter().find(|run| !run.has_the_targets_of(own)) {

@@ -188,7 +188,7 @@ proptest! {
         let tensors: Vec<(String, Tensor)> = (tensors.into_iter())
             .filter(|(name, _)| name != "__metadata__")
             .map(|(name, (kind, shape, transposed, seed))| {
-                let tensor = arbitrary(kind, &shape, &mut Random(seed));
+                let tensor = arbitrary(kind, &shape, &mut Random::new(seed));
                 // A view whose elements do not lie in order.
                 (name, if transposed && shape.len() > 1 { tensor.transpose(0, 1) } else { tensor })
             })
@@ -289,7 +289,7 @@ proptest! {
     ) {
         let _ = rewritten(|file| {
             let name = which.get(&file.tensors.keys().cloned().collect::<Vec<_>>()).clone();
-            file.tensors.insert(name, arbitrary(kind, &shape, &mut Random(seed)));
+            file.tensors.insert(name, arbitrary(kind, &shape, &mut Random::new(seed)));
         });
     }
 }

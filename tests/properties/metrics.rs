@@ -58,7 +58,7 @@ fn eval(topk: &[usize]) -> EvalConfig {
 /// Scores of few levels, so that many tie, and a target for each row.
 fn scores() -> impl Strategy<Value = (Tensor, Tensor)> {
     (1..6_i64, 2..12_i64, any::<u64>()).prop_map(|(rows, n_items, seed)| {
-        let mut random = Random(seed);
+        let mut random = Random::new(seed);
         let scores = random.ids(&[rows, n_items], -2, 3).to_kind(tch::Kind::Float) * 0.25;
         let _ = scores.select(1, 0).fill_(9.0); // padding would be first everywhere
         (scores, random.ids(&[rows], 1, n_items))
