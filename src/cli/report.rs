@@ -23,7 +23,7 @@ pub struct ReportArgs {
     /// The page. A former report there is replaced, any other file is not.
     #[arg(long, value_name = "FILE", default_value = "report.html")]
     out: PathBuf,
-    /// Write, instead of the page, the form of the authors' notebooks: docs/benchmarks/<data set>.md.
+    /// Write, instead of the page, the form of the authors' notebooks, logs and all.
     #[arg(long, value_name = "FILE", conflicts_with = "out")]
     markdown: Option<PathBuf>,
 }

@@ -293,7 +293,7 @@ mod tests {
 
     #[test]
     fn how_often_a_run_went_on_is_told_in_words() {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("configs/expectations/runs/amazon_beauty/1.json");
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("records/Amazon_Beauty/dif_sr_fast_bf16/1.json");
         let mut record = Record::load(&path).unwrap_or_else(|e| panic!("{e}"));
         assert_eq!(
             (record.environment("resumed"), record.environment("of no run")),

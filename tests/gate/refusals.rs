@@ -43,7 +43,7 @@ fn runs_that_do_not_belong_together_are_refused() {
     fs::write(folder.path().join("figures.yaml"), figures).expect("written");
     let again = dif_sr(folder.path(), &["gate", &run, &run, "--expect=figures.yaml"]);
     assert!(refusal(&again).contains("expected runs of different seeds"), "of figures alone too");
-    let beauty = root().join("configs/expectations/runs/amazon_beauty/1.json");
+    let beauty = root().join("records/Amazon_Beauty/dif_sr_fast_bf16/1.json");
     let mut other = Record::load(&beauty).unwrap_or_else(|e| panic!("{e}"));
     other.config["model"] = json!("SASRec");
     let other = other.write(&folder.path().join("model")).unwrap_or_else(|e| panic!("{e}")).display().to_string();

@@ -133,7 +133,7 @@ fn the_recorded_times_tell_a_run_that_is_a_third_slower() {
     let folder = temporary();
     let judged = |at: &str, factor: f64| {
         let slower = |seed: i64| {
-            let path = root().join(format!("configs/expectations/runs/ml-100k_fast/{seed}.json"));
+            let path = root().join(format!("records/ml-100k/dif_sr_fast_float32/{seed}.json"));
             let mut record = Record::load(&path).unwrap_or_else(|e| panic!("{e}"));
             record.seed += 100;
             record.epoch_seconds.iter_mut().for_each(|seconds| *seconds *= factor);
