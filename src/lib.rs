@@ -32,6 +32,7 @@ pub mod config;
 pub mod data;
 mod error;
 pub mod eval;
+mod excerpt;
 pub mod fast;
 pub mod fetch;
 pub mod golden;
