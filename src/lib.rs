@@ -33,6 +33,7 @@ pub mod data;
 pub mod device;
 mod error;
 pub mod eval;
+mod excerpt;
 #[allow(
     missing_docs,
     clippy::undocumented_unsafe_blocks,

@@ -65,7 +65,7 @@ impl TensorFile {
         let mut tensors = BTreeMap::new();
         for (name, view) in SafeTensors::deserialize(bytes).map_err(broken)?.iter() {
             let kind = kind(view.dtype()).ok_or_else(|| {
-                Error::new(format!("expected float32, float64, bfloat16 or integers, found {:?}", view.dtype()))
+                Error::new(format!("expected floats of 16, 32 or 64 bits or integers, found {:?}", view.dtype()))
                     .at(path)
                     .tensor(name)
                     .hint("convert the tensor")
@@ -215,6 +215,7 @@ fn kind(dtype: Dtype) -> Option<Kind> {
         Dtype::U8 => Kind::Uint8,
         Dtype::I32 => Kind::Int,
         Dtype::I64 => Kind::Int64,
+        Dtype::F16 => Kind::Half,
         Dtype::BF16 => Kind::BFloat16,
         Dtype::F32 => Kind::Float,
         Dtype::F64 => Kind::Double,
@@ -228,6 +229,7 @@ fn dtype(kind: Kind) -> Option<Dtype> {
         Kind::Uint8 => Dtype::U8,
         Kind::Int => Dtype::I32,
         Kind::Int64 => Dtype::I64,
+        Kind::Half => Dtype::F16,
         Kind::BFloat16 => Dtype::BF16,
         Kind::Float => Dtype::F32,
         Kind::Double => Dtype::F64,

@@ -15,10 +15,10 @@ use super::output;
 #[derive(Debug, Args)]
 pub struct ConfigArgs {
     /// The model: SASRecD, SASRec or SASRecF.
-    #[arg(long, value_name = "NAME")]
+    #[arg(short, long, value_name = "NAME")]
     model: Option<String>,
     /// The data set, which is also the name of its folder and files.
-    #[arg(long, value_name = "NAME")]
+    #[arg(short, long, value_name = "NAME")]
     dataset: Option<String>,
     /// RecBole YAML files; later ones win, --key=value wins over all.
     #[arg(long = "config_files", value_name = "FILE", num_args = 1..)]

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{ArgGroup, Args};
 use dif_sr::data::Dataset;
-use dif_sr::data::split::Histories;
+use dif_sr::data::split::{Histories, history_of};
 use dif_sr::eval::recommend;
 use dif_sr::train::{Checkpoint, set_up};
 use dif_sr::{Error, Result};
@@ -55,7 +55,7 @@ pub fn run(args: RecommendArgs, overrides: &[(String, String)], json: bool) -> R
         let dataset = Dataset::load(&config.data)?;
         checkpoint.check_dataset(&path, &dataset)?;
         let histories = Histories::new(&dataset, config.data.time_precision);
-        let history = |user: i64| histories.of(user).iter().map(|&interaction| dataset.item[interaction]).collect();
+        let history = |user: i64| history_of(&dataset, &histories, user);
         if args.all_users {
             histories
                 .iter()

@@ -48,12 +48,7 @@ pub(super) fn printed(value: &Value) -> String {
 
 /// [`repr`], cut to fit a message.
 pub(super) fn shown(value: &Value) -> String {
-    const WIDTH: usize = 80;
-    let text = repr(value);
-    match text.char_indices().nth(WIDTH) {
-        Some((end, _)) => format!("{}…", &text[..end]),
-        None => text,
-    }
+    crate::excerpt::cut(&repr(value))
 }
 
 /// `value` as Python writes it in code.

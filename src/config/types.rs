@@ -74,6 +74,8 @@ pub struct DataConfig {
     pub dataset: String,
     /// `data_path`: the folder that holds the folder `dataset`.
     pub data_path: PathBuf,
+    /// `benchmark_filename`: the three parts of `dataset.PART.inter` that hold the splits; `None` splits one file.
+    pub benchmark_filename: Option<[String; 3]>,
     /// `field_separator`: one byte between fields.
     pub field_separator: u8,
     /// `seq_separator`: between the tokens of a sequence field.
@@ -84,6 +86,8 @@ pub struct DataConfig {
     pub item_id_field: String,
     /// `TIME_FIELD`.
     pub time_field: String,
+    /// `LIST_SUFFIX`: behind `ITEM_ID_FIELD`, the name of the column of histories in files of splits.
+    pub list_suffix: String,
     /// `load_col.inter`: columns to load; `None` loads all.
     pub load_inter: Option<Vec<String>>,
     /// `load_col.item`: columns to load; `None` loads all.
@@ -104,6 +108,35 @@ pub struct DataConfig {
     pub time_precision: TimePrecision,
     /// `selected_features`: attributes in the order of the model.
     pub selected_features: Vec<String>,
+}
+
+impl DataConfig {
+    /// The data set's file of this kind: `inter`, `train.inter`, `item`.
+    pub fn file(&self, kind: &str) -> PathBuf {
+        self.data_path.join(&self.dataset).join(format!("{}.{kind}", self.dataset))
+    }
+
+    /// The column that states a row's history where the splits are files.
+    pub fn list_field(&self) -> String {
+        format!("{}{}", self.item_id_field, self.list_suffix)
+    }
+
+    /// What to write to load of a file (`inter` or `item`) the columns in `read` alone.
+    pub(crate) fn leave_out(&self, file: &str, read: &[&str]) -> String {
+        let quoted = |names: &[&str]| {
+            format!("[{}]", names.iter().map(|name| format!("'{name}'")).collect::<Vec<_>>().join(", "))
+        };
+        let columns = |of: &str, load: &Option<Vec<String>>| match load {
+            _ if of == file => quoted(read),
+            None => "'*'".to_owned(),
+            Some(names) => quoted(&names.iter().map(String::as_str).collect::<Vec<_>>()),
+        };
+        format!(
+            "correct the value, or leave out the column, which nothing reads: `load_col: {{'inter': {}, 'item': {}}}`",
+            columns("inter", &self.load_inter),
+            columns("item", &self.load_item)
+        )
+    }
 }
 
 /// An interval of counts or values: `[5,inf)`, `(0,100]`.

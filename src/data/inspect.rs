@@ -6,7 +6,8 @@ use std::fmt;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
-use super::dataset::{Dataset, Filtering};
+use super::dataset::Dataset;
+use super::interactions::Filtering;
 use super::split::{Hashes, Histories, Rows, Splits, at_precision, n_held_out};
 use crate::config::{DataConfig, TimePrecision};
 
@@ -44,8 +45,10 @@ pub struct Inspection {
     pub valid_sha256: Hashes,
     /// Of the test rows.
     pub test_sha256: Hashes,
-    /// What two people's copies may differ in.
-    pub agreement: Agreement,
+    /// Of splits that are made here; files of splits are what they are.
+    pub agreement: Option<Agreement>,
+    /// What is lost on the way, one sentence each.
+    pub warnings: Vec<String>,
 }
 
 /// RecBole's figures. `users`, `items` and the sparsity count the padding; the averages do not.
@@ -257,7 +260,8 @@ impl Inspection {
             train_sha256: splits.train.hashes(),
             valid_sha256: splits.valid.hashes(),
             test_sha256: splits.test.hashes(),
-            agreement: Agreement::new(dataset, config.time_precision),
+            agreement: dataset.parts.is_none().then(|| Agreement::new(dataset, config.time_precision)),
+            warnings: dataset.warnings.clone(),
         }
     }
 }
@@ -300,16 +304,25 @@ impl fmt::Display for Inspection {
             writeln!(f, "  SHA-256 of item_id_list  {}", hashes.item_id_list)?;
             writeln!(f, "  SHA-256 of item_length   {}", hashes.item_length)?;
         }
-        let Agreement { time_precision, ties, ties_at_float64, .. } = &self.agreement;
-        writeln!(f, "\nWhat decides whether two copies agree")?;
+        if let Some(agreement) = &self.agreement {
+            write!(f, "\n{agreement}")?;
+        }
+        self.warnings.iter().try_for_each(|warning| write!(f, "\n\nWarning: {warning}"))
+    }
+}
+
+impl fmt::Display for Agreement {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { time_precision, ties, ties_at_float64, .. } = self;
+        writeln!(f, "What decides whether two copies agree")?;
         let at_float32 = (*time_precision == TimePrecision::Float32).then_some(("float32", ties));
         for (precision, ties) in at_float32.into_iter().chain([("float64", ties_at_float64)]) {
             let what = format!("  interactions tied in time at {precision}");
             let Ties { interactions, users } = ties;
             writeln!(f, "{what:<47}{interactions:>9}   by {users} users; there the order of the file decides")?;
         }
-        writeln!(f, "  repeated (user, item) pairs                  {:>9}", self.agreement.duplicate_pairs)?;
-        writeln!(f, "  test items already in the user's history     {:>9}", self.agreement.test_items_in_history)?;
-        write!(f, "  test items older than others' training items {:>9}", self.agreement.test_older_than_training)
+        writeln!(f, "  repeated (user, item) pairs                  {:>9}", self.duplicate_pairs)?;
+        writeln!(f, "  test items already in the user's history     {:>9}", self.test_items_in_history)?;
+        write!(f, "  test items older than others' training items {:>9}", self.test_older_than_training)
     }
 }

@@ -8,7 +8,9 @@ use crate::Result;
 /// A file and what it shall hold.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct File {
+    /// Where it lies.
     pub path: PathBuf,
+    /// What it shall hold.
     pub text: String,
 }
 

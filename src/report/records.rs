@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use crate::verdict::statistics::{deviation, mean};
-use crate::verdict::{MetricAt, Record};
+use crate::eval::MetricAt;
+use crate::verdict::Record;
 use crate::{Error, Result};
 
 /// What the tables show of the test.
@@ -108,7 +109,7 @@ fn header(first: &[&str], metrics: &[&str], last: &[&str]) -> String {
 
 /// A metric of the test, from the ranks: every record has it, whatever cut-offs its run was configured with.
 fn test(record: &Record, metric: &str) -> f64 {
-    mean(&MetricAt::parse(metric).expect("a metric's name").of_users(&record.ranks))
+    mean(&metric.parse::<MetricAt>().expect("a metric's name").of_users(&record.ranks))
 }
 
 /// Where the run was computed.

@@ -25,6 +25,9 @@ pub struct RunResult {
     pub test: TestResult,
     /// Seconds from the first batch to the end of the training, evaluations included.
     pub train_seconds: f64,
+    /// What was lost of the data on the way, one sentence each ([`Dataset::warnings`](crate::data::Dataset)).
+    #[serde(default)]
+    pub warnings: Vec<String>,
 }
 
 impl RunResult {

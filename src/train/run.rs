@@ -181,12 +181,14 @@ fn test(prepared: &Prepared, fitted: &Fitted, recorder: &mut Recorder) -> Result
         best_valid,
         test,
         train_seconds,
+        warnings: dataset.warnings.clone(),
     })
 }
 
 /// What RecBole logs before the first epoch.
 fn introduce(config: &RunConfig, dataset: &Dataset, model: &Model, recorder: &mut Recorder) -> Result<()> {
     recorder.say(&Summary::new(dataset).to_string())?;
+    dataset.warnings.iter().try_for_each(|warning| recorder.say(&format!("Warning: {warning}")))?;
     let sampling = match config.model.loss_type {
         Loss::Ce => "None",
         Loss::Bpr => "{'uniform': 1}",
@@ -195,9 +197,12 @@ fn introduce(config: &RunConfig, dataset: &Dataset, model: &Model, recorder: &mu
         "[Training]: train_batch_size = [{}] negative sampling: [{sampling}]",
         config.train.train_batch_size
     ))?;
+    let split = match config.data.benchmark_filename {
+        None => "'split': {'LS': 'valid_and_test'}, 'group_by': 'user', ",
+        Some(_) => "",
+    };
     recorder.say(&format!(
-        "[Evaluation]: eval_batch_size = [{}] eval_args: [{{'split': {{'LS': 'valid_and_test'}}, 'group_by': 'user', \
-         'order': 'TO', 'mode': 'full'}}]",
+        "[Evaluation]: eval_batch_size = [{}] eval_args: [{{{split}'order': 'TO', 'mode': 'full'}}]",
         config.eval.eval_batch_size
     ))?;
     recorder.say(&format!("{}\nTrainable parameters: {}", model.tree(), model.trainable_parameters()))

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use dif_sr::config::{Activation, Architecture, AttributeKind, Fusion, Loss, Pooling, Predictor, RunConfig};
-use dif_sr::data::dataset::Filtering;
+use dif_sr::data::interactions::Filtering;
 use dif_sr::data::{Attribute, Dataset, Vocabulary};
 use dif_sr::model::{ItemFeature, Model};
 use dif_sr::tensors::{TensorFile, write};
@@ -63,6 +63,8 @@ fn run(shape: &Shape, spelling: &str) -> (RunConfig, Dataset, Model) {
         user: vec![1],
         item: vec![1],
         time: vec![0.0],
+        parts: None,
+        warnings: Vec::new(),
         remain_fields: Vec::new(),
         filtering: Filtering {
             rows_in_file: 1,
