@@ -180,7 +180,7 @@ impl RunFolder {
     pub fn scalars(&mut self, epoch: usize, values: impl IntoIterator<Item = (String, f64)>) -> Result<()> {
         let events = match &mut self.events {
             Some(events) => events,
-            none => none.insert(EventFile::create(&self.path)?),
+            none => none.insert(EventFile::create(&self.path, self.resumed.then_some(epoch))?),
         };
         events.scalars(epoch, values)
     }
@@ -216,8 +216,10 @@ impl RunFolder {
         Ok(())
     }
 
-    /// Takes away what was appended after the files were so long, which [`RunFolder::check_length`] has found them to be.
-    pub(crate) fn cut_back(&mut self, mark: Mark) -> Result<()> {
+    /// Takes away what was appended after the files were so long, which [`RunFolder::check_length`] has found them to be, and the
+    /// events of `epoch` and later ones.
+    pub(crate) fn cut_back(&mut self, mark: Mark, epoch: usize) -> Result<()> {
+        EventFile::cut_back(&self.path, epoch)?;
         for ((name, file), length) in self.appended().into_iter().zip([mark.log, mark.losses, mark.metrics]) {
             file.set_len(length).map_err(|e| Error::io(self.path.join(name), "cut the file", e))?;
         }
@@ -237,7 +239,7 @@ impl RunFolder {
                 .at(self.last())
                 .hint("put the file back, or begin another run"));
         }
-        self.cut_back(Mark::default())?;
+        self.cut_back(Mark::default(), 0)?;
         self.loss_line(&LossRow::header(config))
     }
 

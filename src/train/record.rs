@@ -93,7 +93,7 @@ impl<'a> Recorder<'a> {
         // Nothing changes before all that can be wrong with the folder has been looked at.
         self.folder.check_length(mark)?;
         self.settle_best(best.as_deref())?;
-        self.folder.cut_back(mark)?;
+        self.folder.cut_back(mark, training.position().epoch)?;
         self.folder.resumed_here(self.config)?;
         let place = place(training);
         (self.mark, self.seconds, self.best, self.saved_at) = (mark, seconds, best, Some(place.clone()));
