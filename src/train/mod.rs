@@ -9,6 +9,7 @@ mod fit;
 mod record;
 mod run;
 mod saved;
+mod start;
 mod stepper;
 
 pub use adam::Adam;
@@ -16,4 +17,5 @@ pub use checkpoint::Checkpoint;
 pub use early_stopping::EarlyStopping;
 pub use fit::{Event, Fitted, Position, Training};
 pub use run::{Prepared, Report, evaluate_rows, run, set_up};
+pub use start::Start;
 pub use stepper::{Stepper, rank_rows};

@@ -6,7 +6,7 @@ use tch::Device;
 
 use super::record::Recorder;
 use super::saved::fingerprint;
-use super::{Checkpoint, Event, Fitted, Training, rank_rows};
+use super::{Checkpoint, Event, Fitted, Start, Training, rank_rows};
 use crate::config::{ComputePath, Loss, RunConfig};
 use crate::data::split::split;
 use crate::data::{Dataset, NegativeSampler, Rows, Splits, Summary};
@@ -33,6 +33,8 @@ pub struct Prepared {
     pub dataset: Dataset,
     pub splits: Splits,
     pub model: Model,
+    /// The state of another run that the training begins from.
+    pub start: Option<Start>,
 }
 
 impl Prepared {
@@ -63,7 +65,7 @@ impl Prepared {
         let mut model = Model::new(&config.model, dataset.items.len() as i64, length, features, tch::Kind::Float);
         model.initialize();
         model.to_device(device);
-        Ok(Self { dataset, splits, model })
+        Ok(Self { dataset, splits, model, start: None })
     }
 }
 
@@ -120,13 +122,14 @@ pub fn run(
     report: &mut dyn Report,
     stop: &AtomicBool,
 ) -> Result<RunResult> {
-    let Prepared { dataset, splits, model } = prepared;
+    let Prepared { dataset, splits, model, start } = prepared;
     let mut training = Training::new(config, model, splits)?;
     let resumed = folder.is_resumed();
     let mut recorder = Recorder::new(config, (dataset, fingerprint(dataset, splits)), folder, report, stop);
     if !resumed || !recorder.resume(&mut training)? {
         recorder.say(&format!("\n{}", config.log_block()))?;
         introduce(config, dataset, model, &mut recorder)?;
+        start.iter().try_for_each(|start| recorder.begin_from(start, &mut training))?;
     }
     recorder.calibrate(model)?;
     let fitted = training.run(|event, training| recorder.listen(event, training));
@@ -137,7 +140,7 @@ pub fn run(
 
 /// Tests the best model on the held-out rows.
 fn test(prepared: &Prepared, fitted: &Fitted, recorder: &mut Recorder) -> Result<RunResult> {
-    let Prepared { dataset, splits, model } = prepared;
+    let Prepared { dataset, splits, model, .. } = prepared;
     let (config, train_seconds) = (recorder.config, recorder.seconds());
     let path = recorder.folder.best();
     match &fitted.best {
@@ -178,6 +181,7 @@ fn test(prepared: &Prepared, fitted: &Fitted, recorder: &mut Recorder) -> Result
         best_valid,
         test,
         train_seconds,
+        from: recorder.folder.origin().cloned(),
     })
 }
 
