@@ -30,7 +30,7 @@ impl Report for Silent {
 /// Trains and gives the run's evidence.
 fn train(config: &RunConfig) -> Record {
     let prepared = Prepared::new(config).unwrap_or_else(|e| panic!("{e}"));
-    let mut folder = RunFolder::create(None, config).unwrap_or_else(|e| panic!("{e}"));
+    let mut folder = RunFolder::create(None, config, None).unwrap_or_else(|e| panic!("{e}"));
     let never = AtomicBool::new(false);
     let result = run(config, &prepared, &mut folder, &mut Silent, &never).unwrap_or_else(|e| panic!("{e}"));
     folder.finish(&result).unwrap_or_else(|e| panic!("{e}"));

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::Write;
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use safetensors::tensor::{Dtype, TensorView};
 use safetensors::{SafeTensors, serialize};
@@ -180,11 +180,8 @@ pub fn replace(path: &Path, content: &[u8]) -> Result<()> {
     if path.metadata().is_ok_and(|to| !to.is_file() && !to.is_dir()) {
         return fs::write(path, content).map_err(|e| Error::unwritable(path, e));
     }
-    let linked = if path.is_symlink() { fs::canonicalize(path).ok() } else { None };
-    let path = linked.as_deref().unwrap_or(path);
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(".part");
-    let part = path.with_file_name(name);
+    let (path, part) = with_part(path);
+    let path = path.as_path();
     let write = || -> std::io::Result<()> {
         let mut file = File::create(&part)?;
         file.write_all(content)?;
@@ -196,6 +193,36 @@ pub fn replace(path: &Path, content: &[u8]) -> Result<()> {
         let _ = fs::remove_file(&part);
         Error::unwritable(path, e)
     })
+}
+
+/// Where a file really is, links followed, and what is written beside it first.
+fn with_part(path: &Path) -> (PathBuf, PathBuf) {
+    let linked = if path.is_symlink() { fs::canonicalize(path).ok() } else { None };
+    let path = linked.unwrap_or_else(|| path.to_owned());
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(".part");
+    let part = path.with_file_name(name);
+    (path, part)
+}
+
+/// Makes the folder of a file that [`replace`] shall write later, and tries whether it can be written there: for before long work.
+///
+/// # Errors
+/// A folder of that name, and all that [`replace`] could say already now.
+pub fn make_place(path: &Path) -> Result<()> {
+    if path.is_dir() || path.file_name().is_none() {
+        return Err(Error::new("expected the name of a file, found a folder").at(path).hint("add a file's name"));
+    }
+    if path.exists() && !path.is_file() {
+        return Ok(());
+    }
+    let (path, part) = with_part(path);
+    let try_it = || {
+        path.parent().map_or(Ok(()), fs::create_dir_all)?;
+        File::create(&part)?;
+        fs::remove_file(&part)
+    };
+    try_it().map_err(|e| Error::unwritable(path, e))
 }
 
 /// Renames a file; the new name outlasts a power failure where the file system can promise it.

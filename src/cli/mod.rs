@@ -118,8 +118,11 @@ struct TrainArgs {
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
     /// Go on in the folder of a run that was interrupted, as it was begun.
-    #[arg(long, value_name = "RUN", conflicts_with_all = ["out"])]
+    #[arg(long, value_name = "RUN", conflicts_with_all = ["out", "from"])]
     resume: Option<PathBuf>,
+    /// Begin a new run from the state of another, finished or not, which stays as it is: --from RUN --epochs=300.
+    #[arg(long, value_name = "RUN")]
+    from: Option<PathBuf>,
     #[command(flatten)]
     config_args: ConfigArgs,
 }

@@ -2,6 +2,7 @@
 
 use std::any::Any;
 use std::io::{ErrorKind, Write, stdout};
+use std::ops::ControlFlow;
 use std::panic::PanicHookInfo;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -14,9 +15,15 @@ use serde::Serialize;
 
 /// Prints to standard output. A reader who has left (`| head`) is no error.
 pub fn print(text: &str) -> Result<()> {
-    match writeln!(stdout(), "{text}") {
-        Err(e) if e.kind() != ErrorKind::BrokenPipe => Err(Error::io("standard output", "print the result", e)),
-        _ => Ok(()),
+    print_on(&format!("{text}\n")).map(drop)
+}
+
+/// Prints a part of a longer result, lines with their ends. Says to stop once the reader has left.
+pub fn print_on(lines: &str) -> Result<ControlFlow<()>> {
+    match stdout().write_all(lines.as_bytes()).and_then(|()| stdout().flush()) {
+        Ok(()) => Ok(ControlFlow::Continue(())),
+        Err(e) if e.kind() == ErrorKind::BrokenPipe => Ok(ControlFlow::Break(())),
+        Err(e) => Err(Error::io("standard output", "print the result", e).hint("check the free space of its disk")),
     }
 }
 

@@ -9,9 +9,10 @@ use super::training::Training;
 use super::{Outcome, TrainArgs, output};
 
 pub fn run(args: TrainArgs, overrides: &[(String, String)], json: bool) -> Result<Outcome> {
-    let mut training = match &args.resume {
-        Some(run) => Training::resume(run, &args.config_args, overrides)?,
-        None => Training::begin(args.config_args.load(overrides)?, args.out)?,
+    let mut training = match (&args.resume, &args.from) {
+        (Some(run), _) => Training::resume(run, &args.config_args, overrides)?,
+        (None, Some(run)) => Training::begin_from(run, &args.config_args, overrides, args.out)?,
+        (None, None) => Training::begin(args.config_args.load(overrides)?, args.out)?,
     };
     let result = training.run()?;
     let Training { config, folder, .. } = &training;

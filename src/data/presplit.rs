@@ -52,7 +52,7 @@ impl Parts {
 
     /// The rows of each file.
     pub(super) fn split(&self, dataset: &Dataset, config: &DataConfig) -> Result<Splits> {
-        let mut rows = [const { () }; 3].map(|()| Rows::new(config.max_item_list_length));
+        let mut rows = [(); 3].map(|()| Rows::new(config.max_item_list_length));
         match &self.lists {
             Some(lists) => {
                 for interaction in (0..dataset.user.len()).filter(|&i| !lists.row(i).is_empty()) {

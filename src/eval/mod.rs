@@ -7,4 +7,4 @@ mod recommend;
 pub use metrics::{MetricAt, MetricValues, metric};
 pub(crate) use ranking::not_finite;
 pub use ranking::{Ranking, rank};
-pub use recommend::recommend;
+pub use recommend::Recommend;

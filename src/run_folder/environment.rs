@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use tch::Device;
 
+use super::Origin;
 use crate::Result;
 use crate::config::RunConfig;
 use crate::device::device;
@@ -42,6 +43,9 @@ pub struct Environment {
     /// Where the run went on after interruptions, in their order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub resumed: Vec<Environment>,
+    /// Where the run began, if not at the beginning.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<Origin>,
     /// What other versions of this program note.
     #[serde(flatten)]
     pub others: Map<String, Value>,
@@ -73,6 +77,7 @@ impl Environment {
             seed: config.run.seed,
             started: jiff::ZonedDateTime::now().strftime("%Y-%m-%dT%H:%M:%S%:z").to_string(),
             resumed: Vec::new(),
+            from: None,
             others: Map::new(),
         })
     }

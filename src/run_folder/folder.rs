@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::events::EventFile;
-use super::{Calibration, Environment, LossRow, MetricsLine, RankRow, RunResult};
+use super::{Calibration, Environment, LossRow, MetricsLine, Origin, RankRow, RunResult};
 use crate::config::RunConfig;
 use crate::model::Losses;
 use crate::tensors::replace;
@@ -27,6 +27,8 @@ pub struct RunFolder {
     /// Begun with the first values: a run that cannot go on leaves no file.
     events: Option<EventFile>,
     resumed: bool,
+    /// Where the run began, if not at the beginning.
+    origin: Option<Origin>,
     /// Held until the folder is dropped or the process ends, however it ends.
     _lock: File,
 }
@@ -40,11 +42,12 @@ pub struct Mark {
 }
 
 impl RunFolder {
-    /// Makes `path`, or `checkpoint_dir/<dataset>-<date>-<time>`, and writes what is known before the run.
+    /// Makes `path`, or `checkpoint_dir/<dataset>-<date>-<time>`, and writes what is known before the run, which begins at
+    /// `origin`, if not at the beginning.
     ///
     /// # Errors
     /// A folder that exists and is not empty: nothing of another run is overwritten.
-    pub fn create(path: Option<PathBuf>, config: &RunConfig) -> Result<Self> {
+    pub fn create(path: Option<PathBuf>, config: &RunConfig, origin: Option<Origin>) -> Result<Self> {
         let path = match path {
             Some(path) => fs::create_dir_all(&path).map(|()| path.clone()).map_err(|e| cannot_make(&path, e))?,
             None => {
@@ -63,19 +66,21 @@ impl RunFolder {
                 .at(&path)
                 .hint("choose another place with --out: runs are never overwritten"));
         }
-        Self::begin(&path, lock, config).inspect_err(|_| {
+        Self::begin(&path, lock, config, origin).inspect_err(|_| {
             // Best effort: what is left is an empty folder, in which a run can begin once the fault is cured.
             let begun = [LOG, LossRow::FILE, MetricsLine::FILE, Calibration::FILE, Environment::FILE, LOCK];
             begun.iter().for_each(|name| _ = fs::remove_file(path.join(name)));
         })
     }
 
-    fn begin(path: &Path, lock: File, config: &RunConfig) -> Result<Self> {
-        let mut folder = Self::with_files(path, lock, false)?;
+    fn begin(path: &Path, lock: File, config: &RunConfig, origin: Option<Origin>) -> Result<Self> {
+        let begun = origin.as_ref().map(|origin| format!("# {origin}.\n")).unwrap_or_default();
+        let mut folder = Self::with_files(path, lock, false, origin)?;
         folder.loss_line(&LossRow::header(config))?;
-        folder.write_json(Environment::FILE, &Environment::here(config)?)?;
+        let environment = Environment { from: folder.origin.clone(), ..Environment::here(config)? };
+        folder.write_json(Environment::FILE, &environment)?;
         // The last of the files that there are from the start: where it is, the run has begun.
-        replace(&folder.path.join(CONFIG), config.to_yaml().as_bytes())?;
+        replace(&folder.path.join(CONFIG), (begun + &config.to_yaml()).as_bytes())?;
         Ok(folder)
     }
 
@@ -98,7 +103,7 @@ impl RunFolder {
                 .hint("name a run folder, or begin a run with `dif-sr train --out=…`"));
         }
         // Of a begun run `config.yaml` is the last of the first files: a folder without the others holds something else.
-        environment(path)?;
+        let origin = environment(path)?.from;
         if fs::read_to_string(&yaml).is_ok_and(|text| text.trim().is_empty()) {
             return Err(Error::new("expected the configuration of the run, found an empty file")
                 .at(&yaml)
@@ -111,15 +116,15 @@ impl RunFolder {
                 .at(path)
                 .hint("`dif-sr gate` judges it, `dif-sr evaluate` evaluates it"));
         }
-        Ok((Self::with_files(path, lock, true)?, config))
+        Ok((Self::with_files(path, lock, true, origin)?, config))
     }
 
     /// Opens the files that are appended to, which a run that goes on must have.
-    fn with_files(path: &Path, lock: File, resumed: bool) -> Result<Self> {
+    fn with_files(path: &Path, lock: File, resumed: bool, origin: Option<Origin>) -> Result<Self> {
         let file = |name: &str| append(&path.join(name), !resumed);
         let (log, losses, metrics) = (file(LOG)?, file(LossRow::FILE)?, file(MetricsLine::FILE)?);
         let (calibrations, path) = (file(Calibration::FILE)?, path.to_path_buf());
-        Ok(Self { log, losses, metrics, calibrations, events: None, path, resumed, _lock: lock })
+        Ok(Self { log, losses, metrics, calibrations, events: None, path, resumed, origin, _lock: lock })
     }
 
     /// Where the folder is.
@@ -130,6 +135,11 @@ impl RunFolder {
     /// Whether the run had begun before.
     pub fn is_resumed(&self) -> bool {
         self.resumed
+    }
+
+    /// Where the run began, if not at the beginning.
+    pub fn origin(&self) -> Option<&Origin> {
+        self.origin.as_ref()
     }
 
     /// The best model so far.
@@ -196,7 +206,7 @@ impl RunFolder {
     pub fn scalars(&mut self, epoch: usize, values: impl IntoIterator<Item = (String, f64)>) -> Result<()> {
         let events = match &mut self.events {
             Some(events) => events,
-            none => none.insert(EventFile::create(&self.path)?),
+            none => none.insert(EventFile::create(&self.path, self.resumed.then_some(epoch))?),
         };
         events.scalars(epoch, values)
     }
@@ -232,8 +242,10 @@ impl RunFolder {
         Ok(())
     }
 
-    /// Takes away what was appended after the files were so long, which [`RunFolder::check_length`] has found them to be.
-    pub(crate) fn cut_back(&mut self, mark: Mark) -> Result<()> {
+    /// Takes away what was appended after the files were so long, which [`RunFolder::check_length`] has found them to be, and the
+    /// events of `epoch` and later ones.
+    pub(crate) fn cut_back(&mut self, mark: Mark, epoch: usize) -> Result<()> {
+        EventFile::cut_back(&self.path, epoch)?;
         for ((name, file), length) in self.appended().into_iter().zip([mark.log, mark.losses, mark.metrics]) {
             file.set_len(length).map_err(|e| Error::io(self.path.join(name), "cut the file", e))?;
         }
@@ -248,12 +260,12 @@ impl RunFolder {
         // The first evaluation of a run is its best, and is saved before there is a second one.
         let path = self.path.join(MetricsLine::FILE);
         let metrics = fs::read_to_string(&path).map_err(|e| Error::io(&path, "read the file", e))?;
-        if self.best().exists() || metrics.matches("\"valid\":").count() > 1 {
+        if self.best().exists() || self.origin.is_some() || metrics.matches("\"valid\":").count() > 1 {
             return Err(Error::new("expected the training that was saved, found no such file")
                 .at(self.last())
                 .hint("put the file back, or begin another run"));
         }
-        self.cut_back(Mark::default())?;
+        self.cut_back(Mark::default(), 0)?;
         self.loss_line(&LossRow::header(config))
     }
 
@@ -323,6 +335,22 @@ fn cannot_make(path: &Path, e: std::io::Error) -> Error {
 pub(crate) const LOG: &str = "log.txt";
 /// The resolved configuration.
 pub(crate) const CONFIG: &str = "config.yaml";
+
+/// Sees to it that no other process begins to work in the run folder as long as the file is held; changes nothing in it.
+///
+/// # Errors
+/// A process that is at work in it.
+pub(crate) fn watch(folder: &Path) -> Result<Option<File>> {
+    // Without a lock file, in a copy say, nobody is at work.
+    let Ok(file) = File::open(folder.join(LOCK)) else { return Ok(None) };
+    match file.try_lock_shared() {
+        Err(TryLockError::WouldBlock) => Err(Error::new("expected a run at rest, found another process at work in it")
+            .at(folder)
+            .hint("wait for its end, or interrupt it")),
+        _ => Ok(Some(file)),
+    }
+}
+
 /// Locked in a run folder as long as a process is at work in it.
 const LOCK: &str = "lock";
 

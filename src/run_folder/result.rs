@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::Origin;
 use crate::eval::MetricValues;
 
 /// The file's content. A run folder that holds it is that of a finished run.
@@ -23,11 +24,14 @@ pub struct RunResult {
     pub best_valid: Option<MetricValues>,
     /// The test of the model of that epoch.
     pub test: TestResult,
-    /// Seconds from the first batch to the end of the training, evaluations included.
+    /// Seconds from the first batch to the end of the training, evaluations included, without those of the run that it began from.
     pub train_seconds: f64,
     /// What was lost of the data on the way, one sentence each ([`Dataset::warnings`](crate::data::Dataset)).
     #[serde(default)]
     pub warnings: Vec<String>,
+    /// Where it began, if not at the beginning.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<Origin>,
 }
 
 impl RunResult {

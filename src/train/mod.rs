@@ -9,6 +9,7 @@ mod fit;
 mod record;
 mod run;
 mod saved;
+mod start;
 mod stepper;
 
 pub use adam::Adam;
@@ -17,4 +18,5 @@ pub use early_stopping::EarlyStopping;
 pub use fit::{Event, Fitted, Position, Training};
 pub use record::Report;
 pub use run::{Prepared, evaluate_rows, run, set_up};
+pub use start::Start;
 pub use stepper::Stepper;

@@ -10,12 +10,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use super::saved::{self, Saved};
-use super::{Checkpoint, Event, Position, Training};
+use super::{Checkpoint, Event, Position, Start, Training};
 use crate::config::RunConfig;
 use crate::data::Dataset;
 use crate::model::{Losses, Model};
 use crate::run_folder::{Calibration, EpochLine, EvaluationLine, Mark, MetricsLine, RunFolder, log_line};
-use crate::tensors::{TensorFile, rename};
+use crate::tensors::{TensorFile, rename, replace};
 use crate::{Error, Result};
 
 /// Where a run's words go besides its folder.
@@ -105,12 +105,24 @@ impl<'a> Recorder<'a> {
         // Nothing changes before all that can be wrong with the folder has been looked at.
         self.folder.check_length(mark)?;
         self.settle_best(best.as_deref())?;
-        self.folder.cut_back(mark)?;
+        self.folder.cut_back(mark, training.position().epoch)?;
         self.folder.resumed_here(self.config)?;
         let place = place(training);
         (self.mark, self.seconds, self.best, self.saved_at) = (mark, seconds, best, Some(place.clone()));
         self.say(&format!("Resumed {place}"))?;
         Ok(true)
+    }
+
+    /// Puts the training of a new run where another one was, and keeps that state, from which the run could not begin again.
+    pub fn begin_from(&mut self, start: &Start, training: &mut Training) -> Result<()> {
+        let Saved { best, .. } = start.put(training, &self.data)?;
+        if let Some(model) = start.best() {
+            replace(&self.folder.best(), model)?;
+        }
+        self.best = best;
+        self.say(&start.origin.to_string())?;
+        self.mark = self.folder.mark()?;
+        self.save(training)
     }
 
     /// Sees to it that `best.safetensors` is the file with this seal.

@@ -7,7 +7,7 @@ use tch::Device;
 use super::record::Recorder;
 use super::saved::fingerprint;
 use super::stepper::rank_rows;
-use super::{Checkpoint, Fitted, Report, Training};
+use super::{Checkpoint, Fitted, Report, Start, Training};
 use crate::config::{ComputePath, Loss, RunConfig};
 use crate::data::split::split;
 use crate::data::{Dataset, NegativeSampler, Rows, Splits, Summary};
@@ -27,6 +27,8 @@ pub struct Prepared {
     pub splits: Splits,
     /// With its initial values, on the configured device.
     pub model: Model,
+    /// The state of another run that the training begins from.
+    pub start: Option<Start>,
 }
 
 impl Prepared {
@@ -60,7 +62,7 @@ impl Prepared {
         let mut model = Model::new(&config.model, dataset.items.len() as i64, length, features, tch::Kind::Float);
         model.initialize();
         model.to_device(device);
-        Ok(Self { dataset, splits, model })
+        Ok(Self { dataset, splits, model, start: None })
     }
 }
 
@@ -123,13 +125,14 @@ pub fn run(
     report: &mut dyn Report,
     stop: &AtomicBool,
 ) -> Result<RunResult> {
-    let Prepared { dataset, splits, model } = prepared;
+    let Prepared { dataset, splits, model, start } = prepared;
     let mut training = Training::new(config, model, splits)?;
     let resumed = folder.is_resumed();
     let mut recorder = Recorder::new(config, (dataset, fingerprint(dataset, splits)), folder, report, stop);
     if !resumed || !recorder.resume(&mut training)? {
         recorder.say(&format!("\n{}", config.log_block()))?;
         introduce(config, dataset, model, &mut recorder)?;
+        start.iter().try_for_each(|start| recorder.begin_from(start, &mut training))?;
     }
     recorder.calibrate(model)?;
     let fitted = training.run(|event, training| recorder.listen(event, training));
@@ -140,7 +143,7 @@ pub fn run(
 
 /// Tests the best model on the held-out rows.
 fn test(prepared: &Prepared, fitted: &Fitted, recorder: &mut Recorder) -> Result<RunResult> {
-    let Prepared { dataset, splits, model } = prepared;
+    let Prepared { dataset, splits, model, .. } = prepared;
     let (config, train_seconds) = (recorder.config, recorder.seconds());
     let path = recorder.folder.best();
     match &fitted.best {
@@ -182,6 +185,7 @@ fn test(prepared: &Prepared, fitted: &Fitted, recorder: &mut Recorder) -> Result
         test,
         train_seconds,
         warnings: dataset.warnings.clone(),
+        from: recorder.folder.origin().cloned(),
     })
 }
 

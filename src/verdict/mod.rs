@@ -19,8 +19,9 @@ mod time;
 
 use serde::Serialize;
 
-pub use bench::{Bench, judge_benches};
+pub use bench::{Bench, Benches, judge_benches};
 pub use expectation::Expectation;
+pub use figures::{GoldenRun, Tally};
 pub use power::{Power, Simulation, power};
 pub use record::Record;
 pub use reference::Reference;

@@ -3,6 +3,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod failures;
+mod from;
 
 use std::fs;
 use std::io::Write;
