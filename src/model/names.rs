@@ -155,20 +155,13 @@ mod tests {
                 assert!(all.contains(name), "{case}: {name} is not in {all:?}");
             }
         };
-        let attention_of_all = [QUERY, KEY, VALUE, DENSE, LAYER_NORM].map(|module| bias(attention(0, module)));
-        let of_sasrecd = [QUERY_P, KEY_P].map(|module| weight(attention(0, module)));
+        let attentions = [QUERY, KEY, VALUE, QUERY_P, KEY_P, DENSE, LAYER_NORM, GATE_HIDDEN, GATE_ENERGY];
         let of_attributes = [QUERY_LAYERS, KEY_LAYERS].map(|list| weight(attention(0, nth(list, 1))));
-        let feed_forward = [DENSE_1, DENSE_2, LAYER_NORM].map(|module| weight(feed_forward(0, module)));
-        let of_model = [ITEM_EMBEDDING, POSITION_EMBEDDING, LAYER_NORM].map(weight);
-        let gate = [GATE_HIDDEN, GATE_ENERGY].map(|module| bias(attention(0, module)));
+        let feed_forwards = [DENSE_1, DENSE_2, LAYER_NORM].map(|module| weight(feed_forward(0, module)));
         let own = [weight(nth(AP, 1)), attribute_table(0, AttributeKind::TokenSeq)];
-        has("golden/gate_two_attributes", &of_model);
-        has("golden/gate_two_attributes", &attention_of_all);
-        has("golden/gate_two_attributes", &of_sasrecd);
-        has("golden/gate_two_attributes", &of_attributes);
-        has("golden/gate_two_attributes", &feed_forward);
-        has("golden/gate_two_attributes", &gate);
-        has("golden/gate_two_attributes", &own);
+        has("golden/gate_two_attributes", &[ITEM_EMBEDDING, POSITION_EMBEDDING, LAYER_NORM].map(weight));
+        has("golden/gate_two_attributes", &attentions.map(|module| bias(attention(0, module))));
+        has("golden/gate_two_attributes", &[&of_attributes[..], &feed_forwards, &own].concat());
         has("golden/concat", &[weight(attention(0, FUSION_LAYER))]);
         let of_input = [weight(CONCAT_LAYER), weight(token_table()), weight(token_seq_table(1))];
         has("fixtures/baselines/sasrecf_four_attributes", &of_input);
