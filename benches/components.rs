@@ -10,7 +10,6 @@ use dif_sr::config::{Fusion, Precision};
 use dif_sr::fast::{FastPath, Masks};
 use dif_sr::model::{Dropout, FeedForward, FusionLayer};
 use dif_sr::train::Adam;
-use tch::nn::VarStore;
 use tch::{Device, Kind, Reduction, Tensor};
 
 use synthetic::Sizes;
@@ -34,8 +33,7 @@ fn components(c: &mut Criterion) {
 
     let maps = [(); 3].map(|()| random(&[ROWS, 4, length, length]));
     for fusion in [Fusion::Sum, Fusion::Concat, Fusion::Gate] {
-        let vs = VarStore::new(Device::Cpu);
-        let layer = FusionLayer::new(vs.root(), fusion, 1, length);
+        let layer = FusionLayer::new(fusion, 1, length, Kind::Float);
         let name = format!("fusion {fusion:?}").to_lowercase();
         group.bench_function(format!("{name}/reference"), |b| {
             b.iter(|| differentiate(|| layer.forward(&maps[..1], &maps[1], &maps[2])));
@@ -45,7 +43,7 @@ fn components(c: &mut Criterion) {
     let dropout = Dropout { p: 0.5 };
     group.bench_function("dropout/reference", |b| b.iter(|| differentiate(|| dropout.forward(&hidden_states, true))));
     // Two products, gelu, dropout, residual and LayerNorm.
-    let feed_forward = FeedForward::new(VarStore::new(Device::Cpu).root(), &config);
+    let feed_forward = FeedForward::new(&config, Kind::Float);
     group.bench_function("feed forward/reference", |b| {
         b.iter(|| differentiate(|| feed_forward.forward(&hidden_states, true)));
     });

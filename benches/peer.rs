@@ -1,4 +1,5 @@
-//! The fast path beside the PyTorch peer on Amazon_Beauty, in turns in one run: the table of docs/performance.md.
+//! A program, no benchmark: compares the fast path with the PyTorch peer on Amazon_Beauty, in turns in one run, and prints the
+//! table of docs/performance.md.
 //!
 //! ```sh
 //! DIF_SR_PEER=python DIF_SR_AMAZON_BEAUTY=/data cargo bench --bench peer
@@ -17,7 +18,8 @@ use std::time::Instant;
 
 use dif_sr::config::RunConfig;
 use dif_sr::data::{Batch, Dataset, RowTensors, split::split};
-use dif_sr::train::{Prepared, Stepper, wait_for};
+use dif_sr::device::wait_for;
+use dif_sr::train::{Prepared, Stepper};
 use tch::{Device, Kind, Tensor};
 
 const ROUNDS: usize = 5;
@@ -28,7 +30,7 @@ const STEPS_ON_GPU: usize = 16;
 
 fn main() {
     // SAFETY: nothing has started a thread yet.
-    unsafe { dif_sr::train::load_cuda() };
+    unsafe { dif_sr::device::load_cuda() };
     let Some(python) = std::env::var_os("DIF_SR_PEER") else {
         return println!("peer: left out, set DIF_SR_PEER to a Python with python/peer/requirements.txt");
     };

@@ -11,7 +11,8 @@ use std::time::{Duration, Instant};
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use dif_sr::data::RowTensors;
-use dif_sr::train::{Prepared, Stepper, wait_for};
+use dif_sr::device::wait_for;
+use dif_sr::train::{Prepared, Stepper};
 use tch::{Cuda, Device, Kind, Tensor};
 
 /// Batches of a slice.
@@ -81,7 +82,7 @@ fn data_set(c: &mut Criterion, name: &str, data_path: &str) {
 
 fn step(c: &mut Criterion) {
     // SAFETY: nothing has started a thread yet.
-    unsafe { dif_sr::train::load_cuda() };
+    unsafe { dif_sr::device::load_cuda() };
     data_set(c, "ml-100k", &common::ML_100K);
     if let Some(data_path) = common::AMAZON_BEAUTY.as_deref() {
         data_set(c, "amazon_beauty", data_path);

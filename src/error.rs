@@ -79,6 +79,7 @@ impl Error {
         error
     }
 
+    /// Whether it is one of [`Error::interruption`].
     pub fn is_interruption(&self) -> bool {
         self.0.interrupted
     }

@@ -7,8 +7,8 @@
 //! RecBole YAML ─► config::RunConfig ───────────────────────────────────────┐
 //! *.inter *.item ─► data::Dataset ─► data::Splits ─► data::Batch ─► model, fast ─┴► train::Training ─► train::Checkpoint
 //!                                                                              │
-//!                                        eval::Ranking ─► eval::MetricValues ◄─┘ ─► run folder
-//! run folder ─► verdict::Record ─► verdict::Verdict ─► report
+//!                                        eval::Ranking ─► eval::MetricValues ◄─┘ ─► run_folder
+//! run_folder ─► verdict::Record ─► verdict::Verdict ─► report
 //! golden/ ─► golden::Case ─► golden::verify
 //! public archives ─► fetch::fetch ─► *.inter *.item
 //! ```
@@ -30,14 +30,24 @@
 
 pub mod config;
 pub mod data;
+pub mod device;
 mod error;
 pub mod eval;
+mod excerpt;
+#[allow(
+    missing_docs,
+    clippy::undocumented_unsafe_blocks,
+    rustdoc::private_intra_doc_links,
+    reason = "it is being rewritten"
+)]
 pub mod fast;
 pub mod fetch;
 pub mod golden;
 mod libtorch;
 pub mod model;
+mod python;
 pub mod report;
+pub mod run_folder;
 mod splitmix;
 pub mod tensors;
 pub mod train;

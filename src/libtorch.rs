@@ -158,6 +158,7 @@ unsafe fn checked(message: *const c_char) -> Result<()> {
     if message.is_null() {
         return Ok(());
     }
+    // SAFETY: the caller's promise; it is not null.
     let text = unsafe { CStr::from_ptr(message) }.to_string_lossy();
     // Libtorch appends a C++ stack trace; the first line is the message.
     Err(Error::new(format!("libtorch: {}", text.lines().next().unwrap_or_default())))
@@ -175,7 +176,7 @@ mod tests {
     use tch::Kind;
 
     use super::*;
-    use crate::train::Calibration;
+    use crate::run_folder::Calibration;
 
     #[test]
     fn what_is_drawn_after_a_state_was_set_is_what_was_drawn_after_it_was_read() {

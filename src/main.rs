@@ -6,6 +6,6 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     // SAFETY: nothing has started a thread yet.
-    unsafe { dif_sr::train::load_cuda() };
+    unsafe { dif_sr::device::load_cuda() };
     cli::main()
 }

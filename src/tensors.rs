@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::Write;
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use safetensors::tensor::{Dtype, TensorView};
 use safetensors::{SafeTensors, serialize};
@@ -25,6 +25,7 @@ const DIGITS: Range<usize> = 8 + SEAL.len()..8 + SEAL.len() + 64;
 /// What a safetensors file holds.
 #[derive(Debug)]
 pub struct TensorFile {
+    /// By their names.
     pub tensors: BTreeMap<String, Tensor>,
     /// Without the seal.
     pub metadata: BTreeMap<String, String>,
@@ -34,6 +35,9 @@ pub struct TensorFile {
 
 impl TensorFile {
     /// Reads a whole file onto the CPU.
+    ///
+    /// # Errors
+    /// No such file, and as [`TensorFile::parse`].
     pub fn read(path: &Path) -> Result<Self> {
         let bytes = fs::read(path).map_err(|e| {
             Error::io(path, "read the file", e).hint("check the path: a .safetensors file is expected there")
@@ -42,6 +46,9 @@ impl TensorFile {
     }
 
     /// Reads `bytes` as [`TensorFile::read`] does; `path` is for messages.
+    ///
+    /// # Errors
+    /// Bytes that are no safetensors file, or are not what their seal says.
     pub fn parse(path: &Path, bytes: &[u8]) -> Result<Self> {
         let broken = |e: safetensors::SafeTensorError| {
             Error::new(format!("expected a safetensors file, found {e}"))
@@ -58,7 +65,7 @@ impl TensorFile {
         let mut tensors = BTreeMap::new();
         for (name, view) in SafeTensors::deserialize(bytes).map_err(broken)?.iter() {
             let kind = kind(view.dtype()).ok_or_else(|| {
-                Error::new(format!("expected float32, float64, bfloat16 or integers, found {:?}", view.dtype()))
+                Error::new(format!("expected floats of 16, 32 or 64 bits or integers, found {:?}", view.dtype()))
                     .at(path)
                     .tensor(name)
                     .hint("convert the tensor")
@@ -70,6 +77,9 @@ impl TensorFile {
     }
 
     /// Removes and returns a tensor that must be there.
+    ///
+    /// # Errors
+    /// No such tensor.
     pub fn take(&mut self, path: &Path, name: &str) -> Result<Tensor> {
         self.tensors.remove(name).ok_or_else(|| {
             Error::new(format!("expected a tensor named `{name}`, found none"))
@@ -170,11 +180,8 @@ pub fn replace(path: &Path, content: &[u8]) -> Result<()> {
     if path.metadata().is_ok_and(|to| !to.is_file() && !to.is_dir()) {
         return fs::write(path, content).map_err(|e| Error::unwritable(path, e));
     }
-    let linked = if path.is_symlink() { fs::canonicalize(path).ok() } else { None };
-    let path = linked.as_deref().unwrap_or(path);
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(".part");
-    let part = path.with_file_name(name);
+    let (path, part) = with_part(path);
+    let path = path.as_path();
     let write = || -> std::io::Result<()> {
         let mut file = File::create(&part)?;
         file.write_all(content)?;
@@ -188,7 +195,40 @@ pub fn replace(path: &Path, content: &[u8]) -> Result<()> {
     })
 }
 
+/// Where a file really is, links followed, and what is written beside it first.
+fn with_part(path: &Path) -> (PathBuf, PathBuf) {
+    let linked = if path.is_symlink() { fs::canonicalize(path).ok() } else { None };
+    let path = linked.unwrap_or_else(|| path.to_owned());
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(".part");
+    let part = path.with_file_name(name);
+    (path, part)
+}
+
+/// Makes the folder of a file that [`replace`] shall write later, and tries whether it can be written there: for before long work.
+///
+/// # Errors
+/// A folder of that name, and all that [`replace`] could say already now.
+pub fn make_place(path: &Path) -> Result<()> {
+    if path.is_dir() || path.file_name().is_none() {
+        return Err(Error::new("expected the name of a file, found a folder").at(path).hint("add a file's name"));
+    }
+    if path.exists() && !path.is_file() {
+        return Ok(());
+    }
+    let (path, part) = with_part(path);
+    let try_it = || {
+        path.parent().map_or(Ok(()), fs::create_dir_all)?;
+        File::create(&part)?;
+        fs::remove_file(&part)
+    };
+    try_it().map_err(|e| Error::unwritable(path, e))
+}
+
 /// Renames a file; the new name outlasts a power failure where the file system can promise it.
+///
+/// # Errors
+/// The operating system's.
 pub fn rename(from: &Path, to: &Path) -> std::io::Result<()> {
     fs::rename(from, to)?;
     let folder = to.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
@@ -202,6 +242,7 @@ fn kind(dtype: Dtype) -> Option<Kind> {
         Dtype::U8 => Kind::Uint8,
         Dtype::I32 => Kind::Int,
         Dtype::I64 => Kind::Int64,
+        Dtype::F16 => Kind::Half,
         Dtype::BF16 => Kind::BFloat16,
         Dtype::F32 => Kind::Float,
         Dtype::F64 => Kind::Double,
@@ -215,6 +256,7 @@ fn dtype(kind: Kind) -> Option<Dtype> {
         Kind::Uint8 => Dtype::U8,
         Kind::Int => Dtype::I32,
         Kind::Int64 => Dtype::I64,
+        Kind::Half => Dtype::F16,
         Kind::BFloat16 => Dtype::BF16,
         Kind::Float => Dtype::F32,
         Kind::Double => Dtype::F64,

@@ -12,11 +12,12 @@ use serde::de::{
 };
 use serde_yaml::Result;
 
-/// Reads YAML as `serde_yaml::from_str` does.
+/// Reads YAML as `serde_yaml::from_str` does, and as PyYAML does where a byte-order mark comes first: without it.
 ///
 /// # Errors
 /// Those of `serde_yaml`, and aliases that make it more than two values for each byte of `text`.
 pub fn from_str<T: DeserializeOwned>(text: &str) -> Result<T> {
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     if text.contains('*') {
         let left = Cell::new(2 * text.len());
         Count { left: &left }.deserialize(serde_yaml::Deserializer::from_str(text))?;
@@ -112,6 +113,14 @@ mod tests {
             let ours = from_str::<Value>(text).map_err(|e| e.to_string());
             assert_eq!(ours, serde_yaml::from_str(text).map_err(|e| e.to_string()), "{text}");
         }
+    }
+
+    #[test]
+    fn a_byte_order_mark_is_no_document_of_its_own() {
+        assert_eq!(
+            from_str::<Value>("\u{feff}n_heads: 2\nseed: 1").unwrap(),
+            from_str::<Value>("n_heads: 2\nseed: 1").unwrap()
+        );
     }
 
     #[test]

@@ -3,10 +3,13 @@
 mod common;
 
 use std::fs;
+use std::process::{Command, Stdio};
 
 use common::process::{code, dif_sr, refusal, stderr, stdout};
 use common::{TOY, write_toy};
+use dif_sr::config::RunConfig;
 use dif_sr::tensors::{TensorFile, write};
+use dif_sr::train::{Checkpoint, Prepared};
 use once_cell::sync::Lazy;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -76,6 +79,109 @@ fn all_users_come_in_one_pass_as_lines_of_json_too() {
             value["items"].as_array().expect("a list").iter().filter_map(|i| i["item"].as_str()).collect();
         assert_eq!(items, lines.iter().map(|line| line[2].as_str()).collect::<Vec<_>>());
     }
+}
+
+#[test]
+fn ids_may_begin_with_a_hyphen_and_be_spelt_like_options() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    write_toy(folder.path());
+    let rename = |name: &str, names: &[(&str, &str)]| {
+        let path = folder.path().join("toy").join(name);
+        let text = fs::read_to_string(&path).expect("the toy");
+        let text = names.iter().fold(text, |text, (old, new)| text.replace(&format!("{old}\t"), &format!("{new}\t")));
+        fs::write(path, text).expect("written");
+    };
+    let items = [("i3", "-i3"), ("i4", "--i4"), ("i5", "-k"), ("i6", "--json"), ("i7", "--x=1")];
+    rename("toy.inter", &[("u1", "--u1"), ("u2", "-u2"), ("u3", "-k"), ("u4", "--user"), ("u5", "-3")]);
+    rename("toy.inter", &items);
+    rename("toy.item", &items);
+    let output = dif_sr(folder.path(), &[&["train", "--out=run", "--epochs=1"], &TOY[..]].concat());
+    assert_eq!(code(&output), 0, "{}", stderr(&output));
+    let recommended = |arguments: &[&str]| {
+        let output = dif_sr(folder.path(), &[&["recommend"], arguments].concat());
+        assert_eq!(code(&output), 0, "{arguments:?}: {}", stderr(&output));
+        stdout(&output).lines().skip(1).map(|line| line.split('\t').map(str::to_owned).collect()).collect()
+    };
+    let users = |arguments: &[&str]| {
+        let lines: Vec<Vec<String>> = recommended(&[arguments, &["--eval_batch_size=7"]].concat());
+        let mut users: Vec<String> = lines.into_iter().map(|cells| cells[0].clone()).collect();
+        users.dedup();
+        users
+    };
+    assert_eq!(users(&["run", "--user", "--u1", "u0", "-u2", "-3", "-k", "2"]), ["--u1", "u0", "-u2", "-3"]);
+    assert_eq!(users(&["run", "--user=--u1", "--user", "-u2", "-k2", "--unseen"]), ["--u1", "-u2"]);
+    assert_eq!(users(&["--user=-k", "--user=--user", "-k=1", "run"]), ["-k", "--user"]);
+    assert_eq!(users(&["--user", "--u1", "--", "run"]), ["--u1"]);
+    let behind: Vec<Vec<String>> = recommended(&["run", "-k", "1", "--user", "--", "-k", "--user", "--u1"]);
+    assert_eq!(behind.iter().map(|cells| cells[0].as_str()).collect::<Vec<_>>(), ["-k", "--user", "--u1"]);
+    // User 0 walks from item to the next.
+    let one: Vec<Vec<String>> = recommended(&["run", "--user", "u0"]);
+    let history =
+        ["run", "--history", "i0", "i1", "i2", "-i3", "--i4", "--history=-k", "--history", "--", "--json", "--x=1"];
+    let same: Vec<Vec<String>> = recommended(&history);
+    assert_eq!(one.iter().map(|c| &c[1..]).collect::<Vec<_>>(), same.iter().map(|c| &c[1..]).collect::<Vec<_>>());
+    let sentence = refusal(&dif_sr(folder.path(), &["recommend", "run", "--user", "u0", "--unsen"]));
+    let hint =
+        "found `--unsen`; name users by the tokens of the data set's files, and options as `dif-sr recommend --help`";
+    assert!(sentence.contains(hint), "{sentence}");
+}
+
+/// What the children of this process took at most, in bytes.
+#[cfg(target_os = "linux")]
+fn most_of_a_child() -> usize {
+    unsafe extern "C" {
+        fn getrusage(who: i32, usage: *mut [i64; 18]) -> i32;
+    }
+    const RUSAGE_CHILDREN: i32 = -1;
+    let mut usage = [0; 18];
+    // SAFETY: glibc's `struct rusage` has two times of two numbers and fourteen numbers, of which the first is the peak in kB.
+    assert_eq!(unsafe { getrusage(RUSAGE_CHILDREN, &raw mut usage) }, 0);
+    usage[4] as usize * 1024
+}
+
+/// Lists of all items for all users would take 1.9 GB here.
+#[cfg(target_os = "linux")]
+#[test]
+fn recommending_to_all_users_takes_the_memory_of_a_few() {
+    const USERS: usize = 4_000;
+    const ITEMS: usize = 30_000;
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    fs::create_dir(folder.path().join("many")).expect("a folder");
+    let mut inter = "user_id:token\titem_id:token\ttimestamp:float\n".to_owned();
+    (0..8 * USERS).for_each(|i| inter += &format!("u{}\ti{}\t{i}\n", i % USERS, i % ITEMS));
+    fs::write(folder.path().join("many/many.inter"), inter).expect("written");
+    let data_path = folder.path().display().to_string();
+    let keys = [("model", "SASRec"), ("dataset", "many"), ("data_path", &data_path), ("hidden_size", "16")];
+    let keys = keys.into_iter().chain([("inner_size", "16"), ("use_gpu", "False"), ("threads", "1")]);
+    let keys: Vec<_> = keys.map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
+    let config = RunConfig::load(&[], &keys).unwrap_or_else(|e| panic!("{e}"));
+    let Prepared { dataset, model, .. } = Prepared::new(&config).unwrap_or_else(|e| panic!("{e}"));
+    let path = folder.path().join("model.safetensors");
+    Checkpoint::save(&path, &config, &dataset, &model, 0).unwrap_or_else(|e| panic!("{e}"));
+    let lines = |arguments: &[&str]| {
+        let output = dif_sr(folder.path(), &[&["recommend", "model.safetensors"], arguments].concat());
+        assert_eq!(code(&output), 0, "{}", stderr(&output));
+        stdout(&output).lines().count()
+    };
+    assert_eq!(lines(&["--user", "u0"]), 11);
+    let of_one = most_of_a_child();
+    assert_eq!(lines(&["--all-users"]), 1 + 10 * USERS);
+    let more = most_of_a_child() - of_one;
+    assert!(more < 300 << 20, "{USERS} users take {more} bytes more than one");
+}
+
+#[test]
+fn a_reader_who_leaves_ends_the_work_and_a_full_disk_is_told() {
+    let mut command = Command::new(assert_cmd::cargo::cargo_bin!("dif-sr"));
+    command.current_dir(TRAINED.path()).args(["recommend", "run", "--all-users", "-k", "30", "--json"]);
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the binary runs");
+    drop(child.stdout.take());
+    let output = child.wait_with_output().expect("it ends");
+    assert_eq!((output.status.code(), stderr(&output).as_str()), (Some(0), ""));
+    let full = fs::OpenOptions::new().write(true).open("/dev/full").expect("Linux has this file");
+    let output = command.stdout(full).output().expect("the binary runs");
+    let told = "dif-sr: standard output: cannot print the result: No space left on device (os error 28); check the free space of its disk\n";
+    assert_eq!((output.status.code(), stderr(&output).as_str()), (Some(2), told));
 }
 
 #[test]

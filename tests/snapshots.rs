@@ -13,6 +13,7 @@ use dif_sr::data::split::split;
 use dif_sr::data::{Dataset, Inspection};
 use dif_sr::model::{ItemFeature, Model};
 use dif_sr::tensors::TensorFile;
+use dif_sr::train::Prepared;
 use tch::{Device, Kind, Tensor};
 
 /// The shipped configurations, `configs/<name>.yaml`.
@@ -52,6 +53,17 @@ fn the_notebooks_model_prints_as_the_notebook_prints_it() {
     let expected = fs::read_to_string(root().join("fixtures/model/notebook.txt")).expect("a fixture");
     assert_eq!(printed(&model).trim_end(), expected.trim_end());
     assert_eq!(model.trainable_parameters(), 5_827_683);
+}
+
+/// Nothing of it is told to the program: items and tokens are counted in the files.
+#[test]
+fn the_model_of_the_golden_amazon_beauty_prints_as_the_notebook_prints_it() {
+    let Some(data_path) = common::GOLDEN_BEAUTY.as_deref() else { return };
+    let config = common::config("amazon_beauty", &[("data_path", data_path)]);
+    let Prepared { model, dataset, .. } = Prepared::new(&config).unwrap_or_else(|e| panic!("{e}"));
+    let expected = fs::read_to_string(root().join("fixtures/model/notebook.txt")).expect("a fixture");
+    assert_eq!(printed(&model).trim_end(), expected.trim_end());
+    assert_eq!((dataset.items.len(), dataset.attributes[0].vocab.len()), (12_102, 355));
 }
 
 /// The overlays of `configs/baselines`.

@@ -13,20 +13,20 @@ const MULTIPLE: usize = 256;
 /// What reading anything takes, whatever its size.
 const CONSTANT: usize = 4 << 20;
 
-/// Holds the seeds in `corpus/<target>` whose names begin with `prefix` to what they are there for: the reader accepts them,
-/// and `-max_len`, where it is given, leaves them whole. Without such a seed a reader that begins with a checksum or a long
+/// Holds the files in `folder`, from the repository's root, to what they are there for as seeds: the reader accepts them, and
+/// `-max_len`, where it is given, leaves them whole. Without such a seed a reader that begins with a checksum or a long
 /// header is never entered, however many the executions.
 ///
 /// # Panics
 /// There is no such seed, one is refused, or one would be cut.
-pub fn hold_good_seeds<T>(target: &str, prefix: &str, read: impl Fn(&[u8]) -> dif_sr::Result<T>) {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus").join(target);
+pub fn hold_good_seeds<T>(folder: &str, read: impl Fn(&[u8]) -> dif_sr::Result<T>) {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(folder);
     let max_len = std::env::args().filter_map(|argument| argument.strip_prefix("-max_len=")?.parse().ok()).next_back();
     let mut seeds = 0;
-    for entry in fs::read_dir(&folder).expect("the corpus is beside the targets") {
-        let path = entry.expect("the corpus can be read").path();
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        if name.starts_with(prefix) {
+    for entry in fs::read_dir(&folder).expect("the seeds are there") {
+        let path = entry.expect("the folder can be read").path();
+        if path.is_file() {
+            let name = path.display();
             let bytes = fs::read(&path).expect("a seed can be read");
             read(&bytes).unwrap_or_else(|error| panic!("{name} is to be a seed that the reader accepts: {error}"));
             let whole = max_len.is_none_or(|max| max == 0 || bytes.len() <= max);
@@ -34,7 +34,7 @@ pub fn hold_good_seeds<T>(target: &str, prefix: &str, read: impl Fn(&[u8]) -> di
             seeds += 1;
         }
     }
-    assert!(seeds > 0, "expected seeds `{prefix}*` in {}, found none", folder.display());
+    assert!(seeds > 0, "expected seeds in {}, found none", folder.display());
 }
 
 /// The bytes with a seal that is right for them, which no chance would find; `None` if they have no place for one.

@@ -9,7 +9,7 @@ use dif_sr_fuzz::{hold_good_seeds, sealed, within_bound};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(
-    init: hold_good_seeds("checkpoint", "good_", |bytes| Checkpoint::parse(Path::new("seed"), bytes)),
+    init: hold_good_seeds("fuzz/corpus/checkpoint", |bytes| Checkpoint::parse(Path::new("seed"), bytes)),
     |bytes: &[u8]| {
         let path = Path::new("fuzzed.safetensors");
         within_bound(bytes.len(), || drop(TensorFile::parse(path, bytes)));

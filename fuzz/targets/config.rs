@@ -12,7 +12,7 @@ fn good(bytes: &[u8]) -> Result<RunConfig> {
     RunConfig::from_yaml(&String::from_utf8_lossy(bytes), Path::new("seed"))
 }
 
-fuzz_target!(init: hold_good_seeds("config", "configs_", good), |text: &str| {
+fuzz_target!(init: hold_good_seeds("configs", good), |text: &str| {
     let path = Path::new("fuzzed.yaml");
     within_bound(text.len(), || {
         if let Ok(config) = RunConfig::from_yaml(text, path) {

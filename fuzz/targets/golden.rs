@@ -16,6 +16,6 @@ fn read(bytes: &[u8]) -> Option<Result<Case>> {
 }
 
 fuzz_target!(
-    init: hold_good_seeds("golden", "good_", |bytes| read(bytes).expect("a seed has both parts")),
+    init: hold_good_seeds("fuzz/corpus/golden", |bytes| read(bytes).expect("a seed has both parts")),
     |bytes: &[u8]| within_bound(bytes.len(), || drop(read(bytes)))
 );

@@ -47,7 +47,7 @@ fn restore(bytes: &[u8]) -> Result<()> {
 }
 
 fuzz_target!(
-    init: hold_good_seeds("training", "good_", restore),
+    init: hold_good_seeds("fuzz/corpus/training", restore),
     |bytes: &[u8]| {
         within_bound(bytes.len(), || drop(restore(bytes)));
         if let Some(sealed) = sealed(bytes) {

@@ -9,16 +9,16 @@ use clap::{Args, Command};
 use dif_sr::config::{RunConfig, key_names, refuse_ini};
 use dif_sr::{Error, Result};
 
-use super::output;
+use super::{output, recommend};
 
 /// The flags of RecBole's own runner.
 #[derive(Debug, Args)]
 pub struct ConfigArgs {
     /// The model: SASRecD, SASRec or SASRecF.
-    #[arg(long, value_name = "NAME")]
+    #[arg(short, long, value_name = "NAME")]
     model: Option<String>,
     /// The data set, which is also the name of its folder and files.
-    #[arg(long, value_name = "NAME")]
+    #[arg(short, long, value_name = "NAME")]
     dataset: Option<String>,
     /// RecBole YAML files; later ones win, --key=value wins over all.
     #[arg(long = "config_files", value_name = "FILE", num_args = 1..)]
@@ -71,7 +71,7 @@ pub struct Split {
 }
 
 /// Commands that read no configuration.
-const WITHOUT_KEYS: [&str; 6] = ["verify", "gate", "record", "power", "report", "fetch"];
+const WITHOUT_KEYS: [&str; 7] = ["verify", "gate", "record", "power", "report", "publish", "fetch"];
 
 /// Takes every `--key=value` that is none of the program's own flags out of the arguments of a command that reads a
 /// configuration. Where none is read such an argument stays, and clap refuses it.
@@ -89,6 +89,7 @@ pub fn split(arguments: impl Iterator<Item = OsString>, command: &Command) -> Re
     // Another command's flag may bear the name of a key.
     let own = flags(named);
     let takes_keys = !WITHOUT_KEYS.contains(&named.get_name());
+    let arguments = if named.get_name() == "recommend" { one_by_one(arguments, named) } else { arguments };
     for argument in arguments {
         let text = argument.to_string_lossy();
         let pair = text.strip_prefix("--").filter(|_| takes_keys).and_then(|pair| pair.split_once('='));
@@ -104,6 +105,47 @@ pub fn split(arguments: impl Iterator<Item = OsString>, command: &Command) -> Re
         }
     }
     Ok(Split { arguments: rest, overrides, takes_keys })
+}
+
+/// Gives every id of a list its own flag, joined by `=`: `--user a --b` becomes `--user=a --user=--b`. An id may begin with `-`:
+/// only an option of the command and a key of the configuration with its value end the list, and not even they behind `--`.
+fn one_by_one(arguments: Vec<OsString>, command: &Command) -> Vec<OsString> {
+    let mut words = Vec::with_capacity(arguments.len());
+    let mut arguments = arguments.into_iter().peekable();
+    while let Some(word) = arguments.next() {
+        let begin = words.len();
+        if recommend::LISTS.iter().any(|flag| word == *flag) {
+            let ids_alone = arguments.next_if(|next| next == "--").is_some();
+            let is_id = |next: &OsString| ids_alone || (next != "--" && !is_option(&next.to_string_lossy(), command));
+            while let Some(id) = arguments.next_if(is_id) {
+                let mut joined = word.clone();
+                joined.push("=");
+                joined.push(id);
+                words.push(joined);
+            }
+        }
+        if words.len() == begin {
+            words.push(word);
+        }
+    }
+    words
+}
+
+/// Whether a word is an option of this command: one of its flags, `-k5` too, or `--key=value` of the configuration.
+fn is_option(word: &str, command: &Command) -> bool {
+    let own = || command.get_arguments().filter(|argument| !argument.is_positional());
+    match word.strip_prefix("--").map(|long| long.split_once('=').map_or((long, None), |(flag, v)| (flag, Some(v)))) {
+        Some((flag, value)) => {
+            let is_own = ["json", "help"].contains(&flag) || own().any(|argument| argument.get_long() == Some(flag));
+            is_own || (value.is_some() && key_names().any(|key| key == flag))
+        }
+        None => {
+            let mut letters = word.strip_prefix('-').unwrap_or_default().chars();
+            let short = letters.next();
+            let is_own = short == Some('h') || short.is_some_and(|short| own().any(|a| a.get_short() == Some(short)));
+            is_own && letters.as_str().trim_start_matches('=').bytes().all(|byte| byte.is_ascii_digit())
+        }
+    }
 }
 
 /// The long flags of a command and of all below it.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::Args;
 use dif_sr::Result;
-use dif_sr::data::sources::find;
+use dif_sr::fetch::sources::find;
 use dif_sr::fetch::{Event, Fetched, Request, fetch};
 use dif_sr::train::Report;
 

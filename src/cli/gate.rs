@@ -1,10 +1,10 @@
 //! `dif-sr gate`
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::Args;
-use dif_sr::tensors::replace;
-use dif_sr::verdict::{Bench, Expectation, Record, Verdict, judge_benches};
+use dif_sr::tensors::{make_place, replace};
+use dif_sr::verdict::{Bench, Benches, Expectation, Record, Verdict, judge_benches};
 use dif_sr::{Error, Result};
 use serde_json::json;
 
@@ -39,28 +39,36 @@ pub struct GateArgs {
 }
 
 pub fn run(args: &GateArgs, json: bool) -> Result<Outcome> {
-    let judged = judge(args);
+    let places = [&args.junit, &args.markdown];
+    // A verdict after hours shall find a place.
+    let judged = places.into_iter().flatten().try_for_each(|path| make_place(path)).and_then(|()| judge(args));
     // What could not be judged must not leave a former verdict behind.
-    let (junit, markdown) = match &judged {
-        Ok(verdict) => (verdict.junit(), verdict.markdown()),
-        Err(refusal) => (Verdict::junit_of(refusal), Verdict::markdown_of(refusal)),
+    let texts = match &judged {
+        Ok((verdict, _)) => [verdict.junit(), verdict.markdown()],
+        Err(refusal) => [Verdict::junit_of(refusal), Verdict::markdown_of(refusal)],
     };
-    let write = |path: &Option<PathBuf>, text: String| {
-        path.iter().try_for_each(|p: &PathBuf| replace(Path::new(p), text.as_bytes()))
-    };
-    let written = write(&args.junit, junit).and_then(|()| write(&args.markdown, markdown));
-    let verdict = judged?;
+    let written = places
+        .into_iter()
+        .zip(&texts)
+        .map(|(path, text)| path.iter().try_for_each(|path: &PathBuf| replace(path, text.as_bytes())));
+    let written: Vec<Result<()>> = written.collect();
+    let (verdict, benches) = judged?;
     if json {
         let runs: Vec<String> = args.runs.iter().map(|run| output::place(run)).collect();
-        output::print_json(&json!({ "runs": runs, "verdict": verdict }))?;
+        let mut object = json!({ "runs": runs, "verdict": verdict });
+        if let Some(benches) = benches {
+            object["benchmarks"] = json!(benches);
+        }
+        output::print_json(&object)?;
     } else {
         output::print(&verdict::text(&verdict))?;
     }
-    written?;
+    written.into_iter().collect::<Result<()>>()?;
     Ok(verdict.outcome.into())
 }
 
-fn judge(args: &GateArgs) -> Result<Verdict> {
+/// The verdict, and beside it which benchmarks were not judged.
+fn judge(args: &GateArgs) -> Result<(Verdict, Option<Benches>)> {
     if args.expect.is_none() && args.criterion.is_none() {
         return Err(Error::new("expected something to judge, found nothing")
             .hint("name runs with RUN... --expect FILE, benchmarks with --criterion DIR, or both"));
@@ -73,20 +81,20 @@ fn judge(args: &GateArgs) -> Result<Verdict> {
         findings.extend(found);
         notes.extend(noted);
     }
-    if let Some(folder) = &args.criterion {
-        if !(args.regression > 0.0 && args.regression.is_finite()) {
-            let problem = format!("expected a share above 0 after --regression, found {}", args.regression);
-            return Err(Error::new(problem).hint("write 0.1 for 10 %"));
-        }
-        let GateArgs { baseline, measured, regression, .. } = args;
-        match judge_benches(&Bench { folder, baseline, measured, regression: *regression })? {
-            Some(finding) => findings.push(finding),
-            None => notes.push(format!(
-                "no benchmark in {} has `{baseline}` and {}: none was judged",
-                folder.display(),
-                measured.join(", ")
-            )),
-        }
+    let Some(folder) = &args.criterion else { return Ok((Verdict::of(findings, notes), None)) };
+    if !(args.regression > 0.0 && args.regression.is_finite()) {
+        let problem = format!("expected a share above 0 after --regression, found {}", args.regression);
+        return Err(Error::new(problem).hint("write 0.1 for 10 %"));
     }
-    Ok(Verdict::of(findings, notes))
+    let GateArgs { baseline, measured, regression, .. } = args;
+    let mut benches = judge_benches(&Bench { folder, baseline, measured, regression: *regression })?;
+    match benches.finding.take() {
+        Some(finding) => findings.push(finding),
+        None => notes.push(format!(
+            "no benchmark in {} has `{baseline}` and {}: none was judged",
+            folder.display(),
+            measured.join(", ")
+        )),
+    }
+    Ok((Verdict::of(findings, notes), Some(benches)))
 }

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use dif_sr::tensors::TensorFile;
+use dif_sr::tensors::{TensorFile, make_place};
 use dif_sr::train::{Checkpoint, Prepared};
 use dif_sr::{Error, Result};
 use serde_json::json;
@@ -26,6 +26,7 @@ pub fn run(args: ImportArgs, overrides: &[(String, String)], json: bool) -> Resu
     if args.out.exists() {
         return Err(Error::new("expected no file, found one").at(&args.out).hint("choose another name with --out"));
     }
+    make_place(&args.out)?;
     let config = args.config_args.load(overrides)?;
     let mut file = TensorFile::read(&args.weights)?;
     let prepared = Prepared::new(&config)?;

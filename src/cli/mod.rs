@@ -9,6 +9,7 @@ mod inspect;
 mod output;
 mod power;
 mod progress;
+mod publish;
 mod recommend;
 mod record;
 mod report;
@@ -77,6 +78,8 @@ enum Command {
     Power(power::PowerArgs),
     /// One self-contained HTML page of runs: verdict, curves, times, configuration, differences.
     Report(report::ReportArgs),
+    /// Write what follows from recorded runs: the tables of their README (records/README.md).
+    Publish(publish::PublishArgs),
     /// Get a known data set, or look at one.
     #[command(subcommand)]
     Data(DataCommand),
@@ -115,8 +118,11 @@ struct TrainArgs {
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
     /// Go on in the folder of a run that was interrupted, as it was begun.
-    #[arg(long, value_name = "RUN", conflicts_with_all = ["out"])]
+    #[arg(long, value_name = "RUN", conflicts_with_all = ["out", "from"])]
     resume: Option<PathBuf>,
+    /// Begin a new run from the state of another, finished or not, which stays as it is: --from RUN --epochs=300.
+    #[arg(long, value_name = "RUN")]
+    from: Option<PathBuf>,
     #[command(flatten)]
     config_args: ConfigArgs,
 }
@@ -195,6 +201,7 @@ impl Cli {
             Command::Record(args) => record::run(&args, json),
             Command::Power(args) => power::run(&args, json),
             Command::Report(args) => report::run(&args, json),
+            Command::Publish(args) => publish::run(&args, json),
             Command::Data(DataCommand::Fetch(args)) => fetch::run(args, json),
             Command::Data(DataCommand::Inspect(args)) => inspect::run(args, overrides, json),
         }

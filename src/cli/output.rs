@@ -2,21 +2,28 @@
 
 use std::any::Any;
 use std::io::{ErrorKind, Write, stdout};
+use std::ops::ControlFlow;
 use std::panic::PanicHookInfo;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Mutex;
 
 use dif_sr::eval::MetricValues;
-use dif_sr::train::TestResult;
+use dif_sr::run_folder::TestResult;
 use dif_sr::{Error, Result};
 use serde::Serialize;
 
 /// Prints to standard output. A reader who has left (`| head`) is no error.
 pub fn print(text: &str) -> Result<()> {
-    match writeln!(stdout(), "{text}") {
-        Err(e) if e.kind() != ErrorKind::BrokenPipe => Err(Error::io("standard output", "print the result", e)),
-        _ => Ok(()),
+    print_on(&format!("{text}\n")).map(drop)
+}
+
+/// Prints a part of a longer result, lines with their ends. Says to stop once the reader has left.
+pub fn print_on(lines: &str) -> Result<ControlFlow<()>> {
+    match stdout().write_all(lines.as_bytes()).and_then(|()| stdout().flush()) {
+        Ok(()) => Ok(ControlFlow::Continue(())),
+        Err(e) if e.kind() == ErrorKind::BrokenPipe => Ok(ControlFlow::Break(())),
+        Err(e) => Err(Error::io("standard output", "print the result", e).hint("check the free space of its disk")),
     }
 }
 
@@ -48,6 +55,11 @@ pub fn checkpoint(run: &Path) -> Result<PathBuf> {
     Err(Error::new("expected a run folder or a checkpoint, found none")
         .at(&path)
         .hint("give the folder that `dif-sr train` printed, or a .safetensors file"))
+}
+
+/// Tells something beside the results, on standard error.
+pub fn note(sentence: &str) {
+    let _ = writeln!(std::io::stderr(), "note: {sentence}");
 }
 
 /// Prints an error and gives the exit code of a command that could not run or was interrupted.
@@ -106,11 +118,10 @@ pub fn columns<'a>(split: &'a str, result: &'a TestResult) -> impl Iterator<Item
 pub fn metrics_table(columns: &[(&str, &MetricValues)], decimals: usize) -> String {
     let mut rows = vec![vec!["metric".to_owned()]];
     rows[0].extend(columns.iter().map(|(name, _)| (*name).to_owned()));
-    let names: Vec<String> = columns.first().map_or_else(Vec::new, |(_, m)| m.named().map(|(name, _)| name).collect());
-    for (i, name) in names.into_iter().enumerate() {
-        let values = columns.iter().filter_map(|(_, metrics)| metrics.named().nth(i));
-        let mut row = vec![name];
-        row.extend(values.map(|(_, value)| format!("{value:.decimals$}")));
+    for metric in columns.iter().take(1).flat_map(|(_, metrics)| metrics.names()) {
+        let values = columns.iter().filter_map(|(_, metrics)| metrics.get(metric));
+        let mut row = vec![metric.to_string()];
+        row.extend(values.map(|value| format!("{value:.decimals$}")));
         rows.push(row);
     }
     table(&rows)

@@ -1,12 +1,14 @@
 //! `dif-sr recommend`
 
 use std::collections::HashMap;
+use std::io::{IsTerminal, stdout};
 use std::path::{Path, PathBuf};
 
 use clap::{ArgGroup, Args};
+use dif_sr::config::RunConfig;
 use dif_sr::data::Dataset;
-use dif_sr::data::split::Histories;
-use dif_sr::eval::recommend;
+use dif_sr::data::split::{Histories, history_of};
+use dif_sr::eval::Recommend;
 use dif_sr::train::{Checkpoint, set_up};
 use dif_sr::{Error, Result};
 use serde_json::json;
@@ -15,15 +17,18 @@ use super::arguments::ConfigArgs;
 use super::progress::Progress;
 use super::{Outcome, output};
 
+/// The flags that take a list of ids, which may begin with `-`.
+pub const LISTS: [&str; 2] = ["--history", "--user"];
+
 #[derive(Debug, Args)]
 #[command(group = ArgGroup::new("whom").args(["history", "user", "all_users"]).required(true))]
 pub struct RecommendArgs {
     /// A run folder or a .safetensors checkpoint.
     run: PathBuf,
-    /// Items by their tokens, oldest first: needs the checkpoint alone.
+    /// Items by their tokens, oldest first: needs the checkpoint alone. --history=-k is the item `-k`.
     #[arg(long, value_name = "ITEM", num_args = 1..)]
     history: Vec<String>,
-    /// Users of the data set by their tokens, with all that they chose.
+    /// Users of the data set by their tokens, with all that they chose. --user=-k is the user `-k`.
     #[arg(long, value_name = "USER", num_args = 1..)]
     user: Vec<String>,
     /// Every user of the data set.
@@ -39,8 +44,13 @@ pub struct RecommendArgs {
     config_args: ConfigArgs,
 }
 
-/// Whom to recommend to, and what they chose, as item ids.
-type Asked = (String, Vec<i64>);
+/// Whom to recommend to.
+enum Asked {
+    /// One history of item ids.
+    History(Vec<i64>),
+    /// Users of the data set, by their ids.
+    Users { ids: Vec<i64>, dataset: Dataset, histories: Histories },
+}
 
 pub fn run(args: RecommendArgs, overrides: &[(String, String)], json: bool) -> Result<Outcome> {
     let path = output::checkpoint(&args.run)?;
@@ -51,54 +61,82 @@ pub fn run(args: RecommendArgs, overrides: &[(String, String)], json: bool) -> R
         return Err(Error::new("expected at least one item after -k, found 0"));
     }
     let device = set_up(&config)?;
-    let asked = if args.history.is_empty() {
-        let dataset = Dataset::load(&config.data)?;
-        checkpoint.check_dataset(&path, &dataset)?;
-        let histories = Histories::new(&dataset, config.data.time_precision);
-        let history = |user: i64| histories.of(user).iter().map(|&interaction| dataset.item[interaction]).collect();
-        if args.all_users {
-            histories
-                .iter()
-                .map(|(id, _)| (dataset.users.token(id).unwrap_or_default().to_owned(), history(id)))
-                .collect()
-        } else {
-            let ids = known(&args.user, "user", &path, |token| dataset.users.id(token).filter(|&id| id > 0))?;
-            args.user.iter().cloned().zip(ids.into_iter().map(history)).collect()
-        }
-    } else {
-        vec![("history".to_owned(), items(&args.history, &checkpoint, &path)?)]
-    };
+    let asked = asked(&args, &checkpoint, &path, &config)?;
 
     checkpoint.model.to_device(device);
-    let mut progress = Progress::of_stages(config.run.show_progress);
-    let histories: Vec<Vec<i64>> = asked.iter().map(|(_, history): &Asked| history.clone()).collect();
-    let of = histories.len();
-    let (length, batch) = (config.data.max_item_list_length, config.eval.eval_batch_size);
-    let best = recommend(&checkpoint.model, &histories, length, args.k, args.unseen, batch, |done| {
-        progress.step("Recommend  ", done, of);
-    })?;
-    let item = |id: i64| checkpoint.items[id as usize].as_str();
-    let of_users = asked.iter().map(|(name, _)| name).zip(&best);
-    let text = if json {
-        let lines = of_users.map(|(name, items)| {
-            let items: Vec<_> = items.iter().map(|&(id, score)| json!({ "item": item(id), "score": score })).collect();
-            json!({ "user": name, "items": items }).to_string()
-        });
-        lines.collect::<Vec<_>>().join("\n")
-    } else {
-        let mut table = csv::WriterBuilder::new().delimiter(b'\t').from_writer(Vec::new());
-        let mut write =
-            |fields: [&str; 4]| table.write_record(fields).expect("memory takes every record of four fields");
-        write(["user", "rank", "item", "score"]);
-        for (name, items) in of_users {
-            for (i, &(id, score)) in items.iter().enumerate() {
-                write([name, &(i + 1).to_string(), item(id), &format!("{score:.6}")]);
-            }
-        }
-        String::from_utf8_lossy(&table.into_inner().expect("memory is flushed")).trim_end().to_owned()
+    // On a terminal the lines themselves show how far it is.
+    let mut progress = Progress::of_stages(config.run.show_progress && !stdout().is_terminal());
+    let how = Recommend {
+        length: config.data.max_item_list_length,
+        k: args.k,
+        unseen: args.unseen,
+        batch_size: config.eval.eval_batch_size,
     };
-    output::print(&text)?;
+    how.run(&checkpoint.model, (0..asked.len()).map(|i| asked.history(i)), |i, best| {
+        let best = best.iter().map(|&(id, score)| (checkpoint.items[id as usize].as_str(), score));
+        let lines = match json {
+            true => json_line(asked.name(i), best),
+            false => table(asked.name(i), best, i == 0),
+        };
+        progress.step("Recommend", i + 1, asked.len());
+        output::print_on(&lines)
+    })?;
     Ok(Outcome::Holds)
+}
+
+fn asked(args: &RecommendArgs, checkpoint: &Checkpoint, path: &Path, config: &RunConfig) -> Result<Asked> {
+    if !args.history.is_empty() {
+        return Ok(Asked::History(items(&args.history, checkpoint, path)?));
+    }
+    let dataset = Dataset::load(&config.data)?;
+    checkpoint.check_dataset(path, &dataset)?;
+    let histories = Histories::new(&dataset, config.data.time_precision);
+    let ids = match args.all_users {
+        true => histories.iter().map(|(id, _)| id).collect(),
+        false => known(&args.user, "user", path, |token| dataset.users.id(token).filter(|&id| id > 0))?,
+    };
+    Ok(Asked::Users { ids, dataset, histories })
+}
+
+impl Asked {
+    fn len(&self) -> usize {
+        match self {
+            Self::History(_) => 1,
+            Self::Users { ids, .. } => ids.len(),
+        }
+    }
+
+    fn name(&self, i: usize) -> &str {
+        match self {
+            Self::History(_) => "history",
+            Self::Users { ids, dataset, .. } => dataset.users.token(ids[i]).unwrap_or_default(),
+        }
+    }
+
+    fn history(&self, i: usize) -> Vec<i64> {
+        match self {
+            Self::History(items) => items.clone(),
+            Self::Users { ids, dataset, histories } => history_of(dataset, histories, ids[i]),
+        }
+    }
+}
+
+fn json_line<'a>(user: &str, items: impl Iterator<Item = (&'a str, f64)>) -> String {
+    let items: Vec<_> = items.map(|(item, score)| json!({ "item": item, "score": score })).collect();
+    format!("{}\n", json!({ "user": user, "items": items }))
+}
+
+/// Lines of user, rank, item and score. A token with a tab, a quote or a line end is quoted.
+fn table<'a>(user: &str, items: impl Iterator<Item = (&'a str, f64)>, header: bool) -> String {
+    let mut table = csv::WriterBuilder::new().delimiter(b'\t').from_writer(Vec::new());
+    let mut write = |fields: [&str; 4]| table.write_record(fields).expect("memory takes every record of four fields");
+    if header {
+        write(["user", "rank", "item", "score"]);
+    }
+    for (i, (item, score)) in items.enumerate() {
+        write([user, &(i + 1).to_string(), item, &format!("{score:.6}")]);
+    }
+    String::from_utf8_lossy(&table.into_inner().expect("memory is flushed")).into_owned()
 }
 
 /// The ids of items by their tokens.
@@ -114,9 +152,13 @@ fn known(tokens: &[String], what: &str, path: &Path, id: impl Fn(&str) -> Option
         tokens.iter().filter(|token| id(token).is_none()).map(|token| format!("`{token}`")).collect();
     if !unknown.is_empty() {
         let list = unknown.join(", ");
+        let option = match unknown.iter().any(|token| token.starts_with("`-")) {
+            true => ", and options as `dif-sr recommend --help` spells them",
+            false => "",
+        };
         return Err(Error::new(format!("expected {what}s that the model was trained with, found {list}"))
             .at(path)
-            .hint(format!("name {what}s by the tokens of the data set's files")));
+            .hint(format!("name {what}s by the tokens of the data set's files{option}")));
     }
     Ok(tokens.iter().filter_map(|token| id(token)).collect())
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use dif_sr::report::{GENERATOR, NOTEBOOK_GENERATOR, Run, notebook, page};
-use dif_sr::tensors::replace;
+use dif_sr::tensors::{make_place, replace};
 use dif_sr::verdict::{Expectation, Record};
 use dif_sr::{Error, Result};
 use serde_json::json;
@@ -23,7 +23,7 @@ pub struct ReportArgs {
     /// The page. A former report there is replaced, any other file is not.
     #[arg(long, value_name = "FILE", default_value = "report.html")]
     out: PathBuf,
-    /// Write, instead of the page, the form of the authors' notebooks: docs/benchmarks/<data set>.md.
+    /// Write, instead of the page, the form of the authors' notebooks, logs and all.
     #[arg(long, value_name = "FILE", conflicts_with = "out")]
     markdown: Option<PathBuf>,
 }
@@ -38,6 +38,7 @@ pub fn run(args: &ReportArgs, json: bool) -> Result<Outcome> {
             .at(out)
             .hint("choose another place for the report"));
     }
+    make_place(out)?;
     let runs = args.runs.iter().map(|run| Run::load(run)).collect::<Result<Vec<_>>>()?;
     let records: Vec<Record> = runs.iter().map(|run| run.record.clone()).collect();
     let expectation = args.expect.as_deref().map(Expectation::load).transpose()?;

@@ -22,11 +22,17 @@ pub fn run(args: ReproduceArgs, overrides: &[(String, String)], json: bool) -> R
         Some(run) => resume(run, &args, overrides)?,
         None => begin(args, overrides)?,
     };
+    // Before hours are spent, and beside the verdict once more.
+    let other_copy = training.other_copy();
+    if let Some(sentence) = &other_copy {
+        output::note(sentence);
+    }
     let result = training.run()?;
     let folder = &training.folder;
     folder.finish(&result)?;
     let record = Record::load(folder.path())?;
     let mut verdict = expectation.verdict(std::slice::from_ref(&record));
+    verdict.notes.extend(other_copy);
     verdict.notes.extend(expectation.equal_losses(&record, folder.path())?);
     folder.write_json("verdict.json", &verdict)?;
     let page = page(&[Run::load(folder.path())?], Some((&expectation, &verdict)))?;

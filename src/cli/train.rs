@@ -2,16 +2,17 @@
 
 use dif_sr::Result;
 use dif_sr::config::RunConfig;
-use dif_sr::train::{RunFolder, RunResult};
+use dif_sr::run_folder::{RunFolder, RunResult};
 use serde_json::json;
 
 use super::training::Training;
 use super::{Outcome, TrainArgs, output};
 
 pub fn run(args: TrainArgs, overrides: &[(String, String)], json: bool) -> Result<Outcome> {
-    let mut training = match &args.resume {
-        Some(run) => Training::resume(run, &args.config_args, overrides)?,
-        None => Training::begin(args.config_args.load(overrides)?, args.out)?,
+    let mut training = match (&args.resume, &args.from) {
+        (Some(run), _) => Training::resume(run, &args.config_args, overrides)?,
+        (None, Some(run)) => Training::begin_from(run, &args.config_args, overrides, args.out)?,
+        (None, None) => Training::begin(args.config_args.load(overrides)?, args.out)?,
     };
     let result = training.run()?;
     let Training { config, folder, .. } = &training;

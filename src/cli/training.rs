@@ -6,7 +6,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use dif_sr::config::RunConfig;
-use dif_sr::train::{Prepared, RunFolder, RunResult, run};
+use dif_sr::data::copies::difference;
+use dif_sr::run_folder::{RunFolder, RunResult};
+use dif_sr::train::{Prepared, Start, run};
 use dif_sr::{Error, Result};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
@@ -32,7 +34,33 @@ impl Training {
             return Err(Error::interruption("interrupted while the data were loaded; no run has begun")
                 .hint("give the command again"));
         }
-        let folder = RunFolder::create(out, &config)?;
+        let folder = RunFolder::create(out, &config, None)?;
+        Ok(Self { config, folder, prepared, stop })
+    }
+
+    /// A new run from the state of another, in which nothing changes.
+    pub fn begin_from(
+        run: &Path,
+        config_args: &ConfigArgs,
+        overrides: &[(String, String)],
+        out: Option<PathBuf>,
+    ) -> Result<Self> {
+        if !config_args.files()?.is_empty() {
+            return Err(Error::new("a run from another one has its configuration: --config_files cannot be given")
+                .at(run)
+                .hint("leave it away, and give --epochs=… and other keys that may change by themselves"));
+        }
+        let stop = stop_on_signals()?;
+        let start = Start::read(run)?;
+        let config = start.config(&config_args.overrides(overrides))?;
+        let mut prepared = Prepared::new(&config)?;
+        start.check(&config, &prepared)?;
+        if stop.load(Ordering::Relaxed) {
+            return Err(Error::interruption("interrupted while the data were loaded; no run has begun")
+                .hint("give the command again"));
+        }
+        let folder = RunFolder::create(out, &config, Some(start.origin.clone()))?;
+        prepared.start = Some(start);
         Ok(Self { config, folder, prepared, stop })
     }
 
@@ -52,6 +80,11 @@ impl Training {
                 .hint(format!("go on with --resume={run}")));
         }
         Ok(Self { config, folder, prepared, stop })
+    }
+
+    /// In what the data differ from the copy that published figures are of.
+    pub fn other_copy(&self) -> Option<String> {
+        difference(&self.prepared.dataset, &self.prepared.splits)
     }
 
     /// Trains to the end and tests, unless a signal interrupts it.

@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use dif_sr::config::ComputePath;
+use dif_sr::device::gpu;
 use dif_sr::golden::{AgainstReport, Case, CaseReport, Dump, Group, against, verify};
-use dif_sr::train::gpu;
 use dif_sr::{Error, Result};
 use tch::Device;
 

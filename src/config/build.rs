@@ -17,11 +17,17 @@ impl RunConfig {
     /// assert_eq!(config.train.learning_rate, 1e-4);
     /// # Ok::<(), dif_sr::Error>(())
     /// ```
+    ///
+    /// # Errors
+    /// A file that cannot be read, and a key or a value that RecBole or this program does not know.
     pub fn load(files: &[PathBuf], overrides: &[(String, String)]) -> Result<Self> {
         Self::layered(Raw::default(), files, overrides)
     }
 
     /// This configuration, changed by files and overrides as [`RunConfig::load`] reads them.
+    ///
+    /// # Errors
+    /// As [`RunConfig::load`].
     pub fn changed(&self, files: &[PathBuf], overrides: &[(String, String)]) -> Result<Self> {
         let mut raw = Raw::default();
         raw.add_text(&self.to_yaml(), Path::new("the checkpoint's configuration"))?;
@@ -40,6 +46,9 @@ impl RunConfig {
     }
 
     /// Reads YAML text, such as [`RunConfig::to_yaml`] writes, that was found in `origin`.
+    ///
+    /// # Errors
+    /// As [`RunConfig::load`].
     pub fn from_yaml(text: &str, origin: &Path) -> Result<Self> {
         let mut raw = Raw::default();
         raw.add_text(text, origin)?;
@@ -53,15 +62,16 @@ impl RunConfig {
         for entry in raw.iter() {
             let key = keys::find(&entry.key).ok_or_else(|| unknown(entry, keys::key_names()))?;
             if !key.is_of(model) {
-                accept(entry, &["None"], &format!("{} does not read the key", model.name()))?;
+                accept(entry, &["None"], None, &format!("{} does not read the key", model.name()))?;
             } else {
                 set(&mut config, key, entry)?;
             }
         }
         config.settle_model();
         for entry in raw.iter() {
-            if let Some(Key { kind: Kind::Accepted { values, reason }, .. }) = keys::find(&entry.key) {
-                accept(entry, values(&config), reason)?;
+            if let Some(Key { kind: Kind::Accepted { values, held, reason }, .. }) = keys::find(&entry.key) {
+                let refused = held.map(|held| held(&config, &entry.value));
+                accept(entry, values(&config), refused, reason)?;
             }
         }
         if with_dataset {
@@ -91,6 +101,9 @@ fn set(config: &mut RunConfig, key: &Key, entry: &Entry) -> Result<()> {
 }
 
 /// Refuses an `.ini` file, the form of the authors' first command, and names the YAML file to use instead.
+///
+/// # Errors
+/// A file of that form.
 pub fn refuse_ini(path: &Path) -> Result<()> {
     match path.extension() {
         Some(extension) if extension.eq_ignore_ascii_case("ini") => Err(Error::new(
@@ -123,15 +136,18 @@ fn wrong_value(entry: &Entry, takes: &str) -> Error {
     })
 }
 
-fn accept(entry: &Entry, values: &[&str], reason: &str) -> Result<()> {
+/// `held` is what the key itself says of a value that is not among `values`.
+fn accept(entry: &Entry, values: &[&str], held: Option<Result<(), String>>, reason: &str) -> Result<()> {
     let Entry { key, value, origin } = entry;
     // A text such as `None` or `0.2,0.2` may stand for itself, whatever it would be in Python.
     let is = |accepted: &&str| value.as_str() == Some(accepted) || python::literal(accepted).as_ref() == Some(value);
-    if values.iter().any(is) {
-        return Ok(());
-    }
+    let found = match held {
+        Some(Ok(())) => return Ok(()),
+        _ if values.iter().any(is) => return Ok(()),
+        Some(Err(part)) => part,
+        None => python::shown(value),
+    };
     let supported: Vec<_> = values.iter().map(|v| format!("`{v}`")).collect();
-    let (found, supported) = (python::shown(value), supported.join(" or "));
-    let problem = format!("`{key}`: {found} is not supported here, only {supported} ({reason})");
+    let problem = format!("`{key}`: {found} is not supported here, only {} ({reason})", supported.join(" or "));
     Err(origin.name(Error::new(problem).hint("remove the key, or set it so")))
 }

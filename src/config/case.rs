@@ -20,6 +20,7 @@ pub struct CaseShape {
     pub max_item_list_length: i64,
     /// In the order of the model.
     pub attributes: Vec<CaseAttribute>,
+    /// Adam's.
     pub learning_rate: f64,
     /// Adam steps that the case holds.
     pub train_steps: usize,
@@ -28,7 +29,9 @@ pub struct CaseShape {
 /// One attribute of a golden case.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CaseAttribute {
+    /// The name of the attribute.
     pub name: String,
+    /// One token an item, or a list.
     pub kind: AttributeKind,
     /// Tokens, padding included.
     pub vocab: i64,
@@ -61,6 +64,9 @@ const OPTIONAL: [&str; 3] = ["model", "learner", "initializer_range"];
 
 impl ModelConfig {
     /// Reads and checks the configuration of a golden case.
+    ///
+    /// # Errors
+    /// No such file, and as [`ModelConfig::parse_case`].
     pub fn from_case(path: &Path) -> Result<(Self, CaseShape)> {
         let mut raw = Raw::default();
         raw.add_file(path)?;
@@ -68,6 +74,9 @@ impl ModelConfig {
     }
 
     /// Reads text as [`ModelConfig::from_case`] reads a file; `path` is for messages.
+    ///
+    /// # Errors
+    /// A key that is missing, or one that cases do not have; a value that it cannot have.
     pub fn parse_case(text: &str, path: &Path) -> Result<(Self, CaseShape)> {
         let mut raw = Raw::default();
         raw.add_text(text, path)?;

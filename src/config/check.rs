@@ -31,10 +31,18 @@ impl RunConfig {
             ));
         }
         let filtered = data.val_interval.iter().map(|(column, _)| column);
-        let inter = (data.load_inter.as_ref(), "inter", names.into_iter().chain(filtered).collect::<Vec<_>>());
+        let mut inter = (data.load_inter.as_ref(), "inter", names.into_iter().chain(filtered).collect::<Vec<_>>());
+        // Files of splits are not filtered, and stated histories need no times.
+        let list = data.list_field();
+        match &data.benchmark_filename {
+            Some(_) if inter.0.is_some_and(|columns| columns.contains(&list)) => inter.2.truncate(2),
+            Some(_) => inter.2.truncate(3),
+            None => {}
+        }
         let item =
             (data.load_item.as_ref(), "item", std::iter::once(names[1]).chain(&data.selected_features).collect());
-        for (loaded, file, needed) in [inter, item] {
+        let item = item.0.is_some_and(|columns| !columns.is_empty()).then_some(item);
+        for (loaded, file, needed) in [Some(inter), item].into_iter().flatten() {
             let Some(loaded) = loaded else { continue };
             if let Some(missing) = needed.into_iter().find(|name| !loaded.contains(name)) {
                 let problem = format!(
@@ -47,6 +55,14 @@ impl RunConfig {
                     Error::new(problem).hint("add the column, or leave `load_col` out to load all"),
                 ));
             }
+        }
+        // No `.item` file is read: a model without attributes needs none.
+        if data.load_item.as_ref().is_some_and(Vec::is_empty) && !data.selected_features.is_empty() {
+            let features = data.selected_features.join(", ");
+            let problem = "`load_col`: expected `item` with the columns of `selected_features`, found none";
+            let hint =
+                format!("add `item: [{}, {features}]`, or use SASRec, which has no attributes", data.item_id_field);
+            return Err(place(raw, &["load_col"], Error::new(problem).hint(hint)));
         }
         Ok(())
     }

@@ -22,11 +22,13 @@ impl RunConfig {
             data: DataConfig {
                 dataset: String::new(),
                 data_path: "dataset/".into(),
+                benchmark_filename: None,
                 field_separator: b'\t',
                 seq_separator: " ".to_owned(),
                 user_id_field: "user_id".to_owned(),
                 item_id_field: "item_id".to_owned(),
                 time_field: "timestamp".to_owned(),
+                list_suffix: "_list".to_owned(),
                 load_inter: None,
                 load_item: None,
                 val_interval: Vec::new(),

@@ -5,10 +5,15 @@ use serde_yaml::Mapping;
 use super::keys::{self, Key, Kind, Section};
 use super::{RunConfig, python};
 
+/// Keys of splits that are files: where nothing is written of them a configuration equals those of before there were any.
+const WHERE_SET: [&str; 2] = ["benchmark_filename", "LIST_SUFFIX"];
+
 impl RunConfig {
     /// Every honoured key that the model reads, under RecBole's name; [`RunConfig::load`] and [`RunConfig::from_yaml`] read the same back.
     pub fn to_yaml(&self) -> String {
+        let defaults = Self::defaults();
         let honoured = self.keys().filter_map(|key| match key.kind {
+            Kind::Honoured { get, .. } if WHERE_SET.contains(&key.name) && get(self) == get(&defaults) => None,
             Kind::Honoured { get, .. } => Some((key.name.into(), get(self))),
             _ => None,
         });

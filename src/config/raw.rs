@@ -136,7 +136,8 @@ fn is_tagged(value: &Value) -> bool {
 /// The line of each key that starts a line; serde_yaml keeps no places.
 fn lines_of_keys(text: &str) -> HashMap<&str, u64> {
     let key_of = |line: &'_ str| line.find(':').filter(|_| !line.starts_with([' ', '#']));
-    text.lines()
+    text.trim_start_matches('\u{feff}')
+        .lines()
         .zip(1..)
         .filter_map(|(line, number)| Some((line[..key_of(line)?].trim().trim_matches(['"', '\'']), number)))
         .collect()

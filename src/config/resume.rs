@@ -7,6 +7,11 @@ impl RunConfig {
     pub const CHANGEABLE: [&str; 6] =
         ["checkpoint_interval", "data_path", "gpu_id", "show_progress", "threads", "use_gpu"];
 
+    /// The keys that may change, too, where a new run begins from the state of another: how long it trains and in which steps,
+    /// and where its folder is. All others say what the state is of.
+    pub const CHANGEABLE_FROM: [&str; 7] =
+        ["checkpoint_dir", "clip_grad_norm", "epochs", "eval_step", "learning_rate", "stopping_step", "weight_decay"];
+
     /// Whether all keys but [`RunConfig::CHANGEABLE`] are equal.
     pub fn trains_as(&self, other: &Self) -> bool {
         let mut this = self.clone();

@@ -9,10 +9,15 @@ use serde::{Deserialize, Serialize};
 /// One run: what to read, what to build, how to train it and how to judge it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RunConfig {
+    /// What RecBole calls general.
     pub run: RunOptions,
+    /// What to read.
     pub data: DataConfig,
+    /// What to build.
     pub model: ModelConfig,
+    /// How to train it.
     pub train: TrainConfig,
+    /// How to judge it.
     pub eval: EvalConfig,
 }
 
@@ -55,6 +60,7 @@ pub enum ComputePath {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {
+    /// float32 throughout.
     Float32,
     /// bfloat16 factors of products (where libtorch multiplies, products too); weights, sums, softmax, losses and optimizer stay in
     /// float32.
@@ -68,6 +74,8 @@ pub struct DataConfig {
     pub dataset: String,
     /// `data_path`: the folder that holds the folder `dataset`.
     pub data_path: PathBuf,
+    /// `benchmark_filename`: the three parts of `dataset.PART.inter` that hold the splits; `None` splits one file.
+    pub benchmark_filename: Option<[String; 3]>,
     /// `field_separator`: one byte between fields.
     pub field_separator: u8,
     /// `seq_separator`: between the tokens of a sequence field.
@@ -78,6 +86,8 @@ pub struct DataConfig {
     pub item_id_field: String,
     /// `TIME_FIELD`.
     pub time_field: String,
+    /// `LIST_SUFFIX`: behind `ITEM_ID_FIELD`, the name of the column of histories in files of splits.
+    pub list_suffix: String,
     /// `load_col.inter`: columns to load; `None` loads all.
     pub load_inter: Option<Vec<String>>,
     /// `load_col.item`: columns to load; `None` loads all.
@@ -100,12 +110,45 @@ pub struct DataConfig {
     pub selected_features: Vec<String>,
 }
 
+impl DataConfig {
+    /// The data set's file of this kind: `inter`, `train.inter`, `item`.
+    pub fn file(&self, kind: &str) -> PathBuf {
+        self.data_path.join(&self.dataset).join(format!("{}.{kind}", self.dataset))
+    }
+
+    /// The column that states a row's history where the splits are files.
+    pub fn list_field(&self) -> String {
+        format!("{}{}", self.item_id_field, self.list_suffix)
+    }
+
+    /// What to write to load of a file (`inter` or `item`) the columns in `read` alone.
+    pub(crate) fn leave_out(&self, file: &str, read: &[&str]) -> String {
+        let quoted = |names: &[&str]| {
+            format!("[{}]", names.iter().map(|name| format!("'{name}'")).collect::<Vec<_>>().join(", "))
+        };
+        let columns = |of: &str, load: &Option<Vec<String>>| match load {
+            _ if of == file => quoted(read),
+            None => "'*'".to_owned(),
+            Some(names) => quoted(&names.iter().map(String::as_str).collect::<Vec<_>>()),
+        };
+        format!(
+            "correct the value, or leave out the column, which nothing reads: `load_col: {{'inter': {}, 'item': {}}}`",
+            columns("inter", &self.load_inter),
+            columns("item", &self.load_item)
+        )
+    }
+}
+
 /// An interval of counts or values: `[5,inf)`, `(0,100]`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Interval {
+    /// Its lower end.
     pub low: f64,
+    /// Whether that belongs to it.
     pub low_closed: bool,
+    /// Its upper end.
     pub high: f64,
+    /// Whether that belongs to it.
     pub high_closed: bool,
 }
 
@@ -130,7 +173,9 @@ impl fmt::Display for Interval {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Keep {
+    /// The first.
     First,
+    /// The last.
     Last,
 }
 
@@ -147,24 +192,37 @@ pub enum TimePrecision {
 /// The architecture. Sizes that come from the data (items, vocabularies) are given to the constructor apart.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ModelConfig {
+    /// `model`.
     pub model: Architecture,
+    /// `n_layers`.
     pub n_layers: i64,
+    /// `n_heads`, which divides every hidden size.
     pub n_heads: i64,
     /// H.
     pub hidden_size: i64,
+    /// `inner_size`: the width inside of the feed-forward network.
     pub inner_size: i64,
     /// One size per attribute; `hidden_size` each in SASRecF.
     pub attribute_hidden_size: Vec<i64>,
+    /// `hidden_dropout_prob`: after embeddings and dense layers.
     pub hidden_dropout_prob: f64,
+    /// `attn_dropout_prob`: on the attention probabilities.
     pub attn_dropout_prob: f64,
+    /// `hidden_act`: of the feed-forward network.
     pub hidden_act: Activation,
+    /// `layer_norm_eps`.
     pub layer_norm_eps: f64,
+    /// `initializer_range`: the standard deviation of initial weights.
     pub initializer_range: f64,
+    /// `fusion_type`: the paper's F.
     pub fusion_type: Fusion,
+    /// `pooling_mode`.
     pub pooling_mode: Pooling,
+    /// `attribute_predictor`.
     pub attribute_predictor: Predictor,
     /// One weight for each attribute (the paper's λ), read where there are attribute losses.
     pub lamdas: Vec<f64>,
+    /// `loss_type`.
     pub loss_type: Loss,
 }
 
@@ -183,6 +241,7 @@ pub enum Architecture {
 }
 
 impl Architecture {
+    /// All of them.
     pub const ALL: [Self; 3] = [Self::SasRecD, Self::SasRec, Self::SasRecF];
 
     /// RecBole's name of the model.
@@ -199,10 +258,15 @@ impl Architecture {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Activation {
+    /// The exact form.
     Gelu,
+    /// max(x, 0).
     Relu,
+    /// x · σ(x).
     Swish,
+    /// The hyperbolic tangent.
     Tanh,
+    /// σ(x).
     Sigmoid,
 }
 
@@ -210,8 +274,11 @@ pub enum Activation {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Fusion {
+    /// The sum of the scores.
     Sum,
+    /// A linear layer over all scores of a row.
     Concat,
+    /// A weighted sum, whose weights follow from the scores.
     Gate,
 }
 
@@ -229,8 +296,11 @@ pub enum AttributeKind {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Pooling {
+    /// Their sum.
     Sum,
+    /// Their mean.
     Mean,
+    /// The largest of each component.
     Max,
 }
 
@@ -238,7 +308,9 @@ pub enum Pooling {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Predictor {
+    /// A linear layer for each attribute.
     Linear,
+    /// None.
     Not,
 }
 
@@ -256,9 +328,13 @@ pub enum Loss {
 /// The training loop.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TrainConfig {
+    /// `epochs`: at most so many.
     pub epochs: usize,
+    /// `train_batch_size`: sequences.
     pub train_batch_size: usize,
+    /// `learning_rate`.
     pub learning_rate: f64,
+    /// `weight_decay`: added to the gradients (L2).
     pub weight_decay: f64,
     /// `clip_grad_norm`: `max_norm` of the 2-norm, or of `norm_type`; `None` does not clip.
     pub clip_grad_norm: Option<ClipGradNorm>,
@@ -271,18 +347,24 @@ pub struct TrainConfig {
 /// `clip_grad_norm: {max_norm: 5, norm_type: 2}`, as `torch.nn.utils.clip_grad_norm_` takes it.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct ClipGradNorm {
+    /// What the norm is scaled down to.
     pub max_norm: f64,
+    /// Which norm.
     pub norm_type: f64,
 }
 
 /// Full-ranking evaluation.
 #[derive(Debug, Clone, PartialEq)]
 pub struct EvalConfig {
+    /// `metrics`, in their order.
     pub metrics: Vec<MetricKind>,
+    /// `topk`: cut-offs, in their order.
     pub topk: Vec<usize>,
     /// `valid_metric`: the metric that stops training and picks the best epoch.
     pub valid_metric: (MetricKind, usize),
+    /// `eval_batch_size`: sequences.
     pub eval_batch_size: usize,
+    /// `metric_decimal_place`: metrics are rounded to so many decimals before they are compared.
     pub metric_decimal_place: usize,
 }
 
@@ -290,11 +372,17 @@ pub struct EvalConfig {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum MetricKind {
+    /// The share of the relevant items that are found.
     Recall,
+    /// Normalised discounted cumulative gain.
     Ndcg,
+    /// 1 / place of the first relevant item.
     Mrr,
+    /// Whether any relevant item is found.
     Hit,
+    /// The share of the first k items that are relevant.
     Precision,
+    /// Mean average precision.
     Map,
 }
 

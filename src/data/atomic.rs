@@ -10,7 +10,8 @@
 use std::collections::HashSet;
 use std::path::Path;
 
-use super::table::{Column, Table, Values, excerpt};
+use super::table::{Column, Table, Values};
+use crate::excerpt::excerpt;
 use crate::{Error, Result};
 
 /// How the fields of a file are separated.
@@ -22,21 +23,54 @@ pub struct Format<'a> {
     pub seq_separator: &'a str,
 }
 
-/// Reads the file at `path`: the columns in `load` that it has, or all of them.
+/// The columns of a file that are loaded.
+#[derive(Debug, Clone, Copy)]
+pub struct Columns<'a> {
+    /// Those of these that it has; `None` loads all.
+    pub load: Option<&'a [String]>,
+    /// Of those loaded, the ones that something is made of.
+    pub read: &'a [&'a str],
+    /// What to do about a bad value in any other.
+    pub cure: &'a str,
+}
+
+/// Reads the columns of the file at `path`.
 ///
 /// # Errors
 /// The file cannot be read or is empty; a header field is not `name:type`, its type is unknown or its name repeated; a
 /// line has too many fields, a number that is none, bytes that are not UTF-8, or a quote that is never closed; the lines
 /// leave out more fields at their ends than the file has bytes.
-pub fn read(path: &Path, format: Format, load: Option<&[String]>) -> Result<Table> {
+pub fn read(path: &Path, format: Format, columns: Columns) -> Result<Table> {
     let bytes = std::fs::read(path).map_err(|e| Error::io(path, "read the file", e))?;
-    parse(path, bytes, format, load)
+    parse_columns(path, bytes, format, columns.load).map_err(|wrong| match wrong.column {
+        Some(column) if !columns.read.contains(&&*column) => wrong.error.hint(columns.cure),
+        _ => wrong.error,
+    })
 }
 
-/// Reads `bytes` as [`read`] does; `path` is for messages.
-pub fn parse(path: &Path, mut bytes: Vec<u8>, format: Format, load: Option<&[String]>) -> Result<Table> {
+/// Reads the columns in `load` that `bytes` have, or all of them; `path` is for messages.
+///
+/// # Errors
+/// As [`read`], but for those of the file system.
+pub fn parse(path: &Path, bytes: Vec<u8>, format: Format, load: Option<&[String]>) -> Result<Table> {
+    parse_columns(path, bytes, format, load).map_err(|wrong| wrong.error)
+}
+
+/// What is wrong, and in the values of which column.
+struct Wrong {
+    error: Error,
+    column: Option<String>,
+}
+
+impl From<Error> for Wrong {
+    fn from(error: Error) -> Self {
+        Self { error, column: None }
+    }
+}
+
+fn parse_columns(path: &Path, mut bytes: Vec<u8>, format: Format, load: Option<&[String]>) -> Result<Table, Wrong> {
     if let Some((form, cure)) = other_form(&bytes) {
-        return Err(Error::new(format!("expected UTF-8 text, found {form}")).at(path).hint(cure));
+        return Err(Error::new(format!("expected UTF-8 text, found {form}")).at(path).hint(cure).into());
     }
     // One more record after the file's own: an unclosed quote swallows it, which the tokeniser does not tell otherwise.
     let end = bytes.len();
@@ -56,13 +90,14 @@ pub fn parse(path: &Path, mut bytes: Vec<u8>, format: Format, load: Option<&[Str
         }
         if let Err(error) = reader.read_record(&mut record) {
             let header = table.as_ref().map_or(&[] as &[_], Table::header);
-            return Err(explain(&error, header).at(path).line(line));
+            return Err(explain(&error, header).at(path).line(line).into());
         }
         if reader.position().byte() as usize > end + 1 {
             return Err(Error::new("expected a `\"` that closes a quoted field, found the end of the file")
                 .at(path)
                 .line(line)
-                .hint("close the quote that opens a field of this line, or double it if it belongs to the text"));
+                .hint("close the quote that opens a field of this line, or double it if it belongs to the text")
+                .into());
         }
         let blank = record.len() == 1 && bytes[start] != b'"' && record[0].bytes().all(|b| b == b' ' || b == b'\t');
         match &mut table {
@@ -72,9 +107,17 @@ pub fn parse(path: &Path, mut bytes: Vec<u8>, format: Format, load: Option<&[Str
                 // Otherwise a wide header and many short lines would take memory by the square of the file's size.
                 left_out += table.header().len().saturating_sub(record.len());
                 if left_out > end {
-                    return Err(too_short(table.header().len(), record.len()).at(path).line(line));
+                    return Err(too_short(table.header().len(), record.len()).at(path).line(line).into());
                 }
-                table.push(&record, line, format.seq_separator)?;
+                table.check_width(&record, line)?;
+                if let Err((error, column)) = table.push(&record, line, format.seq_separator) {
+                    return Err(Wrong { error, column: Some(column) });
+                }
+                // The tokeniser counts the line end behind a record, too.
+                let lines = reader.position().line().saturating_sub(line);
+                if lines > 1 && record.iter().any(|field| field.contains('\n')) {
+                    table.spans(line, lines);
+                }
             }
         }
     }
@@ -82,6 +125,7 @@ pub fn parse(path: &Path, mut bytes: Vec<u8>, format: Format, load: Option<&[Str
         Error::new("expected a header of `name:type` fields, found an empty file")
             .at(path)
             .hint("fetch or write the file again")
+            .into()
     })
 }
 

@@ -12,7 +12,9 @@ pub struct Core {
 
 /// The counts of interactions that are allowed.
 pub struct Limits<'a> {
+    /// Of a user.
     pub users: Option<&'a Interval>,
+    /// Of an item.
     pub items: Option<&'a Interval>,
 }
 

@@ -6,7 +6,8 @@ use std::fmt;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
-use super::dataset::{Dataset, Filtering};
+use super::dataset::Dataset;
+use super::interactions::Filtering;
 use super::split::{Hashes, Histories, Rows, Splits, at_precision, n_held_out};
 use crate::config::{DataConfig, TimePrecision};
 
@@ -17,30 +18,49 @@ pub struct Inspection {
     pub stats: Statistics,
     /// Before augmentation, as the log counts.
     pub log: Summary,
+    /// What the filters dropped.
     pub filtering: Filtering,
+    /// Tokens, with the padding.
     pub first_users: Vec<String>,
+    /// Tokens, with the padding.
     pub first_items: Vec<String>,
     /// For each attribute `n_<attribute>_tokens` and the tokens themselves, `<attribute>_tokens`; with the padding.
     #[serde(flatten)]
     pub attributes: Map<String, Value>,
+    /// Rows to train on.
     pub n_train: usize,
+    /// Rows to validate on.
     pub n_valid: usize,
+    /// Rows to test on.
     pub n_test: usize,
+    /// The first rows of the test.
     pub test_rows_first: Vec<Row>,
+    /// The first rows of the validation.
     pub valid_rows_first: Vec<Row>,
+    /// The first rows of the training, before any shuffle.
     pub train_rows_first_unshuffled: Vec<Row>,
+    /// Of the training rows.
     pub train_sha256: Hashes,
+    /// Of the validation rows.
     pub valid_sha256: Hashes,
+    /// Of the test rows.
     pub test_sha256: Hashes,
-    pub agreement: Agreement,
+    /// Of splits that are made here; files of splits are what they are.
+    pub agreement: Option<Agreement>,
+    /// What is lost on the way, one sentence each.
+    pub warnings: Vec<String>,
 }
 
 /// RecBole's figures. `users`, `items` and the sparsity count the padding; the averages do not.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Statistics {
+    /// Users.
     pub users: usize,
+    /// Items.
     pub items: usize,
+    /// Interactions.
     pub inters: usize,
+    /// 1 − the share of (user, item) pairs that interact.
     pub sparsity: f64,
     /// Interactions for each user that has any.
     pub avg_user: f64,
@@ -51,18 +71,23 @@ pub struct Statistics {
 /// RecBole's block in the log: its `Display` is that of the log, line by line.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Summary {
+    /// The data set's name.
     pub name: String,
+    /// Its figures.
     #[serde(flatten)]
     pub statistics: Statistics,
+    /// The columns that were loaded.
     pub remain_fields: Vec<String>,
 }
 
 /// One row of a split.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Row {
+    /// The user's id.
     pub user: i64,
     /// `[L]`, with the padding.
     pub seq: Vec<i64>,
+    /// How many of them are no padding.
     pub len: i64,
     /// The target.
     pub pos: i64,
@@ -71,6 +96,7 @@ pub struct Row {
 /// What makes two people's copies of a data set, or their results on it, differ.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Agreement {
+    /// In what times are compared.
     pub time_precision: TimePrecision,
     /// Ties at `time_precision`: there the order of the file decides which item comes first.
     pub ties: Ties,
@@ -234,7 +260,8 @@ impl Inspection {
             train_sha256: splits.train.hashes(),
             valid_sha256: splits.valid.hashes(),
             test_sha256: splits.test.hashes(),
-            agreement: Agreement::new(dataset, config.time_precision),
+            agreement: dataset.parts.is_none().then(|| Agreement::new(dataset, config.time_precision)),
+            warnings: dataset.warnings.clone(),
         }
     }
 }
@@ -277,16 +304,25 @@ impl fmt::Display for Inspection {
             writeln!(f, "  SHA-256 of item_id_list  {}", hashes.item_id_list)?;
             writeln!(f, "  SHA-256 of item_length   {}", hashes.item_length)?;
         }
-        let Agreement { time_precision, ties, ties_at_float64, .. } = &self.agreement;
-        writeln!(f, "\nWhat decides whether two copies agree")?;
+        if let Some(agreement) = &self.agreement {
+            write!(f, "\n{agreement}")?;
+        }
+        self.warnings.iter().try_for_each(|warning| write!(f, "\n\nWarning: {warning}"))
+    }
+}
+
+impl fmt::Display for Agreement {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { time_precision, ties, ties_at_float64, .. } = self;
+        writeln!(f, "What decides whether two copies agree")?;
         let at_float32 = (*time_precision == TimePrecision::Float32).then_some(("float32", ties));
         for (precision, ties) in at_float32.into_iter().chain([("float64", ties_at_float64)]) {
             let what = format!("  interactions tied in time at {precision}");
             let Ties { interactions, users } = ties;
             writeln!(f, "{what:<47}{interactions:>9}   by {users} users; there the order of the file decides")?;
         }
-        writeln!(f, "  repeated (user, item) pairs                  {:>9}", self.agreement.duplicate_pairs)?;
-        writeln!(f, "  test items already in the user's history     {:>9}", self.agreement.test_items_in_history)?;
-        write!(f, "  test items older than others' training items {:>9}", self.agreement.test_older_than_training)
+        writeln!(f, "  repeated (user, item) pairs                  {:>9}", self.duplicate_pairs)?;
+        writeln!(f, "  test items already in the user's history     {:>9}", self.test_items_in_history)?;
+        write!(f, "  test items older than others' training items {:>9}", self.test_older_than_training)
     }
 }

@@ -1,23 +1,29 @@
 //! From RecBole's atomic files to batches, one step a module:
-//! [`atomic`] parses into a [`table`], [`dataset`] filters and numbers, [`split`] cuts, [`batch`] makes tensors; [`inspect`] describes,
-//! [`sources`] lists known data sets.
+//! [`atomic`] parses into a [`table`], [`interactions`] and [`items`] read and filter the two kinds of file, [`dataset`]
+//! numbers, [`split`] cuts, or [`presplit`] where the files are cut already, [`batch`] makes tensors; [`inspect`] describes,
+//! [`copies`] knows the copy that published figures are of.
 //!
 //! Ids are `i64` and start at 1; id 0 is `[PAD]`, which stands for padding and for a missing token alike.
 
 pub mod atomic;
 pub mod batch;
+pub mod copies;
 pub mod dataset;
 pub mod filter;
 pub mod inspect;
+pub mod interactions;
+pub mod items;
+pub mod presplit;
 #[cfg(test)]
 mod sample;
-pub mod sources;
 pub mod split;
 pub mod table;
 pub mod vocabulary;
+mod warnings;
 
 pub use batch::{Batch, NegativeSampler, RowTensors};
-pub use dataset::{Attribute, Dataset};
+pub use dataset::Dataset;
 pub use inspect::{Inspection, Summary};
+pub use items::Attribute;
 pub use split::{Rows, Splits};
 pub use vocabulary::Vocabulary;

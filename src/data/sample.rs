@@ -1,6 +1,7 @@
 //! Small data sets and their configuration, for the tests of this module's parts.
 
-use super::dataset::{Dataset, Filtering};
+use super::dataset::Dataset;
+use super::interactions::Filtering;
 use super::vocabulary::Vocabulary;
 use crate::config::{DataConfig, RunConfig, TimePrecision};
 
@@ -27,6 +28,8 @@ pub fn dataset(interactions: &[(i64, i64, f64)]) -> Dataset {
         user: interactions.iter().map(|&(user, ..)| user).collect(),
         item: interactions.iter().map(|&(_, item, _)| item).collect(),
         time: interactions.iter().map(|&(.., time)| time).collect(),
+        parts: None,
+        warnings: Vec::new(),
         remain_fields: ["user_id", "item_id", "timestamp"].map(str::to_owned).into(),
         filtering: Filtering {
             rows_in_file: interactions.len(),

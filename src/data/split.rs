@@ -18,8 +18,11 @@ use crate::{Error, Result};
 /// Rows to train on, to stop by and to judge by.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Splits {
+    /// To train on.
     pub train: Rows,
+    /// To stop by: the last item but one of each user.
     pub valid: Rows,
+    /// To judge by: the last item of each user.
     pub test: Rows,
 }
 
@@ -41,21 +44,24 @@ pub struct Rows {
 /// SHA-256 of each column of [`Rows`] as little-endian `i64`, row-major; under RecBole's names of the columns.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Hashes {
+    /// Of the users.
     pub user_id: String,
     /// The target.
     pub item_id: String,
+    /// Of the histories.
     pub item_id_list: String,
+    /// Of their lengths.
     pub item_length: String,
 }
 
 impl Rows {
     /// No rows, of sequences of length `l`.
-    fn new(l: usize) -> Self {
+    pub(super) fn new(l: usize) -> Self {
         Self { l, user: Vec::new(), target: Vec::new(), seq: Vec::new(), len: Vec::new() }
     }
 
     /// Adds a row; of `history`, oldest first, the last L items are kept.
-    fn push(&mut self, user: i64, history: &[i64], target: i64) {
+    pub(super) fn push(&mut self, user: i64, history: &[i64], target: i64) {
         let kept = &history[history.len().saturating_sub(self.l)..];
         self.user.push(user);
         self.target.push(target);
@@ -149,11 +155,23 @@ pub fn n_held_out(n_rows: usize) -> usize {
     n_rows.saturating_sub(1).min(2)
 }
 
-/// Cuts the data set as described above.
+/// What a user chose, oldest first, by the order of `histories`: every item that the data names for the user.
+pub fn history_of(dataset: &Dataset, histories: &Histories, user: i64) -> Vec<i64> {
+    let interactions = histories.of(user);
+    match &dataset.parts {
+        Some(parts) => parts.history(dataset, interactions),
+        None => interactions.iter().map(|&interaction| dataset.item[interaction]).collect(),
+    }
+}
+
+/// Cuts the data set as described above, or as its files are cut.
 ///
 /// # Errors
-/// No user has two interactions, so that there is nothing to train on.
+/// No user has two interactions, so that there is nothing to train on; a file of splits has no row to train or to test.
 pub fn split(dataset: &Dataset, config: &DataConfig) -> Result<Splits> {
+    if let Some(parts) = &dataset.parts {
+        return parts.split(dataset, config);
+    }
     let histories = Histories::new(dataset, config.time_precision);
     let mut users: Vec<_> = histories.iter().filter(|(_, history)| history.len() > 1).collect();
     if users.is_empty() {

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::vocabulary::Vocabulary;
+use crate::excerpt::excerpt;
 use crate::{Error, Result};
 
 /// The columns of one file that were asked for.
@@ -16,19 +17,36 @@ pub struct Table {
     indices: Vec<usize>,
     /// The line, counted from 1, on which each row starts.
     lines: Vec<u64>,
+    /// Quoted fields that hold line ends.
+    spanning: Spanning,
+}
+
+/// Fields that go over several lines, as a stray quote makes them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Spanning {
+    /// How many rows have one.
+    pub rows: usize,
+    /// Where the row with most lines starts.
+    pub line: u64,
+    /// How many lines it has.
+    pub lines: u64,
 }
 
 /// A column that was loaded.
 #[derive(Debug)]
 pub struct Column {
+    /// Its name in the header.
     pub name: String,
+    /// What it holds.
     pub values: Values,
 }
 
 /// The values of a column, one a row.
 #[derive(Debug)]
 pub enum Values {
+    /// One token.
     Token(Tokens),
+    /// Any number of tokens.
     TokenSeq(TokenSeqs),
     /// NaN where the value is missing.
     Float(Vec<f64>),
@@ -68,7 +86,12 @@ impl<T> Default for Ragged<T> {
 }
 
 impl<T> Ragged<T> {
-    fn push(&mut self, row: impl IntoIterator<Item = T>) {
+    /// The number of rows.
+    pub(super) fn n(&self) -> usize {
+        self.ends.len()
+    }
+
+    pub(super) fn push(&mut self, row: impl IntoIterator<Item = T>) {
         self.values.extend(row);
         self.ends.push(self.values.len());
     }
@@ -77,6 +100,30 @@ impl<T> Ragged<T> {
     pub fn row(&self, index: usize) -> &[T] {
         let start = index.checked_sub(1).map_or(0, |before| self.ends[before]);
         &self.values[start..self.ends[index]]
+    }
+}
+
+impl Tokens {
+    /// Adds the rows of another column behind these.
+    pub(super) fn append(&mut self, other: Self) {
+        if self.ids.is_empty() {
+            *self = other;
+            return;
+        }
+        let new: Vec<i64> = other.vocabulary.ids_in(&mut self.vocabulary);
+        self.ids.extend(other.ids.iter().map(|&id| new[id as usize]));
+    }
+}
+
+impl TokenSeqs {
+    /// Adds the rows of another column behind these.
+    pub(super) fn append(&mut self, other: Self) {
+        if self.ids.n() == 0 {
+            *self = other;
+            return;
+        }
+        let new: Vec<i64> = other.vocabulary.ids_in(&mut self.vocabulary);
+        (0..other.ids.n()).for_each(|row| self.ids.push(other.ids.row(row).iter().map(|&id| new[id as usize])));
     }
 }
 
@@ -159,37 +206,53 @@ fn number(field: &str) -> Result<f64> {
     }
 }
 
-/// `field` as it can stand in a message.
-pub(super) fn excerpt(field: &str) -> String {
-    let text = field.chars().take(40).collect::<String>();
-    let dots = if text.len() < field.len() { "…" } else { "" };
-    format!("{}{dots}", text.escape_debug())
-}
-
 impl Table {
     /// A table without rows. `header` names all columns of the file; `columns` are those to load, each with its place.
     pub(super) fn new(path: &Path, header: Vec<String>, columns: Vec<(usize, Column)>) -> Self {
         let (indices, columns) = columns.into_iter().unzip();
-        Self { path: path.to_path_buf(), header, columns, indices, lines: Vec::new() }
+        Self { path: path.to_path_buf(), header, columns, indices, lines: Vec::new(), spanning: Spanning::default() }
     }
 
-    /// Adds the row that starts on `line`.
-    pub(super) fn push(&mut self, record: &csv::StringRecord, line: u64, seq_separator: &str) -> Result<()> {
-        if record.len() > self.header.len() {
-            let problem = format!("expected at most {} fields, found {}", self.header.len(), record.len());
-            return Err(Error::new(problem)
-                .at(&self.path)
-                .line(line)
-                .hint("remove the surplus separator, or quote the field that holds it"));
+    /// Holds the row that starts on `line` to the header.
+    pub(super) fn check_width(&self, record: &csv::StringRecord, line: u64) -> Result<()> {
+        if record.len() <= self.header.len() {
+            return Ok(());
         }
+        let problem = format!("expected at most {} fields, found {}", self.header.len(), record.len());
+        Err(Error::new(problem)
+            .at(&self.path)
+            .line(line)
+            .hint("remove the surplus separator, or quote the field that holds it"))
+    }
+
+    /// Adds the row that starts on `line`; an error comes with the column in which it is.
+    pub(super) fn push(
+        &mut self,
+        record: &csv::StringRecord,
+        line: u64,
+        seq_separator: &str,
+    ) -> Result<(), (Error, String)> {
         for (column, &index) in self.columns.iter_mut().zip(&self.indices) {
             column
                 .values
                 .push(record.get(index).unwrap_or_default(), seq_separator)
-                .map_err(|error| error.at(&self.path).line(line).column(&column.name))?;
+                .map_err(|error| (error.at(&self.path).line(line).column(&column.name), column.name.clone()))?;
         }
         self.lines.push(line);
         Ok(())
+    }
+
+    /// Notes that the row that starts on `line` has fields that go on over `lines` lines.
+    pub(super) fn spans(&mut self, line: u64, lines: u64) {
+        self.spanning.rows += 1;
+        if lines > self.spanning.lines {
+            (self.spanning.line, self.spanning.lines) = (line, lines);
+        }
+    }
+
+    /// Fields that go over several lines.
+    pub fn spanning(&self) -> Spanning {
+        self.spanning
     }
 
     /// All columns of the file by name, loaded or not.
@@ -247,6 +310,33 @@ impl Table {
             Values::Token(tokens) => Ok(tokens),
             other => Err(self.wrong_type(name, key, "token", other)),
         }
+    }
+
+    /// As [`Table::tokens`], taken out of the table, in which the column is empty from here on.
+    pub(super) fn take_tokens(&mut self, name: &str, key: &str) -> Result<Tokens> {
+        self.tokens(name, key)?;
+        Ok(match self.take(name) {
+            Some(Values::Token(tokens)) => tokens,
+            _ => Tokens::default(),
+        })
+    }
+
+    /// The token sequences of the column `name`, taken as by [`Table::take_tokens`].
+    pub(super) fn take_token_seqs(&mut self, name: &str, key: &str) -> Result<TokenSeqs> {
+        match self.column(name, key)? {
+            Values::TokenSeq(_) => {}
+            other => return Err(self.wrong_type(name, key, "token_seq", other)),
+        }
+        Ok(match self.take(name) {
+            Some(Values::TokenSeq(tokens)) => tokens,
+            _ => TokenSeqs::default(),
+        })
+    }
+
+    fn take(&mut self, name: &str) -> Option<Values> {
+        let values = &mut self.columns.iter_mut().find(|column| column.name == name)?.values;
+        let empty = Values::of_type(values.kind())?;
+        Some(std::mem::replace(values, empty))
     }
 
     /// The numbers of the column `name`, which the configuration's key `key` asks for; NaN where missing.

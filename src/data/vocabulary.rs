@@ -56,6 +56,11 @@ impl Vocabulary {
         self.tokens.get(usize::try_from(id).ok()?).map(|token| &**token)
     }
 
+    /// The id in `other` of each of these ids; `other` gets the tokens that it lacks.
+    pub(super) fn ids_in(&self, other: &mut Self) -> Vec<i64> {
+        std::iter::once(0).chain(self.iter().skip(1).map(|token| other.intern(token))).collect()
+    }
+
     /// All tokens in the order of their ids, the padding first.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = &str> {
         self.tokens.iter().map(|token| &**token)

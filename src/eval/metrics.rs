@@ -1,11 +1,14 @@
 //! RecBole's ranking metrics, from the ranks of the relevant items.
 
 use std::fmt;
+use std::str::FromStr;
 
-use serde::ser::{Serialize, SerializeMap, Serializer};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
 use super::Ranking;
 use crate::config::{EvalConfig, MetricKind};
+use crate::{Error, Result};
 
 /// A metric at cut-off `k` for one user.
 ///
@@ -47,17 +50,74 @@ fn ratio(numerator: f64, denominator: usize) -> f64 {
     if denominator == 0 { 0.0 } else { numerator / denominator as f64 }
 }
 
-/// The configured metrics of one evaluation, in RecBole's order, each a mean over users.
-#[derive(Debug, Clone, PartialEq)]
-pub struct MetricValues(Vec<(MetricKind, usize, f64)>);
+/// A metric at a cut-off: `recall@20`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct MetricAt {
+    /// Which metric.
+    pub kind: MetricKind,
+    /// How many of the first items count.
+    pub k: usize,
+}
+
+impl MetricAt {
+    /// The configured metrics, in RecBole's order.
+    pub fn all(config: &EvalConfig) -> impl Iterator<Item = Self> {
+        config.metrics.iter().flat_map(|&kind| config.topk.iter().map(move |&k| Self { kind, k }))
+    }
+
+    /// Its value for each user whose one target has this rank.
+    pub fn of_users(self, ranks: &[usize]) -> Vec<f64> {
+        ranks.iter().map(|rank| metric(self.kind, std::slice::from_ref(rank), self.k)).collect()
+    }
+}
+
+/// As RecBole prints it before the value.
+impl fmt::Display for MetricAt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}@{}", self.kind.name(), self.k)
+    }
+}
+
+/// Upper and lower case are one.
+impl FromStr for MetricAt {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self> {
+        let lower = name.to_lowercase();
+        let parsed = lower.split_once('@').and_then(|(kind, k)| {
+            let kind = serde_json::from_value(Value::from(kind)).ok()?;
+            Some(Self { kind, k: k.parse().ok().filter(|&k| k > 0)? })
+        });
+        parsed.ok_or_else(|| Error::new(format!("expected a metric such as recall@20, found `{name}`")))
+    }
+}
+
+impl TryFrom<String> for MetricAt {
+    type Error = Error;
+
+    fn try_from(name: String) -> Result<Self> {
+        name.parse()
+    }
+}
+
+impl From<MetricAt> for String {
+    fn from(metric: MetricAt) -> Self {
+        metric.to_string()
+    }
+}
+
+/// The metrics of one evaluation in their order, each a finite mean over users. A file holds them as a map of names.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "Map<String, Value>", into = "Map<String, Value>")]
+pub struct MetricValues(Vec<(MetricAt, f64)>);
 
 impl MetricValues {
     /// Means over users, each with the ranks of their relevant items.
     pub fn of_ranks<'a>(config: &EvalConfig, users: impl ExactSizeIterator<Item = &'a [usize]> + Clone) -> Self {
         let n = users.len();
-        let names = config.metrics.iter().flat_map(|&kind| config.topk.iter().map(move |&k| (kind, k)));
-        let mean = |kind, k| ratio(total(users.clone().map(|ranks| metric(kind, ranks, k))), n);
-        Self(names.map(|(kind, k)| (kind, k, mean(kind, k))).collect())
+        let mean = |at: MetricAt| ratio(total(users.clone().map(|ranks| metric(at.kind, ranks, at.k))), n);
+        MetricAt::all(config).map(|at| (at, mean(at))).collect()
     }
 
     /// Metrics of a ranking: ties with the target do not count against it, as in the reference.
@@ -71,46 +131,69 @@ impl MetricValues {
         Self::of_ranks(config, worst.iter().map(std::slice::from_ref))
     }
 
-    /// The values that [`MetricValues::named`] gave under the same configuration; `None` if there are more or fewer.
+    /// The metrics that had these values under the same configuration; `None` if there are more or fewer.
     pub fn restored(config: &EvalConfig, values: &[f64]) -> Option<Self> {
-        let names = config.metrics.iter().flat_map(|&kind| config.topk.iter().map(move |&k| (kind, k)));
-        let all = names.zip(values).map(|((kind, k), &value)| (kind, k, value));
-        (values.len() == config.metrics.len() * config.topk.len()).then(|| Self(all.collect()))
+        let all = MetricAt::all(config).zip(values.iter().copied());
+        (values.len() == config.metrics.len() * config.topk.len()).then(|| all.collect())
     }
 
     /// Rounded to so many decimals, as the reference does **before** it compares.
     pub fn rounded(&self, decimals: usize) -> Self {
         // Through the decimal text, which rounds the exact binary value as Python's `round` does.
         let round = |x: f64| format!("{x:.decimals$}").parse().expect("a formatted float is a float");
-        Self(self.0.iter().map(|&(kind, k, x)| (kind, k, round(x))).collect())
+        self.iter().map(|(at, x)| (at, round(x))).collect()
     }
 
-    /// One metric; `None` where it is not configured.
-    pub fn get(&self, kind: MetricKind, k: usize) -> Option<f64> {
-        self.0.iter().find(|&&(other, at, _)| (other, at) == (kind, k)).map(|&(_, _, value)| value)
+    /// One metric; `None` where it is not among them.
+    pub fn get(&self, at: MetricAt) -> Option<f64> {
+        self.iter().find(|&(other, _)| other == at).map(|(_, value)| value)
     }
 
-    /// Names as RecBole prints them, with their values.
-    pub fn named(&self) -> impl Iterator<Item = (String, f64)> {
-        self.0.iter().map(|&(kind, k, value)| (format!("{}@{k}", kind.name()), value))
+    /// The metrics with their values, in order.
+    pub fn iter(&self) -> impl Iterator<Item = (MetricAt, f64)> {
+        self.0.iter().copied()
+    }
+
+    /// The metrics, in order.
+    pub fn names(&self) -> impl Iterator<Item = MetricAt> {
+        self.iter().map(|(at, _)| at)
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl FromIterator<(MetricAt, f64)> for MetricValues {
+    fn from_iter<I: IntoIterator<Item = (MetricAt, f64)>>(values: I) -> Self {
+        Self(values.into_iter().collect())
     }
 }
 
 /// As RecBole prints a result: `recall@5 : 0.0223    recall@10 : 0.0414`.
 impl fmt::Display for MetricValues {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let parts: Vec<String> = self.named().map(|(name, value)| format!("{name} : {value}")).collect();
+        let parts: Vec<String> = self.iter().map(|(at, value)| format!("{at} : {value}")).collect();
         f.write_str(&parts.join("    "))
     }
 }
 
-impl Serialize for MetricValues {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut map = serializer.serialize_map(Some(self.0.len()))?;
-        for (name, value) in self.named() {
-            map.serialize_entry(&name, &value)?;
-        }
-        map.end()
+impl TryFrom<Map<String, Value>> for MetricValues {
+    type Error = Error;
+
+    fn try_from(map: Map<String, Value>) -> Result<Self> {
+        let number = |(name, value): (String, Value)| match value.as_f64() {
+            Some(value) => Ok((name.parse()?, value)),
+            None => Err(Error::new(format!("`{name}`: expected a finite number, found {value}"))),
+        };
+        map.into_iter().map(number).collect()
+    }
+}
+
+impl From<MetricValues> for Map<String, Value> {
+    fn from(metrics: MetricValues) -> Self {
+        metrics.iter().map(|(at, value)| (at.to_string(), Value::from(value))).collect()
     }
 }
 
@@ -137,7 +220,7 @@ mod tests {
         };
         let two_by_three = config(&[MetricKind::Recall, MetricKind::Ndcg], &[1, 2, 3]);
         let of = MetricValues::of_ranks(&two_by_three, [&[0][..], &[2], &[5]].into_iter());
-        let values: Vec<f64> = of.named().map(|(_, value)| value).collect();
+        let values: Vec<f64> = of.iter().map(|(_, value)| value).collect();
         assert_eq!(MetricValues::restored(&two_by_three, &values), Some(of));
         assert_eq!(MetricValues::restored(&config(&[MetricKind::Recall], &[1, 2, 3]), &values), None);
         assert_eq!(MetricValues::restored(&two_by_three, &values[1..]), None);

@@ -4,7 +4,7 @@ mod metrics;
 mod ranking;
 mod recommend;
 
-pub use metrics::{MetricValues, metric};
+pub use metrics::{MetricAt, MetricValues, metric};
 pub(crate) use ranking::not_finite;
 pub use ranking::{Ranking, rank};
-pub use recommend::recommend;
+pub use recommend::Recommend;

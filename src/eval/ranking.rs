@@ -42,6 +42,9 @@ impl Ranking {
 /// Ranks the target of every row with the model in evaluation mode.
 ///
 /// `progress` is told the rows done after every batch; an error of its ends the ranking.
+///
+/// # Errors
+/// A score that is not finite, and what `progress` returns.
 pub fn rank(
     model: &Model,
     rows: &RowTensors,

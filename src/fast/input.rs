@@ -9,7 +9,7 @@ use super::layer::parameters;
 use super::product::To;
 use super::weights::{Dense, Placer};
 use crate::config::{Architecture, AttributeKind, Pooling};
-use crate::model::{ItemFeature, Model};
+use crate::model::{ItemFeature, Model, names};
 
 /// The input, which tells the models apart.
 #[derive(Debug)]
@@ -77,7 +77,7 @@ impl Input {
         let features = model.features();
         // The `token` attributes share a table, so that the tables' rows lie in the order of the columns.
         let mut next = place.len;
-        let tables = model.named_parameters().into_iter().filter(|(name, _)| name.starts_with("feature_embed_layer."));
+        let tables = model.named_parameters().into_iter().filter(|(name, _)| names::is_input_table(name));
         tables.for_each(|(name, table)| _ = place.next(name, table.numel()));
         let kinds = [AttributeKind::Token, AttributeKind::TokenSeq];
         let ordered = kinds.iter().flat_map(|kind| features.iter().filter(move |feature| feature.kind == *kind));
@@ -89,7 +89,7 @@ impl Input {
         Self::Attributes(Columns {
             pooling: config.pooling_mode,
             columns: columns.collect(),
-            concat_layer: place.dense(&["concat_layer".to_owned()], h * (1 + features.len()), h),
+            concat_layer: place.dense(&[names::CONCAT_LAYER.to_owned()], h * (1 + features.len()), h),
         })
     }
 

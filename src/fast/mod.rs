@@ -57,7 +57,7 @@ use self::weights::{Layout, floats, floats_mut};
 use crate::config::{Architecture, Fusion, Loss, ModelConfig, Precision};
 use crate::data::{Batch, RowTensors};
 use crate::eval::{Ranking, not_finite};
-use crate::model::{Losses, Model};
+use crate::model::{Losses, Model, names};
 use crate::{Error, Result};
 
 pub use adam::Factors;
@@ -239,14 +239,14 @@ impl FastPath {
     pub fn gradient(&self, name: &str) -> &[f32] {
         match self.layout.of(name) {
             Some(place) => &self.workers[0].grad.flat[place],
-            None if name == TABLE => &self.dtable,
+            None if name == names::weight(names::ITEM_EMBEDDING) => &self.dtable,
             None => panic!("expected the name of a parameter, found {name}"),
         }
     }
 
     /// Whether the loss reaches a parameter: BPR is a loss without predictors.
     pub fn trains(&self, name: &str) -> bool {
-        self.config.loss_type == Loss::Ce || !name.starts_with("ap.")
+        self.config.loss_type == Loss::Ce || !names::is_of_predictor(name)
     }
 
     /// All gradients, in two views for libtorch that must not outlive the next call of [`FastPath::losses`].
@@ -363,9 +363,6 @@ const PAIRS: usize = 1 << 24;
 /// Parts that threads take between two words about progress, by the number of threads.
 const TOLD: usize = 64;
 
-/// The item embedding's name.
-const TABLE: &str = "item_embedding.weight";
-
 fn attributes_of(model: &Model) -> Vec<Attribute> {
     let config = model.config();
     (model.attribute_vectors().into_iter().zip(&config.attribute_hidden_size))
@@ -374,7 +371,7 @@ fn attributes_of(model: &Model) -> Vec<Attribute> {
 }
 
 fn table(parameters: &[(String, Tensor)]) -> &[f32] {
-    let found = parameters.iter().find(|(name, _)| name == TABLE);
+    let found = parameters.iter().find(|(name, _)| *name == names::weight(names::ITEM_EMBEDDING));
     floats(&found.expect("a model has an item embedding").1)
 }
 

@@ -9,7 +9,7 @@ use tch::{Device, Kind, Tensor};
 
 use super::input::Input;
 use crate::config::{Architecture, Fusion, Predictor};
-use crate::model::Model;
+use crate::model::{Model, names};
 
 /// A linear layer's place.
 #[derive(Debug, Clone)]
@@ -75,50 +75,57 @@ impl Layout {
             Architecture::SasRec | Architecture::SasRecF => Vec::new(),
         };
         let mut place = Placer::default();
-        let position_embedding = place.next("position_embedding.weight".to_owned(), l * h);
+        let position_embedding = place.next(names::weight(names::POSITION_EMBEDDING), l * h);
         let input = Input::new(model, &mut place);
-        let layers = (0..config.n_layers).map(|k| {
-            let layer = format!("trm_encoder.layer.{k}");
-            let (attention, feed_forward) = (format!("{layer}.multi_head_attention"), format!("{layer}.feed_forward"));
-            let fusion = format!("{attention}.fusion_layer");
+        let layers = (0..config.n_layers as usize).map(|k| {
+            let attention = |module: &str| names::attention(k, module);
+            let feed_forward = |module: &str| names::feed_forward(k, module);
             let fusion = match config.fusion_type {
                 _ if !dif => Vec::new(),
                 Fusion::Sum => Vec::new(),
-                Fusion::Concat => vec![
-                    place.next(format!("{fusion}.weight"), l * l * (attributes.len() + 2)),
-                    place.next(format!("{fusion}.bias"), l),
-                ],
-                Fusion::Gate => [("0.weight", l * l), ("0.bias", l), ("2.weight", l), ("2.bias", 1)]
-                    .map(|(name, size)| place.next(format!("{fusion}.projection.{name}"), size))
-                    .to_vec(),
+                Fusion::Concat => {
+                    let layer = attention(names::FUSION_LAYER);
+                    vec![
+                        place.next(names::weight(&layer), l * l * (attributes.len() + 2)),
+                        place.next(names::bias(&layer), l),
+                    ]
+                }
+                Fusion::Gate => {
+                    let [hidden, energy] = [names::GATE_HIDDEN, names::GATE_ENERGY].map(attention);
+                    vec![
+                        place.next(names::weight(&hidden), l * l),
+                        place.next(names::bias(&hidden), l),
+                        place.next(names::weight(&energy), l),
+                        place.next(names::bias(&energy), 1),
+                    ]
+                }
             };
             let query_and_key = |(i, &size): (usize, &usize)| {
-                let names = [format!("query_layers.{i}"), format!("key_layers.{i}")];
-                place.dense(&names.map(|name| format!("{attention}.{name}")), size, size)
+                let lists = [names::QUERY_LAYERS, names::KEY_LAYERS];
+                place.dense(&lists.map(|list| attention(&names::nth(list, i))), size, size)
             };
             LayerSlots {
                 attributes: attributes.iter().enumerate().map(query_and_key).collect(),
-                query: place.dense(&[format!("{attention}.query")], h, h),
-                key: place.dense(&[format!("{attention}.key")], h, h),
-                value: place.dense(&[format!("{attention}.value")], h, h),
-                position: dif
-                    .then(|| place.dense(&["query_p", "key_p"].map(|name| format!("{attention}.{name}")), h, h)),
+                query: place.dense(&[attention(names::QUERY)], h, h),
+                key: place.dense(&[attention(names::KEY)], h, h),
+                value: place.dense(&[attention(names::VALUE)], h, h),
+                position: dif.then(|| place.dense(&[names::QUERY_P, names::KEY_P].map(attention), h, h)),
                 fusion,
-                dense: place.dense(&[format!("{attention}.dense")], h, h),
-                attention_norm: place.scale(&format!("{attention}.LayerNorm"), h),
-                dense_1: place.dense(&[format!("{feed_forward}.dense_1")], h, inner),
-                dense_2: place.dense(&[format!("{feed_forward}.dense_2")], inner, h),
-                norm: place.scale(&format!("{feed_forward}.LayerNorm"), h),
+                dense: place.dense(&[attention(names::DENSE)], h, h),
+                attention_norm: place.scale(&attention(names::LAYER_NORM), h),
+                dense_1: place.dense(&[feed_forward(names::DENSE_1)], h, inner),
+                dense_2: place.dense(&[feed_forward(names::DENSE_2)], inner, h),
+                norm: place.scale(&feed_forward(names::LAYER_NORM), h),
             }
         });
         let layers = layers.collect();
         let ap = match config.attribute_predictor {
             Predictor::Linear => (model.features().iter().enumerate())
-                .map(|(i, feature)| place.dense(&[format!("ap.{i}")], h, feature.vocab as usize))
+                .map(|(i, feature)| place.dense(&[names::nth(names::AP, i)], h, feature.vocab as usize))
                 .collect(),
             Predictor::Not => Vec::new(),
         };
-        let norm = place.scale("LayerNorm", h);
+        let norm = place.scale(names::LAYER_NORM, h);
         Self { len: place.len, position_embedding, input, layers, ap, norm, dense: place.dense, names: place.names }
     }
 
@@ -170,18 +177,18 @@ impl Placer {
     }
 
     /// Linear layers of the same input, one after the other: their weights, then their biases.
-    pub fn dense(&mut self, names: &[String], inputs: usize, outputs: usize) -> Dense {
+    pub fn dense(&mut self, modules: &[String], inputs: usize, outputs: usize) -> Dense {
         let start = self.len;
-        names.iter().for_each(|name| _ = self.next(format!("{name}.weight"), inputs * outputs));
+        modules.iter().for_each(|module| _ = self.next(names::weight(module), inputs * outputs));
         let middle = self.len;
-        names.iter().for_each(|name| _ = self.next(format!("{name}.bias"), outputs));
+        modules.iter().for_each(|module| _ = self.next(names::bias(module), outputs));
         let dense = Dense { number: self.dense.len(), weight: start..middle, bias: middle..self.len, inputs };
         self.dense.push(dense.clone());
         dense
     }
 
-    fn scale(&mut self, name: &str, size: usize) -> Scale {
-        let weight = self.next(format!("{name}.weight"), size);
-        Scale { weight, bias: self.next(format!("{name}.bias"), size) }
+    fn scale(&mut self, module: &str, size: usize) -> Scale {
+        let weight = self.next(names::weight(module), size);
+        Scale { weight, bias: self.next(names::bias(module), size) }
     }
 }

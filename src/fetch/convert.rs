@@ -4,8 +4,8 @@
 //! all products in their order, names of categories as Python writes a set of texts, numbers with a decimal point, quotes where a field
 //! has a tab, a line end or a quote, entities such as `&amp;` as they are.
 //!
-//! DIFFERENCE: the order of an item's categories. There it is that of a Python set, another in every run; here it is that of
-//! their first appearance. The model sums, averages or takes the maximum over them, but ids and with them initial values follow it.
+//! DIFFERENCE: an item's categories. There they are a Python set of the names in all paths, in another order in every run. Here
+//! they are the names of the first path, in its order, as in the file of the authors' notebook: docs/data.md.
 //!
 //! DIFFERENCE: `salesRank` may be empty, or have several keys. There every later row's rank then slips by as many; here
 //! it stays with its product: none, or the first.
@@ -23,10 +23,10 @@ use std::path::Path;
 
 use serde::Deserialize;
 
-use super::Watch;
 use super::lines::Lines;
-use super::literal::{self, Dict, Value};
-use crate::data::sources::ItemColumn;
+use super::sources::ItemColumn;
+use super::watch::Watch;
+use crate::python::{self, Dict, Value};
 use crate::{Error, Result};
 
 /// What is read of a review.
@@ -103,7 +103,7 @@ fn wrong(archive: &Path, line: u64, problem: String) -> Error {
 fn product<'a>(line: &'a [u8], columns: &[ItemColumn]) -> Result<Vec<Cow<'a, str>>, String> {
     let line = std::str::from_utf8(line)
         .map_err(|e| format!("expected UTF-8, found a byte that is not after {} good bytes", e.valid_up_to()))?;
-    let product = literal::dict(line).map_err(|literal::Problem { at, expected }| {
+    let product = python::dict(line).map_err(|python::Problem { at, expected }| {
         let found: String = line[at..].chars().take(20).map(|c| if c.is_control() { ' ' } else { c }).collect();
         format!("expected {expected} behind {at} bytes of a Python dictionary, found `{found}`")
     })?;
@@ -153,26 +153,25 @@ fn number<'a>(dict: &Dict<'a>, key: &str) -> Result<Cow<'a, str>, String> {
     }
 }
 
-/// The names in all paths, each once, as Python writes them between the braces of a set.
+/// The names of the first path in its order, as Python writes them between the brackets of a list.
 fn categories<'a>(product: &Dict<'a>) -> Result<Cow<'a, str>, String> {
     let wrong = || "expected lists of texts as `categories`, found something else".to_owned();
-    let (mut seen, mut written) = (HashSet::new(), String::new());
     let paths = match product.get("categories") {
         None | Some(Value::None) => &[][..],
         Some(Value::List(paths)) => paths,
         Some(_) => return Err(wrong()),
     };
-    for path in paths {
+    let mut first = Vec::new();
+    for (i, path) in paths.iter().enumerate() {
         let Value::List(names) = path else { return Err(wrong()) };
         for name in names {
             let Value::Text(name) = name else { return Err(wrong()) };
-            if seen.insert(&**name) {
-                written += if written.is_empty() { "" } else { ", " };
-                written += &literal::repr(name);
+            if i == 0 {
+                first.push(python::repr(name));
             }
         }
     }
-    Ok(Cow::Owned(written))
+    Ok(Cow::Owned(first.join(", ")))
 }
 
 /// An atomic file that is being written.
@@ -212,7 +211,7 @@ mod tests {
 
     use super::super::lines::tests::packed;
     use super::*;
-    use crate::data::sources::SOURCES;
+    use crate::fetch::sources::SOURCES;
 
     /// The files that two archives of this content give.
     fn converted(content: &[u8]) -> (Result<String>, Result<String>) {
@@ -249,8 +248,8 @@ mod tests {
             ("{'asin': '0012', 'price': 7, 'salesRank': {'Beauty': 12, 'Toys': 3}}", "0012\t\tBeauty\t12.0\t\t7.0\t\n"),
             ("{'asin': 'B1', 'title': 'a\\tb\"', 'brand': 'x &amp; y'}", "B1\t\"a\tb\"\"\"\t\t\t\t\tx &amp; y\n"),
             (
-                "{'asin': 'B1', 'categories': [['Beauty', 'Face'], ['Beauty', \"Women's\"]]}",
-                "B1\t\t\t\t\"'Beauty', 'Face', \"\"Women's\"\"\"\t\t\n",
+                "{'asin': 'B1', 'categories': [['Beauty', \"Women's\"], ['Beauty', 'Face']]}",
+                "B1\t\t\t\t\"'Beauty', \"\"Women's\"\"\"\t\t\n",
             ),
         ] {
             assert_eq!(item_row(line), row, "{line}");

@@ -12,7 +12,8 @@ use ureq::http::{HeaderMap, Response, StatusCode};
 use ureq::{Agent, Body, ResponseExt};
 
 use super::place::Place;
-use super::{Archive, Watch, sums};
+use super::record::{self, Archive};
+use super::watch::Watch;
 use crate::tensors::{rename, replace};
 use crate::{Error, Result};
 
@@ -59,7 +60,7 @@ impl Client {
     pub fn new(timeout: Duration, https: bool) -> Self {
         let timeout = Some(timeout);
         let config = Agent::config_builder()
-            .user_agent(super::PROGRAM.replace(' ', "/"))
+            .user_agent(record::PROGRAM.replace(' ', "/"))
             // The archives are gzip files: one more layer would only hide their size.
             .accept_encoding("identity")
             .http_status_as_error(false)
@@ -83,7 +84,7 @@ impl Client {
         let mut state = State::read(&place.state(name)).unwrap_or_default();
         // Wherever it came from: an archive that turns out to be none is removed.
         if let Some(known) = state.sha256.as_ref().filter(|_| path.is_file()) {
-            let (bytes, sha256) = sums::of_file(&path)?;
+            let (bytes, sha256) = record::digest(&path)?;
             if sha256 == *known {
                 watch.note(format!("{name} is there already, {bytes} bytes"));
                 return Ok(state.archive(name, bytes, sha256));
@@ -115,7 +116,7 @@ impl Client {
             watch.note(format!("{name}: {problem}; trying again"));
             sleep(FIRST_PAUSE * 2u32.pow(without_new.saturating_sub(1)));
         }
-        let (bytes, sha256) = sums::of_file(&part)?;
+        let (bytes, sha256) = record::digest(&part)?;
         rename(&part, &path).map_err(|e| Error::io(&path, "move the file into its place", e))?;
         state.sha256 = Some(sha256.clone());
         state.write(&place.state(name))?;
@@ -295,7 +296,7 @@ mod tests {
     use std::sync::atomic::AtomicBool;
 
     use super::*;
-    use crate::data::sources::SOURCES;
+    use crate::fetch::sources::SOURCES;
 
     #[test]
     fn a_client_of_https_refuses_http_without_asking_the_server() {

@@ -1,32 +1,38 @@
 //! Gets a known data set: downloads its archives, converts them, and puts the result into place when it is complete.
 //!
-//! [`download`] gets a file and goes on with what broke off, [`lines`] unpacks it, [`literal`] reads a line of metadata, [`convert`] writes
-//! the atomic files, [`sums`] says what archives must be, [`place`] keeps unfinished work apart from finished.
+//! `download` gets a file and goes on with what broke off, `lines` unpacks it, `convert` writes the
+//! atomic files, `record` notes what they came from, `sums` says what archives must be, `place` keeps unfinished work apart
+//! from finished. Known data sets are listed in [`sources`].
 //! Each archive is a single gzip file: no path from within one is ever used, and nothing that was fetched is run.
 
 mod convert;
 mod download;
 mod lines;
-mod literal;
 mod place;
+mod record;
+pub mod sources;
 mod sums;
+mod watch;
 
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
-use crate::data::sources::Source;
 use crate::{Error, Result};
 use download::Client;
-use lines::Lines;
 use place::{Existing, Place};
+pub use record::{Archive, Record, Written};
+use sources::Source;
 use sums::Sums;
+pub use watch::Event;
+use watch::Watch;
 
 /// What to fetch, and how.
 #[derive(Debug)]
 pub struct Request {
+    /// Which data set.
     pub source: &'static Source,
     /// The folder in which the data set's folder will be.
     pub to: PathBuf,
@@ -38,90 +44,16 @@ pub struct Request {
     pub timeout: Duration,
 }
 
-/// What happens meanwhile.
-#[derive(Debug)]
-pub enum Event<'a> {
-    /// A line for the log.
-    Note(String),
-    /// So many bytes of a stage are done, of so many if that is known.
-    Bytes { stage: &'a str, done: u64, of: Option<u64> },
-}
-
-/// What a data set came from and consists of: the file `source.json` in its folder.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Record {
-    /// RecBole's name.
-    pub dataset: String,
-    /// When, in UTC.
-    pub fetched: String,
-    /// The program that converted it.
-    pub program: String,
-    pub archives: Vec<Archive>,
-    pub files: Vec<Written>,
-    /// Products left out because their id was there before.
-    pub repeated_items: u64,
-}
-
-/// An archive as it was downloaded.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Archive {
-    pub name: String,
-    pub url: String,
-    /// Where the server's redirects led.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub redirected_to: Option<String>,
-    /// As the server said it.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub last_modified: Option<String>,
-    pub bytes: u64,
-    pub sha256: String,
-}
-
-/// A file of the data set.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Written {
-    pub name: String,
-    /// Without the header.
-    pub rows: u64,
-    pub bytes: u64,
-    pub sha256: String,
-}
-
 /// A data set that is in its place.
 #[derive(Debug, Serialize)]
 pub struct Fetched {
+    /// Where it is.
     pub folder: PathBuf,
     /// Whether it was there before, unchanged.
     pub already_there: bool,
+    /// What it came from and consists of.
     #[serde(flatten)]
     pub record: Record,
-}
-
-/// Where work may be told to stop, and tells how far it is.
-struct Watch<'a> {
-    stop: &'a AtomicBool,
-    report: &'a mut dyn FnMut(&Event),
-}
-
-impl Watch<'_> {
-    fn note(&mut self, text: impl Into<String>) {
-        (self.report)(&Event::Note(text.into()));
-    }
-
-    /// # Errors
-    /// An interruption, if work was told to stop.
-    fn bytes(&mut self, stage: &str, done: u64, of: Option<u64>) -> Result<()> {
-        (self.report)(&Event::Bytes { stage, done, of });
-        if self.stop.load(Ordering::Relaxed) {
-            return Err(Error::interruption("interrupted; run the same command again to go on"));
-        }
-        Ok(())
-    }
-
-    fn lines(&mut self, lines: &Lines, done: u64) -> Result<()> {
-        let (read, size) = lines.position();
-        if done.is_multiple_of(1024) { self.bytes("Convert", read, Some(size)) } else { Ok(()) }
-    }
 }
 
 /// Fetches a data set, or finds that it is there.
@@ -156,7 +88,7 @@ pub fn fetch(request: &Request, stop: &AtomicBool, report: &mut dyn FnMut(&Event
         Existing::Nothing => None,
     };
     if let Some(record) = &before {
-        sums.add(record, &folder.join(place::RECORD))?;
+        sums.add(record, &folder.join(record::RECORD))?;
     }
     let client = Client::new(*timeout, base.starts_with("https://"));
     let mut archives = Vec::new();
@@ -166,13 +98,12 @@ pub fn fetch(request: &Request, stop: &AtomicBool, report: &mut dyn FnMut(&Event
         archives.push(archive);
     }
     let (files, repeated_items) = convert(source, &place, &mut watch)?;
-    let (fetched, program) = (jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string(), PROGRAM.to_owned());
+    let (fetched, program) =
+        (jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string(), record::PROGRAM.to_owned());
     let record = Record { dataset: source.dataset.to_owned(), fetched, program, archives, files, repeated_items };
     let record = place.finish(&folder, record, before)?;
     Ok(Fetched { folder, already_there: false, record })
 }
-
-const PROGRAM: &str = concat!("dif-sr ", env!("CARGO_PKG_VERSION"));
 
 /// Writes the data set's files from the archives. What turns out to be no archive of the data set is forgotten, so that the next
 /// fetch gets it anew; where the operating system fails, as on a full disk, the archive may be good and stays.
@@ -187,18 +118,12 @@ fn convert(source: &Source, place: &Place, watch: &mut Watch) -> Result<(Vec<Wri
     watch.note(format!("Convert {} to {inter}", source.reviews));
     let (archive, out) = (place.archive(source.reviews), place.file(&inter)?);
     let rows = convert::interactions(&archive, &out, watch).inspect_err(|e| forget(source.reviews, e))?;
-    let inter = written(&out, rows)?;
+    let inter = Written::of(&out, rows)?;
     watch.note(format!("Convert {} to {item}", source.metadata));
     let (archive, out) = (place.archive(source.metadata), place.file(&item)?);
     let (rows, repeated) =
         convert::items(&archive, &out, &source.columns, watch).inspect_err(|e| forget(source.metadata, e))?;
-    Ok((vec![inter, written(&out, rows)?], repeated))
-}
-
-fn written(path: &Path, rows: u64) -> Result<Written> {
-    let (bytes, sha256) = sums::of_file(path)?;
-    let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    Ok(Written { name, rows, bytes, sha256 })
+    Ok((vec![inter, Written::of(&out, rows)?], repeated))
 }
 
 /// An address of HTTP or HTTPS that a file's name can be appended to.

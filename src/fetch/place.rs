@@ -6,13 +6,10 @@ use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use super::{Record, sums};
-use crate::data::sources::Source;
+use super::record::{self, RECORD, Record};
+use super::sources::Source;
 use crate::tensors::{rename, replace};
 use crate::{Error, Result};
-
-/// What is known of where a data set comes from, in its folder.
-pub const RECORD: &str = "source.json";
 
 /// What is in the place of a data set.
 #[derive(Debug)]
@@ -47,7 +44,7 @@ pub fn look(folder: &Path, source: &Source) -> Result<Existing> {
         }
         Err(e) => return Err(Error::io(&path, "read the file", e)),
     };
-    let record = parse(&path, &text)?;
+    let record = Record::parse(&path, &text)?;
     if record.dataset != source.dataset {
         let problem = format!("expected `{}` as `dataset`, found `{}`", source.dataset, record.dataset);
         return Err(Error::new(problem).at(&path).hint("move the folder away"));
@@ -63,7 +60,7 @@ pub fn look(folder: &Path, source: &Source) -> Result<Existing> {
             complete = false;
             continue;
         }
-        let (_, found) = sums::of_file(&file)?;
+        let (_, found) = record::digest(&file)?;
         if found != expected {
             let problem = format!("expected SHA-256 {expected}, as its {RECORD} says, found {found}");
             return Err(Error::new(problem)
@@ -72,14 +69,6 @@ pub fn look(folder: &Path, source: &Source) -> Result<Existing> {
         }
     }
     Ok(if complete { Existing::Complete(record) } else { Existing::Incomplete(record) })
-}
-
-/// Reads a record.
-pub fn parse(path: &Path, text: &str) -> Result<Record> {
-    serde_json::from_str(text).map_err(|e| {
-        let hint = "put the file back as it was written, or move the data set away";
-        Error::new(format!("expected the record of a fetched data set, found: {e}")).at(path).hint(hint)
-    })
 }
 
 /// The folder of a data set's unfinished work in `to`.

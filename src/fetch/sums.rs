@@ -1,15 +1,10 @@
 //! What archives must be: sizes and SHA-256 sums, from the user or from an earlier fetch.
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use sha2::{Digest, Sha256};
-
-use super::{Archive, Record};
-use crate::data::sources::Source;
-use crate::tensors::hex;
+use super::record::{Archive, Record};
+use super::sources::Source;
 use crate::{Error, Result};
 
 /// Sums by the archive's name.
@@ -32,7 +27,7 @@ impl Sums {
         let text = std::fs::read_to_string(path).map_err(|e| Error::io(path, "read the sums", e))?;
         let mut sums = Self::default();
         if text.trim_start().starts_with('{') {
-            sums.add(&super::place::parse(path, &text)?, path)?;
+            sums.add(&Record::parse(path, &text)?, path)?;
         } else {
             for (index, line) in
                 text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty() && !line.starts_with('#'))
@@ -96,20 +91,5 @@ impl Sums {
     /// Whether a data set comes from the archives that it must come from.
     pub fn check_all(&self, record: &Record) -> Result<()> {
         record.archives.iter().try_for_each(|archive| self.check(archive))
-    }
-}
-
-/// Size and SHA-256 of a file.
-pub fn of_file(path: &Path) -> Result<(u64, String)> {
-    let cannot_read = |e| Error::io(path, "read the file", e);
-    let mut file = File::open(path).map_err(cannot_read)?;
-    let (mut hasher, mut buffer, mut bytes) = (Sha256::new(), vec![0; 1 << 16], 0);
-    loop {
-        let n = file.read(&mut buffer).map_err(cannot_read)?;
-        if n == 0 {
-            return Ok((bytes, hex(&hasher.finalize())));
-        }
-        hasher.update(&buffer[..n]);
-        bytes += n as u64;
     }
 }

@@ -17,7 +17,9 @@ use crate::{Error, Result};
 /// Tensors that an implementation computed, named as in the case: any of them, in float32 or float64.
 #[derive(Debug)]
 pub struct Dump {
+    /// The file.
     pub path: PathBuf,
+    /// By their names.
     pub tensors: BTreeMap<String, Tensor>,
 }
 
@@ -26,9 +28,11 @@ pub struct Dump {
 pub struct AgainstReport {
     /// The case's name.
     pub case: String,
+    /// The dump's file.
     pub dump: PathBuf,
     /// The less precise of the dump's and the case's, whose tolerance holds for all tensors.
     pub precision: &'static str,
+    /// Whether every tensor is within tolerance.
     pub holds: bool,
     /// In the order of the computation.
     pub stages: Vec<Group>,
@@ -36,19 +40,26 @@ pub struct AgainstReport {
     pub not_dumped: Vec<Stage>,
     /// Keys of the dump that the case does not have.
     pub unknown: Vec<String>,
+    /// Where it departs first; `None` where it holds.
     pub departure: Option<Departure>,
 }
 
 /// Where a dump departs first, and why.
 #[derive(Debug, Serialize)]
 pub struct Departure {
+    /// The stage of the departing tensor.
     pub stage: Stage,
+    /// The departing tensor.
     pub tensor: Comparison,
+    /// Why it departs.
     pub cause: Cause,
 }
 
 impl Dump {
     /// Reads a safetensors file.
+    ///
+    /// # Errors
+    /// As [`TensorFile::read`].
     pub fn read(path: &Path) -> Result<Self> {
         Ok(Self { path: path.to_path_buf(), tensors: TensorFile::read(path)?.tensors })
     }

@@ -7,7 +7,7 @@ use tch::{Device, Kind, Tensor};
 
 use crate::config::{AttributeKind, CaseShape, Loss, ModelConfig};
 use crate::data::Batch;
-use crate::model::{ItemFeature, Model, check_sizes};
+use crate::model::{ItemFeature, Model, check_sizes, names};
 use crate::tensors::TensorFile;
 use crate::{Error, Result};
 
@@ -19,8 +19,11 @@ const TENSORS: &str = "tensors.safetensors";
 pub struct Case {
     /// The folder.
     pub path: PathBuf,
+    /// The sizes and what was trained how.
     pub shape: CaseShape,
+    /// The model with its initial values.
     pub model: Model,
+    /// The batch.
     pub batch: Batch,
     /// `out.*`, `grad.*`, `train.loss.*` and `after5.*`.
     pub expected: BTreeMap<String, Tensor>,
@@ -28,12 +31,18 @@ pub struct Case {
 
 impl Case {
     /// Reads and checks a case. The model computes in the kind of the case's parameters.
+    ///
+    /// # Errors
+    /// A file that is missing or not of the case format, with the tensor or the key.
     pub fn load(path: &Path) -> Result<Self> {
         let config = ModelConfig::from_case(&path.join("config.yaml"))?;
         Self::of(path, config, TensorFile::read(&path.join(TENSORS))?)
     }
 
     /// Reads a case from the content of its two files as [`Case::load`] does; `path` is for messages.
+    ///
+    /// # Errors
+    /// As [`Case::load`].
     pub fn parse(path: &Path, config: &str, tensors: &[u8]) -> Result<Self> {
         let config = ModelConfig::parse_case(config, &path.join("config.yaml"))?;
         Self::of(path, config, TensorFile::parse(&path.join(TENSORS), tensors)?)
@@ -60,7 +69,10 @@ impl Case {
             .collect::<Result<Vec<_>>>()?;
         let length = shape.max_item_list_length;
         check_sizes(&config, shape.n_items, length, &features, &file, tensors_path, "param.")?;
-        let kind = file.tensors.get("param.item_embedding.weight").map_or(Kind::Double, Tensor::kind);
+        let kind = file
+            .tensors
+            .get(&format!("param.{}", names::weight(names::ITEM_EMBEDDING)))
+            .map_or(Kind::Double, Tensor::kind);
         let model = Model::new(&config, shape.n_items, length, features, kind);
         model.load(tensors_path, &mut file, "param.")?;
         let batch = read_batch(&shape, config.loss_type, &mut file, tensors_path)?;

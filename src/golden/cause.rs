@@ -17,6 +17,7 @@ use super::{Case, Fault, Part, Stage};
 pub enum Cause {
     /// With these faults planted, the case gives the dump's numbers up to the departing stage.
     Reproduced {
+        /// One, or two.
         faults: Vec<Fault>,
         /// Each fault in words.
         because: Vec<String>,

@@ -11,7 +11,9 @@ use tch::{Kind, Tensor};
 /// summed, for which an element near zero makes no allowance.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Tolerance {
+    /// The share of the golden tensor's largest value.
     pub rtol: f64,
+    /// What is allowed beside it.
     pub atol: f64,
 }
 
@@ -38,6 +40,7 @@ impl Tolerance {
 /// How far one tensor lies from its golden.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Comparison {
+    /// The tensor's name.
     pub name: String,
     #[serde(flatten)]
     /// The largest error, or what makes an error meaningless.

@@ -8,18 +8,25 @@ use crate::config::{Activation, Architecture, AttributeKind, Fusion, Loss, Model
 /// One departure from the reference. The order of the variants is that of the computation.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Fault {
+    /// The padding item's row of the item embedding is zero.
     PaddingRowZeroed,
+    /// Sequences are padded on the left.
     LeftPadding,
+    /// Position vectors are added to the items that enter the encoder.
     PositionAddedToInput,
     /// This epsilon in every LayerNorm.
     LayerNormEps(f64),
     /// This pooling of an attribute's tokens.
     Pooling(Pooling),
+    /// The mask is added to every stream, before the fusion.
     MaskBeforeFusion,
+    /// Keys later than the query are seen.
     FutureNotMasked,
+    /// Padded keys are seen.
     PaddingNotMasked,
     /// Fused scores divided by the root of this number.
     Scale(i64),
+    /// GELU in its tanh approximation.
     TanhGelu,
     /// This activation in the feed-forward network.
     Activation(Activation),
@@ -27,13 +34,17 @@ pub enum Fault {
     OffByOneGather,
     /// The output taken at the last position, padding or not.
     GatherAtEnd,
+    /// The softmax of the item loss leaves item 0 out.
     ItemLossWithoutPadding,
+    /// An attribute label is 1 however often the item has the token.
     LabelClippedTo1,
+    /// The mean of the attribute loss takes in the padding token.
     Index0InAttributeLoss,
     /// The attribute losses added without `lamdas`.
     Unweighted,
     /// The padding item's row gets a gradient from look-ups.
     PaddingRowGradient,
+    /// The attribute tables are trained.
     AttributeTableTrained,
 }
 

@@ -7,6 +7,7 @@ use tch::{Device, Kind, Tensor};
 use super::compute::compute;
 use super::{Case, Comparison, Tolerance, compare, rounding_noise};
 use crate::config::{Architecture, Fusion, Loss, ModelConfig, Predictor};
+use crate::model::names;
 
 /// What follows from one sum of float32 numbers, if they are added in another order or in float64: relative, eight units in the
 /// last place. The largest departures seen: 2.3e-7 on an H200, 5e-7 in pure float64 (parameters after five steps).
@@ -107,23 +108,21 @@ fn allowance(case: &Case, kind: Kind) -> BTreeMap<String, f64> {
 /// Parameters that the loss does not depend on, so that their gradient is rounding noise: a bias that shifts every
 /// stream's energy (`gate`) or every score of a row (`sum`, and without side streams) alike vanishes in the softmax.
 fn null_gradients(config: &ModelConfig) -> BTreeSet<String> {
-    let mut names = BTreeSet::new();
-    for k in 0..config.n_layers {
-        let attention = format!("trm_encoder.layer.{k}.multi_head_attention");
+    let mut null = BTreeSet::new();
+    for k in 0..config.n_layers as usize {
+        let bias = |module: &str| names::bias(names::attention(k, module));
         match config.fusion_type {
-            _ if config.model != Architecture::SasRecD => _ = names.insert(format!("{attention}.key.bias")),
-            Fusion::Gate => _ = names.insert(format!("{attention}.fusion_layer.projection.2.bias")),
+            _ if config.model != Architecture::SasRecD => _ = null.insert(bias(names::KEY)),
+            Fusion::Gate => _ = null.insert(bias(names::GATE_ENERGY)),
             Fusion::Concat => {}
             Fusion::Sum => {
-                names.insert(format!("{attention}.key.bias"));
-                names.insert(format!("{attention}.key_p.bias"));
-                names.extend(
-                    (0..config.attribute_hidden_size.len()).map(|i| format!("{attention}.key_layers.{i}.bias")),
-                );
+                null.extend([names::KEY, names::KEY_P].map(bias));
+                let attributes = 0..config.attribute_hidden_size.len();
+                null.extend(attributes.map(|i| bias(&names::nth(names::KEY_LAYERS, i))));
             }
         }
     }
-    names
+    null
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ use std::fmt;
 use serde::{Serialize, Serializer};
 
 use super::Comparison;
+use crate::model::names;
 
 /// What is computed together. The order of the variants is that of the computation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -18,10 +19,13 @@ pub enum Stage {
     Parameters,
     /// A part of the layer of this number.
     Layer(usize, Part),
+    /// The last layer's output at the last item.
     SequenceOutput,
+    /// Of all items.
     Scores,
     /// Of the batch, before any step.
     Losses,
+    /// Of the total loss.
     Gradients,
     /// The losses after the first step, and the parameters after the last.
     OptimizerSteps,
@@ -30,15 +34,20 @@ pub enum Stage {
 /// A part of a layer, in the order of the computation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Part {
+    /// Attention scores after the fusion.
     FusedScores,
+    /// After scaling, mask and softmax.
     Probabilities,
+    /// Of the attention block, after its LayerNorm.
     AttentionOutput,
+    /// Of the layer.
     Output,
 }
 
 /// Tensors of one stage.
 #[derive(Debug, Serialize)]
 pub struct Group {
+    /// The stage.
     pub name: Stage,
     /// How many tensors were compared.
     pub tensors: usize,
@@ -56,9 +65,7 @@ impl Stage {
         let is = |start: &str| rest.starts_with(start);
         Some(match prefix {
             "in" => (Self::Inputs, 0),
-            "param" if is("item_embedding.") || is("position_embedding.") || is("feature_embed_layer") => {
-                (Self::Embedding, 0)
-            }
+            "param" if names::is_table(rest) => (Self::Embedding, 0),
             "param" => (Self::Parameters, 0),
             "out" if is("layer.") => {
                 let (layer, part) = rest.strip_prefix("layer.")?.split_once('.')?;

@@ -15,6 +15,7 @@ use crate::{Error, Result};
 pub struct CaseReport {
     /// The folder's name.
     pub case: String,
+    /// One for each stage.
     pub groups: Vec<Group>,
 }
 
@@ -28,6 +29,9 @@ impl CaseReport {
 /// Runs the case's batch through a computing path and compares every golden tensor with it; what happens inside of layers
 /// only with the reference path, because the fast one has no such tensors. The reference path computes on `device`, the
 /// fast one on the CPU. The model is left as it was.
+///
+/// # Errors
+/// A golden tensor that a model of the configuration does not compute; none to compare with; as [`FastPath::new`](crate::fast::FastPath::new).
 pub fn verify(case: &Case, path: ComputePath, device: Device) -> Result<CaseReport> {
     let (ours, judge) = match path {
         ComputePath::Reference => {

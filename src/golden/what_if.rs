@@ -5,12 +5,12 @@
 
 use std::collections::BTreeMap;
 
-use tch::{Device, Kind, Reduction, Tensor, nn, no_grad};
+use tch::{Device, Kind, Reduction, Tensor, no_grad};
 
 use super::compute::optimize;
 use super::{Case, Fault};
 use crate::config::{Fusion, Loss, ModelConfig, Predictor};
-use crate::model::{FeatureSeqEmbLayer, FusionLayer};
+use crate::model::{FeatureSeqEmbLayer, FusionLayer, Linear, names};
 use crate::train::Adam;
 
 /// A case with faults, its parameters being copies.
@@ -40,7 +40,7 @@ impl<'a> WhatIf<'a> {
         }
         let copies = parameters.into_iter().chain(tables).map(|(name, p)| {
             let copy = p.detach().copy();
-            if name == "item_embedding.weight" && faults.contains(&Fault::PaddingRowZeroed) {
+            if name == names::weight(names::ITEM_EMBEDDING) && faults.contains(&Fault::PaddingRowZeroed) {
                 let _ = copy.get(0).zero_();
             }
             let trains = trained.contains(&name);
@@ -74,26 +74,26 @@ impl<'a> WhatIf<'a> {
         put("in.item_seq".into(), &item_seq);
         let length = item_seq.size()[1];
         let position = Tensor::arange(length, (Kind::Int64, Device::Cpu)).expand_as(&item_seq);
-        let position = Tensor::embedding(self.of("position_embedding.weight"), &position, -1, false, false);
+        let position = Tensor::embedding(self.weight(names::POSITION_EMBEDDING), &position, -1, false, false);
         let attributes = self.attributes(&item_seq);
         let mask = self.mask(&item_seq);
         let items = self.items(&item_seq);
         let input = if self.has(Fault::PositionAddedToInput) { items + &position } else { items };
-        let mut hidden = self.norm(&input, "LayerNorm");
-        for k in 0..config.n_layers {
-            let (attention, feed_forward) =
-                (format!("trm_encoder.layer.{k}.multi_head_attention"), format!("trm_encoder.layer.{k}.feed_forward"));
+        let mut hidden = self.norm(&input, names::LAYER_NORM);
+        for k in 0..config.n_layers as usize {
+            let attention = |module: &str| names::attention(k, module);
+            let feed_forward = |module: &str| names::feed_forward(k, module);
             let (fused, probs) = self.attend(&attention, &hidden, &attributes, &position, &mask);
             put(format!("out.layer.{k}.fused_scores"), &fused);
             put(format!("out.layer.{k}.attention_probs"), &probs);
-            let value = self.split(&self.linear(&hidden, &format!("{attention}.value")));
+            let value = self.split(&self.linear(&hidden, &attention(names::VALUE)));
             let context = probs.matmul(&value).transpose(1, 2).reshape_as(&hidden);
-            let output = self.linear(&context, &format!("{attention}.dense")) + &hidden;
-            hidden = self.norm(&output, &format!("{attention}.LayerNorm"));
+            let output = self.linear(&context, &attention(names::DENSE)) + &hidden;
+            hidden = self.norm(&output, &attention(names::LAYER_NORM));
             put(format!("out.layer.{k}.attention_output"), &hidden);
-            let inner = self.activate(&self.linear(&hidden, &format!("{feed_forward}.dense_1")));
-            let output = self.linear(&inner, &format!("{feed_forward}.dense_2")) + &hidden;
-            hidden = self.norm(&output, &format!("{feed_forward}.LayerNorm"));
+            let inner = self.activate(&self.linear(&hidden, &feed_forward(names::DENSE_1)));
+            let output = self.linear(&inner, &feed_forward(names::DENSE_2)) + &hidden;
+            hidden = self.norm(&output, &feed_forward(names::LAYER_NORM));
             put(format!("out.layer.{k}.output"), &hidden);
         }
         let at = if self.has(Fault::OffByOneGather) {
@@ -106,7 +106,7 @@ impl<'a> WhatIf<'a> {
         let at = at.view([-1, 1, 1]).expand([-1, 1, config.hidden_size], false);
         let seq_output = hidden.gather(1, &at, false).squeeze_dim(1);
         put("out.seq_output".into(), &seq_output);
-        let scores = seq_output.matmul(&self.of("item_embedding.weight").transpose(0, 1));
+        let scores = seq_output.matmul(&self.weight(names::ITEM_EMBEDDING).transpose(0, 1));
         put("out.scores".into(), &scores);
         let total = self.losses(&seq_output, &scores, &mut put);
         put("out.loss.total".into(), &total);
@@ -131,7 +131,7 @@ impl<'a> WhatIf<'a> {
         if config.attribute_predictor == Predictor::Linear {
             let weighted =
                 self.case.model.features().iter().zip(&config.lamdas).enumerate().map(|(i, (feature, lamda))| {
-                    let logits = self.linear(seq_output, &format!("ap.{i}"));
+                    let logits = self.linear(seq_output, &names::nth(names::AP, i));
                     let counts =
                         feature.of(&batch.pos_items).one_hot(feature.vocab).sum_dim_intlist(1, false, None::<Kind>);
                     let counts = if self.has(Fault::LabelClippedTo1) { counts.clamp_max(1) } else { counts };
@@ -152,33 +152,33 @@ impl<'a> WhatIf<'a> {
     /// Fused scores and probabilities.
     fn attend(
         &self,
-        at: &str,
+        at: &dyn Fn(&str) -> String,
         hidden: &Tensor,
         attributes: &[Tensor],
         position: &Tensor,
         mask: &Tensor,
     ) -> (Tensor, Tensor) {
         let early = self.has(Fault::MaskBeforeFusion);
-        let scores = |query: String, key: String, x: &Tensor| {
-            let [query, key] = [query, key].map(|name| self.split(&self.linear(x, &format!("{at}.{name}"))));
+        let scores = |[query, key]: [&str; 2], x: &Tensor| {
+            let [query, key] = [query, key].map(|module| self.split(&self.linear(x, &at(module))));
             let scores = query.matmul(&key.transpose(-1, -2));
             if early { scores + mask } else { scores }
         };
-        let item = scores("query".into(), "key".into(), hidden);
-        let position = scores("query_p".into(), "key_p".into(), position);
+        let item = scores([names::QUERY, names::KEY], hidden);
+        let position = scores([names::QUERY_P, names::KEY_P], position);
         let attributes = attributes.iter().enumerate();
-        let attributes = attributes.map(|(i, x)| scores(format!("query_layers.{i}"), format!("key_layers.{i}"), x));
-        let layer = |name: &str| {
-            let [ws, bs] = ["weight", "bias"].map(|part| self.of(&format!("{at}.{name}.{part}")).shallow_clone());
-            nn::Linear { ws, bs: Some(bs) }
+        let attributes = attributes.map(|(i, x)| {
+            let [query, key] = [names::QUERY_LAYERS, names::KEY_LAYERS].map(|list| names::nth(list, i));
+            scores([&query, &key], x)
+        });
+        let layer = |module: &str| {
+            let (weight, bias) = (self.weight(&at(module)), self.bias(&at(module)));
+            Linear { weight: weight.shallow_clone(), bias: bias.shallow_clone() }
         };
         let fusion = match self.config().fusion_type {
             Fusion::Sum => FusionLayer::Sum,
-            Fusion::Concat => FusionLayer::Concat(layer("fusion_layer")),
-            Fusion::Gate => FusionLayer::Gate {
-                hidden: layer("fusion_layer.projection.0"),
-                energy: layer("fusion_layer.projection.2"),
-            },
+            Fusion::Concat => FusionLayer::Concat(layer(names::FUSION_LAYER)),
+            Fusion::Gate => FusionLayer::Gate { hidden: layer(names::GATE_HIDDEN), energy: layer(names::GATE_ENERGY) },
         };
         let fused = fusion.forward(&attributes.collect::<Vec<_>>(), &item, &position);
         let size = self.faults.iter().find_map(|fault| if let Fault::Scale(size) = fault { Some(*size) } else { None });
@@ -203,7 +203,7 @@ impl<'a> WhatIf<'a> {
     /// The vectors of items.
     fn items(&self, items: &Tensor) -> Tensor {
         let padding_idx = if self.has(Fault::PaddingRowGradient) { -1 } else { 0 };
-        Tensor::embedding(self.of("item_embedding.weight"), items, padding_idx, false, false)
+        Tensor::embedding(self.weight(names::ITEM_EMBEDDING), items, padding_idx, false, false)
     }
 
     fn attributes(&self, item_seq: &Tensor) -> Vec<Tensor> {
@@ -212,8 +212,7 @@ impl<'a> WhatIf<'a> {
         let pooling = pooling.unwrap_or(self.config().pooling_mode);
         let features = self.case.model.features().iter().enumerate().map(|(i, feature)| {
             let mut layer = FeatureSeqEmbLayer::new(feature, 0, pooling, (Kind::Double, Device::Cpu));
-            let name = format!("feature_embed_layer_list.{i}.{}", layer.table_name());
-            layer.table = self.of(&name).shallow_clone();
+            layer.table = self.parameters[&names::attribute_table(i, feature.kind)].shallow_clone();
             layer.forward(&feature.of(item_seq))
         });
         features.collect()
@@ -226,7 +225,7 @@ impl<'a> WhatIf<'a> {
         let past = if self.has(Fault::FutureNotMasked) { all.copy() } else { all.tril(0) };
         let there = item_seq.gt(0).unsqueeze(1).unsqueeze(1);
         let seen = if self.has(Fault::PaddingNotMasked) { past.logical_and(&all) } else { past.logical_and(&there) };
-        seen.logical_not().to_kind(self.of("item_embedding.weight").kind()) * -10000.0
+        seen.logical_not().to_kind(self.weight(names::ITEM_EMBEDDING).kind()) * -10000.0
     }
 
     fn activate(&self, x: &Tensor) -> Tensor {
@@ -238,13 +237,18 @@ impl<'a> WhatIf<'a> {
     }
 
     fn norm(&self, x: &Tensor, name: &str) -> Tensor {
-        let [weight, bias] = ["weight", "bias"].map(|part| Some(self.of(&format!("{name}.{part}"))));
         let eps = self.faults.iter().find_map(|f| if let Fault::LayerNormEps(eps) = f { Some(*eps) } else { None });
-        x.layer_norm([self.config().hidden_size], weight, bias, eps.unwrap_or(self.config().layer_norm_eps), false)
+        x.layer_norm(
+            [self.config().hidden_size],
+            Some(self.weight(name)),
+            Some(self.bias(name)),
+            eps.unwrap_or(self.config().layer_norm_eps),
+            false,
+        )
     }
 
     fn linear(&self, x: &Tensor, name: &str) -> Tensor {
-        x.linear(self.of(&format!("{name}.weight")), Some(self.of(&format!("{name}.bias"))))
+        x.linear(self.weight(name), Some(self.bias(name)))
     }
 
     /// `[B, L, heads · d]` → `[B, heads, L, d]`.
@@ -254,8 +258,12 @@ impl<'a> WhatIf<'a> {
         x.view([b, l, heads, size / heads]).transpose(1, 2)
     }
 
-    fn of(&self, name: &str) -> &Tensor {
-        &self.parameters[name]
+    fn weight(&self, module: &str) -> &Tensor {
+        &self.parameters[&names::weight(module)]
+    }
+
+    fn bias(&self, module: &str) -> &Tensor {
+        &self.parameters[&names::bias(module)]
     }
 
     fn has(&self, fault: Fault) -> bool {

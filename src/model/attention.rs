@@ -1,11 +1,17 @@
 //! Multi-head attention, and decoupled side information fusion attention (the paper's section 4.2, equations 6 to 9): the
 //! scores of further streams are fused with the items' before the softmax; values come from the input alone.
+//!
+//! ```text
+//! A    = (X·W_Q)(X·W_K)ᵀ                       for each head, of the input X
+//! A    = F(A₁, …, A, A_p)                      SASRecD alone: fused with the attributes' and the positions' scores
+//! head = dropout(softmax(A / √d + mask))·(X·W_V)
+//! Y    = LayerNorm(dropout(concat(heads)·W_O) + X)
+//! ```
 
-use tch::nn::{self, Module};
 use tch::{Kind, Tensor};
 
-use super::init::{layer_norm, linear};
-use super::{Dropout, SideAttention, SideStreams, Tree};
+use super::layers::split;
+use super::{Dropout, LayerNorm, Linear, SideAttention, SideStreams, Tree, names};
 use crate::config::{Architecture, ModelConfig};
 
 /// What one attention block computes on the way.
@@ -23,35 +29,34 @@ pub struct AttentionOutput {
 #[derive(Debug)]
 pub struct Attention {
     heads: i64,
-    query: nn::Linear,
-    key: nn::Linear,
-    value: nn::Linear,
+    query: Linear,
+    key: Linear,
+    value: Linear,
     /// `None` but for SASRecD.
     side: Option<SideAttention>,
     attn_dropout: Dropout,
-    dense: nn::Linear,
-    layer_norm: nn::LayerNorm,
-    layer_norm_eps: f64,
+    dense: Linear,
+    layer_norm: LayerNorm,
     out_dropout: Dropout,
 }
 
 impl Attention {
-    /// Parameters under `p`, in the order of RecBole's constructor.
-    pub fn new(p: nn::Path<'_>, config: &ModelConfig, max_len: i64) -> Self {
+    /// An attention for sequences of `max_len` positions, its parameters zero.
+    pub fn new(config: &ModelConfig, max_len: i64, kind: Kind) -> Self {
         let h = config.hidden_size;
+        let linear = || Linear::new(h, h, kind);
         Self {
             heads: config.n_heads,
-            query: linear(&p / "query", h, h),
-            key: linear(&p / "key", h, h),
-            value: linear(&p / "value", h, h),
+            query: linear(),
+            key: linear(),
+            value: linear(),
             side: match config.model {
-                Architecture::SasRecD => Some(SideAttention::new(&p, config, max_len)),
+                Architecture::SasRecD => Some(SideAttention::new(config, max_len, kind)),
                 Architecture::SasRec | Architecture::SasRecF => None,
             },
             attn_dropout: Dropout { p: config.attn_dropout_prob },
-            dense: linear(&p / "dense", h, h),
-            layer_norm: layer_norm(&p / "LayerNorm", h, config.layer_norm_eps),
-            layer_norm_eps: config.layer_norm_eps,
+            dense: linear(),
+            layer_norm: LayerNorm::new(h, config.layer_norm_eps, kind),
             out_dropout: Dropout { p: config.hidden_dropout_prob },
         }
     }
@@ -82,11 +87,8 @@ impl Attention {
     }
 
     pub(super) fn tree(&self) -> Tree {
-        let mut children = vec![
-            ("query", Tree::linear(&self.query)),
-            ("key", Tree::linear(&self.key)),
-            ("value", Tree::linear(&self.value)),
-        ];
+        let mut children =
+            vec![(names::QUERY, self.query.tree()), (names::KEY, self.key.tree()), (names::VALUE, self.value.tree())];
         match &self.side {
             Some(side) => children.extend(side.children()),
             // RecBole 1.2.1 registers it in the one, the authors' code does not in the other.
@@ -94,16 +96,10 @@ impl Attention {
         }
         children.extend([
             ("attn_dropout", self.attn_dropout.tree()),
-            ("dense", Tree::linear(&self.dense)),
-            ("LayerNorm", Tree::layer_norm(&self.layer_norm, self.layer_norm_eps)),
+            (names::DENSE, self.dense.tree()),
+            (names::LAYER_NORM, self.layer_norm.tree()),
             ("out_dropout", self.out_dropout.tree()),
         ]);
         Tree::node(if self.side.is_some() { "DeMultiHeadAttention" } else { "MultiHeadAttention" }, children)
     }
-}
-
-/// `[B, L, heads · d]` → `[B, heads, L, d]`.
-pub(super) fn split(x: &Tensor, heads: i64) -> Tensor {
-    let (b, l, size) = x.size3().expect("a stream is [B, L, size]");
-    x.view([b, l, heads, size / heads]).permute([0, 2, 1, 3])
 }

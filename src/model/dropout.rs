@@ -1,13 +1,18 @@
 //! Inverted dropout with masks that do not depend on the processor's maker.
+//!
+//! ```text
+//! y = x ⊙ mask / (1 − p),   mask ~ Bernoulli(1 − p)
+//! ```
 
 use tch::{Kind, Tensor};
 
 use super::Tree;
-use crate::config::python::float;
+use crate::python::float;
 
 /// Zeroes each element with probability `p` in training and scales the rest by 1 / (1 − p).
 #[derive(Debug, Clone, Copy)]
 pub struct Dropout {
+    /// The probability.
     pub p: f64,
 }
 
@@ -16,6 +21,9 @@ impl Dropout {
     ///
     /// DIFFERENCE: PyTorch draws the mask with `bernoulli_`, which takes its bits from MKL on Intel processors and from
     /// libtorch's generator elsewhere. `rand(float64) < 1 − p` is what the latter computes, bit for bit, everywhere.
+    ///
+    /// # Shapes
+    /// `[…]` → `[…]`
     pub fn forward(&self, x: &Tensor, train: bool) -> Tensor {
         if !train || self.p == 0.0 {
             return x.shallow_clone();

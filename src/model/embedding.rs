@@ -1,4 +1,10 @@
 //! The attribute stream: an item's attribute tokens become one vector (RecBole 1.0.1's `FeatureSeqEmbLayer`).
+//!
+//! ```text
+//! token:      f = W[id]
+//! token_seq:  f = pool over s of W[idₛ], over the tokens that are not padding
+//! mean:  Σ mₛ·W[idₛ] / Σ mₛ      sum:  Σ mₛ·W[idₛ]      max:  maxₛ W[idₛ]        mₛ = 1 where idₛ ≠ 0
+//! ```
 
 use tch::{Device, Kind, Tensor};
 
@@ -9,7 +15,9 @@ use crate::data::Attribute;
 /// The attribute ids of every item, as the model reads them.
 #[derive(Debug)]
 pub struct ItemFeature {
+    /// The name of the attribute.
     pub name: String,
+    /// One token an item, or a list.
     pub kind: AttributeKind,
     /// Size of the vocabulary, the padding token included.
     pub vocab: i64,
@@ -28,7 +36,10 @@ impl ItemFeature {
         }
     }
 
-    /// The ids of `items`, any shape. `# Shapes` `[…]` → `[…, S]`.
+    /// The ids of `items`.
+    ///
+    /// # Shapes
+    /// items `[…]` → `[…, S]`
     pub fn of(&self, items: &Tensor) -> Tensor {
         let mut shape = items.size();
         shape.push(-1);
@@ -49,14 +60,9 @@ pub struct FeatureSeqEmbLayer {
 }
 
 impl FeatureSeqEmbLayer {
-    /// A layer with a table of zeros; [`init`](super::init) or a checkpoint fills it.
+    /// A layer with a table of zeros; [`Model::initialize`](super::Model::initialize) or a checkpoint fills it.
     pub fn new(feature: &ItemFeature, size: i64, pooling: Pooling, options: (Kind, Device)) -> Self {
         Self { kind: feature.kind, pooling, table: Tensor::zeros([feature.vocab, size], options) }
-    }
-
-    /// The name that RecBole gives to the table inside of the layer.
-    pub fn table_name(&self) -> &'static str {
-        table_name(self.kind)
     }
 
     /// Looks up and pools an item's tokens.
@@ -76,15 +82,10 @@ impl FeatureSeqEmbLayer {
     }
 }
 
-/// RecBole's name of the table of an attribute of this kind.
-pub(super) fn table_name(kind: AttributeKind) -> &'static str {
-    match kind {
-        AttributeKind::Token => "token_embedding",
-        AttributeKind::TokenSeq => "token_seq_embedding",
-    }
-}
-
-/// Pools over the tokens that are not padding. `# Shapes` `[B, L, S, d]`, `[B, L, S]` → `[B, L, d]`.
+/// Pools over the tokens that are not padding.
+///
+/// # Shapes
+/// embedded `[B, L, S, d]`, ids `[B, L, S]` → `[B, L, d]`
 pub(super) fn pool(embedded: &Tensor, ids: &Tensor, pooling: Pooling) -> Tensor {
     // The reference's mask and count are float32 whatever the model's precision.
     let mask = ids.not_equal(0).to_kind(Kind::Float);

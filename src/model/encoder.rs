@@ -1,13 +1,19 @@
 //! The stack of layers (RecBole's `TransformerEncoder`, with side streams its `DeTransformerEncoder`).
+//!
+//! ```text
+//! X₀ = the input
+//! Xₖ = FeedForward(Attention(Xₖ₋₁, side streams))      k = 1 … n_layers
+//! ```
 
-use tch::{Tensor, nn};
+use tch::{Kind, Tensor};
 
-use super::{Attention, AttentionOutput, FeedForward, SideStreams, Tree};
+use super::{Attention, AttentionOutput, FeedForward, SideStreams, Tree, names};
 use crate::config::{Architecture, ModelConfig};
 
 /// What one layer computes on the way.
 #[derive(Debug)]
 pub struct LayerOutput {
+    /// What its attention computed.
     pub attention: AttentionOutput,
     /// After the feed-forward network, `[B, L, H]`.
     pub output: Tensor,
@@ -21,11 +27,11 @@ pub struct Layer {
 }
 
 impl Layer {
-    /// Parameters under `p`.
-    pub fn new(p: nn::Path<'_>, config: &ModelConfig, max_len: i64) -> Self {
+    /// A layer for sequences of `max_len` positions, its parameters zero.
+    pub fn new(config: &ModelConfig, max_len: i64, kind: Kind) -> Self {
         Self {
-            multi_head_attention: Attention::new(&p / "multi_head_attention", config, max_len),
-            feed_forward: FeedForward::new(&p / "feed_forward", config),
+            multi_head_attention: Attention::new(config, max_len, kind),
+            feed_forward: FeedForward::new(config, kind),
         }
     }
 
@@ -41,8 +47,8 @@ impl Layer {
         Tree::node(
             &format!("{prefix}TransformerLayer"),
             vec![
-                ("multi_head_attention", self.multi_head_attention.tree()),
-                ("feed_forward", self.feed_forward.tree()),
+                (names::MULTI_HEAD_ATTENTION, self.multi_head_attention.tree()),
+                (names::FEED_FORWARD, self.feed_forward.tree()),
             ],
         )
     }
@@ -57,12 +63,11 @@ pub struct Encoder {
 }
 
 impl Encoder {
-    /// Parameters under `p / "layer" / k`.
-    pub fn new(p: nn::Path<'_>, config: &ModelConfig, max_len: i64) -> Self {
-        let p = &p / "layer";
+    /// An encoder of sequences of `max_len` positions, its parameters zero.
+    pub fn new(config: &ModelConfig, max_len: i64, kind: Kind) -> Self {
         Self {
             prefix: if config.model == Architecture::SasRecD { "De" } else { "" },
-            layer: (0..config.n_layers).map(|k| Layer::new(&p / k, config, max_len)).collect(),
+            layer: (0..config.n_layers).map(|_| Layer::new(config, max_len, kind)).collect(),
         }
     }
 
@@ -82,7 +87,7 @@ impl Encoder {
     pub(super) fn tree(&self) -> Tree {
         Tree::node(
             &format!("{}TransformerEncoder", self.prefix),
-            vec![("layer", Tree::list("ModuleList", self.layer.iter().map(|layer| layer.tree(self.prefix))))],
+            vec![(names::LAYER, Tree::list("ModuleList", self.layer.iter().map(|layer| layer.tree(self.prefix))))],
         )
     }
 }

@@ -1,33 +1,33 @@
 //! The position-wise feed-forward network with its residual (RecBole's `FeedForward`).
+//!
+//! ```text
+//! Y = LayerNorm(dropout(act(X·W₁ + b₁)·W₂ + b₂) + X)
+//! ```
 
-use tch::Tensor;
-use tch::nn::{self, Module};
+use tch::{Kind, Tensor};
 
-use super::init::{layer_norm, linear};
-use super::{Dropout, Tree};
+use super::{Dropout, LayerNorm, Linear, Tree, names};
 use crate::config::{Activation, ModelConfig};
 
 /// dense_1, activation, dense_2, dropout, LayerNorm of the sum with the input.
 #[derive(Debug)]
 pub struct FeedForward {
-    dense_1: nn::Linear,
+    dense_1: Linear,
     activation: Activation,
-    dense_2: nn::Linear,
-    layer_norm: nn::LayerNorm,
-    layer_norm_eps: f64,
+    dense_2: Linear,
+    layer_norm: LayerNorm,
     dropout: Dropout,
 }
 
 impl FeedForward {
-    /// Parameters under `p`.
-    pub fn new(p: nn::Path<'_>, config: &ModelConfig) -> Self {
+    /// A network whose parameters are zero.
+    pub fn new(config: &ModelConfig, kind: Kind) -> Self {
         let (h, inner) = (config.hidden_size, config.inner_size);
         Self {
-            dense_1: linear(&p / "dense_1", h, inner),
+            dense_1: Linear::new(h, inner, kind),
             activation: config.hidden_act,
-            dense_2: linear(&p / "dense_2", inner, h),
-            layer_norm: layer_norm(&p / "LayerNorm", h, config.layer_norm_eps),
-            layer_norm_eps: config.layer_norm_eps,
+            dense_2: Linear::new(inner, h, kind),
+            layer_norm: LayerNorm::new(h, config.layer_norm_eps, kind),
             dropout: Dropout { p: config.hidden_dropout_prob },
         }
     }
@@ -44,9 +44,9 @@ impl FeedForward {
         Tree::node(
             "FeedForward",
             vec![
-                ("dense_1", Tree::linear(&self.dense_1)),
-                ("dense_2", Tree::linear(&self.dense_2)),
-                ("LayerNorm", Tree::layer_norm(&self.layer_norm, self.layer_norm_eps)),
+                (names::DENSE_1, self.dense_1.tree()),
+                (names::DENSE_2, self.dense_2.tree()),
+                (names::LAYER_NORM, self.layer_norm.tree()),
                 ("dropout", self.dropout.tree()),
             ],
         )

@@ -1,10 +1,16 @@
 //! How the attention scores of the streams become one (the paper's fusion function F, section 4.2.2).
+//!
+//! Aₛ is a row of the scores of stream s, [] their concatenation.
+//!
+//! ```text
+//! sum:     F = Σ Aₛ
+//! concat:  F = [A₁, …]·W + b
+//! gate:    F = Σ αₛ·Aₛ,   α = softmax over s of (relu(Aₛ·W₁ + b₁)·w₂ + b₂)
+//! ```
 
-use tch::nn::{self, Module};
 use tch::{Kind, Tensor};
 
-use super::Tree;
-use super::init::linear;
+use super::{Linear, Tree, names};
 use crate::config::Fusion;
 
 /// The fusion function with its parameters. Score maps come in the order attributes, item, position.
@@ -13,20 +19,24 @@ pub enum FusionLayer {
     /// Adds the maps.
     Sum,
     /// One linear layer over the rows of all maps side by side.
-    Concat(nn::Linear),
+    Concat(Linear),
     /// A softmax over the streams, from a two-layer perceptron over each map's row (RecBole's `VanillaAttention`).
-    Gate { hidden: nn::Linear, energy: nn::Linear },
+    Gate {
+        /// W₁, b₁.
+        hidden: Linear,
+        /// w₂, b₂.
+        energy: Linear,
+    },
 }
 
 impl FusionLayer {
     /// `fusion_type` for `attributes` attributes and sequences of `max_len` positions.
-    pub fn new(p: nn::Path<'_>, fusion: Fusion, attributes: i64, max_len: i64) -> Self {
+    pub fn new(fusion: Fusion, attributes: i64, max_len: i64, kind: Kind) -> Self {
         match fusion {
             Fusion::Sum => Self::Sum,
-            Fusion::Concat => Self::Concat(linear(p, max_len * (2 + attributes), max_len)),
+            Fusion::Concat => Self::Concat(Linear::new(max_len * (2 + attributes), max_len, kind)),
             Fusion::Gate => {
-                let p = p / "projection";
-                Self::Gate { hidden: linear(&p / 0, max_len, max_len), energy: linear(&p / 2, max_len, 1) }
+                Self::Gate { hidden: Linear::new(max_len, max_len, kind), energy: Linear::new(max_len, 1, kind) }
             }
         }
     }
@@ -58,10 +68,10 @@ impl FusionLayer {
     pub(super) fn tree(&self) -> Option<Tree> {
         match self {
             Self::Sum => None,
-            Self::Concat(layer) => Some(Tree::linear(layer)),
+            Self::Concat(layer) => Some(layer.tree()),
             Self::Gate { hidden, energy } => {
-                let parts = [Tree::linear(hidden), Tree::inert("ReLU(inplace=True)"), Tree::linear(energy)];
-                Some(Tree::node("VanillaAttention", vec![("projection", Tree::list("Sequential", parts))]))
+                let parts = [hidden.tree(), Tree::inert("ReLU(inplace=True)"), energy.tree()];
+                Some(Tree::node("VanillaAttention", vec![(names::PROJECTION, Tree::list("Sequential", parts))]))
             }
         }
     }

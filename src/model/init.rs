@@ -1,10 +1,16 @@
 //! Initial values, drawn from libtorch's generator in the order in which the reference draws them (golden README).
+//!
+//! ```text
+//! Linear:     W ~ N(0, initializer_range²), b = 0
+//! Embedding:  W ~ N(0, initializer_range²)
+//! LayerNorm:  w = 1, b = 0
+//! an attribute table of SASRecD:  W ~ N(0, 1)
+//! ```
 
-use tch::nn::{self, Init};
 use tch::{Tensor, no_grad};
 
-use super::Tree;
 use super::tree::Leaf;
+use super::{Tree, names};
 
 /// Fills every parameter and attribute table of a model on the CPU.
 ///
@@ -16,17 +22,13 @@ use super::tree::Leaf;
 pub fn initialize(tree: &Tree, initializer_range: f64) {
     no_grad(|| {
         tree.visit("", &mut |path, leaf| {
-            if !is_deep_copy(path) {
+            // RecBole deep-copies the encoder's first layer.
+            if !names::is_in_copied_layer(path) {
                 construct(leaf);
             }
         });
         tree.visit("", &mut |_, leaf| init_weights(leaf, initializer_range));
     });
-}
-
-/// The encoder's layers from the second on are copies of the first.
-fn is_deep_copy(path: &str) -> bool {
-    path.strip_prefix("trm_encoder.layer.").is_some_and(|rest| !rest.starts_with("0."))
 }
 
 /// PyTorch's default initialisation.
@@ -61,25 +63,4 @@ fn init_weights(leaf: &Leaf, std: f64) {
 
 fn normal(tensor: &Tensor, std: f64) {
     let _ = tensor.shallow_clone().normal_(0.0, std);
-}
-
-/// A linear layer of zeros: [`initialize`] alone draws, so that the order of draws is stated in one place.
-pub(super) fn linear(p: nn::Path<'_>, input: i64, output: i64) -> nn::Linear {
-    let zeros = Init::Const(0.0);
-    nn::linear(p, input, output, nn::LinearConfig { ws_init: zeros, bs_init: Some(zeros), bias: true })
-}
-
-/// An embedding of zeros; rows `padding_idx` get no gradient from look-ups.
-pub(super) fn embedding(p: nn::Path<'_>, rows: i64, size: i64, padding_idx: Option<i64>) -> nn::Embedding {
-    let config = nn::EmbeddingConfig {
-        ws_init: Init::Const(0.0),
-        padding_idx: padding_idx.unwrap_or(-1),
-        ..nn::EmbeddingConfig::default()
-    };
-    nn::embedding(p, rows, size, config)
-}
-
-/// A LayerNorm over the last dimension.
-pub(super) fn layer_norm(p: nn::Path<'_>, size: i64, eps: f64) -> nn::LayerNorm {
-    nn::layer_norm(p, vec![size], nn::LayerNormConfig { eps, ..nn::LayerNormConfig::default() })
 }

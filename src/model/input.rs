@@ -1,12 +1,14 @@
 //! SASRecF's input: an item's vector and those of its attributes, side by side, projected to one vector (RecBole's
 //! `feature_embed_layer` and `concat_layer`).
+//!
+//! ```text
+//! x = [item, f₁, f₂, …]·W + b      fᵢ the vector of attribute i, `token` attributes first
+//! ```
 
-use tch::Tensor;
-use tch::nn::{self, Module};
+use tch::{Kind, Tensor};
 
 use super::embedding::pool;
-use super::init::{embedding, linear};
-use super::{ItemFeature, Tree};
+use super::{Embedding, ItemFeature, Linear, Tree, names};
 use crate::config::{AttributeKind, ModelConfig, Pooling};
 
 /// Attribute tables, which RecBole 1.2.1 trains, and the projection.
@@ -14,28 +16,23 @@ use crate::config::{AttributeKind, ModelConfig, Pooling};
 pub struct AttributeInput {
     pooling: Pooling,
     /// One table of all `token` attributes, one below the other; `None` without such attributes.
-    token: Option<nn::Embedding>,
+    token: Option<Embedding>,
     /// A table for each `token_seq` attribute.
-    token_seq: Vec<nn::Embedding>,
-    concat_layer: nn::Linear,
+    token_seq: Vec<Embedding>,
+    concat_layer: Linear,
 }
 
 impl AttributeInput {
-    /// Parameters under `p`, which is the model's path.
-    pub fn new(p: &nn::Path<'_>, config: &ModelConfig, features: &[ItemFeature]) -> Self {
+    /// An input layer for these attributes, its parameters zero.
+    pub fn new(config: &ModelConfig, features: &[ItemFeature], kind: Kind) -> Self {
         let h = config.hidden_size;
-        let concat_layer = linear(p / "concat_layer", h * (1 + features.len() as i64), h);
-        let p = p / "feature_embed_layer";
-        let table = |(name, [rows, size]): (String, [i64; 2])| {
-            let path = name.split('.').fold(p.clone(), |path, part| path / part);
-            embedding(path, rows, size, None)
-        };
-        let (token, token_seq) = tables(features, h);
+        let table = |rows| Embedding::new(rows, h, None, kind);
+        let (token, token_seq) = rows(features);
         Self {
             pooling: config.pooling_mode,
             token: token.map(table),
             token_seq: token_seq.into_iter().map(table).collect(),
-            concat_layer,
+            concat_layer: Linear::new(h * (1 + features.len() as i64), h, kind),
         }
     }
 
@@ -65,38 +62,34 @@ impl AttributeInput {
     }
 
     pub(super) fn feature_embed_layer(&self) -> Tree {
-        let table = |table: &nn::Embedding| Tree::embedding(table, None);
-        let dict = |tree: Option<Tree>| Tree::node("ModuleDict", tree.map(|tree| ("item", tree)).into_iter().collect());
-        let token = self.token.as_ref().map(|token| Tree::node("FMEmbedding", vec![("embedding", table(token))]));
-        let token_seq = Tree::list("ModuleList", self.token_seq.iter().map(table));
+        let [token_table, item, embedding] = names::TOKEN_TABLE;
+        let [token_seq_tables, _] = names::TOKEN_SEQ_TABLES;
+        let dict = |tree: Option<Tree>| Tree::node("ModuleDict", tree.map(|tree| (item, tree)).into_iter().collect());
+        let token = self.token.as_ref().map(|token| Tree::node("FMEmbedding", vec![(embedding, token.tree())]));
+        let token_seq = Tree::list("ModuleList", self.token_seq.iter().map(Embedding::tree));
         Tree::node(
             "FeatureSeqEmbLayer",
             vec![
-                ("token_embedding_table", dict(token)),
+                (token_table, dict(token)),
                 ("float_embedding_table", dict(None)),
-                ("token_seq_embedding_table", dict(Some(token_seq))),
+                (token_seq_tables, dict(Some(token_seq))),
                 ("float_seq_embedding_table", dict(Some(Tree::list("ModuleList", [])))),
             ],
         )
     }
 
     pub(super) fn concat_layer(&self) -> Tree {
-        Tree::linear(&self.concat_layer)
+        self.concat_layer.tree()
     }
 }
 
-/// The tables of a model with these attributes, by their path in RecBole's `feature_embed_layer`, with their sizes: that
-/// of the `token` attributes and those of the `token_seq` attributes.
-pub(super) fn tables(features: &[ItemFeature], size: i64) -> (Option<Table>, Vec<Table>) {
-    let rows: i64 = of(features, AttributeKind::Token).map(|feature| feature.vocab).sum();
-    let token = (rows > 0).then(|| ("token_embedding_table.item.embedding".to_owned(), [rows, size]));
-    let token_seq = of(features, AttributeKind::TokenSeq).enumerate();
-    let token_seq = token_seq.map(|(i, f)| (format!("token_seq_embedding_table.item.{i}"), [f.vocab, size]));
-    (token, token_seq.collect())
+/// Rows of the tables of a model with these attributes: of that of the `token` attributes, and of those of the `token_seq`
+/// attributes.
+pub(super) fn rows(features: &[ItemFeature]) -> (Option<i64>, Vec<i64>) {
+    let token: i64 = of(features, AttributeKind::Token).map(|feature| feature.vocab).sum();
+    let token_seq = of(features, AttributeKind::TokenSeq).map(|feature| feature.vocab);
+    ((token > 0).then_some(token), token_seq.collect())
 }
-
-/// A table's path and its size.
-type Table = (String, [i64; 2]);
 
 fn of(features: &[ItemFeature], kind: AttributeKind) -> impl Iterator<Item = &ItemFeature> {
     features.iter().filter(move |feature| feature.kind == kind)

@@ -1,4 +1,8 @@
 //! The losses of a batch.
+//!
+//! ```text
+//! total = item + Σ λᵢ · attributeᵢ      (equation 13)
+//! ```
 
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
@@ -8,6 +12,7 @@ use tch::{Kind, Tensor};
 pub struct Losses<T = Tensor> {
     /// item + Σ λᵢ · attributeᵢ (equation 13).
     pub total: T,
+    /// The loss of the items (equation 11, or BPR).
     pub item: T,
     /// One per attribute, in the order of `selected_features`; empty without a predictor.
     pub attributes: Vec<T>,

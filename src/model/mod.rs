@@ -1,5 +1,5 @@
 //! SASRecD, the model of DIF-SR (Xie, Zhou, Kim, SIGIR 2022), and RecBole's SASRec and SASRecF, with which the paper compares
-//! it, of the same layers; leaf to root, one layer a file.
+//! it, of the same layers; leaf to root, one layer a file, each of which opens with its equation.
 //!
 //! This is the **reference path**: the authors' operations in the authors' order, with nothing hoisted, fused or skipped.
 //! It is plain on purpose, for it is the oracle that every faster path is held to.
@@ -16,7 +16,9 @@ mod feed_forward;
 mod fusion;
 mod init;
 mod input;
+mod layers;
 mod losses;
+pub mod names;
 mod predictor;
 mod sasrec;
 mod side;
@@ -30,9 +32,10 @@ pub use encoder::{Encoder, Layer, LayerOutput};
 pub use feed_forward::FeedForward;
 pub use fusion::FusionLayer;
 pub use input::AttributeInput;
+pub use layers::{Embedding, LayerNorm, Linear};
 pub use losses::Losses;
 pub use predictor::AttributePredictor;
 pub use sasrec::{Encoded, Model};
 pub use side::{SideAttention, SideStreams};
-pub use sizes::check_sizes;
+pub(crate) use sizes::check_sizes;
 pub use tree::Tree;

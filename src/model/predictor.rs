@@ -1,21 +1,24 @@
 //! The auxiliary attribute predictors (the paper's section 4.3, equations 11 and 12).
+//!
+//! ```text
+//! ŷ = σ(h·W + b)                                       h the sequence's vector
+//! loss = −mean of (y·ln ŷ + (1 − y)·ln(1 − ŷ))         y the tokens of the target item, without the padding token
+//! ```
 
-use tch::nn::{self, Module};
 use tch::{Kind, Reduction, Tensor};
 
-use super::init::linear;
-use super::{ItemFeature, Tree};
+use super::{ItemFeature, Linear, Tree};
 
 /// One linear classifier per attribute (RecBole's `ap`), trained to name the target item's attributes.
 #[derive(Debug)]
 pub struct AttributePredictor {
-    ap: Vec<nn::Linear>,
+    ap: Vec<Linear>,
 }
 
 impl AttributePredictor {
-    /// Parameters under `p / i`.
-    pub fn new(p: nn::Path<'_>, hidden_size: i64, features: &[ItemFeature]) -> Self {
-        Self { ap: features.iter().enumerate().map(|(i, f)| linear(&p / i, hidden_size, f.vocab)).collect() }
+    /// A predictor of each of these attributes, its parameters zero.
+    pub fn new(hidden_size: i64, features: &[ItemFeature], kind: Kind) -> Self {
+        Self { ap: features.iter().map(|feature| Linear::new(hidden_size, feature.vocab, kind)).collect() }
     }
 
     /// The binary cross-entropy of each attribute of the target items.
@@ -50,6 +53,6 @@ impl AttributePredictor {
     }
 
     pub(super) fn tree(&self) -> Tree {
-        Tree::list("ModuleList", self.ap.iter().map(Tree::linear))
+        Tree::list("ModuleList", self.ap.iter().map(Linear::tree))
     }
 }

@@ -1,14 +1,24 @@
 //! The whole model, SASRec and where attributes enter it: embeddings, encoder, scores and losses.
+//!
+//! ```text
+//! X₀ = dropout(LayerNorm(input))
+//!      input = items + positions                               SASRec
+//!              [items, attributes]·W + b + positions           SASRecF
+//!              items                                           SASRecD
+//! h  = the encoder's output at the last item of the sequence
+//! ŷ  = h·Mᵀ                                                    M the item embedding (equation 10)
+//! item loss:   CE = mean of −ln softmax(ŷ)[target]
+//!             BPR = mean of −ln(σ(ŷ[target] − ŷ[negative]) + 1e-10)
+//! ```
 
 use std::path::Path;
 
-use tch::nn::{self, Module, VarStore};
 use tch::{Device, Kind, Reduction, Tensor, no_grad};
 
-use super::init::{embedding, initialize, layer_norm};
+use super::init::initialize;
 use super::{
-    AttributeInput, AttributePredictor, Dropout, Encoder, FeatureSeqEmbLayer, ItemFeature, LayerOutput, Losses,
-    SideStreams, Tree,
+    AttributeInput, AttributePredictor, Dropout, Embedding, Encoder, FeatureSeqEmbLayer, ItemFeature, LayerNorm,
+    LayerOutput, Losses, SideStreams, Tree, names,
 };
 use crate::config::{Architecture, AttributeKind, Loss, ModelConfig, Pooling, Predictor};
 use crate::data::Batch;
@@ -22,15 +32,14 @@ use crate::{Error, Result};
 #[derive(Debug)]
 pub struct Model {
     config: ModelConfig,
-    vs: VarStore,
     features: Vec<ItemFeature>,
-    item_embedding: nn::Embedding,
-    position_embedding: nn::Embedding,
+    item_embedding: Embedding,
+    position_embedding: Embedding,
     attributes: Attributes,
     trm_encoder: Encoder,
     /// `None` for `attribute_predictor: not`, which other models than SASRecD always have.
     ap: Option<AttributePredictor>,
-    layer_norm: nn::LayerNorm,
+    layer_norm: LayerNorm,
     dropout: Dropout,
 }
 
@@ -59,35 +68,31 @@ impl Model {
     ///
     /// `n_items` counts the padding item; `features` follow `selected_features`.
     pub fn new(config: &ModelConfig, n_items: i64, max_len: i64, features: Vec<ItemFeature>, kind: Kind) -> Self {
-        let mut vs = VarStore::new(Device::Cpu);
-        vs.set_kind(kind);
-        let p = vs.root();
         let h = config.hidden_size;
         let table = |(feature, &size): (&ItemFeature, &i64)| {
             FeatureSeqEmbLayer::new(feature, size, config.pooling_mode, (kind, Device::Cpu))
         };
         let attributes = match config.model {
             Architecture::SasRec => Attributes::Nowhere,
-            Architecture::SasRecF => Attributes::Input(AttributeInput::new(&p, config, &features)),
+            Architecture::SasRecF => Attributes::Input(AttributeInput::new(config, &features, kind)),
             Architecture::SasRecD => {
                 Attributes::Scores(features.iter().zip(&config.attribute_hidden_size).map(table).collect())
             }
         };
         let ap = match config.attribute_predictor {
-            Predictor::Linear => Some(AttributePredictor::new(&p / "ap", h, &features)),
+            Predictor::Linear => Some(AttributePredictor::new(h, &features, kind)),
             Predictor::Not => None,
         };
         Self {
-            item_embedding: embedding(&p / "item_embedding", n_items, h, Some(0)),
-            position_embedding: embedding(&p / "position_embedding", max_len, h, None),
+            item_embedding: Embedding::new(n_items, h, Some(0), kind),
+            position_embedding: Embedding::new(max_len, h, None, kind),
             attributes,
-            trm_encoder: Encoder::new(&p / "trm_encoder", config, max_len),
+            trm_encoder: Encoder::new(config, max_len, kind),
             ap,
-            layer_norm: layer_norm(&p / "LayerNorm", h, config.layer_norm_eps),
+            layer_norm: LayerNorm::new(h, config.layer_norm_eps, kind),
             dropout: Dropout { p: config.hidden_dropout_prob },
             features,
             config: config.clone(),
-            vs,
         }
     }
 
@@ -117,7 +122,10 @@ impl Model {
 
     /// Moves parameters, attribute tables and attribute ids.
     pub fn to_device(&mut self, device: Device) {
-        self.vs.set_device(device);
+        for (_, mut parameter) in self.named_parameters() {
+            let moved = parameter.detach().to_device(device);
+            parameter.set_data(&moved);
+        }
         if let Attributes::Scores(layers) = &mut self.attributes {
             layers.iter_mut().for_each(|layer| layer.table = layer.table.to_device(device));
         }
@@ -126,14 +134,17 @@ impl Model {
         }
     }
 
+    /// Where the parameters are.
     pub fn device(&self) -> Device {
-        self.vs.device()
+        self.item_embedding.weight.device()
     }
 
+    /// What the model was made from.
     pub fn config(&self) -> &ModelConfig {
         &self.config
     }
 
+    /// The attributes of the items, in the order of `selected_features`.
     pub fn features(&self) -> &[ItemFeature] {
         &self.features
     }
@@ -147,12 +158,12 @@ impl Model {
 
     /// Rows of the item embedding, the padding item included.
     pub fn n_items(&self) -> i64 {
-        self.item_embedding.ws.size()[0]
+        self.item_embedding.weight.size()[0]
     }
 
     /// L: rows of the position embedding.
     pub fn max_len(&self) -> i64 {
-        self.position_embedding.ws.size()[0]
+        self.position_embedding.weight.size()[0]
     }
 
     /// The layers of SASRecD's attribute streams, whose tables are not trained.
@@ -209,7 +220,7 @@ impl Model {
     /// # Shapes
     /// seq_output `[B, H]` → `[B, n_items]`
     pub fn scores(&self, seq_output: &Tensor) -> Tensor {
-        seq_output.matmul(&self.item_embedding.ws.transpose(0, 1))
+        seq_output.matmul(&self.item_embedding.weight.transpose(0, 1))
     }
 
     /// Encodes a batch and computes its losses.
@@ -262,6 +273,9 @@ impl Model {
     }
 
     /// Copies every parameter and attribute table from `file`, where they are named `prefix` + their own name.
+    ///
+    /// # Errors
+    /// A tensor that is missing or of another shape; nothing has then changed.
     pub fn load(&self, path: &Path, file: &mut TensorFile, prefix: &str) -> Result<()> {
         let mut named = self.named_parameters();
         named.extend(self.named_tables());
@@ -286,9 +300,8 @@ impl Model {
     pub fn named_tables(&self) -> Vec<(String, Tensor)> {
         let layers = self.feature_embed_layer_list().iter().enumerate();
         layers
-            .map(|(i, layer)| {
-                (format!("feature_embed_layer_list.{i}.{}", layer.table_name()), layer.table.shallow_clone())
-            })
+            .zip(&self.features)
+            .map(|((i, layer), feature)| (names::attribute_table(i, feature.kind), layer.table.shallow_clone()))
             .collect()
     }
 
@@ -300,26 +313,23 @@ impl Model {
     /// The module tree, which prints as PyTorch prints the model.
     pub fn tree(&self) -> Tree {
         let mut children = vec![
-            ("item_embedding", Tree::embedding(&self.item_embedding, Some(0))),
-            ("position_embedding", Tree::embedding(&self.position_embedding, None)),
+            (names::ITEM_EMBEDDING, self.item_embedding.tree()),
+            (names::POSITION_EMBEDDING, self.position_embedding.tree()),
         ];
         match &self.attributes {
             Attributes::Nowhere => {}
-            Attributes::Input(layer) => children.push(("feature_embed_layer", layer.feature_embed_layer())),
+            Attributes::Input(layer) => children.push((names::FEATURE_EMBED_LAYER, layer.feature_embed_layer())),
             Attributes::Scores(layers) => {
                 let layers = Tree::list("ModuleList", layers.iter().map(FeatureSeqEmbLayer::tree));
-                children.push(("feature_embed_layer_list", layers));
+                children.push((names::FEATURE_EMBED_LAYER_LIST, layers));
             }
         }
-        children.push(("trm_encoder", self.trm_encoder.tree()));
+        children.push((names::TRM_ENCODER, self.trm_encoder.tree()));
         if let Attributes::Input(layer) = &self.attributes {
-            children.push(("concat_layer", layer.concat_layer()));
+            children.push((names::CONCAT_LAYER, layer.concat_layer()));
         }
-        children.extend(self.ap.as_ref().map(|ap| ("ap", ap.tree())));
-        children.extend([
-            ("LayerNorm", Tree::layer_norm(&self.layer_norm, self.config.layer_norm_eps)),
-            ("dropout", self.dropout.tree()),
-        ]);
+        children.extend(self.ap.as_ref().map(|ap| (names::AP, ap.tree())));
+        children.extend([(names::LAYER_NORM, self.layer_norm.tree()), ("dropout", self.dropout.tree())]);
         match self.config.loss_type {
             Loss::Ce => children.push(("loss_fct", Tree::inert("CrossEntropyLoss()"))),
             Loss::Bpr => children.push(("loss_fct", Tree::inert("BPRLoss()"))),
@@ -343,8 +353,10 @@ fn attention_mask(item_seq: &Tensor, kind: Kind) -> Tensor {
     (1.0 - visible) * -10000.0
 }
 
+/// The output at the last item of each sequence.
+///
 /// # Shapes
-/// `[B, L, H]`, `[B]` → `[B, H]`
+/// output `[B, L, H]`, item_seq_len `[B]` → `[B, H]`
 fn last_position(output: &Tensor, item_seq_len: &Tensor) -> Tensor {
     let index = (item_seq_len - 1).view([-1, 1, 1]).expand([-1, -1, output.size()[2]], false);
     output.gather(1, &index, false).squeeze_dim(1)

@@ -1,12 +1,16 @@
 //! What DIF adds to multi-head attention: scores of positions and attributes, computed apart from the items' and fused with
 //! them (the paper's equations 6 to 8).
+//!
+//! ```text
+//! A_p = (P·W_Qp)(P·W_Kp)ᵀ                for each head, of the positions P
+//! Aᵢ  = (Fᵢ·W_Qi)(Fᵢ·W_Ki)ᵀ              for each head, of attribute i
+//! out = F(A₁, …, A, A_p)                 A the scores of the items
+//! ```
 
-use tch::Tensor;
-use tch::nn::{self, Module};
+use tch::{Kind, Tensor};
 
-use super::attention::split;
-use super::init::linear;
-use super::{FusionLayer, Tree};
+use super::layers::split;
+use super::{FusionLayer, Linear, Tree, names};
 use crate::config::ModelConfig;
 
 /// What enters the attention scores of every layer beside the items' stream, unchanged from layer to layer.
@@ -22,33 +26,26 @@ pub struct SideStreams {
 #[derive(Debug)]
 pub struct SideAttention {
     heads: i64,
-    query_p: nn::Linear,
-    key_p: nn::Linear,
-    query_layers: Vec<nn::Linear>,
-    key_layers: Vec<nn::Linear>,
+    query_p: Linear,
+    key_p: Linear,
+    query_layers: Vec<Linear>,
+    key_layers: Vec<Linear>,
     fusion_layer: FusionLayer,
 }
 
 impl SideAttention {
-    /// Parameters under `p`, which is the attention block's path.
-    pub fn new(p: &nn::Path<'_>, config: &ModelConfig, max_len: i64) -> Self {
+    /// An attention for sequences of `max_len` positions, its parameters zero.
+    pub fn new(config: &ModelConfig, max_len: i64, kind: Kind) -> Self {
         let h = config.hidden_size;
-        let attributes = |name: &str| -> Vec<nn::Linear> {
-            let sizes = config.attribute_hidden_size.iter().enumerate();
-            sizes.map(|(i, &size)| linear(p / name / i, size, size)).collect()
-        };
+        let sizes = &config.attribute_hidden_size;
+        let attributes = || sizes.iter().map(|&size| Linear::new(size, size, kind)).collect();
         Self {
             heads: config.n_heads,
-            query_p: linear(p / "query_p", h, h),
-            key_p: linear(p / "key_p", h, h),
-            query_layers: attributes("query_layers"),
-            key_layers: attributes("key_layers"),
-            fusion_layer: FusionLayer::new(
-                p / "fusion_layer",
-                config.fusion_type,
-                config.attribute_hidden_size.len() as i64,
-                max_len,
-            ),
+            query_p: Linear::new(h, h, kind),
+            key_p: Linear::new(h, h, kind),
+            query_layers: attributes(),
+            key_layers: attributes(),
+            fusion_layer: FusionLayer::new(config.fusion_type, sizes.len() as i64, max_len, kind),
         }
     }
 
@@ -57,7 +54,7 @@ impl SideAttention {
     /// # Shapes
     /// item_scores `[B, heads, L, L]` → `[B, heads, L, L]`
     pub fn forward(&self, item_scores: &Tensor, side: &SideStreams) -> Tensor {
-        let scores = |query: &nn::Linear, key: &nn::Linear, stream: &Tensor| {
+        let scores = |query: &Linear, key: &Linear, stream: &Tensor| {
             let query = split(&query.forward(stream), self.heads);
             let key = split(&key.forward(stream), self.heads);
             query.matmul(&key.transpose(-1, -2))
@@ -71,12 +68,12 @@ impl SideAttention {
 
     pub(super) fn children(&self) -> Vec<(&'static str, Tree)> {
         let mut children = vec![
-            ("query_p", Tree::linear(&self.query_p)),
-            ("key_p", Tree::linear(&self.key_p)),
-            ("query_layers", Tree::list("ModuleList", self.query_layers.iter().map(Tree::linear))),
-            ("key_layers", Tree::list("ModuleList", self.key_layers.iter().map(Tree::linear))),
+            (names::QUERY_P, self.query_p.tree()),
+            (names::KEY_P, self.key_p.tree()),
+            (names::QUERY_LAYERS, Tree::list("ModuleList", self.query_layers.iter().map(Linear::tree))),
+            (names::KEY_LAYERS, Tree::list("ModuleList", self.key_layers.iter().map(Linear::tree))),
         ];
-        children.extend(self.fusion_layer.tree().map(|tree| ("fusion_layer", tree)));
+        children.extend(self.fusion_layer.tree().map(|tree| (names::FUSION_LAYER, tree)));
         children
     }
 }

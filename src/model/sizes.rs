@@ -5,8 +5,7 @@ use std::path::Path;
 use tch::{Kind, Tensor};
 
 use super::ItemFeature;
-use super::embedding::table_name;
-use super::input;
+use super::{input, names};
 use crate::config::{Architecture, Fusion, ModelConfig, Predictor};
 use crate::tensors::TensorFile;
 use crate::{Error, Result};
@@ -16,7 +15,7 @@ use crate::{Error, Result};
 ///
 /// # Errors
 /// A tensor that is missing, of another shape, or of another kind than the item embedding.
-pub fn check_sizes(
+pub(crate) fn check_sizes(
     config: &ModelConfig,
     n_items: i64,
     max_len: i64,
@@ -25,7 +24,7 @@ pub fn check_sizes(
     path: &Path,
     prefix: &str,
 ) -> Result<()> {
-    let item = format!("{prefix}item_embedding.weight");
+    let item = format!("{prefix}{}", names::weight(names::ITEM_EMBEDDING));
     let kind = file.tensors.get(&item).map(Tensor::kind);
     for (name, shape) in deciding_shapes(config, n_items, max_len, features) {
         let name = format!("{prefix}{name}");
@@ -60,46 +59,47 @@ fn deciding_shapes(
 ) -> impl Iterator<Item = (String, [i64; 2])> {
     let h = config.hidden_size;
     let mut shapes = vec![
-        ("item_embedding.weight".to_owned(), [n_items, h]),
-        ("position_embedding.weight".to_owned(), [max_len, h]),
+        (names::weight(names::ITEM_EMBEDDING), [n_items, h]),
+        (names::weight(names::POSITION_EMBEDDING), [max_len, h]),
     ];
     match config.model {
         Architecture::SasRec => {}
         Architecture::SasRecF => {
-            let (token, token_seq) = input::tables(features, h);
-            let tables = token.into_iter().chain(token_seq);
-            shapes.extend(tables.map(|(name, shape)| (format!("feature_embed_layer.{name}.weight"), shape)));
-            shapes.push(("concat_layer.weight".to_owned(), [h, h * (1 + features.len() as i64)]));
+            let (token, token_seq) = input::rows(features);
+            let token = token.map(|rows| (names::token_table(), rows)).into_iter();
+            let token_seq = token_seq.into_iter().enumerate().map(|(i, rows)| (names::token_seq_table(i), rows));
+            shapes.extend(token.chain(token_seq).map(|(table, rows)| (names::weight(table), [rows, h])));
+            shapes.push((names::weight(names::CONCAT_LAYER), [h, h * (1 + features.len() as i64)]));
         }
         Architecture::SasRecD => {
             for (i, (feature, &size)) in features.iter().zip(&config.attribute_hidden_size).enumerate() {
-                let table = format!("feature_embed_layer_list.{i}.{}", table_name(feature.kind));
-                shapes.push((table, [feature.vocab, size]));
+                shapes.push((names::attribute_table(i, feature.kind), [feature.vocab, size]));
                 if config.attribute_predictor == Predictor::Linear {
-                    shapes.push((format!("ap.{i}.weight"), [feature.vocab, h]));
+                    shapes.push((names::weight(names::nth(names::AP, i)), [feature.vocab, h]));
                 }
             }
         }
     }
-    shapes.into_iter().chain((0..config.n_layers).flat_map(move |k| layer_shapes(config, max_len, k)))
+    shapes.into_iter().chain((0..config.n_layers as usize).flat_map(move |k| layer_shapes(config, max_len, k)))
 }
 
-fn layer_shapes(config: &ModelConfig, max_len: i64, k: i64) -> Vec<(String, [i64; 2])> {
+fn layer_shapes(config: &ModelConfig, max_len: i64, k: usize) -> Vec<(String, [i64; 2])> {
     let h = config.hidden_size;
     let dif = config.model == Architecture::SasRecD;
     let streams = 2 + config.attribute_hidden_size.len() as i64;
-    let mut shapes = Vec::new();
-    let mut layer = |name: &str, shape| shapes.push((format!("trm_encoder.layer.{k}.{name}.weight"), shape));
-    layer("feed_forward.dense_1", [config.inner_size, h]);
-    layer("multi_head_attention.query", [h, h]);
+    let attention = |module: &str| names::weight(names::attention(k, module));
+    let mut shapes = vec![
+        (names::weight(names::feed_forward(k, names::DENSE_1)), [config.inner_size, h]),
+        (attention(names::QUERY), [h, h]),
+    ];
     for (i, &size) in config.attribute_hidden_size.iter().enumerate().filter(|_| dif) {
-        layer(&format!("multi_head_attention.query_layers.{i}"), [size, size]);
+        shapes.push((attention(&names::nth(names::QUERY_LAYERS, i)), [size, size]));
     }
     match config.fusion_type {
         _ if !dif => {}
         Fusion::Sum => {}
-        Fusion::Concat => layer("multi_head_attention.fusion_layer", [max_len, streams * max_len]),
-        Fusion::Gate => layer("multi_head_attention.fusion_layer.projection.0", [max_len, max_len]),
+        Fusion::Concat => shapes.push((attention(names::FUSION_LAYER), [max_len, streams * max_len])),
+        Fusion::Gate => shapes.push((attention(names::GATE_HIDDEN), [max_len, max_len])),
     }
     shapes
 }

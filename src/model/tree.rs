@@ -1,13 +1,13 @@
 //! The module tree: what is registered where, in RecBole's order.
 //!
-//! One description serves everything that depends on that order: the parameters' names, the optimizer's order, the order
-//! in which initial values are drawn, and what printing the model shows.
+//! It is the one register of the parameters. Everything that depends on their order or names asks it: checkpoints, the
+//! optimizer, the device that they move to, the order in which initial values are drawn, and what printing the model shows.
 
 use std::fmt;
 
-use tch::{Tensor, nn};
+use tch::Tensor;
 
-use crate::config::python::float;
+use super::names;
 
 /// A module and its sub-modules in order of registration.
 #[derive(Debug)]
@@ -58,39 +58,16 @@ impl Tree {
 
     /// A module without parameters.
     pub(super) fn inert(label: impl Into<String>) -> Self {
-        Self { label: label.into(), leaf: Leaf::Inert, children: Vec::new() }
+        Self::leaf(label.into(), Leaf::Inert)
     }
 
     /// A [`FeatureSeqEmbLayer`](super::FeatureSeqEmbLayer), whose table is no parameter.
     pub(super) fn frozen(table: &Tensor) -> Self {
-        let leaf = Leaf::Frozen { table: table.shallow_clone() };
-        Self { label: "FeatureSeqEmbLayer()".to_owned(), leaf, children: Vec::new() }
+        Self::leaf("FeatureSeqEmbLayer()".to_owned(), Leaf::Frozen { table: table.shallow_clone() })
     }
 
-    pub(super) fn linear(layer: &nn::Linear) -> Self {
-        let weight = layer.ws.shallow_clone();
-        let bias = layer.bs.as_ref().expect("every linear layer of the model has a bias").shallow_clone();
-        let (output, input) = weight.size2().expect("a linear weight is a matrix");
-        let label = format!("Linear(in_features={input}, out_features={output}, bias=True)");
-        Self { label, leaf: Leaf::Linear { weight, bias }, children: Vec::new() }
-    }
-
-    pub(super) fn embedding(layer: &nn::Embedding, padding_idx: Option<i64>) -> Self {
-        let weight = layer.ws.shallow_clone();
-        let (rows, size) = weight.size2().expect("an embedding is a matrix");
-        let padding = padding_idx.map_or(String::new(), |i| format!(", padding_idx={i}"));
-        Self {
-            label: format!("Embedding({rows}, {size}{padding})"),
-            leaf: Leaf::Embedding { weight },
-            children: vec![],
-        }
-    }
-
-    pub(super) fn layer_norm(layer: &nn::LayerNorm, eps: f64) -> Self {
-        let part = |t: &Option<Tensor>| t.as_ref().expect("every LayerNorm of the model is affine").shallow_clone();
-        // Python prints a one-element tuple with a comma and a two-digit exponent.
-        let label = format!("LayerNorm(({},), eps={}, elementwise_affine=True)", layer.normalized_shape[0], float(eps));
-        let leaf = Leaf::LayerNorm { weight: part(&layer.ws), bias: part(&layer.bs) };
+    /// A module with parameters.
+    pub(super) fn leaf(label: String, leaf: Leaf) -> Self {
         Self { label, leaf, children: Vec::new() }
     }
 
@@ -99,10 +76,10 @@ impl Tree {
         let mut found = Vec::new();
         self.visit("", &mut |prefix, leaf| match leaf {
             Leaf::Inert | Leaf::Frozen { .. } => {}
-            Leaf::Embedding { weight } => found.push((format!("{prefix}.weight"), weight.shallow_clone())),
+            Leaf::Embedding { weight } => found.push((names::weight(prefix), weight.shallow_clone())),
             Leaf::Linear { weight, bias } | Leaf::LayerNorm { weight, bias } => {
-                found.push((format!("{prefix}.weight"), weight.shallow_clone()));
-                found.push((format!("{prefix}.bias"), bias.shallow_clone()));
+                found.push((names::weight(prefix), weight.shallow_clone()));
+                found.push((names::bias(prefix), bias.shallow_clone()));
             }
         });
         found

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use serde_json::{Map, Value};
 
 use super::Run;
+use crate::eval::MetricAt;
 use crate::verdict::statistics::{deviation, mean, median};
 use crate::verdict::{Expectation, Verdict};
 
@@ -95,16 +96,16 @@ fn results(runs: &[Run], expected: Option<(&Expectation, &Verdict)>) -> String {
 
 /// The mean of each metric of runs of one configuration, beside what is published.
 fn spread(runs: &[Run], expected: Option<&Expectation>) -> String {
-    let figure = |name: &str| {
+    let figure = |metric: MetricAt| {
         let mut figures = expected.iter().flat_map(|expectation| expectation.test_figures());
-        figures.find(|(other, _)| *other == name).map_or(String::new(), |(_, value)| format!("{value:.4}"))
+        figures.find(|&(other, _)| other == metric).map_or(String::new(), |(_, value)| format!("{value:.4}"))
     };
     let mut text =
         format!("\n| test, n = {} | mean | deviation | published |\n| --- | --- | --- | --- |\n", runs.len());
-    for name in runs.first().iter().flat_map(|run| run.record.test.names()) {
-        let values: Vec<f64> = runs.iter().filter_map(|run| run.record.test.get(name)).collect();
+    for metric in runs.first().iter().flat_map(|run| run.record.test.names()) {
+        let values: Vec<f64> = runs.iter().filter_map(|run| run.record.test.get(metric)).collect();
         let spread = if values.len() > 1 { format!("{:.4}", deviation(&values)) } else { String::new() };
-        text += &format!("| {name} | {:.4} | {spread} | {} |\n", mean(&values), figure(name));
+        text += &format!("| {metric} | {:.4} | {spread} | {} |\n", mean(&values), figure(metric));
     }
     text
 }
@@ -123,11 +124,11 @@ fn configurations(runs: &[Run]) -> Vec<Vec<&Run>> {
 
 /// A line for each configuration, in means over its runs.
 fn side_by_side(configurations: &[Vec<&Run>]) -> String {
-    let names: Vec<&str> = configurations[0][0].record.test.names().collect();
+    let metrics: Vec<MetricAt> = configurations[0][0].record.test.names().collect();
     let mut text = format!(
         "\n| test | n | best epoch | epochs | minutes | {} |\n| --- | --- | --- | --- | --- |{}\n",
-        names.join(" | "),
-        " --- |".repeat(names.len())
+        metrics.iter().map(MetricAt::to_string).collect::<Vec<_>>().join(" | "),
+        " --- |".repeat(metrics.len())
     );
     for runs in configurations {
         let of = |value: &dyn Fn(&Run) -> Option<f64>| runs.iter().filter_map(|run| value(run)).collect::<Vec<f64>>();
@@ -136,8 +137,8 @@ fn side_by_side(configurations: &[Vec<&Run>]) -> String {
             let Run { record, .. } = run;
             record.epoch_seconds.iter().chain(&record.evaluation_seconds).sum::<f64>()
         };
-        let metric = |name: &&str| {
-            let values = of(&|run| run.record.test.get(name));
+        let metric = |&metric: &MetricAt| {
+            let values = of(&|run| run.record.test.get(metric));
             match values.len() {
                 0 => String::new(),
                 1 => format!("{:.4}", values[0]),
@@ -153,7 +154,7 @@ fn side_by_side(configurations: &[Vec<&Run>]) -> String {
             whole(&|run| run.record.best_epoch),
             whole(&|run| run.record.epochs),
             mean(&of(&|run| Some(seconds(run) / 60.0))),
-            names.iter().map(metric).collect::<Vec<_>>().join(" | "),
+            metrics.iter().map(metric).collect::<Vec<_>>().join(" | "),
         );
     }
     text

@@ -7,6 +7,8 @@ use maud::{DOCTYPE, Markup, PreEscaped, html};
 use super::Run;
 use super::chart::{COLOURS, Chart};
 use crate::Result;
+use crate::config::MetricKind;
+use crate::eval::MetricAt;
 use crate::verdict::statistics::{deviation, mean, median};
 use crate::verdict::{Expectation, Finding, Outcome, Record, Verdict};
 
@@ -16,6 +18,9 @@ pub const GENERATOR: &str = "<meta name=\"generator\" content=\"dif-sr report\">
 const STYLE: &str = include_str!("page.css");
 
 /// The page of one or several runs; with an expectation its verdict, and its figures as lines in the charts.
+///
+/// # Errors
+/// A chart that cannot be drawn.
 pub fn page(runs: &[Run], expected: Option<(&Expectation, &Verdict)>) -> Result<String> {
     let title = format!("DIF-SR on {}", runs.first().map_or("nothing", |run| run.record.dataset.as_str()));
     let charts = charts(runs, expected.map(|(expectation, _)| expectation));
@@ -108,8 +113,8 @@ fn results(runs: &[Run]) -> Markup {
     let seeds: BTreeSet<i64> = runs.iter().map(|run| run.record.seed).collect();
     let one_thing = Record::differing(runs.iter().map(|run| &run.record)).is_empty();
     let spread = runs.len() > 1 && seeds.len() == runs.len() && one_thing;
-    let names: Vec<&str> = runs.first().map_or_else(Vec::new, |run| run.record.test.names().collect());
-    let values = |name: &str| runs.iter().filter_map(|run| run.record.test.get(name)).collect::<Vec<f64>>();
+    let metrics: Vec<MetricAt> = runs.first().map_or_else(Vec::new, |run| run.record.test.names().collect());
+    let values = |metric| runs.iter().filter_map(|run| run.record.test.get(metric)).collect::<Vec<f64>>();
     let best: Vec<String> =
         runs.iter().map(|run| format!("{} of {}", run.record.best_epoch, run.record.epochs)).collect();
     html! {
@@ -123,13 +128,13 @@ fn results(runs: &[Run]) -> Markup {
                 } }
                 tbody {
                     tr { th scope="row" { "best epoch" } @for best in &best { td { (best) } } @if spread { td {} td {} } }
-                    @for name in names {
+                    @for metric in metrics {
                         tr {
-                            th scope="row" { (name) }
-                            @for run in runs { td { @if let Some(value) = run.record.test.get(name) { (format!("{value:.4}")) } } }
+                            th scope="row" { (metric) }
+                            @for run in runs { td { @if let Some(value) = run.record.test.get(metric) { (format!("{value:.4}")) } } }
                             @if spread {
-                                td { (format!("{:.4}", mean(&values(name)))) }
-                                td { (format!("{:.4}", deviation(&values(name)))) }
+                                td { (format!("{:.4}", mean(&values(metric)))) }
+                                td { (format!("{:.4}", deviation(&values(metric)))) }
                             }
                         }
                     }
@@ -150,17 +155,16 @@ fn charts(runs: &[Run], expectation: Option<&Expectation>) -> Vec<Chart> {
         expected: Vec::new(),
     };
     let mut charts = vec![loss];
-    let valid_metric = runs.first().map_or("", |run| run.record.valid_metric.as_str());
-    let names: Vec<&str> =
-        runs.first().and_then(|run| run.valid.values().next()).map_or_else(Vec::new, |m| m.names().collect());
-    let shown = |name: &&&str| **name == valid_metric || **name == "recall@20" || **name == "ndcg@20";
-    for name in names.iter().filter(shown) {
+    let valid_metric = runs.first().map(|run| run.record.valid_metric);
+    let at_20 = [MetricKind::Recall, MetricKind::Ndcg].map(|kind| MetricAt { kind, k: 20 });
+    let metrics = runs.first().and_then(|run| run.valid.values().next()).into_iter().flat_map(|valid| valid.names());
+    for metric in metrics.filter(|metric| Some(*metric) == valid_metric || at_20.contains(metric)) {
         let figures = expectation.iter().flat_map(|expectation| expectation.valid_figures());
         charts.push(Chart {
-            title: format!("Validation {name}"),
-            curves: runs.iter().map(|run| run.curve(name)).collect(),
+            title: format!("Validation {metric}"),
+            curves: runs.iter().map(|run| run.curve(metric)).collect(),
             expected: figures
-                .filter(|(other, _)| other == name)
+                .filter(|&(other, _)| other == metric)
                 .map(|(_, value)| (format!("expected {value}"), value))
                 .collect(),
         });

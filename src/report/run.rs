@@ -1,28 +1,33 @@
 //! What a report shows of a run: its record, and its curves.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::verdict::record::metrics_of;
-use crate::verdict::{Metrics, Record};
+use crate::eval::{MetricAt, MetricValues};
+use crate::run_folder::{self, MetricsLine};
+use crate::verdict::Record;
 use crate::{Error, Result};
 
 /// A finished run as its folder holds it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Run {
+    /// The run folder.
     pub folder: PathBuf,
+    /// The evidence that verdicts are made from.
     pub record: Record,
     /// Sums of the losses over each epoch's batches: total and item.
     pub losses: BTreeMap<usize, (f64, f64)>,
     /// The validation's metrics after each evaluated epoch.
-    pub valid: BTreeMap<usize, Metrics>,
+    pub valid: BTreeMap<usize, MetricValues>,
     /// RecBole's log.
     pub log: String,
 }
 
 impl Run {
     /// Reads a run folder.
+    ///
+    /// # Errors
+    /// A folder that is none of a finished run.
     pub fn load(folder: &Path) -> Result<Self> {
         if !folder.is_dir() {
             return Err(Error::new("expected the folder of a finished run, found none")
@@ -30,15 +35,12 @@ impl Run {
                 .hint("a report shows curves, which records do not hold"));
         }
         let record = Record::load(folder)?;
-        let path = folder.join("log.txt");
-        let log = fs::read_to_string(&path).map_err(|e| Error::io(&path, "read the run", e))?;
+        let log = run_folder::text(&folder.join(run_folder::LOG))?;
         let (mut losses, mut valid) = (BTreeMap::new(), BTreeMap::new());
-        for line in metrics_of(folder)? {
-            if let (Some(total), Some(item)) = (line.train_loss, line.item_loss) {
-                losses.insert(line.epoch, (total, item));
-            }
-            if let Some(metrics) = line.valid {
-                valid.insert(line.epoch, metrics);
+        for line in MetricsLine::read(folder)? {
+            match line {
+                MetricsLine::Epoch(line) => drop(losses.insert(line.epoch, (line.train_loss, line.item_loss))),
+                MetricsLine::Evaluation(line) => drop(valid.insert(line.epoch, line.valid)),
             }
         }
         Ok(Self { folder: folder.to_path_buf(), record, losses, valid, log })
@@ -50,7 +52,7 @@ impl Run {
     }
 
     /// A metric of the validation, by epoch.
-    pub fn curve(&self, metric: &str) -> Vec<(f64, f64)> {
+    pub fn curve(&self, metric: MetricAt) -> Vec<(f64, f64)> {
         self.valid.iter().filter_map(|(&epoch, metrics)| Some((epoch as f64, metrics.get(metric)?))).collect()
     }
 }

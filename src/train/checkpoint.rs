@@ -22,7 +22,9 @@ const FORMAT: &str = "dif-sr checkpoint 2";
 /// A model with its configuration and the tokens that its rows stand for.
 #[derive(Debug)]
 pub struct Checkpoint {
+    /// What the run was configured with.
     pub config: RunConfig,
+    /// The model, on the CPU.
     pub model: Model,
     /// The item of every row of the embedding; the first is `[PAD]`.
     pub items: Vec<String>,
@@ -35,15 +37,21 @@ pub struct Checkpoint {
 /// One attribute's vocabulary; the first token is `[PAD]`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AttributeTokens {
+    /// The name of the attribute.
     pub name: String,
+    /// What its values are.
     #[serde(rename = "type")]
     pub kind: AttributeKind,
+    /// By their ids.
     pub tokens: Vec<String>,
 }
 
 impl Checkpoint {
     /// Writes the model as it is now and returns the file's seal. Equal models give equal bytes, and the file is complete
     /// or as it was before at every moment.
+    ///
+    /// # Errors
+    /// The file cannot be written.
     pub fn save(path: &Path, config: &RunConfig, dataset: &Dataset, model: &Model, epoch: usize) -> Result<String> {
         let mut tensors = model.named_parameters();
         tensors.extend(model.named_tables());
@@ -61,11 +69,17 @@ impl Checkpoint {
     }
 
     /// Reads a checkpoint; the model is on the CPU.
+    ///
+    /// # Errors
+    /// No such file, and as [`Checkpoint::parse`].
     pub fn load(path: &Path) -> Result<Self> {
         Self::of(TensorFile::read(path)?, path)
     }
 
     /// Reads `bytes` as [`Checkpoint::load`] does; `path` is for messages.
+    ///
+    /// # Errors
+    /// Bytes that are no checkpoint of this version, or are damaged.
     pub fn parse(path: &Path, bytes: &[u8]) -> Result<Self> {
         Self::of(TensorFile::parse(path, bytes)?, path)
     }
@@ -129,6 +143,9 @@ impl Checkpoint {
     }
 
     /// Checks that `config` leaves the model as it was trained.
+    ///
+    /// # Errors
+    /// It would be another model.
     pub fn check_model(&self, path: &Path, config: &RunConfig) -> Result<()> {
         let length = |config: &RunConfig| config.data.max_item_list_length;
         if config.model == self.config.model && length(config) == length(&self.config) {
@@ -140,6 +157,9 @@ impl Checkpoint {
     }
 
     /// Checks that a data set numbers the same items and attribute tokens as the model.
+    ///
+    /// # Errors
+    /// It numbers others.
     pub fn check_dataset(&self, path: &Path, dataset: &Dataset) -> Result<()> {
         let attributes = AttributeTokens::of(dataset);
         let differs = if !self.items.iter().map(String::as_str).eq(dataset.items.iter()) {

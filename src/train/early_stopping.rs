@@ -35,6 +35,16 @@ impl EarlyStopping {
         improved
     }
 
+    /// Goes on with another `stopping_step`; the evaluations so far count.
+    pub fn allow(&mut self, stopping_step: usize) {
+        self.stopping_step = stopping_step;
+    }
+
+    /// How many evaluations in a row were not better, if that is the end.
+    pub fn over_after(&self) -> Option<usize> {
+        self.is_over().then_some(self.without_improvement)
+    }
+
     /// Whether to stop: no evaluation was better, `stopping_step` + 1 times in a row.
     pub fn is_over(&self) -> bool {
         self.without_improvement > self.stopping_step

@@ -9,7 +9,7 @@ use super::stepper::rank_with;
 use super::{EarlyStopping, Stepper};
 use crate::config::{Loss, RunConfig};
 use crate::data::{Batch, NegativeSampler, RowTensors, Splits};
-use crate::eval::MetricValues;
+use crate::eval::{MetricAt, MetricValues};
 use crate::model::{Losses, Model};
 use crate::{Error, Result};
 
@@ -18,16 +18,59 @@ use crate::{Error, Result};
 pub enum Event<'a> {
     /// Batches were trained on, the last of which is `batch` of the epoch's `batches`, counted from 1; one, or on a GPU several
     /// whose losses are read at once. The training can go on from here.
-    Batches { epoch: usize, batch: usize, batches: usize, losses: &'a [Losses<f64>] },
+    Batches {
+        /// From 0.
+        epoch: usize,
+        /// The last of them, from 1.
+        batch: usize,
+        /// Batches of the epoch.
+        batches: usize,
+        /// Of each of them.
+        losses: &'a [Losses<f64>],
+    },
     /// The loss of `batch` is not a finite number; `losses` are those of the batches before it that were not told yet. The
     /// parameters are as they were before it, or on a GPU a few batches later. Training ends.
-    Diverged { epoch: usize, batch: usize, losses: &'a [Losses<f64>], norms: &'a [(String, f64)] },
+    Diverged {
+        /// From 0.
+        epoch: usize,
+        /// From 1.
+        batch: usize,
+        /// Of the batches before it.
+        losses: &'a [Losses<f64>],
+        /// The 2-norm of each parameter, the largest first.
+        norms: &'a [(String, f64)],
+    },
     /// An epoch is over; the losses are sums over its batches.
-    Epoch { epoch: usize, losses: &'a Losses<f64>, seconds: f64 },
+    Epoch {
+        /// From 0.
+        epoch: usize,
+        /// Summed.
+        losses: &'a Losses<f64>,
+        /// Of its batches.
+        seconds: f64,
+    },
     /// Users evaluated so far.
-    Evaluating { epoch: usize, done: usize, users: usize },
+    Evaluating {
+        /// From 0.
+        epoch: usize,
+        /// Users evaluated.
+        done: usize,
+        /// All users.
+        users: usize,
+    },
     /// An evaluation is over. `best` asks the listener to keep the model as it is now. The training can go on from here.
-    Evaluated { epoch: usize, valid: &'a MetricValues, score: f64, seconds: f64, best: bool },
+    Evaluated {
+        /// From 0.
+        epoch: usize,
+        /// Rounded to `metric_decimal_place`.
+        valid: &'a MetricValues,
+        /// `valid_metric`'s.
+        score: f64,
+        /// Of the evaluation.
+        seconds: f64,
+        /// Whether no evaluation before it was as good.
+        best: bool,
+    },
 }
 
 /// How training ended.
@@ -50,6 +93,7 @@ pub struct Position {
     pub sums: Losses<f64>,
     /// The time that these batches took.
     pub seconds: f64,
+    /// What the early stopping has counted.
     pub stopping: EarlyStopping,
     /// The epoch of the best evaluation and its metrics in their order.
     pub best: Option<(usize, Vec<f64>)>,
@@ -98,6 +142,7 @@ impl<'a> Training<'a> {
         })
     }
 
+    /// How far the training is.
     pub fn position(&self) -> &Position {
         &self.position
     }
@@ -190,10 +235,11 @@ impl<'a> Training<'a> {
         let ranking = ranking?;
         let valid = MetricValues::of(settings, &ranking).rounded(settings.metric_decimal_place);
         let (kind, k) = settings.valid_metric;
-        let score = valid.get(kind, k).ok_or_else(|| Error::new("valid_metric is not among metrics and topk"))?;
+        let score =
+            valid.get(MetricAt { kind, k }).ok_or_else(|| Error::new("valid_metric is not among metrics and topk"))?;
         let best = self.position.stopping.update(score);
         if best {
-            self.position.best = Some((epoch, valid.named().map(|(_, value)| value).collect()));
+            self.position.best = Some((epoch, valid.iter().map(|(_, value)| value).collect()));
         }
         self.advance();
         let seconds = start.elapsed().as_secs_f64();

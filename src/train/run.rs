@@ -2,37 +2,33 @@
 
 use std::sync::atomic::AtomicBool;
 
-use serde::Serialize;
 use tch::Device;
 
 use super::record::Recorder;
 use super::saved::fingerprint;
-use super::{Checkpoint, Event, Fitted, RunFolder, Training, device, rank_rows};
+use super::stepper::rank_rows;
+use super::{Checkpoint, Fitted, Report, Start, Training};
 use crate::config::{ComputePath, Loss, RunConfig};
 use crate::data::split::split;
 use crate::data::{Dataset, NegativeSampler, Rows, Splits, Summary};
+use crate::device::device;
 use crate::eval::{MetricValues, Ranking};
 use crate::libtorch::deterministic;
 use crate::model::{ItemFeature, Model};
-use crate::tensors::replace;
+use crate::run_folder::{RankRow, RunFolder, RunResult, TestResult};
 use crate::{Error, Result};
-
-/// Where a run's words go besides its folder.
-pub trait Report {
-    /// A message, already in the form of a log line.
-    fn log(&mut self, line: &str);
-    /// What the training loop does.
-    fn event(&mut self, event: &Event);
-    /// Rows of the final test done so far.
-    fn testing(&mut self, done: usize, rows: usize);
-}
 
 /// Data and an initial model, ready to be trained.
 #[derive(Debug)]
 pub struct Prepared {
+    /// The data, filtered and numbered.
     pub dataset: Dataset,
+    /// What is trained on, validated and tested.
     pub splits: Splits,
+    /// With its initial values, on the configured device.
     pub model: Model,
+    /// The state of another run that the training begins from.
+    pub start: Option<Start>,
 }
 
 impl Prepared {
@@ -41,6 +37,9 @@ impl Prepared {
     ///
     /// Libtorch has one generator a process. Nothing else may draw from it from here to the end of the training, or the
     /// run is another one.
+    ///
+    /// # Errors
+    /// Data that cannot be read, or of which nothing can be tested; no such device.
     pub fn new(config: &RunConfig) -> Result<Self> {
         let device = set_up(config)?;
         if config.run.compute_path == ComputePath::Fast && device.is_cuda() {
@@ -63,7 +62,7 @@ impl Prepared {
         let mut model = Model::new(&config.model, dataset.items.len() as i64, length, features, tch::Kind::Float);
         model.initialize();
         model.to_device(device);
-        Ok(Self { dataset, splits, model })
+        Ok(Self { dataset, splits, model, start: None })
     }
 }
 
@@ -84,6 +83,9 @@ fn check_negatives(config: &RunConfig, dataset: &Dataset, splits: &Splits) -> Re
 }
 
 /// Sets libtorch up, its threads and its algorithms, and finds the device.
+///
+/// # Errors
+/// As [`device`].
 pub fn set_up(config: &RunConfig) -> Result<Device> {
     if let Some(threads) = config.run.threads {
         tch::set_num_threads(threads as i32);
@@ -92,36 +94,10 @@ pub fn set_up(config: &RunConfig) -> Result<Device> {
     device(&config.run)
 }
 
-/// `result.json`.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct RunResult {
-    pub model: &'static str,
-    pub dataset: String,
-    pub seed: i64,
-    pub trainable_parameters: usize,
-    /// Epochs trained.
-    pub epochs: usize,
-    /// The epoch of the best evaluation, from 0.
-    pub best_epoch: usize,
-    pub best_valid: Option<MetricValues>,
-    pub test: TestResult,
-    pub train_seconds: f64,
-}
-
-/// Metrics of a split's targets.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct TestResult {
-    /// Rounded to `metric_decimal_place`.
-    pub metrics: MetricValues,
-    /// The same before rounding.
-    pub exact: MetricValues,
-    /// Targets that tie with another item.
-    pub tied_rows: usize,
-    /// The metrics if every tied item stood before the target; only where there are ties.
-    pub worst_order: Option<MetricValues>,
-}
-
 /// Ranks the rows of a split and computes the metrics. An error of `progress`, which is told the rows done, ends it.
+///
+/// # Errors
+/// As [`Stepper::new`](super::Stepper::new); a score that is not finite; what `progress` returns.
 pub fn evaluate_rows(
     config: &RunConfig,
     model: &Model,
@@ -149,13 +125,14 @@ pub fn run(
     report: &mut dyn Report,
     stop: &AtomicBool,
 ) -> Result<RunResult> {
-    let Prepared { dataset, splits, model } = prepared;
+    let Prepared { dataset, splits, model, start } = prepared;
     let mut training = Training::new(config, model, splits)?;
     let resumed = folder.is_resumed();
     let mut recorder = Recorder::new(config, (dataset, fingerprint(dataset, splits)), folder, report, stop);
     if !resumed || !recorder.resume(&mut training)? {
         recorder.say(&format!("\n{}", config.log_block()))?;
         introduce(config, dataset, model, &mut recorder)?;
+        start.iter().try_for_each(|start| recorder.begin_from(start, &mut training))?;
     }
     recorder.calibrate(model)?;
     let fitted = training.run(|event, training| recorder.listen(event, training));
@@ -166,7 +143,7 @@ pub fn run(
 
 /// Tests the best model on the held-out rows.
 fn test(prepared: &Prepared, fitted: &Fitted, recorder: &mut Recorder) -> Result<RunResult> {
-    let Prepared { dataset, splits, model } = prepared;
+    let Prepared { dataset, splits, model, .. } = prepared;
     let (config, train_seconds) = (recorder.config, recorder.seconds());
     let path = recorder.folder.best();
     match &fitted.best {
@@ -187,7 +164,7 @@ fn test(prepared: &Prepared, fitted: &Fitted, recorder: &mut Recorder) -> Result
         recorder.report.testing(done, rows.n());
         if recorder.is_asked_to_stop() { Err(recorder.interruption("in the test")) } else { Ok(()) }
     })?;
-    write_ranks(recorder.folder, dataset, rows, &ranking)?;
+    recorder.folder.ranks(ranks(dataset, rows, &ranking))?;
     let best_valid = fitted.best.as_ref().map(|(_, valid)| valid.clone());
     if let Some(valid) = &best_valid {
         recorder.say(&format!("best valid : {}", python_dict(valid)))?;
@@ -198,7 +175,7 @@ fn test(prepared: &Prepared, fitted: &Fitted, recorder: &mut Recorder) -> Result
         recorder.say(&format!("{tied} targets tie with other items; in the worst order: {}", python_dict(worst)))?;
     }
     Ok(RunResult {
-        model: config.model.model.name(),
+        model: config.model.model.name().to_owned(),
         dataset: config.data.dataset.clone(),
         seed: config.run.seed,
         trainable_parameters: best.trainable_parameters(),
@@ -207,12 +184,15 @@ fn test(prepared: &Prepared, fitted: &Fitted, recorder: &mut Recorder) -> Result
         best_valid,
         test,
         train_seconds,
+        warnings: dataset.warnings.clone(),
+        from: recorder.folder.origin().cloned(),
     })
 }
 
 /// What RecBole logs before the first epoch.
 fn introduce(config: &RunConfig, dataset: &Dataset, model: &Model, recorder: &mut Recorder) -> Result<()> {
     recorder.say(&Summary::new(dataset).to_string())?;
+    dataset.warnings.iter().try_for_each(|warning| recorder.say(&format!("Warning: {warning}")))?;
     let sampling = match config.model.loss_type {
         Loss::Ce => "None",
         Loss::Bpr => "{'uniform': 1}",
@@ -221,30 +201,28 @@ fn introduce(config: &RunConfig, dataset: &Dataset, model: &Model, recorder: &mu
         "[Training]: train_batch_size = [{}] negative sampling: [{sampling}]",
         config.train.train_batch_size
     ))?;
+    let split = match config.data.benchmark_filename {
+        None => "'split': {'LS': 'valid_and_test'}, 'group_by': 'user', ",
+        Some(_) => "",
+    };
     recorder.say(&format!(
-        "[Evaluation]: eval_batch_size = [{}] eval_args: [{{'split': {{'LS': 'valid_and_test'}}, 'group_by': 'user', \
-         'order': 'TO', 'mode': 'full'}}]",
+        "[Evaluation]: eval_batch_size = [{}] eval_args: [{{{split}'order': 'TO', 'mode': 'full'}}]",
         config.eval.eval_batch_size
     ))?;
     recorder.say(&format!("{}\nTrainable parameters: {}", model.tree(), model.trainable_parameters()))
 }
 
-/// `ranks.tsv`: the place of every test target, 0 being the first. A token with a tab, a quote or a line end is quoted,
-/// as pandas reads it.
-fn write_ranks(folder: &RunFolder, dataset: &Dataset, rows: &Rows, ranking: &Ranking) -> Result<()> {
-    let mut table = csv::WriterBuilder::new().delimiter(b'\t').from_writer(Vec::new());
-    let mut write = |fields: [&str; 4]| table.write_record(fields).expect("memory takes every record of four fields");
-    write(["user", "item", "rank", "ties"]);
-    for (row, (rank, ties)) in ranking.rank.iter().zip(&ranking.ties).enumerate() {
-        let user = dataset.users.token(rows.user[row]).unwrap_or_default();
-        let item = dataset.items.token(rows.target[row]).unwrap_or_default();
-        write([user, item, &rank.to_string(), &ties.to_string()]);
-    }
-    replace(&folder.path().join("ranks.tsv"), &table.into_inner().expect("memory is flushed"))
+/// The place of every test target.
+fn ranks<'a>(dataset: &'a Dataset, rows: &'a Rows, ranking: &'a Ranking) -> impl Iterator<Item = RankRow> + 'a {
+    ranking.rank.iter().zip(&ranking.ties).enumerate().map(|(row, (&rank, &ties))| {
+        let user = dataset.users.token(rows.user[row]).unwrap_or_default().to_owned();
+        let item = dataset.items.token(rows.target[row]).unwrap_or_default().to_owned();
+        RankRow { user, item, rank, ties }
+    })
 }
 
 /// Metrics as Python prints a dictionary, which is how RecBole logs results.
 fn python_dict(metrics: &MetricValues) -> String {
-    let parts: Vec<String> = metrics.named().map(|(name, value)| format!("'{name}': {value:?}")).collect();
+    let parts: Vec<String> = metrics.iter().map(|(metric, value)| format!("'{metric}': {value:?}")).collect();
     format!("{{{}}}", parts.join(", "))
 }

@@ -12,12 +12,12 @@ use sha2::{Digest, Sha256};
 use tch::{Device, Kind, Tensor};
 
 use super::checkpoint::AttributeTokens;
-use super::folder::Mark;
 use super::{Position, Training};
 use crate::config::RunConfig;
 use crate::data::{Dataset, Splits};
 use crate::eval::MetricValues;
 use crate::libtorch::{generator_state, set_generator_state};
+use crate::run_folder::Mark;
 use crate::tensors::{TensorFile, hex, write};
 use crate::{Error, Result};
 
@@ -78,6 +78,14 @@ pub(super) fn load(path: &Path, training: &mut Training, data: &str) -> Result<S
     restore(file, path, training, data)
 }
 
+/// Puts `training`, which must be at its start, where another run, read from `path`, saved itself in `file`. Its configuration
+/// may differ in what [`Start::config`](super::Start::config) lets change.
+pub(super) fn begin(file: TensorFile, path: &Path, training: &mut Training, data: &str) -> Result<Saved> {
+    let saved = restore_as(file, path, training, data, |_| true)?;
+    training.position.stopping.allow(training.config.train.stopping_step);
+    Ok(saved)
+}
+
 impl Training<'_> {
     /// Puts the training, which must be at its start, where the bytes of a `last.safetensors` say, as `train --resume` does
     /// with the file; `path` is for messages.
@@ -90,7 +98,8 @@ impl Training<'_> {
     }
 }
 
-fn restore(mut file: TensorFile, path: &Path, training: &mut Training, data: &str) -> Result<Saved> {
+/// What of a saved training is no tensor, and its configuration.
+pub(super) fn metadata(file: &TensorFile, path: &Path) -> Result<(Saved, RunConfig)> {
     let wrong = |problem: String| Error::new(problem).at(path).hint(HINT);
     if file.seal.is_none() || file.metadata.get("format").map(String::as_str) != Some(FORMAT) {
         return Err(wrong(format!(
@@ -100,8 +109,25 @@ fn restore(mut file: TensorFile, path: &Path, training: &mut Training, data: &st
     let get = |key: &str| file.metadata.get(key).map(String::as_str).unwrap_or_default();
     let saved: Saved = serde_json::from_str(get("training"))
         .map_err(|e| wrong(format!("cannot read `training` in the metadata: {e}")))?;
-    let config = RunConfig::from_yaml(get("config"), path)?;
-    if !config.trains_as(training.config) {
+    Ok((saved, RunConfig::from_yaml(get("config"), path)?))
+}
+
+fn restore(file: TensorFile, path: &Path, training: &mut Training, data: &str) -> Result<Saved> {
+    let own = training.config;
+    restore_as(file, path, training, data, |config| config.trains_as(own))
+}
+
+/// `is_own` says whether a configuration is the training's.
+fn restore_as(
+    mut file: TensorFile,
+    path: &Path,
+    training: &mut Training,
+    data: &str,
+    is_own: impl Fn(&RunConfig) -> bool,
+) -> Result<Saved> {
+    let wrong = |problem: String| Error::new(problem).at(path).hint(HINT);
+    let (saved, config) = metadata(&file, path)?;
+    if !is_own(&config) {
         return Err(wrong("expected the configuration of config.yaml, found another".to_owned())
             .hint("undo what was changed in config.yaml"));
     }

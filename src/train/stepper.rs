@@ -93,7 +93,7 @@ impl<'a> Stepper<'a> {
 ///
 /// # Errors
 /// As [`Stepper::new`] and [`rank`].
-pub fn rank_rows(
+pub(super) fn rank_rows(
     config: &RunConfig,
     model: &Model,
     rows: &Rows,

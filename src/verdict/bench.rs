@@ -1,10 +1,10 @@
 //! Criterion's saved baselines: whether benchmarks take longer than they did.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::{Finding, Outcome, Row, percent, worst};
 use crate::{Error, Result};
@@ -12,7 +12,9 @@ use crate::{Error, Result};
 /// What is compared: `target/criterion`, a baseline saved by `--save-baseline`, and the measurements to judge.
 #[derive(Debug, Clone)]
 pub struct Bench<'a> {
+    /// Criterion's folder.
     pub folder: &'a Path,
+    /// The name under which what is expected was saved.
     pub baseline: &'a str,
     /// Names of measurements, `new` for the last one; a second one is what a regression needs to count.
     pub measured: &'a [String],
@@ -38,10 +40,25 @@ struct Interval {
     upper_bound: f64,
 }
 
-/// Judges every benchmark that the baseline and all measurements have; `None` where there is none.
+/// What became of the benchmarks.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Benches {
+    /// Those that the baseline and all measurements have; `None` where there is none.
+    #[serde(skip)]
+    pub finding: Option<Finding>,
+    /// In the baseline, and not in all measurements: nobody knows what became of them.
+    pub missing: Vec<String>,
+    /// In a measurement, and not in the baseline: there is nothing to hold them to.
+    pub new: Vec<String>,
+}
+
+/// Judges every benchmark that the baseline and all measurements have. With one missing the outcome is undecided at best.
 ///
 /// A regression needs two measurements that both lie, with their whole intervals, above the baseline's by the stated share.
-pub fn judge_benches(bench: &Bench) -> Result<Option<Finding>> {
+///
+/// # Errors
+/// One measurement that is named twice, that is missing, or of another form.
+pub fn judge_benches(bench: &Bench) -> Result<Benches> {
     let mut names: Vec<&str> = bench.measured.iter().map(String::as_str).chain([bench.baseline]).collect();
     names.sort_unstable();
     if let Some(pair) = names.windows(2).find(|pair| pair[0] == pair[1]) {
@@ -50,38 +67,46 @@ pub fn judge_benches(bench: &Bench) -> Result<Option<Finding>> {
     }
     let baseline = measurements(bench.folder, bench.baseline)?;
     let measured = bench.measured.iter().map(|name| measurements(bench.folder, name)).collect::<Result<Vec<_>>>()?;
-    let (mut rows, mut gone) = (Vec::new(), Vec::new());
+    let (mut rows, mut missing) = (Vec::new(), Vec::new());
     for (id, base) in &baseline {
         match measured.iter().map(|all| all.get(id).copied()).collect::<Option<Vec<Estimate>>>() {
             Some(ours) => rows.push(row(id, base, &ours, bench.regression)),
-            None => gone.push(id.as_str()),
+            None => missing.push(id.clone()),
         }
     }
-    if rows.is_empty() {
-        return Ok(None);
-    }
-    let gone = match gone.is_empty() {
-        true => String::new(),
-        false => format!("; not measured again: {}", gone.join(", ")),
+    let new: BTreeSet<&String> =
+        measured.iter().flat_map(BTreeMap::keys).filter(|id| !baseline.contains_key(*id)).collect();
+    let new: Vec<String> = new.into_iter().cloned().collect();
+    let finding = (!rows.is_empty()).then(|| finding(bench, rows, &missing, &new));
+    Ok(Benches { finding, missing, new })
+}
+
+fn finding(bench: &Bench, rows: Vec<Row>, missing: &[String], new: &[String]) -> Finding {
+    let list = |what: &str, names: &[String]| match names {
+        [] => String::new(),
+        names => format!("; {what}: {}", names.join(", ")),
     };
-    let outcome = worst(&rows);
+    let others = list("not measured again", missing) + &list("new, without a baseline", new);
+    let outcome = if missing.is_empty() { worst(&rows) } else { worst(&rows).max(Outcome::Undecided) };
     let named = |outcome| {
         let names = rows.iter().filter(|row| row.outcome == Some(outcome)).map(|row| row.name.as_str());
         names.collect::<Vec<_>>().join(", ")
     };
     let (size, name) = (percent(bench.regression), bench.baseline);
-    let sentence = match outcome {
-        Outcome::Pass => format!("{} benchmarks did not grow by {size} over `{name}`{gone}", rows.len()),
-        Outcome::Undecided => format!(
-            "it is open whether benchmarks grew by {size} over `{name}`: {}; measure once more{gone}",
-            named(Outcome::Undecided)
-        ),
-        Outcome::Fail => {
-            format!("benchmarks grew by more than {size} over `{name}`, twice: {}{gone}", named(Outcome::Fail))
+    let sentence = match (outcome, worst(&rows)) {
+        (Outcome::Fail, _) => {
+            format!("benchmarks grew by more than {size} over `{name}`, twice: {}", named(Outcome::Fail))
         }
+        (_, Outcome::Undecided) => {
+            format!(
+                "it is open whether benchmarks grew by {size} over `{name}`: {}; measure once more",
+                named(Outcome::Undecided)
+            )
+        }
+        _ => format!("{} benchmarks did not grow by {size} over `{name}`", rows.len()),
     };
     let source = format!("Criterion's baseline `{name}`");
-    Ok(Some(Finding { claim: "benchmarks", source, outcome, sentence, rows }))
+    Finding { claim: "benchmarks", source, outcome, sentence: sentence + &others, rows }
 }
 
 fn row(id: &str, base: &Estimate, ours: &[Estimate], regression: f64) -> Row {

@@ -10,7 +10,8 @@ use serde_json::{Map, Value};
 use super::figures::{Figures, FiguresForm};
 use super::reference::{Reference, ReferenceForm};
 use super::{Record, Verdict};
-use crate::config::{EvalConfig, RunConfig};
+use crate::config::RunConfig;
+use crate::eval::MetricAt;
 use crate::{Error, Result, yaml};
 
 /// An expectation file, `configs/expectations/<config>.yaml`.
@@ -30,6 +31,9 @@ struct File {
 
 impl Expectation {
     /// Reads an expectation, the golden file and the recorded runs that it names.
+    ///
+    /// # Errors
+    /// A file that is missing or of another form, itself or one that it names.
     pub fn load(path: &Path) -> Result<Self> {
         let text = fs::read_to_string(path).map_err(|e| {
             Error::io(path, "read what is expected", e)
@@ -51,11 +55,17 @@ impl Expectation {
 
     /// How many batch losses of a run are those of a golden run, to the bit, for a reader; `None` where there is nothing to
     /// compare.
+    ///
+    /// # Errors
+    /// As [`LossRow::read`](crate::run_folder::LossRow::read).
     pub fn equal_losses(&self, run: &Record, folder: &Path) -> Result<Option<String>> {
         self.figures.as_ref().map_or(Ok(None), |figures| figures.equal_losses(run, folder))
     }
 
     /// The text of an expectation's file with the paths in it made absolute: a copy in another folder says the same.
+    ///
+    /// # Errors
+    /// A file that is missing or of another form; a path in it that leads nowhere.
     pub fn text_for_elsewhere(path: &Path) -> Result<String> {
         let text = fs::read_to_string(path).map_err(|e| Error::io(path, "read what is expected", e))?;
         let not_read = |problem: String| Error::new(problem).at(path).hint("see docs/verdict.md for the form");
@@ -76,29 +86,31 @@ impl Expectation {
     }
 
     /// The published values on the test part, for a reader: name and value.
-    pub fn test_figures(&self) -> impl Iterator<Item = (&str, f64)> {
-        self.figures.iter().flat_map(|figures| figures.test.0.iter().map(|(name, value)| (name.as_str(), *value)))
+    pub fn test_figures(&self) -> impl Iterator<Item = (MetricAt, f64)> {
+        self.figures.iter().flat_map(|figures| figures.test.iter())
     }
 
     /// The same for the best epoch's validation.
-    pub fn valid_figures(&self) -> impl Iterator<Item = (&str, f64)> {
-        self.figures.iter().flat_map(|figures| figures.valid.0.iter().map(|(name, value)| (name.as_str(), *value)))
+    pub fn valid_figures(&self) -> impl Iterator<Item = (MetricAt, f64)> {
+        self.figures.iter().flat_map(|figures| figures.valid.iter())
     }
 
     /// Checks, before a training, that it can be judged: it is about what is expected, and computes every expected metric, for a
     /// smaller claim is another claim.
+    ///
+    /// # Errors
+    /// Another configuration, or an expected metric that it does not compute.
     pub fn check(&self, config: &RunConfig) -> Result<()> {
         let keys: Map<String, Value> = yaml::from_str(&config.to_yaml()).expect("what was written can be read");
         self.figures.iter().try_for_each(|figures| figures.check(&keys))?;
         self.reference.iter().try_for_each(|reference| reference.check(&keys))?;
-        let EvalConfig { metrics, topk, .. } = &config.eval;
-        let computed: Vec<String> =
-            metrics.iter().flat_map(|metric| topk.iter().map(|k| format!("{}@{k}", metric.name()))).collect();
+        let computed: Vec<MetricAt> = MetricAt::all(&config.eval).collect();
         let mut expected = self.valid_figures().chain(self.test_figures());
-        match expected.find(|(name, _)| !computed.iter().any(|other| other == name)) {
+        match expected.find(|(metric, _)| !computed.contains(metric)) {
             None => Ok(()),
-            Some((name, _)) => {
-                Err(Error::new(format!("`{name}` is expected, but the run computes {}", computed.join(", ")))
+            Some((metric, _)) => {
+                let computed = computed.iter().map(MetricAt::to_string).collect::<Vec<_>>().join(", ");
+                Err(Error::new(format!("`{metric}` is expected, but the run computes {computed}"))
                     .hint("add it to metrics and topk, or expect something else with --expect"))
             }
         }

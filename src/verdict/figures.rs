@@ -1,5 +1,6 @@
 //! Published figures, and the one golden run: values of which no spread is known, held to a margin stated in advance.
 
+use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -7,7 +8,9 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::statistics::mean;
-use super::{Finding, MetricAt, Metrics, Outcome, Record, Row, worst};
+use super::{Finding, Outcome, Record, Row, worst};
+use crate::eval::MetricValues;
+use crate::run_folder::LossRow;
 use crate::{Error, Result};
 
 /// The section `figures` of an expectation.
@@ -19,16 +22,48 @@ pub struct Figures {
     of: Map<String, Value>,
     /// The one run that a golden file holds; another seed is another run.
     run: Option<GoldenRun>,
-    pub valid: Metrics,
-    pub test: Metrics,
+    pub valid: MetricValues,
+    pub test: MetricValues,
 }
 
+/// The one run that a golden file holds.
 #[derive(Debug, Clone, PartialEq)]
-struct GoldenRun {
-    seed: i64,
-    best_epoch: usize,
+pub struct GoldenRun {
+    /// Its seed: another seed is another run.
+    pub seed: i64,
+    /// Epochs trained.
+    pub epochs: usize,
+    /// The epoch of the best evaluation, from 0.
+    pub best_epoch: usize,
     /// The total loss of every batch.
-    losses: Vec<f32>,
+    pub losses: Vec<f32>,
+}
+
+/// Batch losses beside those of a golden run.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Tally {
+    /// How many were compared, and how many of these are equal to the bit.
+    pub compared: usize,
+    pub equal: usize,
+    /// The largest relative difference of the others.
+    pub largest: f64,
+}
+
+impl Tally {
+    /// Compares one more.
+    pub fn add(&mut self, ours: f32, golden: f32) {
+        self.compared += 1;
+        self.equal += usize::from(ours == golden);
+        self.largest = self.largest.max(f64::from((ours - golden).abs()) / f64::from(golden));
+    }
+}
+
+impl fmt::Display for Tally {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { compared, equal, largest } = self;
+        write!(f, "{equal} of {compared} the golden run's to the bit")?;
+        if equal < compared { write!(f, ", the others within {largest:.1e}") } else { Ok(()) }
+    }
 }
 
 /// The section's form: values in a golden file, or written out.
@@ -42,9 +77,9 @@ pub struct FiguresForm {
     /// A golden whole-run file, from the expectation's folder.
     golden: Option<PathBuf>,
     #[serde(default)]
-    valid: Metrics,
+    valid: Map<String, Value>,
     #[serde(default)]
-    test: Metrics,
+    test: Map<String, Value>,
 }
 
 /// How far a result may lie from what is expected, either way.
@@ -60,8 +95,8 @@ struct Margin {
 /// The parts of a golden whole-run file that are needed here.
 #[derive(Debug, Deserialize)]
 struct Golden {
-    valid: Vec<Metrics>,
-    test: Metrics,
+    valid: Vec<MetricValues>,
+    test: MetricValues,
     #[serde(default)]
     batches: Vec<Batch>,
     resolved_config: Map<String, Value>,
@@ -86,11 +121,8 @@ impl Figures {
                 "expected either `golden` or values under `valid` and `test`, found both or neither".into(),
             ));
         }
-        let named = |metrics: Metrics| {
-            let named = metrics.0.into_iter().map(|(name, value)| Ok((MetricAt::parse(&name)?.name(), value)));
-            named.collect::<Result<_>>().map(Metrics).map_err(|e: Error| e.at(path))
-        };
-        let (valid, test) = (named(valid)?, named(test)?);
+        let metrics = |named: Map<String, Value>| MetricValues::try_from(named).map_err(|e| e.at(path));
+        let (valid, test) = (metrics(valid)?, metrics(test)?);
         if golden.is_none() && margin.epoch.is_some() {
             return Err(wrong("expected `margin.epoch` beside `golden` alone, which has a best epoch".into()));
         }
@@ -127,11 +159,11 @@ impl Figures {
             .hint("name the expectation of what the runs computed with --expect"))
     }
 
-    /// Compares the runs' means with every expected value; one that a run lacks is a failure. Where the values are those of one
-    /// seed, runs of others are not judged, and do not pass.
+    /// Compares the runs' means with every expected value. Where the values are those of one seed, runs of others are not judged,
+    /// and do not pass.
     ///
     /// # Errors
-    /// As [`Figures::check`].
+    /// As [`Figures::check`]; an expected metric that a run did not compute.
     pub fn judge(&self, runs: &[Record]) -> Result<Finding> {
         runs.iter().try_for_each(|run| self.check(&run.config).map_err(|e| e.at(&run.path)))?;
         let golden = self.run.as_ref();
@@ -151,23 +183,30 @@ impl Figures {
         if runs.is_empty() {
             return Ok(finding(Outcome::Undecided, not_judged.unwrap_or_default(), Vec::new()));
         }
-        let mean_of = |value: &dyn Fn(&Record) -> Option<f64>| {
-            runs.iter().map(|run| value(run)).collect::<Option<Vec<f64>>>().map(|values| mean(&values))
-        };
         let mut rows = Vec::new();
         if let (Some(run), Some(allowed)) = (golden, self.margin.epoch) {
-            let ours = mean_of(&|run| Some(run.best_epoch as f64));
+            let ours = mean(&runs.iter().map(|run| run.best_epoch as f64).collect::<Vec<_>>());
             rows.push(row("best epoch".to_owned(), ours, run.best_epoch as f64, allowed as f64, 0));
         }
-        let valid: fn(&Record) -> &Metrics = |run| &run.best_valid;
+        let valid: fn(&Record) -> &MetricValues = |run| &run.best_valid;
         for (split, expected, of) in [("valid", &self.valid, valid), ("test", &self.test, |run| &run.test)] {
-            // In the order of the run's metrics; then what it does not have.
-            let has: Vec<&str> = of(runs[0]).names().collect();
-            let lacking = expected.names().filter(|name| !has.contains(name));
-            for name in has.iter().copied().chain(lacking) {
-                if let Some(expected) = expected.get(name) {
-                    let ours = mean_of(&|run| of(run).get(name));
-                    rows.push(row(format!("{split} {name}"), ours, expected, self.margin.metric, 4));
+            for run in &runs {
+                let lacking = expected.names().filter(|metric| of(run).get(*metric).is_none());
+                let lacking: Vec<String> = lacking.map(|metric| metric.to_string()).collect();
+                if !lacking.is_empty() {
+                    let lacking = lacking.join(", ");
+                    return Err(Error::new(format!(
+                        "expected {lacking} of the {split} part, which the run did not compute"
+                    ))
+                    .at(&run.path)
+                    .hint("run it with this in metrics and topk, or expect something else with --expect"));
+                }
+            }
+            // In the order of the run's metrics.
+            for metric in of(runs[0]).names() {
+                if let Some(expected) = expected.get(metric) {
+                    let ours: Vec<f64> = runs.iter().filter_map(|run| of(run).get(metric)).collect();
+                    rows.push(row(format!("{split} {metric}"), mean(&ours), expected, self.margin.metric, 4));
                 }
             }
         }
@@ -187,25 +226,12 @@ impl Figures {
     /// How many batch losses of the run in `folder` are the golden run's to the bit, for a reader. `None` where they cannot be:
     /// another seed, and the fast path, whose dropout masks are others.
     pub fn equal_losses(&self, run: &Record, folder: &Path) -> Result<Option<String>> {
-        let golden = self.run.as_ref().filter(|golden| golden.seed == run.seed && !golden.losses.is_empty());
-        let Some(golden) = golden.filter(|_| run.config.get("compute_path").is_some_and(|path| path == "reference"))
-        else {
-            return Ok(None);
-        };
-        let path = folder.join("losses.tsv");
-        let text = fs::read_to_string(&path).map_err(|e| Error::io(&path, "read the losses", e))?;
-        // Columns: epoch, batch, total, …
-        let losses = text.lines().skip(1).map(|line| line.split('\t').nth(2)?.parse::<f32>().ok());
-        let losses: Vec<f32> = losses.collect::<Option<_>>().ok_or_else(|| {
-            Error::new("expected a number in the third column of every line")
-                .at(&path)
-                .hint("use the run as it was written")
-        })?;
-        let pairs = || losses.iter().zip(&golden.losses);
-        let equal = pairs().filter(|(ours, golden)| ours == golden).count();
-        let relative = |(ours, golden): (&f32, &f32)| f64::from((ours - golden).abs()) / f64::from(*golden);
-        let largest = pairs().map(relative).fold(0.0, f64::max);
-        let all = golden.losses.len();
+        let is_reference = run.config.get("compute_path").is_some_and(|path| path == "reference");
+        let Some(golden) = self.golden_run(run.seed, is_reference) else { return Ok(None) };
+        let mut tally = Tally::default();
+        let losses = LossRow::read(folder)?;
+        losses.iter().zip(&golden.losses).for_each(|(ours, golden)| tally.add(ours.total(), *golden));
+        let (Tally { equal, largest, .. }, all) = (tally, golden.losses.len());
         Ok(Some(match equal == all {
             true => format!("all {all} batch losses are the golden run's to the bit"),
             false => format!(
@@ -213,23 +239,39 @@ impl Figures {
             ),
         }))
     }
+
+    /// The golden run whose batch losses a run of this seed on the reference path, or another, can be held to.
+    pub fn golden_run(&self, seed: i64, is_reference: bool) -> Option<&GoldenRun> {
+        self.run.as_ref().filter(|golden| is_reference && golden.seed == seed && !golden.losses.is_empty())
+    }
+
+    /// How many values are judged.
+    pub fn count(&self) -> usize {
+        let epoch = self.run.is_some() && self.margin.epoch.is_some();
+        usize::from(epoch) + self.valid.names().count() + self.test.names().count()
+    }
+
+    /// Where the values come from.
+    pub fn source(&self) -> &str {
+        &self.source
+    }
 }
 
 impl Golden {
     /// The best epoch, the first with the highest `valid_metric`, with its metrics.
-    fn best(&self) -> Option<(GoldenRun, Metrics)> {
+    fn best(&self) -> Option<(GoldenRun, MetricValues)> {
         let seed = self.resolved_config.get("seed")?.as_i64()?;
-        let metric = self.resolved_config.get("valid_metric")?.as_str()?.to_lowercase();
+        let metric = self.resolved_config.get("valid_metric")?.as_str()?.parse().ok()?;
         let mut best: Option<(usize, f64)> = None;
         for (epoch, metrics) in self.valid.iter().enumerate() {
-            let score = metrics.get(&metric)?;
+            let score = metrics.get(metric)?;
             if best.is_none_or(|(_, highest)| score > highest) {
                 best = Some((epoch, score));
             }
         }
         best.map(|(best_epoch, _)| {
             let losses = self.batches.iter().map(|batch| batch.loss).collect();
-            let run = GoldenRun { seed, best_epoch, losses };
+            let run = GoldenRun { seed, epochs: self.valid.len(), best_epoch, losses };
             (run, self.valid[best_epoch].clone())
         })
     }
@@ -244,9 +286,10 @@ fn equal(a: &Value, b: &Value) -> bool {
     }
 }
 
-fn row(name: String, ours: Option<f64>, expected: f64, allowed: f64, decimals: usize) -> Row {
+fn row(name: String, ours: f64, expected: f64, allowed: f64, decimals: usize) -> Row {
     // Values are decimals of four places; half a unit of a further place absorbs their binary representation.
-    let near = ours.is_some_and(|ours| (ours - expected).abs() <= allowed + 5e-6);
+    let near = (ours - expected).abs() <= allowed + 5e-6;
     let outcome = Some(if near { Outcome::Pass } else { Outcome::Fail });
-    Row { name, ours, expected, allowed: Some(allowed), interval: None, p: None, outcome, one_sided: false, decimals }
+    let (ours, allowed) = (Some(ours), Some(allowed));
+    Row { name, ours, expected, allowed, interval: None, p: None, outcome, one_sided: false, decimals }
 }

@@ -10,9 +10,8 @@ mod convergence;
 mod expectation;
 mod figures;
 mod junit;
-mod metrics;
 mod power;
-pub(crate) mod record;
+mod record;
 mod reference;
 pub mod statistics;
 mod table;
@@ -20,9 +19,9 @@ mod time;
 
 use serde::Serialize;
 
-pub use bench::{Bench, judge_benches};
+pub use bench::{Bench, Benches, judge_benches};
 pub use expectation::Expectation;
-pub use metrics::{MetricAt, Metrics};
+pub use figures::{GoldenRun, Tally};
 pub use power::{Power, Simulation, power};
 pub use record::Record;
 pub use reference::Reference;
@@ -31,9 +30,11 @@ pub use reference::Reference;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Outcome {
+    /// Ours is what is expected.
     Pass,
     /// The evidence leaves both possible.
     Undecided,
+    /// It is not.
     Fail,
 }
 
@@ -53,7 +54,9 @@ impl Outcome {
 pub struct Verdict {
     /// The worst outcome of the findings.
     pub outcome: Outcome,
+    /// The outcome and what decided it.
     pub sentence: String,
+    /// One for each claim.
     pub findings: Vec<Finding>,
     /// What a reader must know beside it.
     pub notes: Vec<String>,
@@ -66,17 +69,22 @@ pub struct Finding {
     pub claim: &'static str,
     /// Where the expected values come from.
     pub source: String,
+    /// What became of the claim.
     pub outcome: Outcome,
+    /// The reason in one sentence.
     pub sentence: String,
+    /// The values that were compared.
     pub rows: Vec<Row>,
 }
 
 /// One value beside what is expected.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Row {
+    /// What the value is.
     pub name: String,
     /// The mean of the runs; `None` where a run has no such value.
     pub ours: Option<f64>,
+    /// The recorded or published value.
     pub expected: f64,
     /// The allowed difference in the value's unit; `None` where the value is told, not judged.
     pub allowed: Option<f64>,
@@ -87,7 +95,9 @@ pub struct Row {
     /// The probability of so large a difference of this value where there is none. The interval is wider where several values
     /// share the error.
     pub p: Option<f64>,
+    /// `None` where the value is told, not judged.
     pub outcome: Option<Outcome>,
+    /// How many a reader is shown.
     #[serde(skip)]
     pub decimals: usize,
 }

@@ -15,7 +15,9 @@ use super::{Outcome, worst};
 /// What is simulated.
 #[derive(Debug, Clone)]
 pub struct Simulation {
+    /// How often each case is drawn.
     pub repetitions: usize,
+    /// Of the draws.
     pub seed: u64,
     /// Numbers of runs that are judged.
     pub runs: Vec<usize>,
@@ -26,9 +28,13 @@ pub struct Simulation {
 /// How often each outcome came out.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Power {
+    /// How many recorded runs there are.
     pub recorded: usize,
+    /// How many users each has.
     pub users: usize,
+    /// How often each case was drawn.
     pub repetitions: usize,
+    /// One for each number of runs and each share of hits lost.
     pub cells: Vec<Cell>,
     /// Each recorded run held to the others: how many pass, are undecided, fail. `None` of so few that the others show no
     /// spread to speak of.
@@ -96,7 +102,7 @@ fn judge(reference: &Reference, drawn: &[Run], ours: &[Run]) -> Outcome {
     let of_metric = |runs: &[Run], metric: usize| runs.iter().map(|run| run[metric].clone()).collect::<Vec<_>>();
     let rows: Vec<_> = (reference.metrics.iter().enumerate())
         .map(|(i, metric)| {
-            reference.row(metric.name(), &of_metric(drawn, i), &of_metric(ours, i), reference.error_each())
+            reference.row(metric.to_string(), &of_metric(drawn, i), &of_metric(ours, i), reference.error_each())
         })
         .collect();
     worst(&rows)

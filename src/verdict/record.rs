@@ -5,16 +5,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
-use sha2::{Digest, Sha256};
 
-use super::metrics::{MetricAt, Metrics};
 use super::statistics::{mean, median};
 use crate::config::RunConfig;
-use crate::tensors::{hex, replace};
-use crate::train::Calibration;
+use crate::eval::{MetricAt, MetricValues};
+use crate::run_folder::{self, Calibration, Environment, MetricsLine, RankRow, RunResult};
+use crate::tensors::replace;
 use crate::{Error, Result, yaml};
 
 /// Keys that say where and how a run is done, not which run it is.
@@ -36,29 +34,36 @@ const NOT_THE_EXPERIMENT: [&str; 11] = [
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Record {
+    /// The data set's name.
     pub dataset: String,
+    /// Of initial values, shuffles and dropout.
     pub seed: i64,
     /// Epochs trained.
     pub epochs: usize,
     /// The best epoch, from 0.
     pub best_epoch: usize,
-    pub best_valid: Metrics,
-    pub test: Metrics,
+    /// The validation's metrics after it.
+    pub best_valid: MetricValues,
+    /// The test's metrics of the model of that epoch.
+    pub test: MetricValues,
     /// The metric that picks the best epoch, `recall@10`.
-    pub valid_metric: String,
+    pub valid_metric: MetricAt,
     /// Epochs after which the run was evaluated, from 0.
     #[serde(with = "line")]
     pub evaluated: Vec<usize>,
     /// `valid_metric` at them.
     #[serde(with = "line")]
     pub valid: Vec<f64>,
+    /// Of each epoch's batches.
     #[serde(with = "line")]
     pub epoch_seconds: Vec<f64>,
+    /// Of each evaluation.
     #[serde(with = "line")]
     pub evaluation_seconds: Vec<f64>,
     /// Seconds of the calibrations in the order of the run: the medians of the matrix product and the copy, summed.
     #[serde(with = "line")]
     pub calibration_seconds: Vec<f64>,
+    /// `environment.json` ([`Environment`]), or what another program notes in its place.
     pub environment: Map<String, Value>,
     /// The resolved configuration, without what only says where the run is done.
     pub config: Map<String, Value>,
@@ -70,37 +75,6 @@ pub struct Record {
     /// Where it was read from.
     #[serde(skip)]
     pub path: PathBuf,
-}
-
-/// The parts of `result.json` that are needed here.
-#[derive(Deserialize)]
-struct ResultFile {
-    dataset: String,
-    seed: i64,
-    epochs: usize,
-    best_epoch: usize,
-    best_valid: Option<Metrics>,
-    test: TestPart,
-}
-
-#[derive(Deserialize)]
-struct TestPart {
-    metrics: Metrics,
-}
-
-/// A line of `metrics.jsonl`: an epoch's losses, or an evaluation's metrics.
-#[derive(Deserialize)]
-pub(crate) struct MetricsLine {
-    pub epoch: usize,
-    pub train_loss: Option<f64>,
-    pub item_loss: Option<f64>,
-    pub valid: Option<Metrics>,
-    pub seconds: f64,
-}
-
-/// The lines of a run folder's `metrics.jsonl`.
-pub(crate) fn metrics_of(folder: &Path) -> Result<Vec<MetricsLine>> {
-    json_lines(&folder.join("metrics.jsonl"))
 }
 
 impl Record {
@@ -138,27 +112,25 @@ impl Record {
     }
 
     fn of_folder(folder: &Path) -> Result<Self> {
-        let result: ResultFile = json(&folder.join("result.json"))?;
-        let config_path = folder.join("config.yaml");
-        let config_text = read(&config_path)?;
+        let result = RunResult::read(folder)?;
+        let config_path = folder.join(run_folder::CONFIG);
+        let config_text = run_folder::text(&config_path)?;
         let config = RunConfig::from_yaml(&config_text, &config_path)?;
         let (kind, k) = config.eval.valid_metric;
-        let valid_metric = format!("{}@{k}", kind.name());
+        let valid_metric = MetricAt { kind, k };
         let mut keys: Map<String, Value> = yaml::from_str(&config_text)
             .map_err(|e| Error::new(format!("expected a configuration, found {e}")).at(&config_path))?;
         keys.retain(|key, _| !NOT_THE_EXPERIMENT.contains(&key.as_str()));
 
         let (mut trained, mut validated) = (BTreeMap::new(), BTreeMap::new());
-        for line in metrics_of(folder)? {
-            match line.valid {
-                None => drop(trained.insert(line.epoch, line.seconds)),
-                Some(valid) => drop(validated.insert(line.epoch, (valid, line.seconds))),
+        for line in MetricsLine::read(folder)? {
+            match line {
+                MetricsLine::Epoch(line) => drop(trained.insert(line.epoch, line.seconds)),
+                MetricsLine::Evaluation(line) => drop(validated.insert(line.epoch, (line.valid, line.seconds))),
             }
         }
-        // Runs of before there were calibrations have none.
-        let calibrations = folder.join("calibration.jsonl");
-        let calibrations = if calibrations.exists() { json_lines::<Calibration>(&calibrations)? } else { Vec::new() };
-        let (targets_sha256, ranks) = read_ranks(&folder.join("ranks.tsv"))?;
+        let ranks = RankRow::read(folder)?;
+        let environment = serde_json::to_value(Environment::read(folder)?).expect("text and numbers are JSON");
         Ok(Self {
             dataset: result.dataset,
             seed: result.seed,
@@ -167,17 +139,17 @@ impl Record {
             best_valid: result.best_valid.unwrap_or_default(),
             test: result.test.metrics,
             evaluated: validated.keys().copied().collect(),
-            valid: validated.values().filter_map(|(valid, _)| valid.get(&valid_metric)).collect(),
+            valid: validated.values().filter_map(|(valid, _)| valid.get(valid_metric)).collect(),
             valid_metric,
             epoch_seconds: trained.into_values().collect(),
             evaluation_seconds: validated.into_values().map(|(_, seconds)| seconds).collect(),
-            calibration_seconds: (calibrations.iter())
+            calibration_seconds: (Calibration::read(folder)?.iter())
                 .map(|c| median(&c.product_seconds) + median(&c.copy_seconds))
                 .collect(),
-            environment: json(&folder.join("environment.json"))?,
+            environment: environment.as_object().cloned().unwrap_or_default(),
             config: keys,
-            targets_sha256,
-            ranks,
+            targets_sha256: RankRow::targets_sha256(&ranks),
+            ranks: ranks.iter().map(|row| row.rank).collect(),
             path: folder.to_owned(),
         })
     }
@@ -200,11 +172,10 @@ impl Record {
             return Err(format!("expected `{}` of {evaluated} evaluations, found {valid}", self.valid_metric));
         }
         let decimals = self.config.get("metric_decimal_place").and_then(Value::as_i64).unwrap_or(4) as i32;
-        for (name, value) in &self.test.0 {
-            let metric = MetricAt::parse(name).map_err(|e| e.to_string())?;
+        for (metric, value) in self.test.iter() {
             let found = mean(&metric.of_users(&self.ranks));
             if (found - value).abs() > 0.5 * 10_f64.powi(-decimals) + 1e-9 {
-                return Err(format!("expected ranks that give the test's {name} of {value}, found {found:.6}"));
+                return Err(format!("expected ranks that give the test's {metric} of {value}, found {found:.6}"));
             }
         }
         Ok(())
@@ -294,49 +265,6 @@ impl Record {
     }
 }
 
-fn read(path: &Path) -> Result<String> {
-    fs::read_to_string(path)
-        .map_err(|e| Error::io(path, "read the file", e).hint("name the folder of a finished run, or its record"))
-}
-
-fn json<T: DeserializeOwned>(path: &Path) -> Result<T> {
-    serde_json::from_str(&read(path)?).map_err(|e| of_no_run(path, &e))
-}
-
-fn json_lines<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>> {
-    let text = read(path)?;
-    let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
-    lines.map(|(i, line)| serde_json::from_str(line).map_err(|e| of_no_run(path, &e).line(i as u64 + 1))).collect()
-}
-
-fn of_no_run(path: &Path, e: &serde_json::Error) -> Error {
-    Error::new(format!("expected what `dif-sr train` writes, found {e}"))
-        .at(path)
-        .hint("the file is damaged or of another program: name a run folder as it was written")
-}
-
-/// The digest of `ranks.tsv`'s targets, and their ranks.
-fn read_ranks(path: &Path) -> Result<(String, Vec<usize>)> {
-    let wrong =
-        |problem: String| Error::new(problem).at(path).hint("the file is damaged: name a run folder as it was written");
-    let text = read(path)?;
-    let mut reader = csv::ReaderBuilder::new().delimiter(b'\t').from_reader(text.as_bytes());
-    let header = reader.headers().map_err(|e| wrong(e.to_string()))?;
-    if header.iter().take(3).ne(["user", "item", "rank"]) {
-        return Err(wrong("expected the columns user, item and rank".to_owned()).line(1));
-    }
-    let (mut digest, mut ranks) = (Sha256::new(), Vec::new());
-    for line in reader.records() {
-        let line = line.map_err(|e| wrong(e.to_string()))?;
-        let at = line.position().map_or(0, csv::Position::line);
-        let rank = line[2].parse();
-        ranks.push(rank.map_err(|_| wrong(format!("expected a rank, found `{}`", &line[2])).line(at))?);
-        digest.update(format!("{}\t{}\n", &line[0], &line[1]));
-    }
-    let hex = hex(&digest.finalize());
-    Ok((hex, ranks))
-}
-
 /// Lists of numbers as one line of text, so that a record is short enough to review.
 mod line {
     use std::fmt::Display;
@@ -365,7 +293,7 @@ mod tests {
 
     #[test]
     fn how_often_a_run_went_on_is_told_in_words() {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("configs/expectations/runs/amazon_beauty/1.json");
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("records/Amazon_Beauty/dif_sr_fast_bf16/1.json");
         let mut record = Record::load(&path).unwrap_or_else(|e| panic!("{e}"));
         assert_eq!(
             (record.environment("resumed"), record.environment("of no run")),

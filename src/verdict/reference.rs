@@ -9,14 +9,17 @@ use serde_json::{Map, Value};
 use super::convergence::Convergence;
 use super::statistics::{mean, of_users};
 use super::time::Time;
-use super::{Finding, MetricAt, Outcome, Record, Row, percent, worst};
+use super::{Finding, Outcome, Record, Row, percent, worst};
+use crate::eval::MetricAt;
 use crate::{Error, Result};
 
 /// The section `runs` of an expectation.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Reference {
     source: String,
+    /// The recorded runs.
     pub records: Vec<Record>,
+    /// The metrics that are compared.
     pub metrics: Vec<MetricAt>,
     /// What is near: a share of the recorded mean.
     margin: f64,
@@ -33,6 +36,8 @@ pub struct ReferenceForm {
     source: String,
     /// The folder of the records, from the expectation's folder.
     folder: PathBuf,
+    /// The seeds that are taken of it; without them all.
+    seeds: Option<Vec<i64>>,
     metrics: Vec<String>,
     margin: f64,
     error: f64,
@@ -42,8 +47,11 @@ pub struct ReferenceForm {
 
 impl Reference {
     /// Checks the section of the expectation at `path`, and reads the recorded runs.
+    ///
+    /// # Errors
+    /// A value that the section cannot have, or recorded runs that are none.
     pub fn new(form: ReferenceForm, path: &Path) -> Result<Self> {
-        let ReferenceForm { source, folder, metrics, margin, error, convergence, time } = form;
+        let ReferenceForm { source, folder, seeds, metrics, margin, error, convergence, time } = form;
         let wrong =
             |problem: String| Error::new(problem).at(path).hint("correct the file; docs/verdict.md has its form");
         if !(margin > 0.0 && margin < 1.0) {
@@ -56,19 +64,18 @@ impl Reference {
             return Err(wrong("`runs.metrics`: expected at least one metric, found none".to_owned()));
         }
         let metrics: Vec<MetricAt> =
-            metrics.iter().map(|name| MetricAt::parse(name)).collect::<Result<_>>().map_err(|e| e.at(path))?;
+            metrics.iter().map(|name| name.parse()).collect::<Result<_>>().map_err(|e| e.at(path))?;
         if let Some(twice) = (1..metrics.len()).find(|&i| metrics[..i].contains(&metrics[i])) {
-            let name = metrics[twice].name();
+            let name = metrics[twice];
             return Err(wrong(format!("`runs.metrics`: expected different metrics, found {name} twice")));
         }
         time.iter().try_for_each(Time::check).map_err(wrong)?;
-        let records = load_records(&path.parent().unwrap_or(Path::new("")).join(folder))?;
+        let records = load_records(&path.parent().unwrap_or(Path::new("")).join(folder), seeds)?;
         convergence.iter().try_for_each(|it| it.check(&records)).map_err(wrong)?;
         let without = |metric: &&MetricAt| records.iter().all(|run| mean(&metric.of_users(&run.ranks)) == 0.0);
         if let Some(metric) = metrics.iter().find(without) {
             return Err(wrong(format!(
-                "`runs.metrics`: expected a metric that is not 0 in all recorded runs, found {}",
-                metric.name()
+                "`runs.metrics`: expected a metric that is not 0 in all recorded runs, found {metric}"
             )));
         }
         Ok(Self { source, records, metrics, margin, error, convergence, time })
@@ -89,6 +96,9 @@ impl Reference {
     }
 
     /// Whether runs are near the recorded ones, converge as fast and take no longer.
+    ///
+    /// # Errors
+    /// Runs of other targets.
     pub fn judge(&self, runs: &[Record]) -> Result<Vec<Finding>> {
         let own = &self.records[0];
         if let Some(other) = runs.iter().find(|run| !run.has_the_targets_of(own)) {
@@ -144,7 +154,7 @@ impl Reference {
         let error = self.error_each();
         let row = |metric: &MetricAt| {
             let of = |runs: &[Vec<usize>]| runs.iter().map(|ranks| metric.of_users(ranks)).collect::<Vec<_>>();
-            self.row(metric.name(), &of(reference), &of(ours), error)
+            self.row(metric.to_string(), &of(reference), &of(ours), error)
         };
         self.metrics.iter().map(row).collect()
     }
@@ -198,15 +208,13 @@ impl Reference {
     }
 }
 
-/// The records of a folder, in the order of their seeds.
-fn load_records(folder: &Path) -> Result<Vec<Record>> {
-    let entries = fs::read_dir(folder).map_err(|e| {
-        Error::io(folder, "read the recorded runs", e).hint("record runs with `dif-sr record RUN... --into FOLDER`")
-    })?;
-    let paths = entries
-        .filter_map(|entry| Some(entry.ok()?.path()))
-        .filter(|path| path.extension().is_some_and(|e| e == "json"));
-    let mut records = paths.map(|path| Ok((Record::load(&path)?, path))).collect::<Result<Vec<_>>>()?;
+/// The records of a folder, all or those of some seeds, in the order of their seeds.
+fn load_records(folder: &Path, seeds: Option<Vec<i64>>) -> Result<Vec<Record>> {
+    let paths = match seeds {
+        Some(seeds) => seeds.iter().map(|seed| folder.join(format!("{seed}.json"))).collect(),
+        None => record_files(folder)?,
+    };
+    let mut records = paths.into_iter().map(|path| Ok((Record::load(&path)?, path))).collect::<Result<Vec<_>>>()?;
     records.sort_by_key(|(record, _)| record.seed);
     if records.len() < 3 {
         return Err(Error::new(format!("expected at least three recorded runs, found {}", records.len()))
@@ -226,6 +234,15 @@ fn load_records(folder: &Path) -> Result<Vec<Record>> {
             .hint("keep runs of one configuration in a folder"));
     }
     Ok(records.into_iter().map(|(record, _)| record).collect())
+}
+
+/// The `.json` files of a folder.
+fn record_files(folder: &Path) -> Result<Vec<PathBuf>> {
+    let entries = fs::read_dir(folder).map_err(|e| {
+        Error::io(folder, "read the recorded runs", e).hint("record runs with `dif-sr record RUN... --into FOLDER`")
+    })?;
+    let paths = entries.filter_map(|entry| Some(entry.ok()?.path()));
+    Ok(paths.filter(|path| path.extension().is_some_and(|e| e == "json")).collect())
 }
 
 impl Row {

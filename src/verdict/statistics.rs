@@ -10,9 +10,11 @@ use super::Outcome;
 /// A difference of means, ours less the reference's, with its interval.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Difference {
+    /// Ours less the reference's.
     pub estimate: f64,
     /// The interval that leaves the true difference out with the stated error.
     pub low: f64,
+    /// Its other end.
     pub high: f64,
     /// The two-sided probability of so large a difference where there is none.
     pub p: f64,
@@ -127,6 +129,7 @@ fn share(reference: usize, ours: usize) -> f64 {
     1.0 / reference as f64 + 1.0 / ours as f64
 }
 
+/// The mean of at least one value.
 pub fn mean(values: &[f64]) -> f64 {
     values.iter().sum::<f64>() / values.len() as f64
 }

@@ -350,6 +350,30 @@ fn a_gpu_that_is_not_there_is_an_error_where_it_was_asked_for() {
     }
 }
 
+/// Data of a known name whose figures are not those of the copy that the name stands for.
+#[test]
+fn reproduce_says_before_the_training_and_in_its_verdict_in_what_a_copy_differs() {
+    let folder = toy();
+    fs::rename(folder.path().join("toy"), folder.path().join("Amazon_Beauty")).expect("renamed");
+    for file in ["inter", "item"] {
+        let path = |name: &str| folder.path().join(format!("Amazon_Beauty/{name}.{file}"));
+        fs::rename(path("toy"), path("Amazon_Beauty")).expect("renamed");
+    }
+    fs::write(folder.path().join("known.yaml"), "epochs: 1\n").expect("written");
+    let text = "figures: {source: by hand, margin: {metric: 1}, test: {recall@10: 0.5}}\n";
+    fs::write(folder.path().join("expect.yaml"), text).expect("written");
+    let arguments = ["reproduce", "known.yaml", "--expect=expect.yaml", "--out=run"].into_iter();
+    let toy = TOY.iter().filter(|argument| !argument.starts_with("--dataset")).copied();
+    let output = dif_sr(folder.path(), &arguments.chain(toy).chain(["--dataset=Amazon_Beauty"]).collect::<Vec<_>>());
+    assert_eq!(code(&output), 0, "{}", stderr(&output));
+    let sentence = "Amazon_Beauty is no copy that is known here; it differs from that of the notebook in this: 60 users for \
+                    22363, 30 items for 12101, 480 interactions for 198502 (docs/data.md)";
+    assert_eq!(stderr(&output).lines().next(), Some(&*format!("note: {sentence}")));
+    assert!(stdout(&output).contains(&format!("note: {sentence}\n")), "{}", stdout(&output));
+    let verdict = fs::read_to_string(folder.path().join("run/verdict.json")).expect("a verdict");
+    assert!(verdict.contains(sentence), "{verdict}");
+}
+
 #[test]
 fn reproduce_says_pass_or_fail_and_exits_accordingly() {
     let folder = toy();

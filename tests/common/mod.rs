@@ -69,8 +69,8 @@ pub static AMAZON_BEAUTY: Lazy<Option<String>> = Lazy::new(|| {
 /// and tokens of any other are others.
 pub static GOLDEN_BEAUTY: Lazy<Option<String>> = Lazy::new(|| {
     const SUMS: [(&str, &str); 2] = [
-        ("inter", "bb54dafa2d1dff7ebfa24920147158fcee71b7bb7bff43ff7bea6ad0f208d2a8"),
-        ("item", "dd8bfd82efe393e97b6020f9fea86889457a8e044ac958c2bad3a74b0f5c1129"),
+        ("inter", "05d61e5014c9add97ad7543d3dbd0858f39b8a83feba2e3ac14359276fd951a1"),
+        ("item", "6d0d6083ce9b74ca4d4f168db423a6b2a42350a47183fdba8597da68e01d06d5"),
     ];
     let path = AMAZON_BEAUTY.clone()?;
     let is_golden = |(extension, sum): (&str, &str)| {

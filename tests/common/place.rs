@@ -107,6 +107,7 @@ pub fn text(path: &Path) -> String {
 pub struct Evidence {
     losses: String,
     metrics: Vec<Value>,
+    events: Vec<(i64, String, u32)>,
     log: Vec<String>,
     ranks: String,
     result: Value,
@@ -135,32 +136,83 @@ impl Evidence {
                 None => line,
             }
         });
-        let bytes = |tensor: &tch::Tensor| {
-            let mut bytes = vec![0; tensor.numel() * tensor.kind().elt_size_in_bytes()];
-            tensor.copy_data_u8(&mut bytes, tensor.numel());
-            bytes
-        };
-        let last = TensorFile::read(&run.join("last.safetensors")).unwrap_or_else(|e| panic!("{e}"));
         Self {
             losses: text(&run.join("losses.tsv")),
             metrics: text(&run.join("metrics.jsonl")).lines().map(|line| without(line, "seconds")).collect(),
+            events: events(run),
             log: log.collect(),
             ranks: text(&run.join("ranks.tsv")),
             result: without(&text(&run.join("result.json")), "train_seconds"),
             best: fs::read(run.join("best.safetensors")).expect("a checkpoint"),
-            last: last.tensors.iter().map(|(name, tensor)| (name.clone(), bytes(tensor))).collect(),
+            last: tensors(&run.join("last.safetensors")),
         }
     }
 
     pub fn assert_equal(&self, other: &Self, what: &str) {
         assert_eq!(self.losses, other.losses, "losses.tsv, {what}");
         assert_eq!(self.metrics, other.metrics, "metrics.jsonl, {what}");
+        assert_eq!(self.events, other.events, "TensorBoard's events, {what}");
         assert_eq!(self.log, other.log, "log.txt, {what}");
         assert_eq!(self.ranks, other.ranks, "ranks.tsv, {what}");
         assert_eq!(self.result, other.result, "result.json, {what}");
         assert!(self.best == other.best, "best.safetensors, {what}");
         assert!(self.last == other.last, "last.safetensors, {what}");
     }
+}
+
+/// The parts of TensorBoard's `Event` that scalars need.
+#[derive(Clone, PartialEq, prost::Message)]
+struct Event {
+    #[prost(int64, tag = "2")]
+    step: i64,
+    #[prost(message, optional, tag = "5")]
+    summary: Option<Summary>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct Summary {
+    #[prost(message, repeated, tag = "1")]
+    value: Vec<Scalar>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct Scalar {
+    #[prost(string, tag = "1")]
+    tag: String,
+    #[prost(float, optional, tag = "2")]
+    value: Option<f32>,
+}
+
+/// Step, tag and the bits of the value of every scalar in a run's event files, in the order in which TensorBoard reads them;
+/// seconds have no value that counts.
+pub fn events(run: &Path) -> Vec<(i64, String, u32)> {
+    let names = content(run).into_iter().filter(|(name, _)| name.starts_with("events.out.tfevents."));
+    let mut scalars = Vec::new();
+    for (name, bytes) in names {
+        let mut rest = &bytes[..];
+        while !rest.is_empty() {
+            // A record: its length, four bytes, the message, four bytes.
+            let n = u64::from_le_bytes(rest[..8].try_into().expect("eight bytes")) as usize;
+            let event = <Event as prost::Message>::decode(&rest[12..12 + n]).unwrap_or_else(|e| panic!("{name}: {e}"));
+            for Scalar { tag, value } in event.summary.into_iter().flat_map(|summary| summary.value) {
+                let counts = !tag.starts_with("seconds/");
+                scalars.push((event.step, tag, value.filter(|_| counts).unwrap_or_default().to_bits()));
+            }
+            rest = &rest[16 + n..];
+        }
+    }
+    scalars
+}
+
+/// The names and bytes of a file's tensors.
+pub fn tensors(path: &Path) -> Vec<(String, Vec<u8>)> {
+    let file = TensorFile::read(path).unwrap_or_else(|e| panic!("{e}"));
+    let bytes = |tensor: &tch::Tensor| {
+        let mut bytes = vec![0; tensor.numel() * tensor.kind().elt_size_in_bytes()];
+        tensor.copy_data_u8(&mut bytes, tensor.numel());
+        bytes
+    };
+    file.tensors.iter().map(|(name, tensor)| (name.clone(), bytes(tensor))).collect()
 }
 
 pub fn ended(mut child: Child) -> ExitStatus {

@@ -63,6 +63,9 @@ prop_compose! {
         rm_dup_inter in one_of(&[None, Some(Keep::First), Some(Keep::Last)]),
         time_precision in one_of(&[TimePrecision::Float32, TimePrecision::Float64]),
         names in ("u[a-z: ]{0,5}", "i[A-Z#]{0,5}", "t[0-9]{0,5}"),
+        (benchmark_filename, list_suffix) in (
+            prop::option::of(["[a-z_. ]{1,6}", "[A-Z0-9]{1,6}", "[a-z'-]{1,6}"]), "[_a-z]{1,6}",
+        ),
     ) -> DataConfig {
         let selected_features = selected_features.clone();
         let inter = vec![names.0.clone(), names.1.clone(), names.2.clone(), "None".to_owned()];
@@ -74,6 +77,7 @@ prop_compose! {
             val_interval: values.into_iter().map(|interval| ("None".to_owned(), interval)).collect(),
             user_inter_num_interval: users, item_inter_num_interval: items,
             filter_inter_by_user_or_item, rm_dup_inter, max_item_list_length, time_precision, selected_features,
+            benchmark_filename, list_suffix,
         }
     }
 }

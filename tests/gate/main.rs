@@ -2,6 +2,7 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod records;
 mod refusals;
 mod times;
 
@@ -11,7 +12,8 @@ use std::process::Output;
 
 use common::process::{code, dif_sr, refusal, stderr, stdout};
 use common::{ML_100K, root};
-use dif_sr::verdict::{Expectation, MetricAt, Metrics, Record};
+use dif_sr::eval::MetricAt;
+use dif_sr::verdict::{Expectation, Record};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -46,11 +48,11 @@ fn with_loss(folder: &Path, mut record: Record, seed: i64, every: usize) -> Stri
         }
     }
     let decimals = |x: f64| (x * 1e4).round() / 1e4;
-    let again = |name: &str| {
-        let values = MetricAt::parse(name).expect("a metric").of_users(&record.ranks);
-        (name.to_owned(), decimals(values.iter().sum::<f64>() / values.len() as f64))
+    let again = |metric: MetricAt| {
+        let values = metric.of_users(&record.ranks);
+        (metric, decimals(values.iter().sum::<f64>() / values.len() as f64))
     };
-    record.test = Metrics(record.test.names().map(again).collect());
+    record.test = record.test.names().map(again).collect();
     record.write(folder).unwrap_or_else(|e| panic!("{e}")).display().to_string()
 }
 
@@ -133,7 +135,7 @@ fn a_loss_of_5_percent_on_amazon_beauty_is_failed_and_the_recorded_seeds_are_not
         let runs: Vec<String> = [212, 1, 2]
             .into_iter()
             .map(|of| {
-                let path = root().join(format!("configs/expectations/runs/amazon_beauty/{of}.json"));
+                let path = root().join(format!("records/Amazon_Beauty/dif_sr_fast_bf16/{of}.json"));
                 with_loss(folder.path(), Record::load(&path).unwrap_or_else(|e| panic!("{e}")), seed + of, every)
             })
             .collect();
@@ -148,7 +150,7 @@ fn a_loss_of_5_percent_on_amazon_beauty_is_failed_and_the_recorded_seeds_are_not
 
     // Seeds 3, 4 and 5 are not among the recorded ones.
     let fresh = [3, 4, 5].map(|seed| {
-        let path = root().join(format!("fixtures/verdict/amazon_beauty/{seed}.json"));
+        let path = root().join(format!("records/Amazon_Beauty/dif_sr_fast_bf16/{seed}.json"));
         Record::load(&path).unwrap_or_else(|e| panic!("{e}"))
     });
     for (every, seeds, one, three) in [(usize::MAX, 3000, 3, 0), (20, 4000, 1, 1)] {
@@ -170,7 +172,7 @@ fn models_with_a_fault_are_not_failed_by_their_metrics() {
     for (fault, singles, together) in
         [("attribute_table_trained", [0, 3, 3], 0), ("position_added_to_input", [3, 3, 3], 3)]
     {
-        let seeds = [41, 42, 43].map(|seed| format!("fixtures/verdict/faults/{fault}/{seed}.json"));
+        let seeds = [41, 42, 43].map(|seed| format!("records/ml-100k/dif_sr_{fault}_peer_float32/{seed}.json"));
         let runs: Vec<&str> = seeds.iter().map(String::as_str).collect();
         let judged = |runs: &[&str]| {
             let output = dif_sr(root(), &[&["gate", "--expect", &expect, "--"], runs].concat());
@@ -260,7 +262,7 @@ fn junit_and_markdown_say_what_the_verdict_says() {
 #[test]
 fn a_golden_run_says_nothing_of_other_seeds() {
     let recorded =
-        |seed: i64| root().join(format!("configs/expectations/runs/ml-100k/{seed}.json")).display().to_string();
+        |seed: i64| root().join(format!("records/ml-100k/dif_sr_reference_float32/{seed}.json")).display().to_string();
     let expect = root().join("configs/expectations/ml-100k.yaml").display().to_string();
     for (seeds, exit, told) in [
         (&[212][..], 0, "pass: all 37 values are within their margin"),

@@ -25,6 +25,44 @@ fn names_and_values_of_figures_are_read_as_everywhere() {
 }
 
 #[test]
+fn a_figure_on_a_metric_that_the_run_lacks_cannot_be_judged() {
+    let folder = temporary();
+    let run = with_loss(folder.path(), recorded(1), 101, usize::MAX);
+    let judged = |figures: &str| {
+        let text = format!("figures: {{source: s, margin: {{metric: 1}}, {figures}}}\n");
+        fs::write(folder.path().join("figures.yaml"), text).expect("written");
+        refusal(&dif_sr(folder.path(), &["gate", &run, "--expect=figures.yaml", "--junit=gate.xml"]))
+    };
+    let hint = "run it with this in metrics and topk, or expect something else with --expect";
+    let told = format!("{run}: expected recall@7 of the test part, which the run did not compute; {hint}");
+    assert_eq!(judged("test: {recall@20: 0.2, recall@7: 0.1}"), told);
+    let told = format!("{run}: expected map@3, hit@50 of the valid part, which the run did not compute; {hint}");
+    assert_eq!(judged("valid: {recall@20: 0.2, MAP@3: 0.1, hit@50: 0.1}"), told);
+    let xml = fs::read_to_string(folder.path().join("gate.xml")).expect("JUnit XML");
+    assert!(xml.contains(r#"errors="1""#) && xml.contains("expected map@3, hit@50 of the valid part"), "{xml}");
+}
+
+#[test]
+fn a_verdict_finds_its_place_or_is_refused_before_the_work() {
+    let folder = temporary();
+    let run = with_loss(folder.path(), recorded(1), 101, usize::MAX);
+    let judged = |places: &[&str]| gate(folder.path(), &[&run], places);
+    let output = judged(&["--junit=new/of/gate.xml", "--markdown=other/gate.md"]);
+    assert!([0, 3].contains(&code(&output)), "{}", stderr(&output));
+    let markdown = fs::read_to_string(folder.path().join("other/gate.md")).expect("Markdown");
+    assert!(folder.path().join("new/of/gate.xml").is_file() && markdown.starts_with("**"), "{markdown}");
+    // What stands in the other place is no former verdict.
+    let sentence = refusal(&judged(&["--junit=new/of", "--markdown=other/gate.md"]));
+    assert_eq!(sentence, "new/of: expected the name of a file, found a folder; add a file's name");
+    let markdown = fs::read_to_string(folder.path().join("other/gate.md")).expect("Markdown");
+    assert_eq!(markdown, format!("**could not be judged: {sentence}**\n"));
+    let sentence = refusal(&judged(&["--markdown=other/gate.md/gate.md"]));
+    assert!(sentence.starts_with("other/gate.md/gate.md: cannot write the file: "), "{sentence}");
+    let page = dif_sr(folder.path(), &["report", &run, "--out=other/gate.md/page.html"]);
+    assert!(refusal(&page).starts_with("other/gate.md/page.html: cannot write the file: "));
+}
+
+#[test]
 fn runs_that_do_not_belong_together_are_refused() {
     let folder = temporary();
     let run = with_loss(folder.path(), recorded(1), 101, usize::MAX);
@@ -43,7 +81,7 @@ fn runs_that_do_not_belong_together_are_refused() {
     fs::write(folder.path().join("figures.yaml"), figures).expect("written");
     let again = dif_sr(folder.path(), &["gate", &run, &run, "--expect=figures.yaml"]);
     assert!(refusal(&again).contains("expected runs of different seeds"), "of figures alone too");
-    let beauty = root().join("configs/expectations/runs/amazon_beauty/1.json");
+    let beauty = root().join("records/Amazon_Beauty/dif_sr_fast_bf16/1.json");
     let mut other = Record::load(&beauty).unwrap_or_else(|e| panic!("{e}"));
     other.config["model"] = json!("SASRec");
     let other = other.write(&folder.path().join("model")).unwrap_or_else(|e| panic!("{e}")).display().to_string();

@@ -119,7 +119,7 @@ fn a_run_that_never_reaches_the_target_does_not_converge() {
     let (exit, never) = judged(&[10.0], |_, run| run.valid = vec![0.1, 0.1, 0.1, 0.1]);
     assert_eq!(exit, 1, "{never:#}");
     assert!(never["sentence"].to_string().contains("a run never reaches it"), "{never:#}");
-    let (exit, other) = judged(&[10.0], |_, run| run.valid_metric = "ndcg@10".to_owned());
+    let (exit, other) = judged(&[10.0], |_, run| run.valid_metric = "ndcg@10".parse().expect("a metric"));
     assert_eq!(exit, 3, "another metric reaches 0.2 when it will: {other:#}");
     assert!(other["sentence"].to_string().contains("a run was validated by ndcg@10"), "{other:#}");
     let (exit, later) = judged(&[10.0], |_, run| run.valid = vec![0.1, 0.1, 0.1, 0.2]);
@@ -133,7 +133,7 @@ fn the_recorded_times_tell_a_run_that_is_a_third_slower() {
     let folder = temporary();
     let judged = |at: &str, factor: f64| {
         let slower = |seed: i64| {
-            let path = root().join(format!("configs/expectations/runs/ml-100k_fast/{seed}.json"));
+            let path = root().join(format!("records/ml-100k/dif_sr_fast_float32/{seed}.json"));
             let mut record = Record::load(&path).unwrap_or_else(|e| panic!("{e}"));
             record.seed += 100;
             record.epoch_seconds.iter_mut().for_each(|seconds| *seconds *= factor);
@@ -178,12 +178,39 @@ fn benchmarks_are_held_to_a_saved_baseline() {
     assert!(stdout(&twice).contains("benchmarks grew by more than +10.0 % over `main`, twice: step/train"));
     measurement(folder.path(), "step/train", "again", 1.01e6);
     assert_eq!(code(&gate(&["--baseline=main", "--measured", "new", "again"])), 0, "the first was chance");
-    measurement(folder.path(), "step/gone", "main", 1e6);
-    let gone = gate(&["--baseline=main", "--measured", "new", "again"]);
-    assert!(stdout(&gone).contains("; not measured again: step/gone"), "{}", stdout(&gone));
     let same = refusal(&gate(&["--baseline=main", "--measured", "new", "new"]));
     assert!(same.starts_with("expected measurements of different names, found `new` twice"), "{same}");
     let none = gate(&["--baseline=unknown"]);
     assert_eq!(code(&none), 3);
     assert!(stdout(&none).contains("no benchmark in criterion has `unknown`"), "{}", stdout(&none));
+}
+
+#[test]
+fn a_benchmark_that_is_missing_leaves_the_verdict_open_and_a_new_one_is_named() {
+    let folder = temporary();
+    ["a", "b", "c"].iter().for_each(|id| measurement(folder.path(), id, "base", 1e6));
+    ["a", "d"].iter().for_each(|id| measurement(folder.path(), id, "new", 1e6));
+    let judged = |more: &[&str]| {
+        let arguments = [&["gate", "--criterion=criterion", "--json"], more].concat();
+        let output = dif_sr(folder.path(), &arguments);
+        (code(&output), serde_json::from_str::<Value>(&stdout(&output)).expect("JSON"))
+    };
+    let (exit, one) = judged(&[]);
+    assert_eq!((exit, &one["benchmarks"]), (3, &json!({ "missing": ["b", "c"], "new": ["d"] })));
+    let said = "1 benchmarks did not grow by +10.0 % over `base`; not measured again: b, c; new, without a baseline: d";
+    assert_eq!(one["verdict"]["sentence"], format!("undecided: {said}"));
+    ["b", "c"].iter().for_each(|id| measurement(folder.path(), id, "new", 1e6));
+    let (exit, all) = judged(&[]);
+    assert_eq!(
+        (exit, &all["benchmarks"]),
+        (0, &json!({ "missing": [], "new": ["d"] })),
+        "a new one has nothing to be held to"
+    );
+    // In one of two measurements is not measured twice; what grew is a failure all the same.
+    measurement(folder.path(), "a", "new", 2e6);
+    measurement(folder.path(), "a", "again", 2e6);
+    let (exit, twice) = judged(&["--measured", "new", "again"]);
+    assert_eq!((exit, &twice["benchmarks"]), (1, &json!({ "missing": ["b", "c"], "new": ["d"] })));
+    let (exit, none) = judged(&["--baseline=unknown"]);
+    assert_eq!((exit, &none["benchmarks"]), (3, &json!({ "missing": [], "new": ["a", "b", "c", "d"] })));
 }

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use dif_sr::config::{Activation, Architecture, AttributeKind, Fusion, Loss, Pooling, Predictor, RunConfig};
-use dif_sr::data::dataset::Filtering;
+use dif_sr::data::interactions::Filtering;
 use dif_sr::data::{Attribute, Dataset, Vocabulary};
 use dif_sr::model::{ItemFeature, Model};
 use dif_sr::tensors::{TensorFile, write};
@@ -63,6 +63,8 @@ fn run(shape: &Shape, spelling: &str) -> (RunConfig, Dataset, Model) {
         user: vec![1],
         item: vec![1],
         time: vec![0.0],
+        parts: None,
+        warnings: Vec::new(),
         remain_fields: Vec::new(),
         filtering: Filtering {
             rows_in_file: 1,
@@ -188,7 +190,7 @@ proptest! {
         let tensors: Vec<(String, Tensor)> = (tensors.into_iter())
             .filter(|(name, _)| name != "__metadata__")
             .map(|(name, (kind, shape, transposed, seed))| {
-                let tensor = arbitrary(kind, &shape, &mut Random(seed));
+                let tensor = arbitrary(kind, &shape, &mut Random::new(seed));
                 // A view whose elements do not lie in order.
                 (name, if transposed && shape.len() > 1 { tensor.transpose(0, 1) } else { tensor })
             })
@@ -289,7 +291,7 @@ proptest! {
     ) {
         let _ = rewritten(|file| {
             let name = which.get(&file.tensors.keys().cloned().collect::<Vec<_>>()).clone();
-            file.tensors.insert(name, arbitrary(kind, &shape, &mut Random(seed)));
+            file.tensors.insert(name, arbitrary(kind, &shape, &mut Random::new(seed)));
         });
     }
 }

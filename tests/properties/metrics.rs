@@ -1,7 +1,7 @@
 //! Ranks and metrics against naive counts, and against RecBole's own values.
 
 use dif_sr::config::{EvalConfig, MetricKind};
-use dif_sr::eval::{MetricValues, Ranking, metric};
+use dif_sr::eval::{MetricAt, MetricValues, Ranking, metric};
 use proptest::prelude::*;
 use tch::Tensor;
 
@@ -58,7 +58,7 @@ fn eval(topk: &[usize]) -> EvalConfig {
 /// Scores of few levels, so that many tie, and a target for each row.
 fn scores() -> impl Strategy<Value = (Tensor, Tensor)> {
     (1..6_i64, 2..12_i64, any::<u64>()).prop_map(|(rows, n_items, seed)| {
-        let mut random = Random(seed);
+        let mut random = Random::new(seed);
         let scores = random.ids(&[rows, n_items], -2, 3).to_kind(tch::Kind::Float) * 0.25;
         let _ = scores.select(1, 0).fill_(9.0); // padding would be first everywhere
         (scores, random.ids(&[rows], 1, n_items))
@@ -103,7 +103,7 @@ proptest! {
         for kind in ALL {
             for k in [1, 7] {
                 let sum: f64 = lists.iter().map(|list| naive(kind, list, k)).sum();
-                let (ours, expected) = (values.get(kind, k).expect("configured"), sum / lists.len() as f64);
+                let (ours, expected) = (values.get(MetricAt { kind, k }).expect("configured"), sum / lists.len() as f64);
                 prop_assert!((ours - expected).abs() < 1e-12, "{kind:?}@{k}: expected {expected}, found {ours}");
             }
         }
@@ -114,7 +114,7 @@ proptest! {
         let exact = MetricValues::of_ranks(&eval(&[7]), [ranks(&list).as_slice()].into_iter());
         let rounded = exact.rounded(decimals);
         let half = 0.5 * 10f64.powi(-(decimals as i32)) + 1e-15;
-        let moved = exact.named().zip(rounded.named()).map(|((_, a), (_, b))| (a - b).abs());
+        let moved = exact.iter().zip(rounded.iter()).map(|((_, a), (_, b))| (a - b).abs());
         prop_assert!(moved.into_iter().all(|moved| moved <= half));
         prop_assert_eq!(rounded.rounded(decimals), rounded);
     }
@@ -193,9 +193,9 @@ fn hold(name: &str, most_relevant: usize) {
     assert_eq!(users.iter().map(Vec::len).max(), Some(most_relevant));
     let values = MetricValues::of_ranks(&eval(&[1, 3, 5, 10, 20]), users.iter().map(Vec::as_slice));
     let expected = golden["metrics"].as_object().expect("metrics");
-    assert_eq!(values.named().count(), expected.len());
-    for (metric, value) in values.named() {
-        let expected = expected[&metric].as_f64().expect("a value");
+    assert_eq!(values.iter().count(), expected.len());
+    for (metric, value) in values.iter() {
+        let expected = expected[&metric.to_string()].as_f64().expect("a value");
         assert!((value - expected).abs() < 1e-9, "{metric}: expected {expected}, found {value}");
     }
 }

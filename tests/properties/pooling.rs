@@ -19,7 +19,7 @@ struct Bag {
 
 prop_compose! {
     fn bags()(vocab in 2..6_i64, size in 1..5_i64, width in 1..6_i64, seed in any::<u64>()) -> Bag {
-        let mut random = Random(seed);
+        let mut random = Random::new(seed);
         Bag { table: random.normal(&[vocab, size], 0.0, 1.0), ids: random.ids(&[2, 3, width], 0, vocab) }
     }
 }
@@ -87,7 +87,7 @@ proptest! {
         bag in bags(), pooling in prop::sample::select(&ALL[..]), seed in any::<u64>(),
     ) {
         let width = bag.ids.size()[2];
-        let order = Random(seed).normal(&[width], 0.0, 1.0).argsort(0, false);
+        let order = Random::new(seed).normal(&[width], 0.0, 1.0).argsort(0, false);
         let shuffled = bag.ids.index_select(2, &order);
         equal("pooled", &bag.pool(pooling, &shuffled), &bag.pool(pooling, &bag.ids))?;
     }

@@ -6,28 +6,30 @@ use dif_sr::golden::{Tolerance, compare};
 use dif_sr::model::{ItemFeature, Model};
 use proptest::prelude::*;
 use proptest::test_runner::TestCaseError;
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
 use tch::{Device, Kind, Tensor, no_grad};
 
-/// SplitMix64 (Steele, Lea and Flood 2014).
-pub struct Random(pub u64);
+/// Numbers that follow from a seed.
+pub struct Random(ChaCha8Rng);
 
 impl Random {
+    pub fn new(seed: u64) -> Self {
+        Self(ChaCha8Rng::seed_from_u64(seed))
+    }
+
     pub fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
+        self.0.random()
     }
 
     /// In (0, 1).
     pub fn unit(&mut self) -> f64 {
-        ((self.next() >> 11) as f64 + 0.5) / (1u64 << 53) as f64
+        self.0.random_range(f64::MIN_POSITIVE..1.0)
     }
 
     /// In `low..high`.
     pub fn between(&mut self, low: i64, high: i64) -> i64 {
-        low + (self.unit() * (high - low) as f64) as i64
+        self.0.random_range(low..high)
     }
 
     fn standard_normal(&mut self) -> f64 {
@@ -157,11 +159,11 @@ pub fn baselines() -> impl Strategy<Value = Shape> {
 impl Shape {
     /// A generator for what a test draws besides model and batch.
     pub fn random(&self) -> Random {
-        Random(self.seed ^ 0x5eed)
+        Random::new(self.seed ^ 0x5eed)
     }
 
     pub fn config(&self) -> ModelConfig {
-        let random = &mut Random(self.seed ^ 0xc0f);
+        let random = &mut Random::new(self.seed ^ 0xc0f);
         let dif = self.model == Architecture::SasRecD;
         let size = |a: &AttributeShape| self.heads * if dif { a.head_size } else { self.head_size };
         ModelConfig {
@@ -186,7 +188,7 @@ impl Shape {
 
     /// Attribute ids: item 0 has none, every other item at least one unless it may be bare, and tokens may repeat.
     pub fn features(&self) -> Vec<ItemFeature> {
-        let random = &mut Random(self.seed ^ 0xfea);
+        let random = &mut Random::new(self.seed ^ 0xfea);
         let least = i64::from(!self.bare);
         let ids = |shape: &AttributeShape, random: &mut Random| {
             let ids = Tensor::zeros([self.n_items, shape.width], (Kind::Int64, Device::Cpu));
@@ -218,7 +220,7 @@ impl Shape {
     pub fn model_with(&self, config: &ModelConfig, kind: Kind) -> Model {
         tch::set_num_threads(1);
         let model = Model::new(config, self.n_items, self.length, self.features(), kind);
-        let random = &mut Random(self.seed);
+        let random = &mut Random::new(self.seed);
         no_grad(|| {
             for (name, mut parameter) in parameters_and_tables(&model) {
                 let (mean, std) = match name.as_str() {
@@ -236,7 +238,7 @@ impl Shape {
     /// Right-padded sequences of 1 to L items with a target and a negative item each; the first row is full and the
     /// last has one item.
     pub fn batch(&self) -> Batch {
-        let random = &mut Random(self.seed ^ 0xba7);
+        let random = &mut Random::new(self.seed ^ 0xba7);
         let (rows, length) = (self.rows, self.length);
         let item_seq = Tensor::zeros([rows, length], (Kind::Int64, Device::Cpu));
         let mut lengths: Vec<i64> = (0..rows).map(|_| random.between(1, length + 1)).collect();

@@ -47,7 +47,7 @@ proptest! {
         n in 1..6_i64, steps in 1..8, learning_rate in 1e-4..1.0, seed in any::<u64>(),
         weight_decay in prop_oneof![Just(0.0), 0.0..0.5],
     ) {
-        let mut random = Random(seed);
+        let mut random = Random::new(seed);
         let initial = random.normal(&[n], 0.0, 1.0);
         let mut expected: Vec<_> = values(&initial).into_iter().map(ScalarAdam::new).collect();
         let parameter = initial.copy().set_requires_grad(true);
@@ -67,7 +67,7 @@ proptest! {
     #[test]
     fn a_parameter_without_a_gradient_takes_no_step(seed in any::<u64>(), waits in 0..4) {
         // It starts late, and then takes its own first step: the correction counts its steps, not the optimizer's.
-        let parameters = [0, 1].map(|i| Random(seed ^ i).normal(&[3], 0.0, 1.0).set_requires_grad(true));
+        let parameters = [0, 1].map(|i| Random::new(seed ^ i).normal(&[3], 0.0, 1.0).set_requires_grad(true));
         let before = parameters[1].copy();
         let named = |i: usize| (i.to_string(), parameters[i].shallow_clone());
         let mut adam = Adam::new(vec![named(0), named(1)], 0.1, 0.3);
@@ -114,7 +114,7 @@ proptest! {
         p in 0.01..0.95, rows in 1..20_i64, double in any::<bool>(), seed in any::<u64>(),
     ) {
         let kind = if double { Kind::Double } else { Kind::Float };
-        let x = Random(seed).normal(&[rows, 7], 0.0, 1.0).to_kind(kind);
+        let x = Random::new(seed).normal(&[rows, 7], 0.0, 1.0).to_kind(kind);
         let guard = seeded(seed);
         let ours = Dropout { p }.forward(&x, true);
         tch::manual_seed(seed as i64);
@@ -128,7 +128,7 @@ proptest! {
 
     #[test]
     fn without_training_or_probability_dropout_changes_and_draws_nothing(p in 0.0..0.9, seed in any::<u64>()) {
-        let x = Random(seed).normal(&[3, 5], 0.0, 1.0);
+        let x = Random::new(seed).normal(&[3, 5], 0.0, 1.0);
         let guard = seeded(seed);
         let outputs = [Dropout { p }.forward(&x, false), Dropout { p: 0.0 }.forward(&x, true)];
         let after = Tensor::rand([1], (Kind::Double, Device::Cpu)).double_value(&[0]);

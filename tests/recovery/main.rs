@@ -3,6 +3,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod failures;
+mod from;
 
 use std::fs;
 use std::io::Write;
@@ -13,18 +14,9 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use common::place::{Evidence, Place, content, ended, interrupted, sentence, signal, text, wait_until};
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
 use serde_json::Value;
-
-/// SplitMix64; tests say their seed.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, n: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        ((z ^ (z >> 27)) >> 11) % n
-    }
-}
 
 /// When a process is killed.
 #[derive(Debug, Clone, Copy)]
@@ -51,11 +43,17 @@ fn resumptions(folder: &Path) -> usize {
 }
 
 /// Kills `child` at a moment. Returns whether it was still at work, and what it left half-done.
-fn kill(mut child: Child, run: &Path, before: usize, moment: Moment, random: &mut Random) -> (bool, Vec<&'static str>) {
+fn kill(
+    mut child: Child,
+    run: &Path,
+    before: usize,
+    moment: Moment,
+    random: &mut ChaCha8Rng,
+) -> (bool, Vec<&'static str>) {
     let mut ended = || child.try_wait().expect("a child").is_some();
     let read = |name: &str| fs::read_to_string(run.join(name)).unwrap_or_default();
     let log = || read("log.txt");
-    let mut sleep = |most: u64| std::thread::sleep(Duration::from_millis(random.below(most)));
+    let mut sleep = |most: u64| std::thread::sleep(Duration::from_millis(random.random_range(0..most)));
     if !matches!(moment, Moment::Any(_)) {
         wait_until("training", || (resumptions(run) == before && log().contains("Trainable parameters")) || ended());
     }
@@ -113,7 +111,7 @@ fn a_run_that_is_killed_at_any_moment_goes_on_to_the_bit() {
     // One run to its end, killed several times, each time at another kind of moment: how often, and what that left.
     let one = |i: usize| {
         let (mut kills, mut seen) = (0, Vec::new());
-        let mut random = Random(SEED + i as u64);
+        let mut random = ChaCha8Rng::seed_from_u64(SEED + i as u64);
         let name = format!("killed{i}");
         let run = place.path(&name);
         for k in 0..4 {
@@ -172,7 +170,7 @@ fn goes_on_to_the_bit(keys: &[&'static str]) {
     place.train("whole");
     let run = place.path("killed");
     for (before, moment) in [Moment::Training(500), Moment::Log("epoch 1 training")].into_iter().enumerate() {
-        let (killed, _) = kill(place.spawn("killed"), &run, before, moment, &mut Random(7));
+        let (killed, _) = kill(place.spawn("killed"), &run, before, moment, &mut ChaCha8Rng::seed_from_u64(7));
         assert!(killed, "{moment:?}");
     }
     place.resume("killed");

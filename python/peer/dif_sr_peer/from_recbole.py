@@ -5,6 +5,7 @@
 RecBole pickles its configuration, and the authors' files their data set, beside the parameters; `torch.load` refuses such a
 file with `weights_only`, and without it runs whatever the file names. The unpickler here resolves tensors and ordered
 dictionaries. Every other name becomes a stub that takes its arguments and does nothing. `torch` itself is not needed.
+Numbers of 16 bits become float32, which holds each of them exactly.
 
 SASRecD's attribute tables are in no `.pth`: RecBole 1.0.1 does not register them. `dif-sr import` draws them from the
 seed, as RecBole did. SASRecF's are parameters in RecBole 1.2.1.
@@ -23,7 +24,12 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save
 
+class BFloat16(np.generic):
+    """Stands for the 16 bits with which a float32 begins: NumPy has no such numbers."""
+
+
 STORAGES = {
+    "BFloat16Storage": BFloat16,
     "DoubleStorage": np.float64,
     "FloatStorage": np.float32,
     "HalfStorage": np.float16,
@@ -101,6 +107,10 @@ class Unpickler(pickle.Unpickler):
         if kind != "storage" or not (isinstance(dtype, type) and issubclass(dtype, np.generic)):
             return Stub()
         data = self.archive.read(f"{self.root}/data/{key}")
+        if dtype is BFloat16:
+            return (np.frombuffer(data, dtype="<u2", count=numel).astype("<u4") << 16).view("<f4")
+        if dtype is np.float16:
+            return np.frombuffer(data, dtype="<f2", count=numel).astype("<f4")
         return np.frombuffer(data, dtype=np.dtype(dtype).newbyteorder("<"), count=numel)
 
 

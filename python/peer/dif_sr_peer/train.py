@@ -91,7 +91,6 @@ def train(
     data,
     model,
     *,
-    extra_shuffles=0,
     max_batches=None,
     max_epochs=None,
     device="cpu",
@@ -100,8 +99,7 @@ def train(
 ):
     """The run, as a mapping with the goldens' keys. `on_event(kind, ...)` hears of batches, epochs and evaluations.
 
-    `extra_shuffles` permutations come before the first epoch's own: see `EXTRA_SHUFFLES` in `goldens`. `also_trained` are
-    tensors given to Adam beside the model's parameters (a planted fault).
+    `also_trained` are tensors given to Adam beside the model's parameters (a planted fault).
     """
     if options["loss_type"] != "CE" or options.get("learner", "adam") != "adam":
         stop("the peer trains with loss_type CE and learner adam only")
@@ -113,8 +111,6 @@ def train(
     result = {"batches": [], "epoch_losses": [], "valid": [], "evaluated": [], "epoch_seconds": [], "valid_seconds": []}
     best_score, best_state, misses = float("-inf"), None, 0
 
-    for _ in range(extra_shuffles):
-        data.train.shuffle_()
     for epoch in range(min(options["epochs"], max_epochs or options["epochs"])):
         model.train()
         started, epoch_loss = time.perf_counter(), 0.0
@@ -130,7 +126,9 @@ def train(
                 torch.nn.utils.clip_grad_norm_(model.parameters(), **options["clip_grad_norm"])
             optimizer.step()
             epoch_loss += loss
-            result["batches"].append({"loss": loss, "pos_first": batch["item_id"][:8].tolist()})
+            # The goldens call the total loss `loss`, and an attribute's loss by the attribute's name.
+            parts = {n.removeprefix("attribute."): part.item() for n, part in losses.items() if n != "total"}
+            result["batches"].append({"loss": loss, **parts, "pos_first": batch["item_id"][:8].tolist()})
             on_event("batch", epoch, len(result["batches"]), loss)
             if len(result["batches"]) == max_batches:
                 return result
@@ -188,7 +186,6 @@ def main():
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--batches", type=int, help="stop after so many batches, without evaluation")
     parser.add_argument("--epochs", type=int, help="stop after so many epochs")
-    parser.add_argument("--extra_shuffles", type=int, default=0, help="1 for the first batches of the Amazon_Beauty golden")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dropout", choices=["portable", "torch"], default="portable", help="how masks are drawn")
     parser.add_argument("--json", metavar="OUT", help="write the run as JSON, with the goldens' keys")
@@ -228,7 +225,6 @@ def main():
         options,
         data,
         model,
-        extra_shuffles=arguments.extra_shuffles,
         max_batches=arguments.batches,
         max_epochs=arguments.epochs,
         device=arguments.device,

@@ -61,6 +61,16 @@ def test_parameters_are_taken_over_and_nothing_runs(tmp_path):
     assert (tmp_path / "touched").exists(), "the file was hostile indeed"
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_numbers_of_16_bits_become_float32_without_a_change(dtype, tmp_path):
+    numbers = torch.cat([torch.randn(20), torch.tensor([0.0, -0.0, float("inf"), 1e-7, 65504.0])]).to(dtype)
+    torch.save(state(state_dict={"a": numbers, "b.view": numbers[:24].reshape(6, 4).t()[1:3]}), tmp_path / "model.pth")
+    convert(tmp_path / "model.pth", tmp_path / "model.safetensors")
+    converted = load_file(tmp_path / "model.safetensors")
+    assert torch.equal(converted["a"], numbers.float()) and converted["a"].dtype == torch.float32
+    assert torch.equal(converted["b.view"], numbers[:24].reshape(6, 4).t()[1:3].float())
+
+
 def test_what_cannot_be_converted_is_told_in_a_sentence(tmp_path):
     (tmp_path / "text.pth").write_text("no archive")
     with pytest.raises(Refused, match="expected a file that PyTorch 1.6 or newer saved"):
@@ -103,6 +113,11 @@ def test_a_checkpoint_opens_under_recbole_s_names_and_comes_back_from_a_pth(run,
     back = load_file(tmp_path / "back.safetensors")
     assert all(torch.equal(back[name], tensor) for name, tensor in tensors.items()), "the attribute tables too"
     assert back.keys() == tensors.keys()
+    halves = {name: tensors[name].half() for name in names}
+    save_file(halves, tmp_path / "half.safetensors")
+    dif_sr("import", str(tmp_path / "half.safetensors"), f"--out={tmp_path / 'of_half.safetensors'}", *ML_100K)
+    of_half = load_file(tmp_path / "of_half.safetensors")
+    assert all(torch.equal(of_half[name], half.float()) for name, half in halves.items())
     tensors["unknown"] = torch.zeros(1)
     save_file(tensors, tmp_path / "unknown.safetensors")
     arguments = [PROGRAM, "import", str(tmp_path / "unknown.safetensors"), f"--out={tmp_path / 'no.safetensors'}", *ML_100K]

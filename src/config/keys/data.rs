@@ -3,7 +3,7 @@
 use serde_yaml::{Mapping, Value};
 
 use super::Section::{Dataset, Unprinted};
-use super::{Key, accepted, honoured, own, unused};
+use super::{Key, accepted, held, honoured, own, parts, unused};
 use crate::config::read::*;
 use crate::config::{Interval, RunConfig};
 
@@ -29,6 +29,7 @@ pub(super) static KEYS: &[Key] = &[
         |c, v| put(&mut c.data.seq_separator, text(v)),
         |c| c.data.seq_separator.clone().into(),
     ),
+    held(Unprinted, "encoding", |_| &["utf-8"], parts::encoding, "files are read as UTF-8"),
     honoured(
         Dataset,
         "USER_ID_FIELD",
@@ -56,12 +57,17 @@ pub(super) static KEYS: &[Key] = &[
     ),
     accepted(Dataset, "seq_len", |_| &["None"], "sequence fields are read in full"),
     unused(Dataset, "LABEL_FIELD", NAME),
-    accepted(Dataset, "threshold", |_| &["None"], "interactions are not labelled by a threshold"),
+    accepted(
+        Dataset,
+        "threshold",
+        |_| &["None"],
+        "labels are not read, by RecBole's sequential models neither; `val_interval` drops interactions by a value",
+    ),
     unused(Dataset, "NEG_PREFIX", NAME),
     honoured(
         Dataset,
         "load_col",
-        "`None`, or `{'inter': [columns], 'item': [columns]}` with `'*'` for all columns",
+        "`None`, or `{'inter': [columns], 'item': [columns]}` with `'*'` for all columns; without `item`, or with `[]`, no `.item` file is read",
         "columns to load; `None` loads all (RecBole's own default has no times and no attributes, which leaves nothing to order by)",
         set_load_col,
         load_col,
@@ -110,14 +116,32 @@ pub(super) static KEYS: &[Key] = &[
         |c| value(c.data.item_inter_num_interval.map(|i| i.to_string())),
     ),
     accepted(Dataset, "alias_of_user_id", |_| &["None"], "no other column holds users"),
-    accepted(Dataset, "alias_of_item_id", |_| &["None"], "no other column holds items"),
+    held(
+        Dataset,
+        "alias_of_item_id",
+        |_| &["None"],
+        parts::alias_of_item_id,
+        "the column of histories of `benchmark_filename` holds items whether it is named or not, and no other does",
+    ),
     accepted(Dataset, "alias_of_entity_id", |_| &["None"], GRAPH),
     accepted(Dataset, "alias_of_relation_id", |_| &["None"], GRAPH),
     accepted(Dataset, "preload_weight", |_| &["None"], "no vectors are loaded"),
     accepted(Dataset, "normalize_field", |_| &["None"], "no column is normalised"),
-    accepted(Dataset, "normalize_all", |_| &["None", "False"], "no column is normalised"),
+    accepted(
+        Dataset,
+        "normalize_all",
+        |_| &["None", "False"],
+        "no column is normalised; RecBole 1.2 does it by default, times included, which then tie otherwise",
+    ),
     unused(Dataset, "ITEM_LIST_LENGTH_FIELD", NAME),
-    unused(Dataset, "LIST_SUFFIX", NAME),
+    honoured(
+        Dataset,
+        "LIST_SUFFIX",
+        "text of at least one character",
+        "behind `ITEM_ID_FIELD` the name of the column of histories in the files of `benchmark_filename`",
+        |c, v| put(&mut c.data.list_suffix, text(v)),
+        |c| c.data.list_suffix.clone().into(),
+    ),
     honoured(
         Dataset,
         "MAX_ITEM_LIST_LENGTH",
@@ -147,10 +171,14 @@ pub(super) static KEYS: &[Key] = &[
 ];
 
 fn set_load_col(config: &mut RunConfig, value: &Value) -> Option<()> {
-    let columns = |v: &Value| if v.as_str() == Some("*") { Some(None) } else { texts(v).map(Some) };
+    let named = |v: &Value| if v.as_str() == Some("*") { Some(None) } else { texts(v).map(Some) };
+    let none = |v: &&Value| !v.is_null() && v.as_str() != Some("None") && !v.as_sequence().is_some_and(Vec::is_empty);
     let of_files = |v: &Value| {
-        let files = v.as_mapping().filter(|files| files.len() == 2)?;
-        Some((columns(files.get("inter")?)?, columns(files.get("item")?)?))
+        let files = v.as_mapping()?;
+        // RecBole's `user`: a `.user` file is not read whatever its columns.
+        let known = files.keys().all(|file| matches!(file.as_str(), Some("inter" | "item" | "user")));
+        let item = files.get("item").filter(none).map_or(Some(Some(Vec::new())), named)?;
+        known.then_some((named(files.get("inter")?)?, item))
     };
     (config.data.load_inter, config.data.load_item) = optional(value, of_files)?.unwrap_or_default();
     Some(())

@@ -2,6 +2,7 @@
 
 mod data;
 mod model;
+mod parts;
 mod run;
 
 use std::fmt::Write;
@@ -58,7 +59,12 @@ pub(super) enum Kind {
         own: bool,
     },
     /// These values, the first of them the default, change nothing; others would, and are refused.
-    Accepted { values: fn(&RunConfig) -> &'static [&'static str], reason: &'static str },
+    Accepted {
+        values: fn(&RunConfig) -> &'static [&'static str],
+        /// Holds any other value to what it means: the part of it that would change something.
+        held: Option<fn(&RunConfig, &Value) -> Result<(), String>>,
+        reason: &'static str,
+    },
     /// No value changes anything.
     Unused { reason: &'static str },
 }
@@ -94,7 +100,18 @@ const fn accepted(
     values: fn(&RunConfig) -> &'static [&'static str],
     reason: &'static str,
 ) -> Key {
-    Key { name, section, kind: Kind::Accepted { values, reason }, models: &Architecture::ALL }
+    Key { name, section, kind: Kind::Accepted { values, held: None, reason }, models: &Architecture::ALL }
+}
+
+/// As [`accepted`], and so is what means the same.
+const fn held(
+    section: Section,
+    name: &'static str,
+    values: fn(&RunConfig) -> &'static [&'static str],
+    held: fn(&RunConfig, &Value) -> Result<(), String>,
+    reason: &'static str,
+) -> Key {
+    Key { name, section, kind: Kind::Accepted { values, held: Some(held), reason }, models: &Architecture::ALL }
 }
 
 const fn unused(section: Section, name: &'static str, reason: &'static str) -> Key {
@@ -142,9 +159,11 @@ pub fn keys_markdown() -> String {
                 let rows = if *own { &mut ours } else { &mut recbole };
                 writeln!(rows, "| `{name}` | {default} | {takes} | {meaning}{of} |").expect("writing to a string");
             }
-            Kind::Accepted { values, reason } => {
+            Kind::Accepted { values, held, reason } => {
                 let values: Vec<_> = values(&defaults).iter().map(|v| format!("`{v}`")).collect();
-                writeln!(accepted, "| `{name}` | {} | {reason} |", values.join(", ")).expect("writing to a string");
+                let same = if held.is_some() { ", and what means the same" } else { "" };
+                writeln!(accepted, "| `{name}` | {}{same} | {reason} |", values.join(", "))
+                    .expect("writing to a string");
             }
             Kind::Unused { reason } => {
                 writeln!(accepted, "| `{name}` | any | {reason} |").expect("writing to a string");

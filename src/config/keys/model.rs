@@ -3,12 +3,15 @@
 use serde_yaml::Value;
 
 use super::Section::{Other, Unprinted};
-use super::{Key, accepted, honoured};
+use super::{Key, accepted, held, honoured, parts};
 use crate::config::read::*;
 use crate::config::{Architecture, Loss};
 
 /// Keys of other models in the authors' files.
 const UNREAD: &str = "in the authors' files, but SASRecD does not read it";
+
+/// Of the keys that would choose the items that are ranked.
+const ALL_ITEMS: &str = "the ranking is over all items";
 
 /// Models that see attributes.
 const WITH_ATTRIBUTES: &[Architecture] = &[Architecture::SasRecD, Architecture::SasRecF];
@@ -184,20 +187,36 @@ pub(super) static KEYS: &[Key] = &[
         },
         "follows `use_gpu`: `cuda` with `True`, `cpu` with `False`",
     ),
-    accepted(
+    held(
         Other,
         "train_neg_sample_args",
         |c| match c.model.loss_type {
-            Loss::Ce => &["{'strategy': 'none'}", "None"],
+            Loss::Ce => &["{'strategy': 'none'}"],
             Loss::Bpr => &["{'strategy': 'by', 'by': 1, 'distribution': 'uniform'}"],
         },
+        parts::train_neg_sample_args,
         "follows `loss_type`: `{'strategy': 'by', 'by': 1, 'distribution': 'uniform'}` with `BPR`",
     ),
-    accepted(
+    held(
         Other,
         "eval_neg_sample_args",
         |_| &["{'strategy': 'full', 'distribution': 'uniform'}"],
-        "the ranking is over all items",
+        parts::eval_neg_sample_args,
+        ALL_ITEMS,
+    ),
+    held(
+        Unprinted,
+        "valid_neg_sample_args",
+        |_| &["{'distribution': 'uniform', 'sample_num': 'none'}"],
+        parts::eval_neg_sample_args,
+        ALL_ITEMS,
+    ),
+    held(
+        Unprinted,
+        "test_neg_sample_args",
+        |_| &["{'distribution': 'uniform', 'sample_num': 'none'}"],
+        parts::eval_neg_sample_args,
+        ALL_ITEMS,
     ),
     accepted(Unprinted, "attr_lamdas", |_| &["0.2,0.2"], UNREAD),
     accepted(Unprinted, "attr_regi", |_| &["1,2"], UNREAD),

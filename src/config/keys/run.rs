@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde_yaml::Value;
 
 use super::Section::{Evaluation, General, Training, Unprinted};
-use super::{Key, accepted, honoured, own, unused};
+use super::{Key, accepted, held, honoured, own, parts, unused};
 use crate::config::read::*;
 use crate::config::{DataConfig, MetricKind};
 
@@ -14,6 +14,12 @@ use crate::config::{DataConfig, MetricKind};
 fn data_path(data: &DataConfig) -> PathBuf {
     let joined = data.data_path.join(&data.dataset);
     if data.data_path.file_name() == joined.file_name() { joined } else { data.data_path.clone() }
+}
+
+/// The names of the files to train on, to validate and to test.
+fn parts_of_data(value: &Value) -> Option<[String; 3]> {
+    let name = |v: &Value| text(v).filter(|name| !name.contains(['/', '\0']));
+    items(value, name)?.try_into().ok()
 }
 
 pub(super) static KEYS: &[Key] = &[
@@ -77,7 +83,14 @@ pub(super) static KEYS: &[Key] = &[
     ),
     accepted(General, "save_dataset", |_| &["False"], "the prepared data set is not saved"),
     accepted(General, "save_dataloaders", |_| &["False"], "the splits are not saved"),
-    accepted(General, "benchmark_filename", |_| &["None"], "the split is made here, not read from files"),
+    honoured(
+        General,
+        "benchmark_filename",
+        "`None`, or three names such as `[train, valid, test]`",
+        "the splits are the files `dataset.NAME.inter`, each row with its history or without (see above); `None` splits one file",
+        |c, v| put(&mut c.data.benchmark_filename, optional(v, parts_of_data)),
+        |c| value(&c.data.benchmark_filename),
+    ),
     own(
         General,
         "compute_path",
@@ -111,6 +124,8 @@ pub(super) static KEYS: &[Key] = &[
         |c| c.run.checkpoint_interval.into(),
     ),
     accepted(Unprinted, "multi_gpus", |_| &["False"], "one device computes"),
+    accepted(Unprinted, "single_spec", |_| &["True"], "RecBole 1.2: one device computes"),
+    accepted(Unprinted, "local_rank", |_| &["0"], "RecBole 1.2: one device computes"),
     accepted(Unprinted, "worker", |_| &["0"], "RecBole 1.2: batches are made by the training thread"),
     accepted(Unprinted, "shuffle", |_| &["True"], "RecBole 1.2: training rows are always shuffled"),
     accepted(Unprinted, "dataset_save_path", |_| &["None"], "RecBole 1.2: the prepared data set is not saved"),
@@ -194,15 +209,11 @@ pub(super) static KEYS: &[Key] = &[
     accepted(Unprinted, "enable_amp", |_| &["False"], "RecBole 1.2: `precision` says in what matrices are multiplied"),
     accepted(Unprinted, "enable_scaler", |_| &["False"], "RecBole 1.2: bfloat16 needs no scaling of the loss"),
     accepted(Unprinted, "transform", |_| &["None"], "RecBole 1.2: batches are not transformed"),
-    accepted(
+    held(
         Evaluation,
         "eval_args",
-        |_| {
-            &[
-                "{'split': {'LS': 'valid_and_test'}, 'group_by': 'user', 'order': 'TO', 'mode': 'full'}",
-                "{'split': {'LS': 'valid_and_test'}, 'order': 'TO', 'mode': 'full'}",
-            ]
-        },
+        |_| &["{'split': {'LS': 'valid_and_test'}, 'group_by': 'user', 'order': 'TO', 'mode': 'full'}"],
+        parts::eval_args,
         "the split is leave-one-out in order of time, the ranking is over all items",
     ),
     honoured(

@@ -1,0 +1,260 @@
+//! The `.inter` file, or the three that hold the splits, and what filters leave of it.
+
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use super::atomic::{self, Columns, Format};
+use super::filter::{self, Core, Limits};
+use super::table::{Table, TokenSeqs, Tokens};
+use crate::config::{DataConfig, Keep};
+use crate::{Error, Result};
+
+/// Rows of the `.inter` file, and how many of them each filter dropped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Filtering {
+    /// All of them.
+    pub rows_in_file: usize,
+    /// User or item missing.
+    pub without_user_or_item: usize,
+    /// `rm_dup_inter`.
+    pub duplicates: usize,
+    /// `val_interval`.
+    pub outside_values: usize,
+    /// `filter_inter_by_user_or_item`.
+    pub without_item_row: usize,
+    /// `user_inter_num_interval` and `item_inter_num_interval`.
+    pub outside_intervals: usize,
+}
+
+/// The columns that a data set is made of, the rows of several files one behind the other.
+pub(super) struct Interactions<'a> {
+    config: &'a DataConfig,
+    pub tables: Vec<Table>,
+    pub users: Tokens,
+    pub items: Tokens,
+    /// NaN where unknown; without a column of times, where none is needed, 0.
+    pub times: Vec<f64>,
+    /// `val_interval`'s columns.
+    values: Vec<Vec<f64>>,
+    /// The history of each row, where the files state it.
+    pub lists: Option<TokenSeqs>,
+}
+
+impl<'a> Interactions<'a> {
+    /// Reads `dataset.inter`, or the three files of `benchmark_filename`.
+    pub fn read(config: &'a DataConfig, format: Format) -> Result<Self> {
+        let list = config.list_field();
+        let mut read: Vec<&str> = vec![&config.user_id_field, &config.item_id_field, &config.time_field];
+        let parts = config.benchmark_filename.as_ref();
+        // Files of splits are not filtered.
+        let filters = if parts.is_some() { &[] } else { &config.val_interval[..] };
+        read.extend(filters.iter().map(|(column, _)| column.as_str()));
+        read.extend(parts.map(|_| list.as_str()));
+        let cure = config.leave_out("inter", &read);
+        let columns = Columns { load: config.load_inter.as_deref(), read: &read, cure: &cure };
+        let files = match parts {
+            None => vec![config.file("inter")],
+            Some(parts) => parts.iter().map(|part| config.file(&format!("{part}.inter"))).collect(),
+        };
+        let mut this = Self {
+            config,
+            tables: Vec::new(),
+            users: Tokens::default(),
+            items: Tokens::default(),
+            times: Vec::new(),
+            values: vec![Vec::new(); filters.len()],
+            lists: None,
+        };
+        let tables = files.iter().map(|file| {
+            atomic::read(file, format, columns).map_err(|error| match file.is_file() {
+                true => error,
+                false => error.hint("check `data_path` and `dataset`, or fetch the data"),
+            })
+        });
+        let tables = tables.collect::<Result<Vec<_>>>()?;
+        let with_lists = parts.is_some() && has_lists(&tables, &list)?;
+        tables.into_iter().try_for_each(|table| this.add(table, with_lists))?;
+        Ok(this)
+    }
+
+    /// Adds the rows of one file.
+    fn add(&mut self, mut table: Table, with_lists: bool) -> Result<()> {
+        let config = self.config;
+        self.users.append(table.take_tokens(&config.user_id_field, "USER_ID_FIELD")?);
+        self.items.append(table.take_tokens(&config.item_id_field, "ITEM_ID_FIELD")?);
+        if with_lists {
+            let lists = table.take_token_seqs(&config.list_field(), "benchmark_filename")?;
+            self.lists.get_or_insert_default().append(lists);
+        }
+        // Stated histories need no times.
+        let time = &config.time_field;
+        if with_lists && table.columns().iter().all(|column| column.name != *time) {
+            self.times.resize(self.times.len() + table.n_rows(), 0.0);
+        } else {
+            self.times.extend(table.floats(time, "TIME_FIELD")?);
+        }
+        for ((column, _), values) in config.val_interval.iter().zip(&mut self.values) {
+            values.extend(table.floats(column, "val_interval")?);
+        }
+        self.tables.push(table);
+        Ok(())
+    }
+
+    /// The file of the only table, or the folder of several.
+    pub fn path(&self) -> PathBuf {
+        match &self.tables[..] {
+            [table] => table.path().to_owned(),
+            _ => self.config.data_path.join(&self.config.dataset),
+        }
+    }
+
+    /// The file and the line of a row.
+    pub fn place(&self, mut row: usize) -> (&Path, u64) {
+        for table in &self.tables {
+            if row < table.n_rows() {
+                return (table.path(), table.line(row));
+            }
+            row -= table.n_rows();
+        }
+        (Path::new(""), 0)
+    }
+
+    /// The interactions that all filters leave, and how many each dropped. `listed` are the items of the `.item` file.
+    pub fn filter(&self, listed: &[bool], has_item_file: bool) -> Result<(Core, Filtering)> {
+        let (config, users, items) = (self.config, &self.users.ids, &self.items.ids);
+        let rows_in_file = users.len();
+        let emptied = |dropped: usize, by: &str| {
+            Error::new(format!(
+                "expected interactions to be left, found none: {by} dropped the last {dropped} of {rows_in_file}"
+            ))
+            .at(self.path())
+            .hint("correct the data or loosen the filter")
+        };
+        let mut rows: Vec<usize> = (0..rows_in_file).collect();
+        if rows.is_empty() {
+            return Err(Error::new("expected interactions, found a header alone")
+                .at(self.path())
+                .hint("fetch or write the file again"));
+        }
+
+        rows.retain(|&row| users[row] != 0 && items[row] != 0);
+        let with_ids = rows.len();
+        if rows.is_empty() {
+            return Err(emptied(rows_in_file, "missing users or items"));
+        }
+        if config.benchmark_filename.is_some() {
+            // RecBole filters nothing then.
+            let filtering = Filtering::none(rows_in_file, with_ids);
+            return Ok((Core { rows, banned_items: vec![false; listed.len()] }, filtering));
+        }
+
+        if let Some(keep) = config.rm_dup_inter {
+            drop_duplicates(&mut rows, keep, users, items, &self.times);
+        }
+        let distinct = rows.len();
+
+        for ((_, interval), values) in config.val_interval.iter().zip(&self.values) {
+            rows.retain(|&row| interval.contains(values[row]));
+        }
+        let with_value = rows.len();
+        if rows.is_empty() {
+            return Err(emptied(distinct, "`val_interval`"));
+        }
+
+        if config.filter_inter_by_user_or_item && has_item_file {
+            rows.retain(|&row| listed[items[row] as usize]);
+        }
+        let with_item_row = rows.len();
+        if rows.is_empty() {
+            let by = "`filter_inter_by_user_or_item` (no item has a row in the .item file)";
+            return Err(emptied(with_value, by));
+        }
+
+        let limits =
+            Limits { users: config.user_inter_num_interval.as_ref(), items: config.item_inter_num_interval.as_ref() };
+        let core = filter::k_core(rows, users, items, listed, &limits);
+        if core.rows.is_empty() {
+            return Err(emptied(with_item_row, &describe(&limits)));
+        }
+        let filtering = Filtering {
+            duplicates: with_ids - distinct,
+            outside_values: distinct - with_value,
+            without_item_row: with_value - with_item_row,
+            outside_intervals: with_item_row - core.rows.len(),
+            ..Filtering::none(rows_in_file, with_ids)
+        };
+        Ok((core, filtering))
+    }
+}
+
+impl Filtering {
+    /// Of `rows_in_file` rows `with_ids` have a user and an item, and no filter is asked for.
+    fn none(rows_in_file: usize, with_ids: usize) -> Self {
+        Self {
+            rows_in_file,
+            without_user_or_item: rows_in_file - with_ids,
+            duplicates: 0,
+            outside_values: 0,
+            without_item_row: 0,
+            outside_intervals: 0,
+        }
+    }
+}
+
+/// Whether all files of the splits state the histories in the column `list`.
+fn has_lists(tables: &[Table], list: &str) -> Result<bool> {
+    let with = |table: &&Table| table.header().iter().any(|name| name == list);
+    let (some, others): (Vec<_>, Vec<_>) = tables.iter().partition(with);
+    match (some.first(), others.first()) {
+        (Some(with), Some(without)) => Err(Error::new(format!(
+            "expected each file of `benchmark_filename` to have the column, or none, found it in {} alone",
+            with.path().display()
+        ))
+        .at(without.path())
+        .column(list)
+        .hint("write the history of every row, or leave the column out of all files")),
+        (some, _) => Ok(some.is_some()),
+    }
+}
+
+/// Sorts by time (stable, unknown times last) and leaves the first or the last row of each (user, item) pair.
+fn drop_duplicates(rows: &mut Vec<usize>, keep: Keep, users: &[i64], items: &[i64], times: &[f64]) {
+    rows.sort_by(|&a, &b| {
+        let (a, b) = (times[a], times[b]);
+        a.partial_cmp(&b).unwrap_or_else(|| a.is_nan().cmp(&b.is_nan()))
+    });
+    let mut seen = HashSet::with_capacity(rows.len());
+    let mut is_new = |&row: &usize| seen.insert((users[row], items[row]));
+    match keep {
+        Keep::First => rows.retain(is_new),
+        Keep::Last => {
+            rows.reverse();
+            rows.retain(|row| is_new(row));
+            rows.reverse();
+        }
+    }
+}
+
+/// Fills unknown times with the mean of the known ones.
+pub(super) fn fill_times(mut times: Vec<f64>) -> Result<Vec<f64>> {
+    let known = times.iter().filter(|time| !time.is_nan());
+    let (n, sum) = known.fold((0, 0.0), |(n, sum), time| (n + 1, sum + time));
+    if n < times.len() {
+        let mean = sum / n as f64;
+        if mean.is_nan() {
+            return Err(Error::new("expected times, found none from which the missing ones could be filled")
+                .hint("give the interactions finite times"));
+        }
+        times.iter_mut().filter(|time| time.is_nan()).for_each(|time| *time = mean);
+    }
+    Ok(times)
+}
+
+/// The k-core's limits, by their keys.
+fn describe(limits: &Limits) -> String {
+    let named = [("user_inter_num_interval", limits.users), ("item_inter_num_interval", limits.items)];
+    let described = named.iter().filter_map(|(key, interval)| interval.map(|interval| format!("`{key}` {}", interval)));
+    described.collect::<Vec<_>>().join(" with ")
+}

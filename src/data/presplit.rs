@@ -1,0 +1,198 @@
+//! Splits that are files: `benchmark_filename: [train, valid, test]` names `dataset.train.inter` and its like.
+//!
+//! A row that states its history (`item_id_list`) is taken as it is, in the order of the files, as RecBole takes it.
+//!
+//! DIFFERENCE: without that column RecBole fails. Here every row becomes a target whose history is what its user did
+//! before, in whichever file, as RecBole makes rows of a single file: by user, then by time. Of a history longer than L
+//! the last L items count, on which RecBole's position table ends; rows without a history, on which it fails, are left
+//! out. The column's items are the data set's items whether `alias_of_item_id` says so or not: without it RecBole gives
+//! them numbers of their own, which are other items' rows of the table.
+
+use std::collections::{HashMap, HashSet};
+use std::path::Path;
+
+use super::dataset::Dataset;
+use super::interactions::Interactions;
+use super::split::{Histories, Rows, Splits};
+use super::table::Ragged;
+use crate::config::DataConfig;
+use crate::{Error, Result};
+
+/// Which interactions of a data set are in which file.
+#[derive(Debug)]
+pub struct Parts {
+    /// Behind the last interaction of each of the three.
+    ends: [usize; 3],
+    /// The history of each interaction, where the files state it.
+    lists: Option<Ragged<i64>>,
+}
+
+impl Parts {
+    /// `rows` of the files; `item` gives the id of a token of their histories.
+    pub(super) fn new(inter: &Interactions, rows: &[usize], mut item: impl FnMut(i64) -> i64) -> Self {
+        let mut end = 0;
+        let ends: Vec<usize> = (inter.tables.iter())
+            .map(|table| {
+                end += table.n_rows();
+                rows.partition_point(|&row| row < end)
+            })
+            .collect();
+        let lists = inter.lists.as_ref().map(|lists| {
+            let mut numbered = Ragged::default();
+            rows.iter().for_each(|&row| numbered.push(lists.ids.row(row).iter().map(|&token| item(token))));
+            numbered
+        });
+        Self { ends: [ends[0], ends[1], ends[2]], lists }
+    }
+
+    /// The file, from 0, of an interaction.
+    fn of(&self, interaction: usize) -> usize {
+        self.ends.partition_point(|&end| end <= interaction)
+    }
+
+    /// The rows of each file.
+    pub(super) fn split(&self, dataset: &Dataset, config: &DataConfig) -> Result<Splits> {
+        let mut rows = [(); 3].map(|()| Rows::new(config.max_item_list_length));
+        match &self.lists {
+            Some(lists) => {
+                for interaction in (0..dataset.user.len()).filter(|&i| !lists.row(i).is_empty()) {
+                    let (user, item) = (dataset.user[interaction], dataset.item[interaction]);
+                    rows[self.of(interaction)].push(user, lists.row(interaction), item);
+                }
+            }
+            None => {
+                let histories = Histories::new(dataset, config.time_precision);
+                for (user, history) in histories.iter() {
+                    let items: Vec<i64> = history.iter().map(|&interaction| dataset.item[interaction]).collect();
+                    for target in 1..items.len() {
+                        rows[self.of(history[target])].push(user, &items[..target], items[target]);
+                    }
+                }
+            }
+        }
+        let [train, valid, test] = rows;
+        for (rows, part) in [(&train, 0), (&test, 2)] {
+            if rows.n() == 0 {
+                let name = config.benchmark_filename.as_ref().map_or("", |names| &names[part]);
+                return Err(Error::new("expected rows with a history, found none")
+                    .at(config.file(&format!("{name}.inter")))
+                    .hint("check the file, and the order of the names in `benchmark_filename`"));
+            }
+        }
+        Ok(Splits { train, valid, test })
+    }
+
+    /// What a user chose, oldest first: the latest stated history with its target, and before it what others name besides.
+    pub(super) fn history(&self, dataset: &Dataset, interactions: &[usize]) -> Vec<i64> {
+        let Some((&last, lists)) = interactions.last().zip(self.lists.as_ref()) else {
+            return interactions.iter().map(|&interaction| dataset.item[interaction]).collect();
+        };
+        let stated = |interaction: usize| lists.row(interaction).iter().chain([&dataset.item[interaction]]).copied();
+        let mut seen: HashSet<i64> = stated(last).collect();
+        let others = interactions.iter().flat_map(|&interaction| stated(interaction)).filter(|&item| seen.insert(item));
+        let others: Vec<i64> = others.collect();
+        others.into_iter().chain(stated(last)).collect()
+    }
+
+    /// Holds the files to each other; returns what the reader of a result should know of them. `place` is an interaction's.
+    pub(super) fn check<'a>(
+        &self,
+        dataset: &Dataset,
+        config: &DataConfig,
+        place: impl Fn(usize) -> (&'a Path, u64),
+    ) -> Result<Vec<String>> {
+        let mut warnings = Vec::new();
+        let n = dataset.user.len();
+        let (repeated, first) = self.repeated(dataset, config);
+        match (&self.lists, first) {
+            (Some(lists), _) => {
+                if repeated > 0 {
+                    warnings.push(format!("{repeated} rows of one file of `benchmark_filename` are in another, too"));
+                }
+                let empty: Vec<usize> = (0..n).filter(|&interaction| lists.row(interaction).is_empty()).collect();
+                if let Some(&first) = empty.first() {
+                    let (path, line) = place(first);
+                    warnings.push(format!(
+                        "{} of {n} rows of `benchmark_filename` have an empty `{}` and are left out, the first on line \
+                         {line} of {}",
+                        empty.len(),
+                        config.list_field(),
+                        path.display()
+                    ));
+                }
+                let longest = (0..n).map(|interaction| lists.row(interaction).len()).max().unwrap_or(0);
+                let length = config.max_item_list_length;
+                if longest > length {
+                    warnings.push(format!(
+                        "histories of up to {longest} items are cut to their last {length} (`MAX_ITEM_LIST_LENGTH`)"
+                    ));
+                }
+            }
+            (None, Some(first)) => {
+                let (path, line) = place(first);
+                return Err(Error::new(format!(
+                    "expected each interaction in one file of `benchmark_filename`, found {repeated} in a second one"
+                ))
+                .at(path)
+                .line(line)
+                .hint("leave out of each file what another has"));
+            }
+            (None, None) => {
+                let (older, first) = self.older(dataset, config);
+                if let Some(first) = first {
+                    let (path, line) = place(first);
+                    return Err(Error::new(format!(
+                        "expected every user's rows in the order of the files {}, found {older} that are older than a row of \
+                         an earlier file",
+                        config.benchmark_filename.iter().flatten().map(|name| &**name).collect::<Vec<_>>().join(", ")
+                    ))
+                    .at(path)
+                    .line(line)
+                    .hint(format!("cut by time, or write each row's history in a column `{}`", config.list_field())));
+                }
+                let new = self.without_history(dataset, config);
+                if new > 0 {
+                    warnings.push(format!("{new} rows to validate or to test are their user's first and are left out"));
+                }
+            }
+        }
+        Ok(warnings)
+    }
+
+    /// How many interactions are in a file of another name, too, and one of them.
+    fn repeated(&self, dataset: &Dataset, config: &DataConfig) -> (usize, Option<usize>) {
+        let names = config.benchmark_filename.as_ref();
+        let name = |interaction: usize| names.map_or("", |names| &names[self.of(interaction)]);
+        let mut seen = HashMap::with_capacity(dataset.user.len());
+        let mut repeated = (0..dataset.user.len()).filter(|&i| {
+            let list = self.lists.as_ref().map_or(&[] as &[i64], |lists| lists.row(i));
+            let key = (dataset.user[i], dataset.item[i], dataset.time[i].to_bits(), list);
+            *seen.entry(key).or_insert(name(i)) != name(i)
+        });
+        let first = repeated.next();
+        (usize::from(first.is_some()) + repeated.count(), first)
+    }
+
+    /// How many interactions are older than one of their user in an earlier file, and the first of them.
+    fn older(&self, dataset: &Dataset, config: &DataConfig) -> (usize, Option<usize>) {
+        let histories = Histories::new(dataset, config.time_precision);
+        let (mut n, mut first) = (0, None);
+        for (_, history) in histories.iter() {
+            let mut earliest = 2;
+            for &interaction in history.iter().rev() {
+                earliest = earliest.min(self.of(interaction));
+                if self.of(interaction) > earliest {
+                    n += 1;
+                    first = Some(first.map_or(interaction, |first: usize| first.min(interaction)));
+                }
+            }
+        }
+        (n, first)
+    }
+
+    /// How many users have their first interaction in a file that is not for training.
+    fn without_history(&self, dataset: &Dataset, config: &DataConfig) -> usize {
+        let histories = Histories::new(dataset, config.time_precision);
+        histories.iter().filter(|(_, history)| history.first().is_some_and(|&first| self.of(first) > 0)).count()
+    }
+}

@@ -1,0 +1,65 @@
+//! Which device a run computes on.
+
+use tch::{Cuda, Device};
+
+use crate::config::RunOptions;
+use crate::{Error, Result};
+
+/// Loads libtorch's CUDA half where it is installed, so that one binary serves machines with and without a GPU.
+///
+/// Linkers drop `libtorch_cuda.so`, of which no symbol is called by name, and CUDA would seem absent. Call once, before
+/// the first use of libtorch; does nothing where the library is not in the run-time search path. Sets
+/// `CUBLAS_WORKSPACE_CONFIG` if it is not set.
+///
+/// # Safety
+/// The process has one thread yet, since the environment is written.
+pub unsafe fn load_cuda() {
+    use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
+    // Without a workspace of fixed size cuBLAS may split a product's sums otherwise in every run.
+    if std::env::var_os("CUBLAS_WORKSPACE_CONFIG").is_none() {
+        // SAFETY: the caller's promise.
+        unsafe { std::env::set_var("CUBLAS_WORKSPACE_CONFIG", ":4096:8") };
+    }
+    // SAFETY: opening runs libtorch's own initialisers alone, and the library is never closed.
+    if let Ok(library) = unsafe { Library::open(Some("libtorch_cuda.so"), RTLD_NOW | RTLD_GLOBAL) } {
+        std::mem::forget(library);
+    }
+}
+
+/// The device that `use_gpu` and `gpu_id` name.
+///
+/// Left at its default, `use_gpu` means a GPU if there is one; `True` demands it.
+///
+/// # Errors
+/// As [`gpu`].
+pub fn device(options: &RunOptions) -> Result<Device> {
+    if options.use_gpu == Some(false) || (options.use_gpu.is_none() && !Cuda::is_available()) {
+        return Ok(Device::Cpu);
+    }
+    gpu(options.gpu_id)
+}
+
+/// The GPU with this index.
+///
+/// # Errors
+/// No such GPU.
+pub fn gpu(index: usize) -> Result<Device> {
+    let found = Cuda::device_count();
+    if !Cuda::is_available() || found == 0 {
+        return Err(Error::new("a GPU is asked for, but libtorch finds no CUDA device").hint(
+            "compute on the CPU (`use_gpu: False`, `verify` without `--gpu`), or run `./setup --cuda` on a machine with an NVIDIA driver",
+        ));
+    }
+    if i64::try_from(index).is_ok_and(|index| index < found) {
+        return Ok(Device::Cuda(index));
+    }
+    Err(Error::new(format!("gpu_id is {index}, but libtorch finds {found} CUDA devices"))
+        .hint(format!("use an id from 0 to {}", found - 1)))
+}
+
+/// Waits until all that was asked of `device` is done; the CPU is never behind.
+pub fn wait_for(device: Device) {
+    if let Device::Cuda(index) = device {
+        Cuda::synchronize(index as i64);
+    }
+}

@@ -1,0 +1,188 @@
+//! The tables of recorded runs: what each gave, and its mean and spread over seeds.
+//!
+//! Records lie at `<data set>/<model>_<path>_<precision>/<seed>.json`. What a folder's name says is held to its records.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use crate::verdict::statistics::{deviation, mean};
+use crate::eval::MetricAt;
+use crate::verdict::Record;
+use crate::{Error, Result};
+
+/// What the tables show of the test.
+const METRICS: [&str; 4] = ["recall@10", "recall@20", "ndcg@10", "ndcg@20"];
+/// Between these lines of the README stands what is written.
+const BEGIN: &str = "<!-- written by `dif-sr publish`, never by hand -->\n";
+const END: &str = "<!-- end -->\n";
+
+/// The runs of one model on one computing path in one precision, by their seeds.
+struct Group {
+    model: String,
+    path: String,
+    precision: String,
+    /// The folder's name.
+    name: String,
+    records: Vec<Record>,
+}
+
+/// The text of `folder/README.md` with the tables of the records in `folder`.
+///
+/// # Errors
+/// A README without the two lines that the tables stand between; a record that cannot be read, or that lies in a folder or has
+/// a name that is not its own.
+pub fn readme(folder: &Path) -> Result<String> {
+    let path = folder.join("README.md");
+    let text = fs::read_to_string(&path).map_err(|e| {
+        Error::io(&path, "read the page of the records", e).hint("name a folder of the form of records/")
+    })?;
+    let parts = text.split_once(BEGIN).and_then(|(before, rest)| Some((before, rest.split_once(END)?.1)));
+    let (before, after) = parts.ok_or_else(|| {
+        Error::new(format!("expected the lines `{}` and `{}`, found none", BEGIN.trim_end(), END.trim_end()))
+            .at(&path)
+            .hint("put them where the tables of the records shall stand")
+    })?;
+    Ok([before, BEGIN, &tables(folder)?, END, after].concat())
+}
+
+/// For each data set a table of means over seeds, and one of the runs.
+fn tables(folder: &Path) -> Result<String> {
+    let mut text = String::new();
+    for dataset in folders(folder)? {
+        let groups = folders(&dataset)?.iter().map(|path| Group::read(path)).collect::<Result<Vec<_>>>()?;
+        let mut groups: Vec<Group> = groups.into_iter().filter(|group| !group.records.is_empty()).collect();
+        groups.sort_by(|a, b| (&a.model, &a.path, &a.precision).cmp(&(&b.model, &b.path, &b.precision)));
+        if groups.is_empty() {
+            continue;
+        }
+        let dataset = name(&dataset);
+        text += &format!("\n### {dataset}\n\n{}\n{}", means(&groups), runs(&dataset, &groups));
+    }
+    if text.is_empty() {
+        return Err(Error::new("expected records, found none")
+            .at(folder)
+            .hint("record runs with `dif-sr record RUN... --into records/<data set>/<model>_<path>_<precision>`"));
+    }
+    Ok(text + "\n")
+}
+
+fn means(groups: &[Group]) -> String {
+    let mut text = header(&["model", "path", "precision", "n"], &METRICS, &[]);
+    for group in groups {
+        let values = METRICS.map(|metric| {
+            let values: Vec<f64> = group.records.iter().map(|record| test(record, metric)).collect();
+            match values.len() {
+                1 => format!("{:.4}", values[0]),
+                _ => format!("{:.4} ± {:.4}", mean(&values), deviation(&values)),
+            }
+        });
+        let Group { model, path, precision, records, .. } = group;
+        text += &format!("| {model} | {path} | {precision} | {} | {} |\n", records.len(), values.join(" | "));
+    }
+    text
+}
+
+fn runs(dataset: &str, groups: &[Group]) -> String {
+    let mut text = header(&["seed", "model", "path", "precision", "machine", "epochs", "best"], &METRICS, &["commit"]);
+    for Group { model, path, precision, name, records } in groups {
+        for record in records {
+            let seed = record.seed;
+            let values = METRICS.map(|metric| format!("{:.4}", test(record, metric))).join(" | ");
+            text += &format!(
+                "| [{seed}]({dataset}/{name}/{seed}.json) | {model} | {path} | {precision} | {} | {} | {} | {values} | {} |\n",
+                machine(record),
+                record.epochs,
+                record.best_epoch,
+                record.environment.get("commit").and_then(Value::as_str).unwrap_or("none"),
+            );
+        }
+    }
+    text
+}
+
+fn header(first: &[&str], metrics: &[&str], last: &[&str]) -> String {
+    let names = [first, metrics, last].concat();
+    format!("| {} |\n|{}\n", names.join(" | "), " --- |".repeat(names.len()))
+}
+
+/// A metric of the test, from the ranks: every record has it, whatever cut-offs its run was configured with.
+fn test(record: &Record, metric: &str) -> f64 {
+    mean(&metric.parse::<MetricAt>().expect("a metric's name").of_users(&record.ranks))
+}
+
+/// Where the run was computed.
+fn machine(record: &Record) -> String {
+    let of = |key: &str| record.environment.get(key);
+    let text = |key: &str| of(key).and_then(Value::as_str);
+    let threads = of("threads").and_then(Value::as_u64).map(|n| format!("{n} thread{}", if n == 1 { "" } else { "s" }));
+    if text("device").is_some_and(|device| device.starts_with("cuda")) {
+        return record.environment("gpus");
+    }
+    let parts = [text("cpu"), text("vectors").or(text("cpu_capability")), threads.as_deref()];
+    parts.into_iter().flatten().collect::<Vec<_>>().join(", ")
+}
+
+impl Group {
+    fn read(folder: &Path) -> Result<Self> {
+        let name = name(folder);
+        let mut parts = name.rsplitn(3, '_').map(str::to_owned);
+        let parts = (parts.next(), parts.next(), parts.next());
+        let (Some(precision), Some(path), Some(model)) = parts else {
+            return Err(Error::new(format!("expected a folder <model>_<path>_<precision>, found `{name}`"))
+                .at(folder)
+                .hint("name it as `dif_sr_fast_bf16` is"));
+        };
+        let group = Self { model, path, precision, name, records: records_of(folder)? };
+        group.records.iter().try_for_each(|record| group.check(record, folder))?;
+        Ok(group)
+    }
+
+    /// That a record is what its place says. What another program computed, RecBole or the peer, knows no computing path.
+    fn check(&self, record: &Record, folder: &Path) -> Result<()> {
+        let key = |key: &str| record.config.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
+        let dataset = folder.parent().map(name).unwrap_or_default();
+        let ours = record.environment.contains_key("dif_sr");
+        let own = if ours { key("compute_path") } else { self.path.clone() };
+        let file = record.path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        for (what, named, found) in [
+            ("data set", dataset, record.dataset.clone()),
+            ("path", self.path.clone(), own),
+            ("precision", self.precision.clone(), key("precision")),
+            ("seed", file, record.seed.to_string()),
+        ] {
+            if named != found {
+                return Err(Error::new(format!("expected a record of {what} `{named}`, found one of `{found}`"))
+                    .at(&record.path)
+                    .hint("move it to <data set>/<model>_<path>_<precision>/<seed>.json"));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The records in a folder, by their seeds.
+fn records_of(folder: &Path) -> Result<Vec<Record>> {
+    let files = entries(folder)?.into_iter().filter(|path| path.extension().is_some_and(|e| e == "json"));
+    let mut records = files.map(|file| Record::load(&file)).collect::<Result<Vec<_>>>()?;
+    records.sort_by_key(|record| record.seed);
+    Ok(records)
+}
+
+/// The folders in a folder, by name.
+fn folders(folder: &Path) -> Result<Vec<PathBuf>> {
+    Ok(entries(folder)?.into_iter().filter(|path| path.is_dir()).collect())
+}
+
+fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
+    let unread = |e| Error::io(folder, "read the records", e).hint("name a folder of the form of records/");
+    let entries = fs::read_dir(folder).map_err(unread)?.map(|entry| Ok(entry?.path()));
+    let mut paths = entries.collect::<std::io::Result<Vec<_>>>().map_err(unread)?;
+    paths.sort();
+    Ok(paths)
+}
+
+fn name(path: &Path) -> String {
+    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+}

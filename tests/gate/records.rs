@@ -1,0 +1,130 @@
+//! What is published follows from the records.
+
+use std::fs;
+use std::path::Path;
+
+use dif_sr::verdict::Record;
+use serde_json::{Value, json};
+
+use crate::common::process::{code, dif_sr, refusal, stderr, stdout};
+use crate::common::root;
+use crate::{recorded, temporary};
+
+#[test]
+fn what_is_committed_is_what_the_records_say() {
+    let output = dif_sr(root(), &["publish", "--check"]);
+    assert_eq!(code(&output), 0, "run `dif-sr publish`: {}{}", stdout(&output), stderr(&output));
+}
+
+/// A folder `records` with the short runs of seeds 1 and 2 in it, and a README that has room for their tables.
+fn records(folder: &Path) {
+    let place = folder.join("records/ml-100k/small_reference_float32");
+    for seed in [2, 1] {
+        recorded(seed).write(&place).unwrap_or_else(|e| panic!("{e}"));
+    }
+    let page = "# Mine\n\n<!-- written by `dif-sr publish`, never by hand -->\nold\n<!-- end -->\nkept\n";
+    fs::write(folder.join("records/README.md"), page).expect("written");
+}
+
+#[test]
+fn the_tables_have_a_row_for_each_run_and_the_mean_over_seeds() {
+    let folder = temporary();
+    records(folder.path());
+    let check = || dif_sr(folder.path(), &["publish", "--check", "--json"]);
+    assert_eq!(code(&check()), 1, "the old text is not the records'");
+    let said: Value = serde_json::from_str(&stdout(&check())).expect("JSON");
+    assert_eq!(said["changed"], json!(["records/README.md"]));
+    assert_eq!(code(&dif_sr(folder.path(), &["publish"])), 0);
+    assert_eq!(code(&check()), 0);
+
+    let page = fs::read_to_string(folder.path().join("records/README.md")).expect("the page");
+    assert!(page.starts_with("# Mine\n\n") && page.ends_with("<!-- end -->\nkept\n"), "{page}");
+    let [one, two] = [1, 2].map(|seed| recorded(seed).test.get("recall@20".parse().expect("a name")).expect("a metric"));
+    // Of two values the deviation is their distance by √2.
+    let (mean, deviation) = (0.5 * (one + two), (one - two).abs() / 2.0_f64.sqrt());
+    let row = page.lines().find(|line| line.starts_with("| small | reference | float32 | 2 | ")).expect("a mean");
+    let cell = row.split(" | ").nth(5).expect("recall@20");
+    let (found, spread) = cell.split_once(" ± ").expect("a spread");
+    let near = |text: &str, value: f64| (text.parse::<f64>().expect("a number") - value).abs() <= 1.5e-4;
+    assert!(near(found, mean) && near(spread, deviation), "{cell}: {mean} {deviation}");
+    let rows: Vec<&str> = page.lines().filter(|line| line.starts_with("| [")).collect();
+    let [first, second] = rows[..] else { panic!("two runs: {page}") };
+    assert!(
+        first.starts_with("| [1](ml-100k/small_reference_float32/1.json) | small | reference | float32 | AMD EPYC")
+    );
+    assert!(second.contains(&format!(" | {two:.4} | ")), "{second}");
+}
+
+#[test]
+fn a_record_in_a_place_that_is_not_its_own_is_refused() {
+    let folder = temporary();
+    records(folder.path());
+    let place = folder.path().join("records/ml-100k/small_reference_float32");
+    let page = folder.path().join("records/README.md");
+    let publish = || refusal(&dif_sr(folder.path(), &["publish"]));
+    let with = |name: &str, change: &dyn Fn(&mut Record)| {
+        let mut record = recorded(3);
+        change(&mut record);
+        fs::write(place.join(name), serde_json::to_string(&record).expect("JSON")).expect("written");
+        let said = publish();
+        fs::remove_file(place.join(name)).expect("removed");
+        said
+    };
+    let before = fs::read_to_string(&page).expect("the page");
+    for (said, expected) in [
+        (with("3.json", &|record| record.dataset = "toy".to_owned()), "data set `ml-100k`, found one of `toy`"),
+        (with("3.json", &|r| r.config["compute_path"] = json!("fast")), "path `reference`, found one of `fast`"),
+        (with("3.json", &|r| r.config["precision"] = json!("bf16")), "precision `float32`, found one of `bf16`"),
+        (with("4.json", &|_| ()), "seed `4`, found one of `3`"),
+    ] {
+        assert!(said.contains(&format!(".json: expected a record of {expected}")), "{said}");
+    }
+    fs::create_dir(folder.path().join("records/ml-100k/other")).expect("a folder");
+    assert!(publish().contains("other: expected a folder <model>_<path>_<precision>, found `other`"));
+    fs::remove_dir(folder.path().join("records/ml-100k/other")).expect("removed");
+    assert_eq!(fs::read_to_string(&page).expect("the page"), before, "nothing is written on an error");
+
+    fs::write(&page, "mine").expect("written");
+    assert!(publish().starts_with("records/README.md: expected the lines `<!-- written by `dif-sr publish`"));
+    assert_eq!(fs::read_to_string(&page).expect("the page"), "mine");
+    fs::create_dir(folder.path().join("empty")).expect("a folder");
+    assert!(refusal(&dif_sr(folder.path(), &["publish", "empty"])).starts_with("empty/README.md: cannot read"));
+}
+
+#[test]
+fn an_expectation_takes_the_seeds_that_it_names() {
+    let folder = temporary();
+    let expect = |seeds: &str| {
+        let records = root().join("fixtures/verdict/ml-100k_short");
+        let text = format!(
+            "runs: {{source: s, folder: {}, seeds: {seeds}, metrics: [recall@20], margin: 0.1, error: 0.05}}\n",
+            records.display()
+        );
+        fs::write(folder.path().join("expect.yaml"), text).expect("written");
+        let run = records.join("9.json").display().to_string();
+        dif_sr(folder.path(), &["gate", &run, "--expect=expect.yaml", "--json"])
+    };
+    let output = expect("[3, 1, 2, 4]");
+    assert!(stdout(&output).contains(" 4 recorded runs"), "{}{}", stdout(&output), stderr(&output));
+    assert!(refusal(&expect("[1, 2]")).contains("expected at least three recorded runs, found 2"));
+    assert!(refusal(&expect("[1, 2, 1]")).contains("expected records of different seeds, found seed 1 twice"));
+    assert!(refusal(&expect("[1, 2, 77]")).contains("77.json: cannot read the run"));
+}
+
+/// Every link of a page of this project to a file of it.
+#[test]
+fn no_page_links_to_a_file_that_is_not_there() {
+    let docs = fs::read_dir(root().join("docs")).expect("the pages").map(|entry| entry.expect("a page").path());
+    let pages = docs.chain(["README.md", "records/README.md"].map(|page| root().join(page)));
+    let mut links = 0;
+    for page in pages.filter(|page| page.extension().is_some_and(|extension| extension == "md")) {
+        let text = fs::read_to_string(&page).expect("a page");
+        let targets = text.split("](").skip(1).filter_map(|rest| rest.split_once(')')).map(|(target, _)| target);
+        for target in targets.filter(|target| !target.starts_with("http") && !target.starts_with('#')) {
+            let file = target.split('#').next().expect("a path");
+            assert!(page.with_file_name(file).exists(), "{}: {target}", page.display());
+            links += 1;
+        }
+    }
+    assert!(links > 30, "{links} links were found");
+}
