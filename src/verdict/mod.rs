@@ -6,6 +6,7 @@
 //! ```
 
 mod bench;
+mod compare;
 mod convergence;
 mod expectation;
 mod figures;
@@ -21,6 +22,7 @@ mod time;
 use serde::Serialize;
 
 pub use bench::{Bench, judge_benches};
+pub use compare::{Compared, Comparison, compare};
 pub use expectation::Expectation;
 pub use metrics::{MetricAt, Metrics};
 pub use power::{Power, Simulation, power};
