@@ -537,10 +537,51 @@ fn interactions_without_user_or_time_are_told() {
     assert_eq!(
         dataset.warnings,
         [
-            "1 of 4 interactions have no user or no item and are left out",
+            "1 of 4 interactions have no user or no item and are left out (`NA`, `null`, `None` and the like count as \
+             missing, as in pandas)",
             "1 of 3 interactions have no time and get the mean of the others'"
         ]
     );
+}
+
+#[test]
+fn users_that_differ_by_blanks_alone_are_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = written(folder.path(), &[("u", "a", 1.0), ("u ", "b", 2.0), ("u", "b", 3.0), (" v", " a", 4.0)]);
+    let dataset = Dataset::load(&config).unwrap();
+    assert_eq!(
+        dataset.warnings,
+        [
+            "1 of 3 users differ from another by blanks alone, such as `u `: they are two here",
+            "1 of 3 items differ from another by blanks alone, such as ` a`: they are two here"
+        ]
+    );
+}
+
+#[test]
+fn columns_of_unload_col_are_not_loaded_nor_checked() {
+    let folder = tempfile::tempdir().unwrap();
+    let items = "item_id:token\tclass:token\tprice:float\na\tx\t1\nb\tx\t—\nc\ty\t2\n";
+    let config = DataConfig { unload_item: vec!["price".into()], ..with_items(folder.path(), items) };
+    let dataset = Dataset::load(&config).unwrap();
+    assert_eq!(dataset.remain_fields, ["user_id", "item_id", "timestamp", "class"]);
+}
+
+#[test]
+fn headers_of_other_programs_are_known_by_their_empty_names() {
+    let folder = tempfile::tempdir().unwrap();
+    let error = |header: &str| {
+        let config = written(folder.path(), &[("u", "a", 1.0)]);
+        std::fs::write(folder.path().join("own/own.inter"), format!("{header}\n0\tu\ta\t1\n")).unwrap();
+        Dataset::load(&config).unwrap_err().to_string()
+    };
+    let of_pandas = error("\tuser_id:token\titem_id:token\ttimestamp:float");
+    assert!(
+        of_pandas.ends_with("leave out the unnamed column, as pandas does with `to_csv(index=False)`"),
+        "{of_pandas}"
+    );
+    let trailing = error("user_id:token\titem_id:token\ttimestamp:float\t");
+    assert!(trailing.ends_with("remove the separator at the end of the header"), "{trailing}");
 }
 
 #[test]

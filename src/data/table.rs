@@ -287,7 +287,7 @@ impl Table {
             Error::new(format!(
                 "expected `load_col` to name this column, which `{key}` asks for, found that it does not"
             ))
-            .hint("add it to `load_col`, or remove `load_col`")
+            .hint("add it to `load_col`, or remove `load_col` and `unload_col`")
         } else {
             Error::new(format!("expected a column of this name, which `{key}` asks for, found {has}"))
                 .hint(format!("correct `{key}` or the header"))
