@@ -19,6 +19,7 @@ mod train;
 mod training;
 mod verdict;
 mod verify;
+mod watch;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
