@@ -2,18 +2,18 @@
 
 use std::ops::Range;
 
-use super::chunk::Rows;
-use super::frame::Frame;
-use super::kernels::axpy;
 use super::layer::parameters;
-use super::product::To;
-use super::weights::{Dense, Placer};
+use super::step::Frame;
 use crate::config::{Architecture, AttributeKind, Pooling};
+use crate::fast::cpu::batch::micro_batch::Rows;
+use crate::fast::cpu::gemm::To;
+use crate::fast::cpu::ops::simd::axpy;
+use crate::fast::cpu::params::layout::{Dense, Placer};
 use crate::model::{ItemFeature, Model};
 
 /// The input, which tells the models apart.
 #[derive(Debug)]
-pub(super) enum Input {
+pub enum Input {
     /// SASRecD: items alone.
     Item,
     /// SASRec: the sum of item and position.
@@ -24,7 +24,7 @@ pub(super) enum Input {
 
 /// SASRecF's attributes.
 #[derive(Debug)]
-pub(super) struct Columns {
+pub struct Columns {
     pooling: Pooling,
     /// In the order of `concat_layer`'s inputs: those of kind `token` first.
     columns: Vec<Column>,
@@ -42,7 +42,7 @@ struct Column {
 
 /// The tokens of an attribute.
 #[derive(Debug)]
-pub(super) struct Tokens {
+pub struct Tokens {
     /// `[n_items, width]`, padded with 0.
     ids: Vec<i64>,
     width: usize,

@@ -9,10 +9,10 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::kernels::dot;
-use super::product::{Factor, Matrix, whole_product};
-use super::rank::BLOCK;
+use super::BLOCK;
 use crate::eval::Ranking;
+use crate::fast::cpu::gemm::{Factor, Matrix, whole_product};
+use crate::fast::cpu::ops::simd::dot;
 
 /// The norm of a scaled vector, at most: two of them, rounded, have a product within 32 bits where H is at most [`WIDEST`].
 const NORM: f64 = 46_240.0;
@@ -26,7 +26,7 @@ const RANGE: Range<f64> = 1e-25..1e38;
 
 /// The item embedding in whole numbers.
 #[derive(Debug)]
-pub(super) struct Screen {
+pub struct Screen {
     /// The table transposed, by blocks of items.
     blocks: Vec<Factor<'static>>,
     h: usize,
@@ -58,7 +58,7 @@ impl Screen {
         Some(Self { blocks, h, scale, norm, moved: moved.into_iter().fold(0.0, f64::max) })
     }
 
-    /// As [`super::rank::rank`], with the table that it was made of; `None` if scores may leave float32's range.
+    /// As [`super::rank`], with the table that it was made of; `None` if scores may leave float32's range.
     pub fn rank(&self, table: &[f32], sequences: &[f32], targets: &[i64]) -> Option<Ranking> {
         let (h, n) = (self.h, targets.len());
         let item = |item: usize| &table[item * h..][..h];

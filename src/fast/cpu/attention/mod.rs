@@ -3,16 +3,23 @@
 //! What is done to single scores goes side by side for all queries and heads of a sequence: lane i · heads + n is query i in
 //! head n, and a score map is `[keys, lanes]`.
 
-use super::fusion::{Fusion, Maps, softmax};
-use super::kernels::{LANES, Lanes, Terms, axpy, dot, dots, scaled};
-use super::masks::{MASKED, Masks};
-use super::norm::Drops;
-use super::places::{Places, Queries, Sequence};
-use super::table::Table;
+pub mod absorbed;
+pub mod fusion;
+pub mod geometry;
+pub mod mask;
+pub mod score_table;
+pub mod side_scores;
+
+use self::fusion::{Fusion, Maps, softmax};
+use self::geometry::{Places, Queries, Sequence};
+use self::mask::{MASKED, Masks};
+use self::side_scores::Table;
+use crate::fast::cpu::ops::layer_norm::Drops;
+use crate::fast::cpu::ops::simd::{LANES, Lanes, Terms, axpy, dot, dots, scaled};
 
 /// One layer's attention: what does not change within a batch.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Attention<'a> {
+pub struct Attention<'a> {
     /// H.
     pub h: usize,
     pub heads: usize,
@@ -27,7 +34,7 @@ pub(super) struct Attention<'a> {
 
 /// The streams of a chunk.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Streams<'a> {
+pub struct Streams<'a> {
     pub sequences: &'a [Sequence],
     /// `[queries, H]`, of the rows behind the first positions; or lifted, `[heads, queries, H]`.
     pub query: &'a [f32],
@@ -43,7 +50,7 @@ pub(super) struct Streams<'a> {
 
 /// What the forward pass leaves for the backward pass: of each sequence, in blocks of lanes, by its keys.
 #[derive(Debug, Default)]
-pub(super) struct Scores {
+pub struct Scores {
     /// Attributes, item and position, `[maps, keys, blocks]`.
     maps: Vec<Lanes>,
     /// The gate's, `[blocks, maps]`.
@@ -54,7 +61,7 @@ pub(super) struct Scores {
 
 /// Gradients: those of the streams are written, the others are added to.
 #[derive(Debug)]
-pub(super) struct Gradients<'a> {
+pub struct Gradients<'a> {
     /// As the queries are.
     pub query: &'a mut [f32],
     pub offsets: &'a mut [f32],
@@ -73,13 +80,7 @@ pub(super) struct Gradients<'a> {
 /// # Shapes
 /// context as the queries, sums `[queries, heads]` or empty
 #[multiversion::multiversion(targets("x86_64+avx512f", "x86_64+avx2+fma", "aarch64+neon"))]
-pub(super) fn forward(
-    attention: Attention,
-    streams: Streams,
-    scores: &mut Scores,
-    context: &mut [f32],
-    sums: &mut [f32],
-) {
+pub fn forward(attention: Attention, streams: Streams, scores: &mut Scores, context: &mut [f32], sums: &mut [f32]) {
     let Attention { h, heads, length, fusion, .. } = attention;
     let Streams { sequences, query, offsets, key, value, tables } = streams;
     let (asking, seen) = (attention.asking(sequences), attention.seen());
@@ -172,7 +173,7 @@ pub(super) fn forward(
 /// # Shapes
 /// dcontext as the queries, dsums `[queries, heads]` or empty
 #[multiversion::multiversion(targets("x86_64+avx512f", "x86_64+avx2+fma", "aarch64+neon"))]
-pub(super) fn backward(
+pub fn backward(
     attention: Attention,
     streams: Streams,
     scores: &Scores,

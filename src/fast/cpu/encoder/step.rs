@@ -2,20 +2,20 @@
 
 use rayon::prelude::*;
 
-use super::attributes::{Attribute, Pairs};
-use super::catalogue::Catalogue;
-use super::dropout::{Dropout, Stream};
-use super::fusion::Fusion;
-use super::kernels::total;
+use super::item_cache::Catalogue;
 use super::layer::{ThreadGrad, parameters};
-use super::norm::Norm;
-use super::product::{Factor, Matrix, To, product};
-use super::weights::{Dense, Layout, Scale};
 use crate::config::{Activation, ModelConfig, Precision};
+use crate::fast::cpu::attention::fusion::Fusion;
+use crate::fast::cpu::attention::score_table::{Attribute, Pairs};
+use crate::fast::cpu::gemm::{Factor, Matrix, To, product};
+use crate::fast::cpu::ops::dropout::{Dropout, Stream};
+use crate::fast::cpu::ops::layer_norm::Norm;
+use crate::fast::cpu::ops::simd::total;
+use crate::fast::cpu::params::layout::{Dense, Layout, Scale};
 
 /// The weights of a step, laid out for the kernels.
 #[derive(Debug)]
-pub(super) struct Frame<'a> {
+pub struct Frame<'a> {
     pub layout: &'a Layout,
     /// All parameters but the item embedding, in the layout's places.
     pub flat: &'a [f32],

@@ -2,11 +2,11 @@
 
 use std::ops::Range;
 
-use super::kernels::{axpy, copy, dots};
+use crate::fast::cpu::ops::simd::{axpy, copy, dots};
 
 /// What a stream's scores follow from, with the vector of every row.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Table<'a> {
+pub enum Table<'a> {
     /// The scores between n vectors, by query and key: `[n, n, heads]`.
     Scores { scores: &'a [f32], n: usize, rows: &'a [u32] },
     /// Queries, then keys of the vectors: `[n, 2 d]`.

@@ -14,24 +14,24 @@ use std::cell::RefCell;
 use std::mem::transmute;
 use std::sync::LazyLock;
 
-use super::product::{Factor, Matrix};
+use super::{Factor, Matrix};
 use crate::libtorch::matrix_unit;
 
 /// Lanes of a panel of the left factor, and of the right one: 28 of 32 registers hold sums.
-pub(super) const LEFT: usize = 14;
-pub(super) const RIGHT: usize = 32;
+pub const LEFT: usize = 14;
+pub const RIGHT: usize = 32;
 /// Words of a register.
-pub(super) const WORDS: usize = 16;
+pub const WORDS: usize = 16;
 
 /// Whether this processor has the instructions.
-pub(super) static VECTORS: LazyLock<bool> = LazyLock::new(|| {
+pub static VECTORS: LazyLock<bool> = LazyLock::new(|| {
     is_x86_feature_detected!("avx512bf16")
         && is_x86_feature_detected!("avx512bw")
         && is_x86_feature_detected!("avx512vnni")
 });
 
 /// Whether it has a matrix unit for bfloat16 besides (AMX), and the system lets this process use it.
-pub(super) static MATRIX_UNIT: LazyLock<bool> = LazyLock::new(|| {
+pub static MATRIX_UNIT: LazyLock<bool> = LazyLock::new(|| {
     // Function 7, EDX bit 22.
     let amx_bf16 = || __cpuid_count(7, 0).edx >> 22 & 1 == 1;
     *VECTORS && amx_bf16() && matrix_unit()
@@ -41,7 +41,7 @@ pub(super) static MATRIX_UNIT: LazyLock<bool> = LazyLock::new(|| {
 ///
 /// # Safety
 /// Of all functions: the processor has the instructions, as [`VECTORS`] says.
-pub(super) trait Element {
+pub trait Element {
     /// What the sums are, in as many bits as a word.
     type Sum: Copy;
     /// Steps along k of a word: 1 or 2.
@@ -58,7 +58,7 @@ pub(super) trait Element {
 }
 
 /// Floats as they are.
-pub(super) struct Float32;
+pub struct Float32;
 
 impl Element for Float32 {
     type Sum = f32;
@@ -85,7 +85,7 @@ impl Element for Float32 {
 }
 
 /// Pairs of bfloat16, whose sums are float32.
-pub(super) struct BFloat16;
+pub struct BFloat16;
 
 impl Element for BFloat16 {
     type Sum = f32;
@@ -115,7 +115,7 @@ impl Element for BFloat16 {
 }
 
 /// Pairs of whole numbers of 16 bits, whose sums have 32 bits and nothing to round.
-pub(super) struct Int16;
+pub struct Int16;
 
 impl Element for Int16 {
     type Sum = i32;
@@ -148,7 +148,7 @@ struct Line([u32; WORDS]);
 
 /// A factor packed, its panels one after the other.
 #[derive(Debug, Default)]
-pub(super) struct Packed {
+pub struct Packed {
     lines: Vec<Line>,
     /// Its lanes: rows of a left factor, columns of a right one.
     pub count: usize,
@@ -159,7 +159,7 @@ pub(super) struct Packed {
 
 thread_local! {
     /// Memory for both factors of a product that a thread uses again and again.
-    pub(super) static FACTORS: RefCell<[Packed; 2]> = RefCell::default();
+    pub static FACTORS: RefCell<[Packed; 2]> = RefCell::default();
 }
 
 impl Packed {
@@ -263,7 +263,7 @@ impl Packed {
 }
 
 /// What is packed: its data reach to the last lane's last step.
-pub(super) struct Source<'a> {
+pub struct Source<'a> {
     pub matrix: Matrix<'a>,
     /// Lanes.
     pub count: usize,
@@ -317,7 +317,7 @@ impl Source<'_> {
 }
 
 /// The first so many words of a register.
-pub(super) fn lanes(count: usize) -> __mmask16 {
+pub fn lanes(count: usize) -> __mmask16 {
     if count < WORDS { (1 << count) - 1 } else { __mmask16::MAX }
 }
 
@@ -355,7 +355,7 @@ fn interleave(halves: __m512i) -> __m512i {
 /// Transposes a square of words.
 #[inline]
 #[target_feature(enable = "avx512f")]
-pub(super) fn transpose(x: [__m512i; WORDS]) -> [__m512i; WORDS] {
+pub fn transpose(x: [__m512i; WORDS]) -> [__m512i; WORDS] {
     // In each 128 bits, four rows become four columns.
     let mut y = x;
     for i in (0..WORDS).step_by(4) {

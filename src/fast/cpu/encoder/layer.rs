@@ -2,22 +2,22 @@
 
 use std::ops::Range;
 
-use super::activation;
-use super::attention::{self, Attention, Gradients, Scores, Streams};
-use super::chunk::Rows;
-use super::dropout::Stream;
-use super::frame::Frame;
-use super::kernels::{Lanes, add_rows, axpy};
-use super::lift::Lifted;
-use super::norm::{self, Drops, Norm};
-use super::places::Queries;
-use super::product::{Matrix, To, product};
-use super::table::Table;
-use super::weights::{Dense, LayerSlots, Scale};
+use super::step::Frame;
+use crate::fast::cpu::attention::absorbed::Lifted;
+use crate::fast::cpu::attention::geometry::Queries;
+use crate::fast::cpu::attention::side_scores::Table;
+use crate::fast::cpu::attention::{self, Attention, Gradients, Scores, Streams};
+use crate::fast::cpu::batch::micro_batch::Rows;
+use crate::fast::cpu::gemm::{Matrix, To, product};
+use crate::fast::cpu::ops::activation;
+use crate::fast::cpu::ops::dropout::Stream;
+use crate::fast::cpu::ops::layer_norm::{self, Drops, Norm};
+use crate::fast::cpu::ops::simd::{Lanes, add_rows, axpy};
+use crate::fast::cpu::params::layout::{Dense, LayerSlots, Scale};
 
 /// What the forward pass of a layer leaves for the backward pass.
 #[derive(Debug, Default)]
-pub(super) struct LayerState {
+pub struct LayerState {
     /// The layer's input, `[rows, H]`.
     pub input: Vec<f32>,
     /// The rows of the input that ask, `[queries, H]`; empty where all do.
@@ -45,7 +45,7 @@ pub(super) struct LayerState {
 
 /// A thread's gradients of everything but the item embedding.
 #[derive(Debug, Default)]
-pub(super) struct ThreadGrad {
+pub struct ThreadGrad {
     /// In the weights' layout; what follows is added at the end of a step.
     pub flat: Vec<f32>,
     /// By layer, of the fusion's parameters, one after the other.
@@ -83,7 +83,7 @@ impl ThreadGrad {
 
 /// Memory that a thread uses again and again.
 #[derive(Debug, Default)]
-pub(super) struct Scratch {
+pub struct Scratch {
     a: Vec<f32>,
     b: Vec<f32>,
     c: Vec<f32>,
@@ -97,7 +97,7 @@ pub(super) struct Scratch {
 
 /// A layer of a frame by its number.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Layer<'a> {
+pub struct Layer<'a> {
     pub frame: &'a Frame<'a>,
     pub k: usize,
 }
@@ -218,7 +218,7 @@ impl<'a> Layer<'a> {
         attended.resize(n * h, 0.0);
         state.attended.1.resize(n, 0.0);
         let (new, inverse) = (&mut state.attended.0, &mut state.attended.1);
-        norm::forward(self.norm(&slots.attention_norm), new, asking, self.drops(rows, 1), inverse, attended);
+        layer_norm::forward(self.norm(&slots.attention_norm), new, asking, self.drops(rows, 1), inverse, attended);
 
         frame.linear(&slots.dense_1, attended, &mut state.hidden);
         scratch.b.resize(state.hidden.len(), 0.0);
@@ -227,7 +227,7 @@ impl<'a> Layer<'a> {
         out.resize(n * h, 0.0);
         state.output.1.resize(n, 0.0);
         let (new, inverse) = (&mut state.output.0, &mut state.output.1);
-        norm::forward(self.norm(&slots.norm), new, attended, self.drops(rows, 2), inverse, out);
+        layer_norm::forward(self.norm(&slots.norm), new, attended, self.drops(rows, 2), inverse, out);
     }
 
     /// Turns the gradient of the output into that of the input.
@@ -260,7 +260,7 @@ impl<'a> Layer<'a> {
         a.resize(grad.len(), 0.0);
         let norm = self.norm(&slots.norm);
         let scales = pair(&mut into.flat, &slots.norm);
-        norm::backward(norm, &state.output.0, &state.output.1, self.drops(rows, 2), grad, a, scales);
+        layer_norm::backward(norm, &state.output.0, &state.output.1, self.drops(rows, 2), grad, a, scales);
         b.resize(state.hidden.len(), 0.0);
         activation::forward(frame.activation, &state.hidden, b);
         parameters(frame, &slots.dense_2, b, a, &mut into.flat);
@@ -268,7 +268,7 @@ impl<'a> Layer<'a> {
         activation::backward(frame.activation, &state.hidden, b);
         // The attention's output is not kept: it is its normalised rows, scaled.
         let norm = self.norm(&slots.attention_norm);
-        norm::scale(norm, &state.attended.0, a);
+        layer_norm::scale(norm, &state.attended.0, a);
         parameters(frame, &slots.dense_1, a, b, &mut into.flat);
         frame.transposed(&slots.dense_1, b, grad, To::Old);
     }
@@ -285,7 +285,7 @@ impl<'a> Layer<'a> {
         let (frame, slots, h) = (self.frame, self.slots(), self.frame.h);
         let norm = self.norm(&slots.attention_norm);
         let scales = pair(&mut into.flat, &slots.attention_norm);
-        norm::backward(norm, &state.attended.0, &state.attended.1, self.drops(rows, 1), grad, a, scales);
+        layer_norm::backward(norm, &state.attended.0, &state.attended.1, self.drops(rows, 1), grad, a, scales);
         parameters(frame, &slots.dense, &state.context, a, &mut into.flat);
         b.resize(grad.len(), 0.0);
         frame.transposed(&slots.dense, a, b, To::Nothing);
@@ -370,7 +370,7 @@ fn add_selected(x: &[f32], rows: &[u32], h: usize, out: &mut [f32]) {
 }
 
 /// Adds the gradients of a linear layer's weight and bias.
-pub(super) fn parameters(frame: &Frame, dense: &Dense, x: &[f32], dy: &[f32], flat: &mut [f32]) {
+pub fn parameters(frame: &Frame, dense: &Dense, x: &[f32], dy: &[f32], flat: &mut [f32]) {
     let of_outputs = Matrix::new(dy, dense.bias.len()).t();
     product(
         frame.precision,
@@ -383,11 +383,11 @@ pub(super) fn parameters(frame: &Frame, dense: &Dense, x: &[f32], dy: &[f32], fl
 }
 
 /// The gradients of a LayerNorm's weight and bias, which lie side by side.
-pub(super) fn pair<'a>(flat: &'a mut [f32], scale: &Scale) -> (&'a mut [f32], &'a mut [f32]) {
+pub fn pair<'a>(flat: &'a mut [f32], scale: &Scale) -> (&'a mut [f32], &'a mut [f32]) {
     flat[scale.weight.start..scale.bias.end].split_at_mut(scale.weight.len())
 }
 
-pub(super) fn zeros<T: Clone + Default>(values: &mut Vec<T>, len: usize) {
+pub fn zeros<T: Clone + Default>(values: &mut Vec<T>, len: usize) {
     values.clear();
     values.resize(len, T::default());
 }

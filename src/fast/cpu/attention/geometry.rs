@@ -2,12 +2,12 @@
 
 use std::ops::Range;
 
-use super::attention::Attention;
-use super::kernels::LANES;
+use super::Attention;
+use crate::fast::cpu::ops::simd::LANES;
 
 /// A sequence of a chunk.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Sequence {
+pub struct Sequence {
     pub keys: Span,
     /// Its rows: L, or its true items alone.
     pub rows: usize,
@@ -20,7 +20,7 @@ pub(super) struct Sequence {
 
 /// Where a sequence's rows lie: the first position's may lie apart, the others follow each other.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Span {
+pub struct Span {
     pub first: usize,
     pub second: usize,
 }
@@ -35,7 +35,7 @@ impl Span {
 
 /// The queries of a layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Queries {
+pub enum Queries {
     /// Every row.
     All,
     /// The last true item of each sequence, which meets the rows as they are ([`super::lift`]).
@@ -44,7 +44,7 @@ pub(super) enum Queries {
 
 /// Where a row of a head lies.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Places {
+pub struct Places {
     /// From a row to the next, and from a head to the next.
     pub row: usize,
     pub head: usize,

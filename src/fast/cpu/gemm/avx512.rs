@@ -1,4 +1,4 @@
-//! Products over packed [`panels`](super::panels): of bfloat16, of float32 and of whole numbers.
+//! Products over packed [`panels`](super::pack): of bfloat16, of float32 and of whole numbers.
 //!
 //! Libtorch takes and gives bfloat16 tensors, so that its product comes with three passes of conversion; here sums leave the
 //! registers as float32. In float32 its kernels on AMD are AVX2's, and pack a factor in every product; on Intel they are as
@@ -9,18 +9,18 @@ use std::arch::x86_64::{
     _mm512_maskz_loadu_epi32, _mm512_set1_epi32, _mm512_setzero_si512,
 };
 
-use super::panels::{Element, FACTORS, LEFT, RIGHT, WORDS, lanes};
-use super::product::{Factor, Matrix, To};
+use super::pack::{Element, FACTORS, LEFT, RIGHT, WORDS, lanes};
+use super::{Factor, Matrix, To};
 
 /// Words along k that are summed at a time: so much of a right panel, 32 KiB, is taken again and again.
-pub(super) const DEPTH: usize = 256;
+pub const DEPTH: usize = 256;
 
-/// As [`super::product::product`].
+/// As [`super::product`].
 ///
 /// # Safety
-/// The processor has the instructions, as [`VECTORS`](super::panels::VECTORS) says.
+/// The processor has the instructions, as [`VECTORS`](super::pack::VECTORS) says.
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16,avx512vnni")]
-pub(super) unsafe fn product<E: Element>(a: Matrix, b: &Factor, out: &mut [E::Sum], to: To<E::Sum>) {
+pub unsafe fn product<E: Element>(a: Matrix, b: &Factor, out: &mut [E::Sum], to: To<E::Sum>) {
     let ([m, k], [height, n]) = (a.size(), b.size());
     assert!(height == k && k > 0 && out.len() == m * n && !matches!(to, To::Row(row) if row.len() != n));
     FACTORS.with_borrow_mut(|[left, right]| {
@@ -53,7 +53,7 @@ pub(super) unsafe fn product<E: Element>(a: Matrix, b: &Factor, out: &mut [E::Su
 }
 
 /// Where the sums of a tile go: some rows of the output, and [`RIGHT`] columns at most.
-pub(super) struct Tile<'a, T> {
+pub struct Tile<'a, T> {
     /// From the tile's first element.
     out: &'a mut [T],
     stride: usize,
@@ -136,8 +136,8 @@ impl<'a, T: Copy> Tile<'a, T> {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
-    use super::super::panels::{BFloat16, Float32, Int16, Packed, VECTORS};
+pub mod tests {
+    use super::super::pack::{BFloat16, Float32, Int16, Packed, VECTORS};
     use super::*;
 
     fn supported() -> bool {

@@ -1,11 +1,11 @@
 //! LayerNorm with what surrounds it: a dropout of the new part and the residual, row by row, in one pass.
 
 use super::dropout::{Dropout, Stream};
-use super::kernels::{axpy, dot, sum};
+use super::simd::{axpy, dot, sum};
 
 /// LayerNorm's parameters.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Norm<'a> {
+pub struct Norm<'a> {
     pub weight: &'a [f32],
     pub bias: &'a [f32],
     pub eps: f32,
@@ -13,7 +13,7 @@ pub(super) struct Norm<'a> {
 
 /// A dropout with the stream of its place in the model; rows are numbered in the batch.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Drops<'a> {
+pub struct Drops<'a> {
     pub dropout: Option<Dropout>,
     pub place: Stream,
     /// The number of every row.
@@ -36,7 +36,7 @@ impl Drops<'_> {
 /// # Shapes
 /// y, residual, out `[n, H]`, inverse `[n]`
 #[multiversion::multiversion(targets("x86_64+avx512f", "x86_64+avx2+fma", "aarch64+neon"))]
-pub(super) fn forward(norm: Norm, y: &mut [f32], residual: &[f32], drops: Drops, inverse: &mut [f32], out: &mut [f32]) {
+pub fn forward(norm: Norm, y: &mut [f32], residual: &[f32], drops: Drops, inverse: &mut [f32], out: &mut [f32]) {
     let h = norm.weight.len();
     let mut mask = vec![0.0; h];
     let rows = y.chunks_exact_mut(h).zip(residual.chunks_exact(h)).zip(out.chunks_exact_mut(h));
@@ -71,7 +71,7 @@ fn normalize(norm: Norm, y: &mut [f32], out: &mut [f32]) -> f32 {
 /// # Shapes
 /// y, out `[n, H]`, inverse `[n]`
 #[multiversion::multiversion(targets("x86_64+avx512f", "x86_64+avx2+fma", "aarch64+neon"))]
-pub(super) fn embed(norm: Norm, y: &mut [f32], drops: Drops, inverse: &mut [f32], out: &mut [f32]) {
+pub fn embed(norm: Norm, y: &mut [f32], drops: Drops, inverse: &mut [f32], out: &mut [f32]) {
     let h = norm.weight.len();
     let mut mask = vec![0.0; h];
     for (row, (y, out)) in y.chunks_exact_mut(h).zip(out.chunks_exact_mut(h)).enumerate() {
@@ -84,7 +84,7 @@ pub(super) fn embed(norm: Norm, y: &mut [f32], drops: Drops, inverse: &mut [f32]
 
 /// The gradient of [`embed`]: turns the gradient of `out`, in place, into that of `y`.
 #[multiversion::multiversion(targets("x86_64+avx512f", "x86_64+avx2+fma", "aarch64+neon"))]
-pub(super) fn embed_backward(
+pub fn embed_backward(
     norm: Norm,
     normalized: &[f32],
     inverse: &[f32],
@@ -104,7 +104,7 @@ pub(super) fn embed_backward(
 
 /// The output of a LayerNorm from its normalised rows.
 #[multiversion::multiversion(targets("x86_64+avx512f", "x86_64+avx2+fma", "aarch64+neon"))]
-pub(super) fn scale(norm: Norm, normalized: &[f32], out: &mut [f32]) {
+pub fn scale(norm: Norm, normalized: &[f32], out: &mut [f32]) {
     let h = norm.weight.len();
     for (x, out) in normalized.chunks_exact(h).zip(out.chunks_exact_mut(h)) {
         for (((out, x), w), b) in out.iter_mut().zip(x).zip(norm.weight).zip(norm.bias) {
@@ -119,7 +119,7 @@ pub(super) fn scale(norm: Norm, normalized: &[f32], out: &mut [f32]) {
 /// # Shapes
 /// normalized, grad, dy `[n, H]`, inverse `[n]`, dweight, dbias `[H]`
 #[multiversion::multiversion(targets("x86_64+avx512f", "x86_64+avx2+fma", "aarch64+neon"))]
-pub(super) fn backward(
+pub fn backward(
     norm: Norm,
     normalized: &[f32],
     inverse: &[f32],

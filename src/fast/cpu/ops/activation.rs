@@ -1,10 +1,10 @@
 //! The activation of the feed-forward network and its derivative.
 
-use super::product::{Matrix, wrap};
 use crate::config::Activation;
+use crate::fast::cpu::gemm::{Matrix, wrap};
 
 /// `out` = activation(x).
-pub(super) fn forward(activation: Activation, x: &[f32], out: &mut [f32]) {
+pub fn forward(activation: Activation, x: &[f32], out: &mut [f32]) {
     let map = |out: &mut [f32], f: fn(f32) -> f32| out.iter_mut().zip(x).for_each(|(out, &x)| *out = f(x));
     match activation {
         Activation::Gelu => _ = Matrix::new(x, 1).tensor().gelu_out(&wrap(out, 1), "none"),
@@ -17,7 +17,7 @@ pub(super) fn forward(activation: Activation, x: &[f32], out: &mut [f32]) {
 }
 
 /// Turns the gradient of the output, in place, into that of the input `x`.
-pub(super) fn backward(activation: Activation, x: &[f32], grad: &mut [f32]) {
+pub fn backward(activation: Activation, x: &[f32], grad: &mut [f32]) {
     let scale = |grad: &mut [f32], f: fn(f32) -> f32| grad.iter_mut().zip(x).for_each(|(grad, &x)| *grad *= f(x));
     match activation {
         Activation::Gelu => {

@@ -4,14 +4,14 @@
 //! Σ pⱼ (W xⱼ + b) = W (Σ pⱼ xⱼ) + b Σ pⱼ: so that a product for every query stands for one for every row. Queries are lifted to
 //! the width of the input with the key's weight, and sums of rows are lowered to a head's width with the value's.
 
-use super::frame::Frame;
-use super::kernels::{axpy, dots};
-use super::product::{Matrix, To, product};
-use super::weights::Dense;
+use crate::fast::cpu::encoder::step::Frame;
+use crate::fast::cpu::gemm::{Matrix, To, product};
+use crate::fast::cpu::ops::simd::{axpy, dots};
+use crate::fast::cpu::params::layout::Dense;
 
 /// Rows of the input's width for every head, and a number beside each.
 #[derive(Debug, Default)]
-pub(super) struct Lifted {
+pub struct Lifted {
     /// `[heads, n, H]`
     pub rows: Vec<f32>,
     /// What belongs to the bias, `[n, heads]`.

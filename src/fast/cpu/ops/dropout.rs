@@ -8,7 +8,7 @@ use crate::splitmix::{self, GAMMA, mix};
 /// A source of random numbers that can be narrowed down: by step, by place, by row. Each is a SplitMix64 stream of period
 /// 2⁶⁴ from a start that is itself a SplitMix64 output.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Stream(u64);
+pub struct Stream(u64);
 
 impl Stream {
     pub fn new(seed: u64) -> Self {
@@ -30,7 +30,7 @@ impl Stream {
 /// p = 0.5 takes one random bit an element; any other p takes 16, and is rounded to a multiple of 2⁻¹⁶. The scale belongs
 /// to the rounded p, so that the mean is kept.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Dropout {
+pub struct Dropout {
     /// Of 2¹⁶ values, how many keep the element.
     keep: u32,
     scale: f32,

@@ -1,13 +1,15 @@
 //! Ranks of targets among all items: a product, and a count of better items instead of a sort.
 
-use super::frame::Frame;
-use super::product::{Matrix, To, product};
-use super::screen::Screen;
+pub mod int16;
+
+use self::int16::Screen;
 use crate::config::Precision;
 use crate::eval::Ranking;
+use crate::fast::cpu::encoder::step::Frame;
+use crate::fast::cpu::gemm::{Matrix, To, product};
 
 /// Items of one product: its scores are counted while they are in a core's cache.
-pub(super) const BLOCK: usize = 1024;
+pub const BLOCK: usize = 1024;
 
 /// Where the targets of encoded sequences stand; `None` if a score is not a finite number.
 ///
@@ -15,7 +17,7 @@ pub(super) const BLOCK: usize = 1024;
 ///
 /// # Shapes
 /// sequences `[n, H]`, targets `[n]`
-pub(super) fn rank(
+pub fn rank(
     frame: &Frame,
     screen: Option<&Screen>,
     sequences: &[f32],

@@ -5,12 +5,12 @@
 //! them, hence `inline(always)` below.
 
 /// Floats that go through a kernel side by side: a register of AVX-512, two of AVX2.
-pub(super) const LANES: usize = 16;
-pub(super) type Lanes = [f32; LANES];
+pub const LANES: usize = 16;
+pub type Lanes = [f32; LANES];
 
 /// Σ aᵢ bᵢ.
 #[inline(always)]
-pub(super) fn dot(a: &[f32], b: &[f32]) -> f32 {
+pub fn dot(a: &[f32], b: &[f32]) -> f32 {
     let mut sums = [0.0; LANES];
     let ((whole_a, rest_a), (whole_b, rest_b)) = (a.as_chunks::<LANES>(), b.as_chunks::<LANES>());
     for (a, b) in whole_a.iter().zip(whole_b) {
@@ -27,7 +27,7 @@ pub(super) fn dot(a: &[f32], b: &[f32]) -> f32 {
 
 /// The product of two rows in every head.
 #[inline(always)]
-pub(super) fn dots(a: &[f32], b: &[f32], out: &mut [f32]) {
+pub fn dots(a: &[f32], b: &[f32], out: &mut [f32]) {
     let d = a.len() / out.len();
     for ((a, b), out) in a.chunks_exact(d).zip(b.chunks_exact(d)).zip(out) {
         *out = dot(a, b);
@@ -36,7 +36,7 @@ pub(super) fn dots(a: &[f32], b: &[f32], out: &mut [f32]) {
 
 /// Copies so few floats that a call would take longer.
 #[inline(always)]
-pub(super) fn copy(from: &[f32], to: &mut [f32]) {
+pub fn copy(from: &[f32], to: &mut [f32]) {
     for (from, to) in from.iter().zip(to) {
         *to = *from;
     }
@@ -44,7 +44,7 @@ pub(super) fn copy(from: &[f32], to: &mut [f32]) {
 
 /// Σ xᵢ.
 #[inline(always)]
-pub(super) fn sum(x: &[f32]) -> f32 {
+pub fn sum(x: &[f32]) -> f32 {
     let mut sums = [0.0; LANES];
     let (whole, rest) = x.as_chunks::<LANES>();
     for x in whole {
@@ -57,7 +57,7 @@ pub(super) fn sum(x: &[f32]) -> f32 {
 
 /// Σ of the lanes.
 #[inline(always)]
-pub(super) fn total(mut sums: Lanes) -> f32 {
+pub fn total(mut sums: Lanes) -> f32 {
     let mut half = LANES / 2;
     while half > 0 {
         for i in 0..half {
@@ -70,7 +70,7 @@ pub(super) fn total(mut sums: Lanes) -> f32 {
 
 /// The largest value.
 #[inline(always)]
-pub(super) fn max(x: &[f32]) -> f32 {
+pub fn max(x: &[f32]) -> f32 {
     let mut most = [f32::NEG_INFINITY; LANES];
     let (whole, rest) = x.as_chunks::<LANES>();
     for x in whole {
@@ -83,19 +83,19 @@ pub(super) fn max(x: &[f32]) -> f32 {
 
 /// y += a x. No sum runs along the row, so that the plain loop is vectorised as it stands.
 #[inline(always)]
-pub(super) fn axpy(a: f32, x: &[f32], y: &mut [f32]) {
+pub fn axpy(a: f32, x: &[f32], y: &mut [f32]) {
     y.iter_mut().zip(x).for_each(|(y, x)| *y += a * x);
 }
 
 /// y = a x.
 #[inline(always)]
-pub(super) fn scaled(a: f32, x: &[f32], y: &mut [f32]) {
+pub fn scaled(a: f32, x: &[f32], y: &mut [f32]) {
     y.iter_mut().zip(x).for_each(|(y, x)| *y = a * x);
 }
 
 /// Rows with their weights.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Terms<'a, At> {
+pub struct Terms<'a, At> {
     /// A weight every `step` floats.
     pub weights: &'a [f32],
     pub step: usize,
@@ -143,7 +143,7 @@ impl<At: Fn(usize) -> usize + Copy> Terms<'_, At> {
 ///
 /// x = n ln 2 + r with |r| ≤ ln 2 / 2, and eʳ by the polynomial of the Cephes library's `expf`.
 #[inline(always)]
-pub(super) fn exp(x: f32) -> f32 {
+pub fn exp(x: f32) -> f32 {
     const ROUND: f32 = 12_582_912.0; // 1.5 · 2²³: adding it leaves no bits for a fraction
     const LN2_HIGH: f32 = 0.693_359_4; // its product with a small whole number is exact
     const LN2_LOW: f32 = -2.121_944_4e-4;
@@ -166,7 +166,7 @@ pub(super) fn exp(x: f32) -> f32 {
 /// # Shapes
 /// rows `[n, out.len()]`
 #[multiversion::multiversion(targets("x86_64+avx512f", "x86_64+avx2+fma", "aarch64+neon"))]
-pub(super) fn add_rows(rows: &[f32], out: &mut [f32]) {
+pub fn add_rows(rows: &[f32], out: &mut [f32]) {
     for row in rows.chunks_exact(out.len()) {
         axpy(1.0, row, out);
     }

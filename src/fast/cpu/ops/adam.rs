@@ -24,7 +24,7 @@ const BLOCK: usize = 1 << 15;
 ///
 /// # Shapes
 /// all alike
-pub(super) fn adam(factors: Factors, parameter: &mut [f32], first: &mut [f32], second: &mut [f32], gradient: &[f32]) {
+pub fn adam(factors: Factors, parameter: &mut [f32], first: &mut [f32], second: &mut [f32], gradient: &[f32]) {
     let blocks = parameter.par_chunks_mut(BLOCK).zip(first.par_chunks_mut(BLOCK));
     let blocks = blocks.zip(second.par_chunks_mut(BLOCK)).zip(gradient.par_chunks(BLOCK));
     blocks.for_each(|(((parameter, first), second), gradient)| update(factors, parameter, first, second, gradient));

@@ -1,15 +1,15 @@
 //! The masks of a chunk's sequences: of future keys, and dropout's of probabilities.
 
-use super::attention::Attention;
-use super::kernels::{LANES, Lanes, copy};
-use super::places::{Queries, Sequence};
+use super::Attention;
+use super::geometry::{Queries, Sequence};
+use crate::fast::cpu::ops::simd::{LANES, Lanes, copy};
 
 /// Added to the scores of padded and future keys, as in the reference.
-pub(super) const MASKED: f32 = -10_000.0;
+pub const MASKED: f32 = -10_000.0;
 
 /// What is multiplied with a sequence's probabilities, and added to its scores: maps.
 #[derive(Debug)]
-pub(super) struct Masks {
+pub struct Masks {
     /// Of future keys: 0 or [`MASKED`].
     pub future: Vec<Lanes>,
     /// Dropout's factors.

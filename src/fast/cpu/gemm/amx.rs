@@ -6,9 +6,9 @@
 use std::arch::asm;
 use std::arch::x86_64::{_mm512_load_si512, _mm512_setzero_si512, _mm512_store_si512};
 
-use super::panels::{BFloat16, Element, FACTORS, Packed, RIGHT, Source, WORDS, transpose};
-use super::product::{Factor, Matrix, To};
-use super::tiles::{DEPTH, Tile};
+use super::avx512::{DEPTH, Tile};
+use super::pack::{BFloat16, Element, FACTORS, Packed, RIGHT, Source, WORDS, transpose};
+use super::{Factor, Matrix, To};
 
 /// Rows of a tile of the output, two squares.
 const ROWS: usize = 2 * WORDS;
@@ -38,9 +38,9 @@ static SQUARES: Configuration = Configuration {
 /// Packs a right factor.
 ///
 /// # Safety
-/// The processor has the instructions, as [`MATRIX_UNIT`](super::panels::MATRIX_UNIT) says.
+/// The processor has the instructions, as [`MATRIX_UNIT`](super::pack::MATRIX_UNIT) says.
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16,avx512vnni")]
-pub(super) unsafe fn right(matrix: Matrix) -> Packed {
+pub unsafe fn right(matrix: Matrix) -> Packed {
     // SAFETY: the caller's promise.
     unsafe { Packed::right::<BFloat16, WORDS>(matrix) }
 }
@@ -48,7 +48,7 @@ pub(super) unsafe fn right(matrix: Matrix) -> Packed {
 /// Packs a left factor in panels of [`WORDS`] rows, an even number of them: squares of 16 words of each row, row by row.
 ///
 /// # Safety
-/// The processor has the instructions, as [`MATRIX_UNIT`](super::panels::MATRIX_UNIT) says.
+/// The processor has the instructions, as [`MATRIX_UNIT`](super::pack::MATRIX_UNIT) says.
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16,avx512vnni")]
 unsafe fn pack(left: &mut Packed, matrix: Matrix) {
     let [m, k] = matrix.size();
@@ -79,12 +79,12 @@ unsafe fn pack(left: &mut Packed, matrix: Matrix) {
     }
 }
 
-/// As [`super::product::product`].
+/// As [`super::product`].
 ///
 /// # Safety
-/// The processor has the instructions, as [`MATRIX_UNIT`](super::panels::MATRIX_UNIT) says.
+/// The processor has the instructions, as [`MATRIX_UNIT`](super::pack::MATRIX_UNIT) says.
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16,avx512vnni")]
-pub(super) unsafe fn product(a: Matrix, b: &Factor, out: &mut [f32], to: To) {
+pub unsafe fn product(a: Matrix, b: &Factor, out: &mut [f32], to: To) {
     let ([m, k], [height, n]) = (a.size(), b.size());
     assert!(height == k && k > 0 && out.len() == m * n && !matches!(to, To::Row(row) if row.len() != n));
     FACTORS.with_borrow_mut(|[left, right]| {
@@ -170,8 +170,8 @@ unsafe fn sum(squares: usize, [a, b]: [*const i32; 2], right: *const i32, sums: 
 
 #[cfg(test)]
 mod tests {
-    use super::super::panels::MATRIX_UNIT;
-    use super::super::tiles::{self, tests::holds};
+    use super::super::avx512::{self, tests::holds};
+    use super::super::pack::MATRIX_UNIT;
     use super::*;
     use crate::splitmix;
 
@@ -207,7 +207,7 @@ mod tests {
         // SAFETY: the instructions are there.
         unsafe {
             product(a, &b, &mut out[0], To::Nothing);
-            tiles::product::<BFloat16>(a, &b, &mut out[1], To::Nothing);
+            avx512::product::<BFloat16>(a, &b, &mut out[1], To::Nothing);
         }
         for (one, other) in out[0].iter().zip(&out[1]) {
             assert!((one - other).abs() <= 1e-4, "{one} {other}");

@@ -5,17 +5,17 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::frame::Frame;
-use super::input::Tokens;
-use super::kernels::{LANES, axpy, dot, exp, max, sum};
-use super::layer::{ThreadGrad, parameters, zeros};
-use super::product::{Factor, Matrix, To, product};
+use crate::fast::cpu::encoder::input::Tokens;
+use crate::fast::cpu::encoder::layer::{ThreadGrad, parameters, zeros};
+use crate::fast::cpu::encoder::step::Frame;
+use crate::fast::cpu::gemm::{Factor, Matrix, To, product};
+use crate::fast::cpu::ops::simd::{LANES, axpy, dot, exp, max, sum};
 
 /// Items of a block: its scores of some rows stay in a core's cache.
 const BLOCK: usize = 1024;
 /// Most rows whose scores of all items exist at a time, and about the most of such scores, 256 MiB.
 const ROWS: usize = 256;
-pub(super) const SCORES: usize = 1 << 26;
+pub const SCORES: usize = 1 << 26;
 /// The largest item embedding of which packed copies are kept during a step: in float32 twice 64 MiB.
 const PACKED: usize = 1 << 24;
 
@@ -35,7 +35,7 @@ struct Block {
 
 /// A thread's share of the catalogue.
 #[derive(Debug)]
-pub(super) struct Share {
+pub struct Share {
     blocks: Vec<Block>,
     /// Its part of the gradient of some rows, `[rows, H]`.
     drows: Vec<f32>,
@@ -80,7 +80,7 @@ impl Share {
 ///
 /// # Shapes
 /// sequences, dsequences `[B, H]`, targets `[B]`, dtable `[n_items, H]`
-pub(super) fn cross_entropy(
+pub fn cross_entropy(
     frame: &Frame,
     shares: &mut [Share],
     sequences: &[f32],
@@ -210,7 +210,7 @@ fn logistic(logits: &mut [f32], weight: f32) -> f64 {
 ///
 /// # Shapes
 /// as [`cross_entropy`]; negatives `[B]`
-pub(super) fn bpr(
+pub fn bpr(
     frame: &Frame,
     sequences: &[f32],
     (targets, negatives): (&[i64], &[i64]),
@@ -241,7 +241,7 @@ pub(super) fn bpr(
 ///
 /// # Shapes
 /// sequences, dsequences `[rows, H]`, targets `[rows]`
-pub(super) fn predictor(
+pub fn predictor(
     frame: &Frame,
     attribute: usize,
     labels: &Tokens,

@@ -2,16 +2,16 @@
 
 use std::ops::Range;
 
-use super::attributes::Attribute;
-use super::frame::Frame;
-use super::kernels::axpy;
-use super::layer::{Layer, LayerState, Scratch, ThreadGrad, pair};
-use super::norm::{self, Drops};
-use super::places::{Queries, Sequence, Span};
+use crate::fast::cpu::attention::geometry::{Queries, Sequence, Span};
+use crate::fast::cpu::attention::score_table::Attribute;
+use crate::fast::cpu::encoder::layer::{Layer, LayerState, Scratch, ThreadGrad, pair};
+use crate::fast::cpu::encoder::step::Frame;
+use crate::fast::cpu::ops::layer_norm::{self, Drops};
+use crate::fast::cpu::ops::simd::axpy;
 
 /// The rows of a chunk.
 #[derive(Debug, Default)]
-pub(super) struct Rows {
+pub struct Rows {
     pub sequences: Vec<Sequence>,
     /// How many rows, before all others, are first positions: see [`Padding`].
     pub firsts: usize,
@@ -32,7 +32,7 @@ pub(super) struct Rows {
 
 /// The vectors of an attribute in a chunk.
 #[derive(Debug, Default)]
-pub(super) struct Vectors {
+pub struct Vectors {
     /// Of every row, where its vector stands: among those below, or among all where these serve a whole step.
     pub rows: Vec<u32>,
     /// The distinct vectors of the chunk, `[n, dᵢ]`; empty where all serve a whole step.
@@ -41,7 +41,7 @@ pub(super) struct Vectors {
 
 /// A batch as slices.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Sequences<'a> {
+pub struct Sequences<'a> {
     /// `[B, L]`
     pub items: &'a [i64],
     /// `[B]`
@@ -55,7 +55,7 @@ pub(super) struct Sequences<'a> {
 /// What is computed for padded positions. Where these have no values, a sequence's first position sees itself alone, whatever
 /// it asks: it lies apart, without a query.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Padding {
+pub enum Padding {
     /// Nothing: under `sum`, and in SASRec and SASRecF, no true position sees them.
     LeftOut,
     /// All but values: `concat` and `gate` see their scores, and the mask then leaves them no probability. Nothing where a
@@ -67,7 +67,7 @@ pub(super) enum Padding {
 
 /// What a chunk keeps between its forward and its backward pass.
 #[derive(Debug, Default)]
-pub(super) struct Chunk {
+pub struct Chunk {
     pub rows: Rows,
     /// What SASRecF projects.
     projected: Vec<f32>,
@@ -81,7 +81,7 @@ pub(super) struct Chunk {
 
 /// By attribute: where a vector stands among the distinct ones of a chunk.
 #[derive(Debug)]
-pub(super) struct Index(Vec<Vec<u32>>);
+pub struct Index(Vec<Vec<u32>>);
 
 const NOWHERE: u32 = u32::MAX;
 
@@ -190,7 +190,7 @@ impl Chunk {
         self.embedded.1.resize(n, 0.0);
         hidden.resize(n * frame.h, 0.0);
         let norm = frame.norm(&frame.layout.norm);
-        norm::embed(norm, &mut self.embedded.0, drops_of(&self.rows, frame), &mut self.embedded.1, &mut hidden);
+        layer_norm::embed(norm, &mut self.embedded.0, drops_of(&self.rows, frame), &mut self.embedded.1, &mut hidden);
         self.layers[0].input = hidden;
         for k in 0..self.layers.len() {
             let mut out = match self.layers.get_mut(k + 1) {
@@ -213,7 +213,14 @@ impl Chunk {
         }
         let (norm, scale) = (frame.norm(&frame.layout.norm), &frame.layout.norm);
         let drops = drops_of(&self.rows, frame);
-        norm::embed_backward(norm, &self.embedded.0, &self.embedded.1, drops, &mut grad, pair(&mut into.flat, scale));
+        layer_norm::embed_backward(
+            norm,
+            &self.embedded.0,
+            &self.embedded.1,
+            drops,
+            &mut grad,
+            pair(&mut into.flat, scale),
+        );
         frame.layout.input.backward(frame, &self.rows, &mut self.projected, &mut grad, &mut into.flat);
         self.output = grad;
     }

@@ -1,16 +1,21 @@
 //! Matrix products over slices, by libtorch, or by the kernels of `amx.rs` and `tiles.rs` where these are faster.
 
+#[cfg(target_arch = "x86_64")]
+mod amx;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+#[cfg(target_arch = "x86_64")]
+mod pack;
+
 use tch::{Device, Kind, Tensor};
 
-#[cfg(target_arch = "x86_64")]
-use super::panels::{BFloat16, Float32, Int16, MATRIX_UNIT, Packed, VECTORS};
-#[cfg(target_arch = "x86_64")]
-use super::{amx, tiles};
 use crate::config::Precision;
+#[cfg(target_arch = "x86_64")]
+use pack::{BFloat16, Float32, Int16, MATRIX_UNIT, Packed, VECTORS};
 
 /// A row-major matrix in a slice of floats, or its transposed.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Matrix<'a> {
+pub struct Matrix<'a> {
     pub data: &'a [f32],
     /// Of the memory, before the transposition.
     pub columns: usize,
@@ -62,7 +67,7 @@ impl<'a> Matrix<'a> {
 
 /// A right factor: packed once where many products take it, and as it is elsewhere.
 #[derive(Debug)]
-pub(super) enum Factor<'a> {
+pub enum Factor<'a> {
     Plain(Matrix<'a>),
     #[cfg(target_arch = "x86_64")]
     Packed(Packed),
@@ -114,7 +119,7 @@ impl<'a> From<Matrix<'a>> for Factor<'a> {
 }
 
 /// A view for libtorch, `[n, columns]`, of a slice that it may write to and must not outlive.
-pub(super) fn wrap(out: &mut [f32], columns: usize) -> Tensor {
+pub fn wrap(out: &mut [f32], columns: usize) -> Tensor {
     let (rows, columns) = ((out.len() / columns) as i64, columns as i64);
     // SAFETY: the slice holds rows · columns elements, and the callers drop the tensor while they borrow it.
     unsafe { Tensor::from_blob(out.as_mut_ptr().cast(), &[rows, columns], &[columns, 1], Kind::Float, Device::Cpu) }
@@ -122,7 +127,7 @@ pub(super) fn wrap(out: &mut [f32], columns: usize) -> Tensor {
 
 /// What a product is added to.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) enum To<'a, T = f32> {
+pub enum To<'a, T = f32> {
     Nothing,
     /// The output's old values.
     Old,
@@ -137,7 +142,7 @@ pub(super) enum To<'a, T = f32> {
 ///
 /// # Shapes
 /// a `[m, k]`, b `[k, n]`, out `[m, n]`
-pub(super) fn product(precision: Precision, a: Matrix, b: &Factor, out: &mut [f32], to: To) {
+pub fn product(precision: Precision, a: Matrix, b: &Factor, out: &mut [f32], to: To) {
     let ([m, k], [_, n]) = (a.size(), b.size());
     assert_eq!(out.len(), m * n);
     if out.is_empty() || (k == 0 && to == To::Old) {
@@ -151,8 +156,8 @@ pub(super) fn product(precision: Precision, a: Matrix, b: &Factor, out: &mut [f3
         #[cfg(target_arch = "x86_64")]
         Unit::Vectors => unsafe {
             match precision {
-                Precision::Float32 => tiles::product::<Float32>(a, b, out, to),
-                Precision::Bf16 => tiles::product::<BFloat16>(a, b, out, to),
+                Precision::Float32 => avx512::product::<Float32>(a, b, out, to),
+                Precision::Bf16 => avx512::product::<BFloat16>(a, b, out, to),
             }
         },
     }
@@ -210,11 +215,11 @@ fn by_libtorch(precision: Precision, a: Matrix, b: &Factor, out: &mut [f32], to:
 ///
 /// # Panics
 /// With a factor that is not [`Factor::whole`]'s.
-pub(super) fn whole_product(a: Matrix, b: &Factor, out: &mut [i32]) {
+pub fn whole_product(a: Matrix, b: &Factor, out: &mut [i32]) {
     #[cfg(target_arch = "x86_64")]
     if *VECTORS {
         // SAFETY: the condition is the promise.
-        return unsafe { tiles::product::<Int16>(a, b, out, To::Nothing) };
+        return unsafe { avx512::product::<Int16>(a, b, out, To::Nothing) };
     }
     let _ = (a, b, out);
     unreachable!("factors are packed for `tiles.rs` alone")

@@ -6,17 +6,17 @@
 
 use std::collections::HashMap;
 
-use super::frame::Frame;
-use super::product::{Matrix, To, product};
-use super::weights::Dense;
 use crate::config::Precision;
+use crate::fast::cpu::encoder::step::Frame;
+use crate::fast::cpu::gemm::{Matrix, To, product};
+use crate::fast::cpu::params::layout::Dense;
 
 /// The most scores of a table that serves a whole step, 1 MiB: more would not stay in a core's cache.
 const SHARED: usize = 1 << 18;
 
 /// An attribute of all items.
 #[derive(Debug)]
-pub(super) struct Attribute {
+pub struct Attribute {
     /// The distinct vectors, `[classes, dᵢ]`.
     pub vectors: Vec<f32>,
     /// dᵢ.
@@ -51,7 +51,7 @@ impl Attribute {
 
 /// Queries, keys and scores of some vectors of a stream, in one layer. Scores are float32, as the item's are.
 #[derive(Debug)]
-pub(super) struct Pairs {
+pub struct Pairs {
     /// Queries, then keys, `[n, 2 d]`.
     sides: Vec<f32>,
     /// By query and key, `[n, n, heads]`.

@@ -4,15 +4,15 @@
 
 use rayon::prelude::*;
 
-use super::dropout::Stream;
-use super::frame::Frame;
 use super::input::Input;
-use super::norm::{self, Drops};
-use super::weights::Dense;
+use super::step::Frame;
+use crate::fast::cpu::ops::dropout::Stream;
+use crate::fast::cpu::ops::layer_norm::{self, Drops};
+use crate::fast::cpu::params::layout::Dense;
 
 /// Of all items in the first layer, `[n_items, H]` each.
 #[derive(Debug)]
-pub(super) struct Catalogue {
+pub struct Catalogue {
     pub query: Vec<f32>,
     pub key: Vec<f32>,
     pub value: Vec<f32>,
@@ -37,7 +37,7 @@ impl Catalogue {
             let rows = table.len() / frame.h;
             let (mut y, mut inverse, mut input) = (table.to_vec(), vec![0.0; rows], vec![0.0; table.len()]);
             let drops = Drops { dropout: None, place: Stream::new(0), rows: &[] };
-            norm::embed(frame.norm(&frame.layout.norm), &mut y, drops, &mut inverse, &mut input);
+            layer_norm::embed(frame.norm(&frame.layout.norm), &mut y, drops, &mut inverse, &mut input);
             input
         });
         let inputs: Vec<Vec<f32>> = inputs.collect();

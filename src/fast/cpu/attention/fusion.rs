@@ -4,11 +4,11 @@
 //!
 //! Maps come in the order attributes, item, position, as in [`crate::model::FusionLayer`].
 
-use super::kernels::{LANES, Lanes, exp};
+use crate::fast::cpu::ops::simd::{LANES, Lanes, exp};
 
 /// The parameters of a layer's fusion, as libtorch lays them out.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Fusion<'a> {
+pub enum Fusion<'a> {
     Sum,
     /// weight `[L, maps · L]`, bias `[L]`
     Concat {
@@ -26,7 +26,7 @@ pub(super) enum Fusion<'a> {
 
 /// A sequence's score maps, of which one block of lanes is asked for.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Maps<'a> {
+pub struct Maps<'a> {
     /// `[maps, keys, blocks]`
     pub all: &'a [Lanes],
     pub blocks: usize,
@@ -216,7 +216,7 @@ fn add_product(&x: &Lanes, &y: &Lanes, z: &mut Lanes) {
 
 /// Softmax in place over a few values of each lane.
 #[inline(always)]
-pub(super) fn softmax(x: &mut [Lanes]) {
+pub fn softmax(x: &mut [Lanes]) {
     let mut most = [f32::NEG_INFINITY; LANES];
     for x in &*x {
         for lane in 0..LANES {

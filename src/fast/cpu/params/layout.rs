@@ -7,13 +7,13 @@ use std::ops::Range;
 
 use tch::{Device, Kind, Tensor};
 
-use super::input::Input;
 use crate::config::{Architecture, Fusion, Predictor};
+use crate::fast::cpu::encoder::input::Input;
 use crate::model::Model;
 
 /// A linear layer's place.
 #[derive(Debug, Clone)]
-pub(super) struct Dense {
+pub struct Dense {
     /// Its number among all of them.
     pub number: usize,
     /// `[outputs, inputs]`
@@ -25,14 +25,14 @@ pub(super) struct Dense {
 
 /// A LayerNorm's place.
 #[derive(Debug, Clone)]
-pub(super) struct Scale {
+pub struct Scale {
     pub weight: Range<usize>,
     pub bias: Range<usize>,
 }
 
 /// A layer's places.
 #[derive(Debug)]
-pub(super) struct LayerSlots {
+pub struct LayerSlots {
     pub query: Dense,
     pub key: Dense,
     pub value: Dense,
@@ -50,7 +50,7 @@ pub(super) struct LayerSlots {
 
 /// The places of all parameters but the item embedding.
 #[derive(Debug)]
-pub(super) struct Layout {
+pub struct Layout {
     pub len: usize,
     /// `[L, H]`
     pub position_embedding: Range<usize>,
@@ -138,7 +138,7 @@ impl Layout {
 }
 
 /// The elements of a float32 tensor on the CPU.
-pub(super) fn floats(tensor: &Tensor) -> &[f32] {
+pub fn floats(tensor: &Tensor) -> &[f32] {
     assert!(tensor.kind() == Kind::Float && tensor.device() == Device::Cpu && tensor.is_contiguous());
     // SAFETY: a contiguous float32 tensor in the CPU's memory, which the reference keeps alive. Nothing writes to
     // parameters while the fast path reads them: the optimizer runs between steps.
@@ -146,7 +146,7 @@ pub(super) fn floats(tensor: &Tensor) -> &[f32] {
 }
 
 /// The elements of a float32 tensor on the CPU, to write to.
-pub(super) fn floats_mut(tensor: &mut Tensor) -> &mut [f32] {
+pub fn floats_mut(tensor: &mut Tensor) -> &mut [f32] {
     let len = floats(tensor).len();
     // SAFETY: as in `floats`; whoever has the tensor mutably is the optimizer, between steps.
     unsafe { std::slice::from_raw_parts_mut(tensor.data_ptr().cast::<f32>(), len) }
@@ -154,7 +154,7 @@ pub(super) fn floats_mut(tensor: &mut Tensor) -> &mut [f32] {
 
 /// Gives places, one after the other.
 #[derive(Default)]
-pub(super) struct Placer {
+pub struct Placer {
     /// Where the next place begins.
     pub len: usize,
     dense: Vec<Dense>,

@@ -1,0 +1,3 @@
+//! What is computed side by side.
+
+pub mod micro_batch;

@@ -1,0 +1,3 @@
+//! Where the parameters lie.
+
+pub mod layout;
