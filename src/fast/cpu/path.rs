@@ -2,7 +2,7 @@
 //!
 //! What it does differently, and why the result is the same, is in docs/performance.md. A batch is cut into [`chunk`]s;
 //! each thread takes its chunks through all layers, with products and the kernels of this module between them, then the
-//! threads share out the catalogue for the [`loss`], then they take the gradient back through their chunks.
+//! threads share out the item_cache for the [`loss`], then they take the gradient back through their chunks.
 //!
 //! Sums are taken in a fixed order, so that a run is repeatable with the same number of threads.
 
@@ -14,17 +14,17 @@ use rayon::{ThreadPool, ThreadPoolBuilder};
 use tch::{Device, Kind, Tensor};
 
 use super::attention::score_table::Attribute;
-use super::batch::micro_batch::{Chunk, Index, Padding, Sequences};
+use super::batch::micro_batch::{Activations, Padding, Sequences, VectorIndex};
 use super::encoder::input::Tokens;
-use super::encoder::item_cache::Catalogue;
-use super::encoder::layer::{Scratch, ThreadGrad};
-use super::encoder::step::Frame;
-use super::gemm::wrap;
-use super::loss::{self, Share};
+use super::encoder::item_cache::ItemCache;
+use super::encoder::layer::{Grads, Scratch};
+use super::encoder::step::StepContext;
+use super::gemm::tensor_mut;
+use super::loss::{self, ItemShard};
 use super::ops::adam::{Factors, adam};
 use super::ops::dropout::Stream;
 use super::params::layout::{Layout, floats, floats_mut};
-use super::rank::{self, int16::Screen};
+use super::rank::{self, int16::Prefilter};
 use crate::config::{Architecture, Fusion, Loss, ModelConfig, Precision};
 use crate::data::{Batch, RowTensors};
 use crate::eval::{Ranking, not_finite};
@@ -52,19 +52,19 @@ pub struct FastPath {
     padding: Padding,
     /// The gathered weights.
     flat: Vec<f32>,
-    chunks: Vec<Chunk>,
+    chunks: Vec<Activations>,
     workers: Vec<Worker>,
-    shares: Vec<Share>,
-    dtable: Vec<f32>,
+    shards: Vec<ItemShard>,
+    ditem_embedding: Vec<f32>,
 }
 
 /// What a thread has to itself.
 #[derive(Debug)]
 struct Worker {
-    index: Index,
+    index: VectorIndex,
     scratch: Scratch,
-    grad: ThreadGrad,
-    chunk: Chunk,
+    grad: Grads,
+    chunk: Activations,
     scores: Vec<f32>,
 }
 
@@ -91,13 +91,13 @@ impl FastPath {
         let config = model.config().clone();
         let n_items = model.n_items() as usize;
         let layout = Layout::new(model);
-        let shares = Share::all(n_items, threads);
+        let shards = ItemShard::all(n_items, threads);
         let attributes = attributes_of(model);
         let worker = || Worker {
-            index: Index::new(&attributes),
+            index: VectorIndex::new(&attributes),
             scratch: Scratch::default(),
-            grad: ThreadGrad { flat: vec![0.0; layout.len], ..ThreadGrad::default() },
-            chunk: Chunk::default(),
+            grad: Grads { flat: vec![0.0; layout.len], ..Grads::default() },
+            chunk: Activations::default(),
             scores: Vec::new(),
         };
         Ok(Self {
@@ -114,8 +114,8 @@ impl FastPath {
             chunks: Vec::new(),
             workers: (0..threads).map(|_| worker()).collect(),
             attributes,
-            shares,
-            dtable: vec![0.0; n_items * config.hidden_size as usize],
+            shards,
+            ditem_embedding: vec![0.0; n_items * config.hidden_size as usize],
             parameters,
             config,
             n_items,
@@ -127,7 +127,7 @@ impl FastPath {
     /// Takes the attribute vectors anew from a model whose tables another file's have replaced.
     pub fn reload(&mut self, model: &Model) {
         self.attributes = attributes_of(model);
-        self.workers.iter_mut().for_each(|worker| worker.index = Index::new(&self.attributes));
+        self.workers.iter_mut().for_each(|worker| worker.index = VectorIndex::new(&self.attributes));
     }
 
     /// The losses of a batch; leaves their gradient for [`FastPath::gradient`]. `None` drops nothing.
@@ -136,7 +136,7 @@ impl FastPath {
     /// With `loss_type: BPR` and a batch without `neg_items`.
     pub fn losses(&mut self, batch: &Batch, masks: Option<Masks>) -> Losses<f64> {
         let Self { pool, config, precision, length, layout, parameters, attributes, labels, padding, .. } = self;
-        let Self { n_items, flat, chunks, workers, shares, dtable, .. } = self;
+        let Self { n_items, flat, chunks, workers, shards, ditem_embedding, .. } = self;
         let items = integers(&batch.item_seq);
         let (len, targets) = (integers(&batch.item_seq_len), integers(&batch.pos_items));
         let negatives = batch.neg_items.as_ref().map(integers);
@@ -144,35 +144,36 @@ impl FastPath {
         layout.gather(parameters, flat);
         let table = table(parameters);
         let stream = masks.map(|masks| Stream::new(masks.seed).part(masks.step));
-        let frame = pool.install(|| Frame::new(config, layout, (flat, table), attributes, *length, *precision, stream));
-        let (h, b) = (frame.h, len.len());
-        chunks.resize_with(b.div_ceil(CHUNK), Chunk::default);
+        let step =
+            pool.install(|| StepContext::new(config, layout, (flat, table), attributes, *length, *precision, stream));
+        let (h, b) = (step.h, len.len());
+        chunks.resize_with(b.div_ceil(CHUNK), Activations::default);
         let per_worker = chunks.len().div_ceil(workers.len());
 
         pool.install(|| {
             // Of every thread: one that gets no chunk of a small batch still holds the gradient of the last.
-            workers.par_iter_mut().for_each(|worker| worker.grad.clear(&frame));
+            workers.par_iter_mut().for_each(|worker| worker.grad.clear(&step));
             let parts = chunks.par_chunks_mut(per_worker).zip(workers.par_iter_mut()).enumerate();
             parts.for_each(|(part, (chunks, worker))| {
                 for (i, chunk) in chunks.iter_mut().enumerate() {
                     let start = (part * per_worker + i) * CHUNK;
                     chunk.rows.fill(sequences, start..(start + CHUNK).min(b), attributes, &mut worker.index);
-                    chunk.forward(&frame, &mut worker.scratch);
+                    chunk.forward(&step, &mut worker.scratch);
                 }
             });
             let encoded: Vec<f32> = chunks.iter().flat_map(|chunk| &chunk.output).copied().collect();
             let mut grad = vec![0.0; b * h];
-            dtable.par_chunks_mut(1 << 16).for_each(|part| part.fill(0.0));
+            ditem_embedding.par_chunks_mut(1 << 16).for_each(|part| part.fill(0.0));
             let (item, predicted) = match (config.loss_type, &negatives) {
                 (Loss::Ce, _) => {
-                    let item = loss::cross_entropy(&frame, shares, &encoded, &targets, &mut grad, dtable);
+                    let item = loss::cross_entropy(&step, shards, &encoded, &targets, &mut grad, ditem_embedding);
                     let part = b.div_ceil(workers.len());
                     let predictors = layout.ap.iter().zip(&*labels).zip(&config.lamdas).enumerate();
                     let predicted = predictors.map(|(i, ((_, labels), &lamda))| {
                         let rows = encoded.par_chunks(part * h).zip(targets.par_chunks(part));
                         let rows = rows.zip(grad.par_chunks_mut(part * h)).zip(workers.par_iter_mut());
                         let losses = rows.map(|((rows, grad), worker)| {
-                            loss::predictor(&frame, i, labels, rows, grad, (b, lamda), &mut worker.grad)
+                            loss::predictor(&step, i, labels, rows, grad, (b, lamda), &mut worker.grad)
                         });
                         losses.collect::<Vec<f64>>().iter().sum()
                     });
@@ -180,21 +181,21 @@ impl FastPath {
                 }
                 (Loss::Bpr, negatives) => {
                     let negatives = negatives.as_ref().expect("BPR batches carry negative items");
-                    (loss::bpr(&frame, &encoded, (&targets, negatives), &mut grad, dtable), Vec::new())
+                    (loss::bpr(&step, &encoded, (&targets, negatives), &mut grad, ditem_embedding), Vec::new())
                 }
             };
             chunks.iter_mut().zip(grad.chunks(CHUNK * h)).for_each(|(chunk, grad)| chunk.output.copy_from_slice(grad));
 
             chunks.par_chunks_mut(per_worker).zip(workers.par_iter_mut()).for_each(|(chunks, worker)| {
-                chunks.iter_mut().for_each(|chunk| chunk.backward(&frame, &mut worker.scratch, &mut worker.grad));
+                chunks.iter_mut().for_each(|chunk| chunk.backward(&step, &mut worker.scratch, &mut worker.grad));
             });
             let (first, others) = workers.split_first_mut().expect("there is a thread");
             others.iter().for_each(|other| first.grad.add(&other.grad));
-            frame.settle(&mut first.grad);
-            let share = n_items.div_ceil(shares.len());
-            dtable.par_chunks_mut(share * h).enumerate().for_each(|(part, dtable)| {
-                let items = part * share..part * share + dtable.len() / h;
-                chunks.iter().for_each(|chunk| chunk.scatter(items.clone(), dtable));
+            step.reduce(&mut first.grad);
+            let share = n_items.div_ceil(shards.len());
+            ditem_embedding.par_chunks_mut(share * h).enumerate().for_each(|(part, ditem_embedding)| {
+                let items = part * share..part * share + ditem_embedding.len() / h;
+                chunks.iter().for_each(|chunk| chunk.scatter(items.clone(), ditem_embedding));
             });
             let total = predicted.iter().zip(&config.lamdas).map(|(loss, lamda): (&f64, _)| loss * lamda).sum::<f64>();
             Losses { total: item + total, item, attributes: predicted }
@@ -208,7 +209,7 @@ impl FastPath {
     pub fn gradient(&self, name: &str) -> &[f32] {
         match self.layout.of(name) {
             Some(place) => &self.workers[0].grad.flat[place],
-            None if name == TABLE => &self.dtable,
+            None if name == TABLE => &self.ditem_embedding,
             None => panic!("expected the name of a parameter, found {name}"),
         }
     }
@@ -220,7 +221,7 @@ impl FastPath {
 
     /// All gradients, in two views for libtorch that must not outlive the next call of [`FastPath::losses`].
     pub(crate) fn gradients(&mut self) -> [Tensor; 2] {
-        [&mut self.workers[0].grad.flat, &mut self.dtable].map(|grad| wrap(grad, 1))
+        [&mut self.workers[0].grad.flat, &mut self.ditem_embedding].map(|grad| tensor_mut(grad, 1))
     }
 
     /// Moves parameters and moments along the gradients: `[parameter, first moment, second moment]` by name.
@@ -255,18 +256,21 @@ impl FastPath {
         let [item_seq, len, targets] =
             [&rows.item_seq, &rows.item_seq_len, &rows.pos_items].map(|column| column.index_select(0, &order));
         let targets = integers(&targets);
-        let rank =
-            |frame: &Frame, screen: &Option<Screen>, range: Range<usize>, encoded: &[f32], scores: &mut Vec<f32>| {
-                rank::rank(frame, screen.as_ref(), encoded, &targets[range], scores)
-            };
-        let screen = |frame: &Frame| Screen::new(frame.table, frame.h);
+        let rank = |step: &StepContext,
+                    prefilter: &Option<Prefilter>,
+                    range: Range<usize>,
+                    encoded: &[f32],
+                    scores: &mut Vec<f32>| {
+            rank::rank(step, prefilter.as_ref(), encoded, &targets[range], scores)
+        };
+        let prefilter = |step: &StepContext| Prefilter::new(step.table, step.h);
         let mut all = Ranking { rank: vec![0; targets.len()], ties: vec![0; targets.len()] };
         let mut places = integers(&order).into_iter();
         let ModelConfig { n_heads, n_layers, .. } = self.config;
         // Of one sequence: every layer's scores of one position by another, of item, position and attributes apart, and fused.
         let apart = (n_heads * n_layers) as usize * (self.attributes.len() + 3) * self.length.pow(2);
         let size = (loss::SCORES / self.n_items).min(PAIRS / apart).clamp(1, RANKED);
-        for part in self.evaluate(&item_seq, &len, size, screen, rank, progress)? {
+        for part in self.evaluate(&item_seq, &len, size, prefilter, rank, progress)? {
             let Ranking { rank, ties } = part.ok_or_else(not_finite)?;
             for ((rank, ties), place) in rank.into_iter().zip(ties).zip(&mut places) {
                 (all.rank[place as usize], all.ties[place as usize]) = (rank, ties);
@@ -282,8 +286,8 @@ impl FastPath {
         item_seq: &Tensor,
         item_seq_len: &Tensor,
         size: usize,
-        prepare: impl FnOnce(&Frame) -> P + Send,
-        then: impl Fn(&Frame, &P, Range<usize>, &[f32], &mut Vec<f32>) -> T + Sync,
+        prepare: impl FnOnce(&StepContext) -> P + Send,
+        then: impl Fn(&StepContext, &P, Range<usize>, &[f32], &mut Vec<f32>) -> T + Sync,
         mut told: impl FnMut(usize) -> Result<()>,
     ) -> Result<Vec<T>> {
         let Self { pool, config, precision, length, layout, parameters, attributes, padding, flat, workers, .. } = self;
@@ -291,11 +295,11 @@ impl FastPath {
         let sequences = Sequences { items: &items, len: &len, padding: *padding, share: true };
         layout.gather(parameters, flat);
         let weights = (&**flat, table(parameters));
-        let (frame, prepared) = pool.install(|| {
-            let mut frame = Frame::new(config, layout, weights, attributes, *length, *precision, None);
-            frame.catalogue = Catalogue::new(&frame, items.len());
-            let prepared = prepare(&frame);
-            (frame, prepared)
+        let (step, prepared) = pool.install(|| {
+            let mut step = StepContext::new(config, layout, weights, attributes, *length, *precision, None);
+            step.item_cache = ItemCache::new(&step, items.len());
+            let prepared = prepare(&step);
+            (step, prepared)
         });
         let parts: Vec<usize> = (0..len.len()).step_by(size).collect();
         let mut all = Vec::with_capacity(parts.len());
@@ -308,8 +312,8 @@ impl FastPath {
                     while let Some(&start) = parts.get(next.fetch_add(1, Ordering::Relaxed)) {
                         let range = start..(start + size).min(len.len());
                         chunk.rows.fill(sequences, range.clone(), attributes, index);
-                        chunk.forward(&frame, scratch);
-                        done.push((start, then(&frame, &prepared, range, &chunk.output, scores)));
+                        chunk.forward(&step, scratch);
+                        done.push((start, then(&step, &prepared, range, &chunk.output, scores)));
                     }
                     done
                 });

@@ -8,24 +8,24 @@ use crate::fast::cpu::ops::simd::LANES;
 /// A sequence of a chunk.
 #[derive(Debug, Clone, Copy)]
 pub struct Sequence {
-    pub keys: Span,
+    pub keys: RowSpan,
     /// Its rows: L, or its true items alone.
     pub rows: usize,
     /// Its true items, 1 to L.
     pub items: usize,
     /// Its rows among the values, and how many it has there: probabilities of later keys are exactly 0.
-    pub values: Span,
+    pub values: RowSpan,
     pub valued: usize,
 }
 
 /// Where a sequence's rows lie: the first position's may lie apart, the others follow each other.
 #[derive(Debug, Clone, Copy)]
-pub struct Span {
+pub struct RowSpan {
     pub first: usize,
     pub second: usize,
 }
 
-impl Span {
+impl RowSpan {
     /// The row of a position.
     #[inline(always)]
     pub fn row(self, position: usize) -> usize {
@@ -44,14 +44,14 @@ pub enum Queries {
 
 /// Where a row of a head lies.
 #[derive(Debug, Clone, Copy)]
-pub struct Places {
+pub struct HeadStrides {
     /// From a row to the next, and from a head to the next.
     pub row: usize,
     pub head: usize,
     pub width: usize,
 }
 
-impl Places {
+impl HeadStrides {
     #[inline(always)]
     pub fn of(self, row: usize, head: usize) -> Range<usize> {
         let start = row * self.row + head * self.head;
@@ -95,26 +95,26 @@ impl Attention<'_> {
 
     /// Where queries and contexts lie.
     #[inline(always)]
-    pub fn asking(self, sequences: &[Sequence]) -> Places {
+    pub fn asking(self, sequences: &[Sequence]) -> HeadStrides {
         match self.queries {
             Queries::All => self.seen(),
-            Queries::Last => Places { row: self.h, head: sequences.len() * self.h, width: self.h },
+            Queries::Last => HeadStrides { row: self.h, head: sequences.len() * self.h, width: self.h },
         }
     }
 
     /// Where keys and values lie.
     #[inline(always)]
-    pub fn seen(self) -> Places {
+    pub fn seen(self) -> HeadStrides {
         let (head, width) = match self.queries {
             Queries::All => (self.h / self.heads, self.h / self.heads),
             Queries::Last => (0, self.h),
         };
-        Places { row: self.h, head, width }
+        HeadStrides { row: self.h, head, width }
     }
 
     /// Where a sequence's values are.
     #[inline(always)]
-    pub fn values(self, sequence: Sequence) -> Span {
+    pub fn values(self, sequence: Sequence) -> RowSpan {
         match self.queries {
             Queries::All => sequence.values,
             Queries::Last => sequence.keys,

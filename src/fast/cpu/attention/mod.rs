@@ -11,11 +11,11 @@ pub mod score_table;
 pub mod side_scores;
 
 use self::fusion::{Fusion, Maps, softmax};
-use self::geometry::{Places, Queries, Sequence};
+use self::geometry::{HeadStrides, Queries, Sequence};
 use self::mask::{MASKED, Masks};
-use self::side_scores::Table;
-use crate::fast::cpu::ops::layer_norm::Drops;
-use crate::fast::cpu::ops::simd::{LANES, Lanes, Terms, axpy, dot, dots, scaled};
+use self::side_scores::SideScores;
+use crate::fast::cpu::ops::layer_norm::RowDropout;
+use crate::fast::cpu::ops::simd::{LANES, Lanes, WeightedRows, axpy, dot, dot_heads, scale_into};
 
 /// One layer's attention: what does not change within a batch.
 #[derive(Debug, Clone, Copy)]
@@ -29,12 +29,12 @@ pub struct Attention<'a> {
     /// How many rows, before all others, are first positions: they see themselves alone, and ask for nothing.
     pub firsts: usize,
     pub fusion: Fusion<'a>,
-    pub drops: Drops<'a>,
+    pub drops: RowDropout<'a>,
 }
 
 /// The streams of a chunk.
 #[derive(Debug, Clone, Copy)]
-pub struct Streams<'a> {
+pub struct AttentionInputs<'a> {
     pub sequences: &'a [Sequence],
     /// `[queries, H]`, of the rows behind the first positions; or lifted, `[heads, queries, H]`.
     pub query: &'a [f32],
@@ -45,7 +45,7 @@ pub struct Streams<'a> {
     /// `[valued rows, H]`; of lifted queries the rows themselves, all of them.
     pub value: &'a [f32],
     /// Of the attributes and of the position; none where these enter the input.
-    pub tables: &'a [Table<'a>],
+    pub tables: &'a [SideScores<'a>],
 }
 
 /// What the forward pass leaves for the backward pass: of each sequence, in blocks of lanes, by its keys.
@@ -59,9 +59,9 @@ pub struct Scores {
     probs: Vec<Lanes>,
 }
 
-/// Gradients: those of the streams are written, the others are added to.
+/// AttentionGrads: those of the streams are written, the others are added to.
 #[derive(Debug)]
-pub struct Gradients<'a> {
+pub struct AttentionGrads<'a> {
     /// As the queries are.
     pub query: &'a mut [f32],
     pub offsets: &'a mut [f32],
@@ -80,9 +80,15 @@ pub struct Gradients<'a> {
 /// # Shapes
 /// context as the queries, sums `[queries, heads]` or empty
 #[multiversion::multiversion(targets("x86_64+avx512f", "x86_64+avx2+fma", "aarch64+neon"))]
-pub fn forward(attention: Attention, streams: Streams, scores: &mut Scores, context: &mut [f32], sums: &mut [f32]) {
+pub fn forward(
+    attention: Attention,
+    streams: AttentionInputs,
+    scores: &mut Scores,
+    context: &mut [f32],
+    sums: &mut [f32],
+) {
     let Attention { h, heads, length, fusion, .. } = attention;
-    let Streams { sequences, query, offsets, key, value, tables } = streams;
+    let AttentionInputs { sequences, query, offsets, key, value, tables } = streams;
     let (asking, seen) = (attention.asking(sequences), attention.seen());
     let maps = tables.len() + 1;
     let scale = 1.0 / ((h / heads) as f32).sqrt();
@@ -93,7 +99,7 @@ pub fn forward(attention: Attention, streams: Streams, scores: &mut Scores, cont
     for row in attention.alone() {
         for (head, &weight) in masks.single(attention, row).iter().enumerate() {
             let place = seen.of(row, head);
-            scaled(weight, &value[place.clone()], &mut context[place]);
+            scale_into(weight, &value[place.clone()], &mut context[place]);
         }
     }
     for (number, &sequence) in sequences.iter().enumerate() {
@@ -102,7 +108,7 @@ pub fn forward(attention: Attention, streams: Streams, scores: &mut Scores, cont
         if keys == 1 {
             for (row, _) in attention.queries(number, sequence) {
                 for (head, &weight) in masks.single(attention, row).iter().enumerate() {
-                    scaled(weight, &value[seen.of(values.first, head)], &mut context[asking.of(row, head)]);
+                    scale_into(weight, &value[seen.of(values.first, head)], &mut context[asking.of(row, head)]);
                     if let Some(sum) = sums.get_mut(row * heads + head) {
                         *sum = weight;
                     }
@@ -131,7 +137,7 @@ pub fn forward(attention: Attention, streams: Streams, scores: &mut Scores, cont
             let of_heads = row * heads..(row + 1) * heads;
             for j in 0..keys {
                 let to = &mut flat[(item(tables) * keys + j) * width + q * heads..][..heads];
-                products((query, asking, attention.query(row)), (key, seen, sequence.keys.row(j)), to);
+                dot_per_head((query, asking, attention.query(row)), (key, seen, sequence.keys.row(j)), to);
                 offsets.get(of_heads.clone()).into_iter().for_each(|offsets| axpy(1.0, offsets, to));
             }
         }
@@ -158,7 +164,7 @@ pub fn forward(attention: Attention, streams: Streams, scores: &mut Scores, cont
             for head in 0..heads {
                 let weights = &weights.as_flattened()[q * heads + head..];
                 let at = |j| seen.of(values.row(j), head).start;
-                Terms { weights, step: width, rows: value, at, n: sequence.valued }
+                WeightedRows { weights, step: width, rows: value, at, n: sequence.valued }
                     .sum(&mut context[asking.of(row, head)]);
                 if let Some(sum) = sums.get_mut(row * heads + head) {
                     *sum = weights.iter().step_by(width).take(sequence.valued).sum();
@@ -175,13 +181,13 @@ pub fn forward(attention: Attention, streams: Streams, scores: &mut Scores, cont
 #[multiversion::multiversion(targets("x86_64+avx512f", "x86_64+avx2+fma", "aarch64+neon"))]
 pub fn backward(
     attention: Attention,
-    streams: Streams,
+    streams: AttentionInputs,
     scores: &Scores,
     (dcontext, dsums): (&[f32], &[f32]),
-    into: Gradients,
+    into: AttentionGrads,
 ) {
     let Attention { h, heads, length, fusion, .. } = attention;
-    let Streams { sequences, query, key, value, tables, .. } = streams;
+    let AttentionInputs { sequences, query, key, value, tables, .. } = streams;
     let (asking, seen) = (attention.asking(sequences), attention.seen());
     let maps = tables.len() + 1;
     let scale = 1.0 / ((h / heads) as f32).sqrt();
@@ -195,7 +201,7 @@ pub fn backward(
     for row in attention.alone() {
         for (head, &weight) in masks.single(attention, row).iter().enumerate() {
             let place = seen.of(row, head);
-            scaled(weight, &dcontext[place.clone()], &mut into.value[place]);
+            scale_into(weight, &dcontext[place.clone()], &mut into.value[place]);
         }
     }
     for (number, &sequence) in sequences.iter().enumerate() {
@@ -230,7 +236,7 @@ pub fn backward(
             let of_heads = row * heads..(row + 1) * heads;
             for j in 0..sequence.valued {
                 let to = &mut dweights.as_flattened_mut()[j * width + q * heads..][..heads];
-                products((dcontext, asking, row), (value, seen, values.row(j)), to);
+                dot_per_head((dcontext, asking, row), (value, seen, values.row(j)), to);
                 dsums.get(of_heads.clone()).into_iter().for_each(|dsums| axpy(1.0, dsums, to));
             }
         }
@@ -276,7 +282,7 @@ pub fn backward(
             for (q, (row, _)) in queries.clone().enumerate() {
                 let dscores = &ditem[q * heads + head..];
                 let at = |j| seen.of(keys.row(j), head).start;
-                let terms = Terms { weights: dscores, step: width, rows: key, at, n: sequence.rows };
+                let terms = WeightedRows { weights: dscores, step: width, rows: key, at, n: sequence.rows };
                 terms.sum(&mut into.query[asking.of(attention.query(row), head)]);
                 if let Some(offset) = into.offsets.get_mut(row * heads + head) {
                     *offset = dscores.iter().step_by(width).take(sequence.rows).sum();
@@ -289,7 +295,7 @@ pub fn backward(
                     // From a query to the next.
                     for j in 0..sequence.valued {
                         let (weights, at) = (&weights[j * width + head..], |q| asking.of(first + q, head).start);
-                        let terms = Terms { weights, step: heads, rows: dcontext, at, n: n_queries };
+                        let terms = WeightedRows { weights, step: heads, rows: dcontext, at, n: n_queries };
                         let to = &mut into.value[seen.of(values.row(j), head)];
                         if j < attention.from() {
                             terms.sum(&mut part[..to.len()]);
@@ -301,7 +307,7 @@ pub fn backward(
                     let start = attention.query(first);
                     for j in 0..sequence.rows {
                         let (weights, at) = (&ditem[j * width + head..], |q| asking.of(start + q, head).start);
-                        let terms = Terms { weights, step: heads, rows: query, at, n: n_queries };
+                        let terms = WeightedRows { weights, step: heads, rows: query, at, n: n_queries };
                         terms.sum(&mut into.key[seen.of(keys.row(j), head)]);
                     }
                 }
@@ -309,7 +315,7 @@ pub fn backward(
             Queries::Last => {
                 // From a head of the only query to the next.
                 let at = |head| asking.of(first, head).start;
-                let by_head = |weights, rows| Terms { weights, step: 1, rows, at, n: heads };
+                let by_head = |weights, rows| WeightedRows { weights, step: 1, rows, at, n: heads };
                 for j in 0..sequence.rows {
                     let to = &mut into.key[keys.row(j) * h..][..h];
                     by_head(&ditem[j * width..], query).sum(to);
@@ -325,10 +331,14 @@ pub fn backward(
 
 /// The products of a row by another in every head.
 #[inline(always)]
-fn products((a, of_a, i): (&[f32], Places, usize), (b, of_b, j): (&[f32], Places, usize), to: &mut [f32]) {
+fn dot_per_head(
+    (a, of_a, i): (&[f32], HeadStrides, usize),
+    (b, of_b, j): (&[f32], HeadStrides, usize),
+    to: &mut [f32],
+) {
     if of_b.head == of_b.width {
         let width = to.len() * of_b.width;
-        dots(&a[of_a.of(i, 0).start..][..width], &b[of_b.of(j, 0).start..][..width], to);
+        dot_heads(&a[of_a.of(i, 0).start..][..width], &b[of_b.of(j, 0).start..][..width], to);
     } else {
         let b = &b[of_b.of(j, 0)];
         for (head, to) in to.iter_mut().enumerate() {
@@ -339,13 +349,13 @@ fn products((a, of_a, i): (&[f32], Places, usize), (b, of_b, j): (&[f32], Places
 
 /// The item's map: before the position's, which is the last, or the only one.
 #[inline(always)]
-fn item(tables: &[Table]) -> usize {
+fn item(tables: &[SideScores]) -> usize {
     tables.len().saturating_sub(1)
 }
 
 /// The map of a table.
 #[inline(always)]
-fn place(t: usize, tables: &[Table]) -> usize {
+fn place(t: usize, tables: &[SideScores]) -> usize {
     t + usize::from(t >= item(tables))
 }
 

@@ -7,9 +7,9 @@
 use std::collections::HashMap;
 
 use crate::config::Precision;
-use crate::fast::cpu::encoder::step::Frame;
-use crate::fast::cpu::gemm::{Matrix, To, product};
-use crate::fast::cpu::params::layout::Dense;
+use crate::fast::cpu::encoder::step::StepContext;
+use crate::fast::cpu::gemm::{Epilogue, MatRef, gemm};
+use crate::fast::cpu::params::layout::Linear;
 
 /// The most scores of a table that serves a whole step, 1 MiB: more would not stay in a core's cache.
 const SHARED: usize = 1 << 18;
@@ -51,7 +51,7 @@ impl Attribute {
 
 /// Queries, keys and scores of some vectors of a stream, in one layer. Scores are float32, as the item's are.
 #[derive(Debug)]
-pub struct Pairs {
+pub struct ScoreTable {
     /// Queries, then keys, `[n, 2 d]`.
     sides: Vec<f32>,
     /// By query and key, `[n, n, heads]`.
@@ -59,17 +59,17 @@ pub struct Pairs {
     pub n: usize,
 }
 
-impl Pairs {
+impl ScoreTable {
     /// The pairs of `vectors`, `[n, d]`.
-    pub fn new(frame: &Frame, dense: &Dense, vectors: &[f32]) -> Self {
+    pub fn new(step: &StepContext, dense: &Linear, vectors: &[f32]) -> Self {
         let n = vectors.len() / dense.inputs;
-        let mut pairs = Self { sides: Vec::new(), scores: vec![0.0; n * n * frame.heads], n };
-        frame.linear(dense, vectors, &mut pairs.sides);
+        let mut pairs = Self { sides: Vec::new(), scores: vec![0.0; n * n * step.heads], n };
+        step.linear(dense, vectors, &mut pairs.sides);
         let mut of_head = vec![0.0; n * n];
-        for head in 0..frame.heads {
-            let [query, key] = pairs.of(dense, frame.heads, head);
-            product(Precision::Float32, query, &key.t().into(), &mut of_head, To::Nothing);
-            pairs.scores[head..].iter_mut().step_by(frame.heads).zip(&of_head).for_each(|(score, &x)| *score = x);
+        for head in 0..step.heads {
+            let [query, key] = pairs.of(dense, step.heads, head);
+            gemm(Precision::Float32, query, &key.t().into(), &mut of_head, Epilogue::Overwrite);
+            pairs.scores[head..].iter_mut().step_by(step.heads).zip(&of_head).for_each(|(score, &x)| *score = x);
         }
         pairs
     }
@@ -78,16 +78,16 @@ impl Pairs {
     ///
     /// # Shapes
     /// dscores `[n, n, heads]`
-    pub fn backward(&self, frame: &Frame, dense: &Dense, dscores: &[f32]) -> Vec<f32> {
-        let (n, d) = (self.n, dense.inputs / frame.heads);
+    pub fn backward(&self, step: &StepContext, dense: &Linear, dscores: &[f32]) -> Vec<f32> {
+        let (n, d) = (self.n, dense.inputs / step.heads);
         let (mut of_head, mut dside, mut dsides) = (Vec::new(), vec![0.0; n * d], vec![0.0; self.sides.len()]);
-        for head in 0..frame.heads {
+        for head in 0..step.heads {
             of_head.clear();
-            of_head.extend(dscores[head..].iter().step_by(frame.heads));
-            let [query, key] = self.of(dense, frame.heads, head);
-            let dscores = Matrix::new(&of_head, n);
+            of_head.extend(dscores[head..].iter().step_by(step.heads));
+            let [query, key] = self.of(dense, step.heads, head);
+            let dscores = MatRef::new(&of_head, n);
             for (side, (dscores, other)) in [(dscores, key), (dscores.t(), query)].into_iter().enumerate() {
-                product(Precision::Float32, dscores, &other.into(), &mut dside, To::Nothing);
+                gemm(Precision::Float32, dscores, &other.into(), &mut dside, Epilogue::Overwrite);
                 for (dsides, dside) in dsides.chunks_exact_mut(2 * dense.inputs).zip(dside.chunks_exact(d)) {
                     dsides[side * dense.inputs + head * d..][..d].copy_from_slice(dside);
                 }
@@ -97,8 +97,8 @@ impl Pairs {
     }
 
     /// The queries and the keys of a head, `[n, d / heads]`.
-    fn of(&self, dense: &Dense, heads: usize, head: usize) -> [Matrix<'_>; 2] {
+    fn of(&self, dense: &Linear, heads: usize, head: usize) -> [MatRef<'_>; 2] {
         let d = dense.inputs / heads;
-        [0, dense.inputs].map(|side| Matrix::new(&self.sides, 2 * dense.inputs).part(side + head * d, d))
+        [0, dense.inputs].map(|side| MatRef::new(&self.sides, 2 * dense.inputs).column_range(side + head * d, d))
     }
 }

@@ -2,18 +2,18 @@
 
 use std::ops::Range;
 
-use crate::fast::cpu::ops::simd::{axpy, copy, dots};
+use crate::fast::cpu::ops::simd::{axpy, copy, dot_heads};
 
 /// What a stream's scores follow from, with the vector of every row.
 #[derive(Debug, Clone, Copy)]
-pub enum Table<'a> {
+pub enum SideScores<'a> {
     /// The scores between n vectors, by query and key: `[n, n, heads]`.
     Scores { scores: &'a [f32], n: usize, rows: &'a [u32] },
     /// Queries, then keys of the vectors: `[n, 2 d]`.
     Sides { sides: &'a [f32], d: usize, rows: &'a [u32] },
 }
 
-impl Table<'_> {
+impl SideScores<'_> {
     /// The scores of two rows in every head.
     #[inline(always)]
     pub fn score(self, query: usize, key: usize, to: &mut [f32]) {
@@ -21,7 +21,7 @@ impl Table<'_> {
             Self::Scores { scores, n, rows } => copy(&scores[cell(rows, n, to.len(), query, key)], to),
             Self::Sides { sides, d, rows } => {
                 let (query, key) = (side(rows, d, query, 0), side(rows, d, key, 1));
-                dots(&sides[query..][..d], &sides[key..][..d], to);
+                dot_heads(&sides[query..][..d], &sides[key..][..d], to);
             }
         }
     }

@@ -2,11 +2,11 @@
 
 use std::ops::Range;
 
-use crate::fast::cpu::attention::geometry::{Queries, Sequence, Span};
+use crate::fast::cpu::attention::geometry::{Queries, RowSpan, Sequence};
 use crate::fast::cpu::attention::score_table::Attribute;
-use crate::fast::cpu::encoder::layer::{Layer, LayerState, Scratch, ThreadGrad, pair};
-use crate::fast::cpu::encoder::step::Frame;
-use crate::fast::cpu::ops::layer_norm::{self, Drops};
+use crate::fast::cpu::encoder::layer::{Grads, Layer, LayerActivations, Scratch, pair};
+use crate::fast::cpu::encoder::step::StepContext;
+use crate::fast::cpu::ops::layer_norm::{self, RowDropout};
 use crate::fast::cpu::ops::simd::axpy;
 
 /// The rows of a chunk.
@@ -27,12 +27,12 @@ pub struct Rows {
     pub valued: Vec<u32>,
     /// The position of every row.
     pub positions: Vec<u32>,
-    pub attributes: Vec<Vectors>,
+    pub attributes: Vec<AttributeRows>,
 }
 
 /// The vectors of an attribute in a chunk.
 #[derive(Debug, Default)]
-pub struct Vectors {
+pub struct AttributeRows {
     /// Of every row, where its vector stands: among those below, or among all where these serve a whole step.
     pub rows: Vec<u32>,
     /// The distinct vectors of the chunk, `[n, dᵢ]`; empty where all serve a whole step.
@@ -67,13 +67,13 @@ pub enum Padding {
 
 /// What a chunk keeps between its forward and its backward pass.
 #[derive(Debug, Default)]
-pub struct Chunk {
+pub struct Activations {
     pub rows: Rows,
     /// What SASRecF projects.
     projected: Vec<f32>,
     /// Normalised rows and 1 / σ of the embedding's LayerNorm.
     embedded: (Vec<f32>, Vec<f32>),
-    layers: Vec<LayerState>,
+    layers: Vec<LayerActivations>,
     /// `[sequences, H]`: at first the output, then its gradient; after the backward pass that of the embedded items,
     /// `[rows, H]`.
     pub output: Vec<f32>,
@@ -81,11 +81,11 @@ pub struct Chunk {
 
 /// By attribute: where a vector stands among the distinct ones of a chunk.
 #[derive(Debug)]
-pub struct Index(Vec<Vec<u32>>);
+pub struct VectorIndex(Vec<Vec<u32>>);
 
 const NOWHERE: u32 = u32::MAX;
 
-impl Index {
+impl VectorIndex {
     pub fn new(attributes: &[Attribute]) -> Self {
         Self(attributes.iter().map(|attribute| vec![NOWHERE; attribute.classes()]).collect())
     }
@@ -95,7 +95,13 @@ impl Rows {
     /// Takes the sequences `range` of a batch.
     ///
     /// First positions that lie apart come first, each with a value.
-    pub fn fill(&mut self, batch: Sequences, range: Range<usize>, all: &[Attribute], Index(index): &mut Index) {
+    pub fn fill(
+        &mut self,
+        batch: Sequences,
+        range: Range<usize>,
+        all: &[Attribute],
+        VectorIndex(index): &mut VectorIndex,
+    ) {
         let length = batch.items.len() / batch.len.len();
         let Self { sequences, firsts, items, numbers, last_numbers, last, valued, positions, attributes } = self;
         sequences.clear();
@@ -128,8 +134,8 @@ impl Rows {
             };
             begun += usize::from(is_new(&sequence));
             let (own, span) = (usize::from(apart), |next| match apart {
-                true => Span { first: begun - 1, second: next },
-                false => Span { first: next, second: next + 1 },
+                true => RowSpan { first: begun - 1, second: next },
+                false => RowSpan { first: next, second: next + 1 },
             });
             let (keys, values) = (span(n_rows), span(valued.len()));
             sequences.push(Sequence { keys, rows, items: true_items, values, valued: with_value });
@@ -138,7 +144,7 @@ impl Rows {
             valued.extend((own..with_value).map(|i| keys.row(i) as u32));
             (own..rows).for_each(|i| n_rows = push(sequence, i));
         }
-        attributes.resize_with(all.len(), Vectors::default);
+        attributes.resize_with(all.len(), AttributeRows::default);
         for ((attribute, vectors), index) in all.iter().zip(attributes).zip(index) {
             vectors.fill(attribute, items, index);
         }
@@ -158,7 +164,7 @@ impl Rows {
     }
 }
 
-impl Vectors {
+impl AttributeRows {
     fn fill(&mut self, attribute: &Attribute, items: &[u32], index: &mut [u32]) {
         let Self { rows, distinct } = self;
         rows.clear();
@@ -180,24 +186,24 @@ impl Vectors {
     }
 }
 
-impl Chunk {
+impl Activations {
     /// Takes the rows through all layers; leaves the output of the last true items.
-    pub fn forward(&mut self, frame: &Frame, scratch: &mut Scratch) {
+    pub fn forward(&mut self, step: &StepContext, scratch: &mut Scratch) {
         let n = self.rows.items.len();
-        self.layers.resize_with(frame.layout.layers.len(), LayerState::default);
+        self.layers.resize_with(step.layout.layers.len(), LayerActivations::default);
         let mut hidden = std::mem::take(&mut self.layers[0].input);
-        frame.layout.input.forward(frame, &self.rows, &mut self.projected, &mut self.embedded.0);
+        step.layout.input.forward(step, &self.rows, &mut self.projected, &mut self.embedded.0);
         self.embedded.1.resize(n, 0.0);
-        hidden.resize(n * frame.h, 0.0);
-        let norm = frame.norm(&frame.layout.norm);
-        layer_norm::embed(norm, &mut self.embedded.0, drops_of(&self.rows, frame), &mut self.embedded.1, &mut hidden);
+        hidden.resize(n * step.h, 0.0);
+        let norm = step.norm(&step.layout.norm);
+        layer_norm::embed(norm, &mut self.embedded.0, drops_of(&self.rows, step), &mut self.embedded.1, &mut hidden);
         self.layers[0].input = hidden;
         for k in 0..self.layers.len() {
             let mut out = match self.layers.get_mut(k + 1) {
                 Some(above) => std::mem::take(&mut above.input),
                 None => std::mem::take(&mut self.output),
             };
-            Layer { frame, k }.forward(&self.rows, &mut self.layers[k], scratch, &mut out);
+            Layer { step, k }.forward(&self.rows, &mut self.layers[k], scratch, &mut out);
             match self.layers.get_mut(k + 1) {
                 Some(above) => above.input = out,
                 None => self.output = out,
@@ -206,13 +212,13 @@ impl Chunk {
     }
 
     /// Turns the gradient of the output into that of the embedded items.
-    pub fn backward(&mut self, frame: &Frame, scratch: &mut Scratch, into: &mut ThreadGrad) {
+    pub fn backward(&mut self, step: &StepContext, scratch: &mut Scratch, into: &mut Grads) {
         let mut grad = std::mem::take(&mut self.output);
         for (k, state) in self.layers.iter().enumerate().rev() {
-            Layer { frame, k }.backward(&self.rows, state, scratch, &mut grad, into);
+            Layer { step, k }.backward(&self.rows, state, scratch, &mut grad, into);
         }
-        let (norm, scale) = (frame.norm(&frame.layout.norm), &frame.layout.norm);
-        let drops = drops_of(&self.rows, frame);
+        let (norm, scale) = (step.norm(&step.layout.norm), &step.layout.norm);
+        let drops = drops_of(&self.rows, step);
         layer_norm::embed_backward(
             norm,
             &self.embedded.0,
@@ -221,26 +227,26 @@ impl Chunk {
             &mut grad,
             pair(&mut into.flat, scale),
         );
-        frame.layout.input.backward(frame, &self.rows, &mut self.projected, &mut grad, &mut into.flat);
+        step.layout.input.backward(step, &self.rows, &mut self.projected, &mut grad, &mut into.flat);
         self.output = grad;
     }
 
     /// Adds the embedded items' gradient to the rows `items` of the item embedding's. Look-ups give the padding item none.
     ///
     /// # Shapes
-    /// dtable `[items, H]`
-    pub fn scatter(&self, items: Range<usize>, dtable: &mut [f32]) {
+    /// ditem_embedding `[items, H]`
+    pub fn scatter(&self, items: Range<usize>, ditem_embedding: &mut [f32]) {
         let h = self.output.len() / self.rows.items.len();
         for (&item, grad) in self.rows.items.iter().zip(self.output.chunks_exact(h)) {
             let item = item as usize;
             if item != 0 && items.contains(&item) {
-                axpy(1.0, grad, &mut dtable[(item - items.start) * h..][..h]);
+                axpy(1.0, grad, &mut ditem_embedding[(item - items.start) * h..][..h]);
             }
         }
     }
 }
 
 /// The dropout behind the embedding.
-fn drops_of<'a>(rows: &'a Rows, frame: &Frame) -> Drops<'a> {
-    Drops { dropout: frame.hidden_dropout, place: frame.stream.part(0), rows: &rows.numbers }
+fn drops_of<'a>(rows: &'a Rows, step: &StepContext) -> RowDropout<'a> {
+    RowDropout { dropout: step.hidden_dropout, place: step.stream.part(0), rows: &rows.numbers }
 }

@@ -3,12 +3,12 @@
 use std::ops::Range;
 
 use super::layer::parameters;
-use super::step::Frame;
+use super::step::StepContext;
 use crate::config::{Architecture, AttributeKind, Pooling};
 use crate::fast::cpu::batch::micro_batch::Rows;
-use crate::fast::cpu::gemm::To;
+use crate::fast::cpu::gemm::Epilogue;
 use crate::fast::cpu::ops::simd::axpy;
-use crate::fast::cpu::params::layout::{Dense, Placer};
+use crate::fast::cpu::params::layout::{LayoutBuilder, Linear};
 use crate::model::{ItemFeature, Model};
 
 /// The input, which tells the models apart.
@@ -29,7 +29,7 @@ pub struct Columns {
     /// In the order of `concat_layer`'s inputs: those of kind `token` first.
     columns: Vec<Column>,
     /// From the item's vector and those of the attributes.
-    concat_layer: Dense,
+    concat_layer: Linear,
 }
 
 #[derive(Debug)]
@@ -66,7 +66,7 @@ impl Tokens {
 }
 
 impl Input {
-    pub fn new(model: &Model, place: &mut Placer) -> Self {
+    pub fn new(model: &Model, place: &mut LayoutBuilder) -> Self {
         let config = model.config();
         match config.model {
             Architecture::SasRecD => return Self::Item,
@@ -97,9 +97,9 @@ impl Input {
     ///
     /// # Shapes
     /// projected `[rows, (1 + attributes) · H]`, out `[rows, H]`
-    pub fn forward(&self, frame: &Frame, rows: &Rows, projected: &mut Vec<f32>, out: &mut Vec<f32>) {
-        let h = frame.h;
-        let item = |&item: &u32| &frame.table[item as usize * h..][..h];
+    pub fn forward(&self, step: &StepContext, rows: &Rows, projected: &mut Vec<f32>, out: &mut Vec<f32>) {
+        let h = step.h;
+        let item = |&item: &u32| &step.table[item as usize * h..][..h];
         match self {
             Self::Item | Self::Position => {
                 out.clear();
@@ -111,13 +111,13 @@ impl Input {
                 for (id, row) in rows.items.iter().zip(projected.chunks_exact_mut(width)) {
                     let (own, attributes) = row.split_at_mut(h);
                     own.copy_from_slice(item(id));
-                    columns.look_up(frame, *id as usize, attributes);
+                    columns.look_up(step, *id as usize, attributes);
                 }
-                frame.linear(&columns.concat_layer, projected, out);
+                step.linear(&columns.concat_layer, projected, out);
             }
         }
         if !matches!(self, Self::Item) {
-            let positions = frame.position_embedding();
+            let positions = step.position_embedding();
             for (&position, out) in rows.positions.iter().zip(out.chunks_exact_mut(h)) {
                 axpy(1.0, &positions[position as usize * h..][..h], out);
             }
@@ -126,24 +126,24 @@ impl Input {
 
     /// Turns the gradient of the input, `[rows, H]`, into that of the items' vectors; adds that of all others to `flat`.
     /// What was projected is not kept.
-    pub fn backward(&self, frame: &Frame, rows: &Rows, projected: &mut [f32], grad: &mut [f32], flat: &mut [f32]) {
-        let h = frame.h;
+    pub fn backward(&self, step: &StepContext, rows: &Rows, projected: &mut [f32], grad: &mut [f32], flat: &mut [f32]) {
+        let h = step.h;
         if matches!(self, Self::Item) {
             return;
         }
-        let positions = &mut flat[frame.layout.position_embedding.clone()];
+        let positions = &mut flat[step.layout.position_embedding.clone()];
         for (&position, grad) in rows.positions.iter().zip(grad.chunks_exact(h)) {
             axpy(1.0, grad, &mut positions[position as usize * h..][..h]);
         }
         if let Self::Attributes(columns) = self {
             let width = columns.concat_layer.inputs;
-            parameters(frame, &columns.concat_layer, projected, grad, flat);
-            frame.transposed(&columns.concat_layer, grad, projected, To::Nothing);
+            parameters(step, &columns.concat_layer, projected, grad, flat);
+            step.transposed(&columns.concat_layer, grad, projected, Epilogue::Overwrite);
             let rows = rows.items.iter().zip(projected.chunks_exact(width)).zip(grad.chunks_exact_mut(h));
             for ((&item, projected), grad) in rows {
                 let (own, attributes) = projected.split_at(h);
                 grad.copy_from_slice(own);
-                columns.differentiate(frame, item as usize, attributes, flat);
+                columns.differentiate(step, item as usize, attributes, flat);
             }
         }
     }
@@ -157,10 +157,10 @@ impl Columns {
     ///
     /// # Shapes
     /// out `[attributes, H]`
-    fn look_up(&self, frame: &Frame, item: usize, out: &mut [f32]) {
-        let h = frame.h;
+    fn look_up(&self, step: &StepContext, item: usize, out: &mut [f32]) {
+        let h = step.h;
         for (Column { kind, tokens, table }, out) in self.columns.iter().zip(out.chunks_exact_mut(h)) {
-            let table = &frame.flat[table.clone()];
+            let table = &step.flat[table.clone()];
             let row = |token: usize| &table[token * h..][..h];
             match (kind, self.pooling) {
                 (AttributeKind::Token, _) => out.copy_from_slice(row(tokens.of(item)[0] as usize)),
@@ -179,10 +179,10 @@ impl Columns {
     }
 
     /// Adds to the tables' gradients what follows from that of an item's vectors.
-    fn differentiate(&self, frame: &Frame, item: usize, grad: &[f32], into: &mut [f32]) {
-        let h = frame.h;
+    fn differentiate(&self, step: &StepContext, item: usize, grad: &[f32], into: &mut [f32]) {
+        let h = step.h;
         for (Column { kind, tokens, table }, grad) in self.columns.iter().zip(grad.chunks_exact(h)) {
-            let (values, into) = (&frame.flat[table.clone()], &mut into[table.clone()]);
+            let (values, into) = (&step.flat[table.clone()], &mut into[table.clone()]);
             match (kind, self.pooling) {
                 (AttributeKind::Token, _) => axpy(1.0, grad, &mut into[tokens.of(item)[0] as usize * h..][..h]),
                 (AttributeKind::TokenSeq, Pooling::Max) => {

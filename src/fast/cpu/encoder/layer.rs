@@ -2,22 +2,22 @@
 
 use std::ops::Range;
 
-use super::step::Frame;
-use crate::fast::cpu::attention::absorbed::Lifted;
+use super::step::StepContext;
+use crate::fast::cpu::attention::absorbed::Absorbed;
 use crate::fast::cpu::attention::geometry::Queries;
-use crate::fast::cpu::attention::side_scores::Table;
-use crate::fast::cpu::attention::{self, Attention, Gradients, Scores, Streams};
+use crate::fast::cpu::attention::side_scores::SideScores;
+use crate::fast::cpu::attention::{self, Attention, AttentionGrads, AttentionInputs, Scores};
 use crate::fast::cpu::batch::micro_batch::Rows;
-use crate::fast::cpu::gemm::{Matrix, To, product};
+use crate::fast::cpu::gemm::{Epilogue, MatRef, gemm};
 use crate::fast::cpu::ops::activation;
 use crate::fast::cpu::ops::dropout::Stream;
-use crate::fast::cpu::ops::layer_norm::{self, Drops, Norm};
+use crate::fast::cpu::ops::layer_norm::{self, LayerNorm, RowDropout};
 use crate::fast::cpu::ops::simd::{Lanes, add_rows, axpy};
-use crate::fast::cpu::params::layout::{Dense, LayerSlots, Scale};
+use crate::fast::cpu::params::layout::{LayerLayout, LayerNormRange, Linear};
 
 /// What the forward pass of a layer leaves for the backward pass.
 #[derive(Debug, Default)]
-pub struct LayerState {
+pub struct LayerActivations {
     /// The layer's input, `[rows, H]`.
     pub input: Vec<f32>,
     /// The rows of the input that ask, `[queries, H]`; empty where all do.
@@ -29,8 +29,8 @@ pub struct LayerState {
     valued: Vec<f32>,
     value: Vec<f32>,
     /// Of the last layer: its queries lifted, and what is lowered to its context.
-    asked: Lifted,
-    seen: Lifted,
+    asked: Absorbed,
+    seen: Absorbed,
     /// By stream: queries and keys where scores do not serve the whole step.
     sides: Vec<Vec<f32>>,
     scores: Scores,
@@ -45,7 +45,7 @@ pub struct LayerState {
 
 /// A thread's gradients of everything but the item embedding.
 #[derive(Debug, Default)]
-pub struct ThreadGrad {
+pub struct Grads {
     /// In the weights' layout; what follows is added at the end of a step.
     pub flat: Vec<f32>,
     /// By layer, of the fusion's parameters, one after the other.
@@ -54,17 +54,17 @@ pub struct ThreadGrad {
     pub scores: Vec<Vec<Vec<f32>>>,
 }
 
-impl ThreadGrad {
+impl Grads {
     /// Zeros, in the memory of the last step.
-    pub fn clear(&mut self, frame: &Frame) {
+    pub fn clear(&mut self, step: &StepContext) {
         self.flat.fill(0.0);
-        let layers = &frame.layout.layers;
+        let layers = &step.layout.layers;
         self.fusion.resize_with(layers.len(), Vec::new);
         self.scores.resize_with(layers.len(), Vec::new);
         for (k, slots) in layers.iter().enumerate() {
             zeros(&mut self.fusion[k], slots.fusion.iter().map(Range::len).sum());
-            self.scores[k].resize_with(frame.shared[k].len(), Vec::new);
-            for (dscores, pairs) in self.scores[k].iter_mut().zip(&frame.shared[k]) {
+            self.scores[k].resize_with(step.shared[k].len(), Vec::new);
+            for (dscores, pairs) in self.scores[k].iter_mut().zip(&step.shared[k]) {
                 zeros(dscores, pairs.as_ref().map_or(0, |pairs| pairs.scores.len()));
             }
         }
@@ -91,82 +91,82 @@ pub struct Scratch {
     /// By stream, of queries and keys.
     dsides: Vec<Vec<f32>>,
     /// Of the last layer.
-    dasked: Lifted,
-    dseen: Lifted,
+    dasked: Absorbed,
+    dseen: Absorbed,
 }
 
-/// A layer of a frame by its number.
+/// A layer of a step by its number.
 #[derive(Debug, Clone, Copy)]
 pub struct Layer<'a> {
-    pub frame: &'a Frame<'a>,
+    pub step: &'a StepContext<'a>,
     pub k: usize,
 }
 
 impl<'a> Layer<'a> {
-    fn slots(self) -> &'a LayerSlots {
-        &self.frame.layout.layers[self.k]
+    fn slots(self) -> &'a LayerLayout {
+        &self.step.layout.layers[self.k]
     }
 
     fn queries(self) -> Queries {
-        if self.k + 1 == self.frame.layout.layers.len() { Queries::Last } else { Queries::All }
+        if self.k + 1 == self.step.layout.layers.len() { Queries::Last } else { Queries::All }
     }
 
-    fn norm(self, scale: &Scale) -> Norm<'a> {
-        self.frame.norm(scale)
+    fn norm(self, scale: &LayerNormRange) -> LayerNorm<'a> {
+        self.step.norm(scale)
     }
 
     /// The stream of one of the layer's three dropouts: of probabilities, of the attention's and of the network's output.
     fn place(self, which: u64) -> Stream {
-        self.frame.stream.part(1 + 3 * self.k as u64 + which)
+        self.step.stream.part(1 + 3 * self.k as u64 + which)
     }
 
     fn attention<'b>(self, rows: &'b Rows) -> Attention<'b>
     where
         'a: 'b,
     {
-        let frame = self.frame;
+        let step = self.step;
         let numbers = rows.numbers(self.queries());
         Attention {
-            h: frame.h,
-            heads: frame.heads,
-            length: frame.length,
+            h: step.h,
+            heads: step.heads,
+            length: step.length,
             queries: self.queries(),
             firsts: rows.firsts,
-            fusion: frame.fusions[self.k],
-            drops: Drops { dropout: frame.attention_dropout, place: self.place(0), rows: numbers },
+            fusion: step.fusions[self.k],
+            drops: RowDropout { dropout: step.attention_dropout, place: self.place(0), rows: numbers },
         }
     }
 
     /// What the scores of the attributes and of the position follow from.
-    fn tables<'b>(self, rows: &'b Rows, sides: &'b [Vec<f32>]) -> Vec<Table<'b>>
+    fn tables<'b>(self, rows: &'b Rows, sides: &'b [Vec<f32>]) -> Vec<SideScores<'b>>
     where
         'a: 'b,
     {
         let of_rows = rows.attributes.iter().map(|vectors| &vectors.rows).chain([&rows.positions]);
-        let streams = self.frame.shared[self.k].iter().zip(of_rows.zip(sides)).enumerate();
+        let streams = self.step.shared[self.k].iter().zip(of_rows.zip(sides)).enumerate();
         let tables = streams.map(|(stream, (shared, (rows, sides)))| match shared {
-            Some(pairs) => Table::Scores { scores: &pairs.scores, n: pairs.n, rows },
-            None => Table::Sides { sides, d: self.frame.attributes[stream].size, rows },
+            Some(pairs) => SideScores::Scores { scores: &pairs.scores, n: pairs.n, rows },
+            None => SideScores::Sides { sides, d: self.step.attributes[stream].size, rows },
         });
         tables.collect()
     }
 
-    fn drops(self, rows: &Rows, which: u64) -> Drops<'_> {
+    fn drops(self, rows: &Rows, which: u64) -> RowDropout<'_> {
         let numbers = rows.numbers(self.queries());
-        Drops { dropout: self.frame.hidden_dropout, place: self.place(which), rows: numbers }
+        RowDropout { dropout: self.step.hidden_dropout, place: self.place(which), rows: numbers }
     }
 
     /// The layer's output from `state.input`: a row for every query.
     ///
     /// # Shapes
     /// out `[queries, H]`
-    pub fn forward(self, rows: &Rows, state: &mut LayerState, scratch: &mut Scratch, out: &mut Vec<f32>) {
-        let (frame, slots, h) = (self.frame, self.slots(), self.frame.h);
-        match (self.queries(), &frame.catalogue) {
+    pub fn forward(self, rows: &Rows, state: &mut LayerActivations, scratch: &mut Scratch, out: &mut Vec<f32>) {
+        let (step, slots, h) = (self.step, self.slots(), self.step.h);
+        match (self.queries(), &step.item_cache) {
             (Queries::Last, _) => {
                 select(&state.input, rows.last.iter(), h, &mut state.asking);
-                frame.linear(&slots.query, &state.asking, &mut state.query);
-                state.asked.lift(frame, &slots.key, &state.query);
+                step.linear(&slots.query, &state.asking, &mut state.query);
+                state.asked.lift(step, &slots.key, &state.query);
             }
             (Queries::All, Some(all)) if self.k == 0 => {
                 let valued = rows.valued.iter().map(|&row| &rows.items[row as usize]);
@@ -175,31 +175,32 @@ impl<'a> Layer<'a> {
                 select(&all.value, valued, h, &mut state.value);
             }
             (Queries::All, _) => {
-                frame.linear(&slots.query, &state.input[rows.firsts * h..], &mut state.query);
-                frame.linear(&slots.key, &state.input, &mut state.key);
+                step.linear(&slots.query, &state.input[rows.firsts * h..], &mut state.query);
+                step.linear(&slots.key, &state.input, &mut state.key);
                 let valued = match rows.all_valued() {
                     true => &state.input,
                     false => select(&state.input, rows.valued.iter(), h, &mut state.valued),
                 };
-                frame.linear(&slots.value, valued, &mut state.value);
+                step.linear(&slots.value, valued, &mut state.value);
             }
         }
-        state.sides.resize_with(frame.shared[self.k].len(), Vec::new);
+        state.sides.resize_with(step.shared[self.k].len(), Vec::new);
         for ((dense, vectors), sides) in slots.attributes.iter().zip(&rows.attributes).zip(&mut state.sides) {
-            frame.linear(dense, &vectors.distinct, sides);
+            step.linear(dense, &vectors.distinct, sides);
         }
         let contexts = if self.queries() == Queries::All { rows.items.len() } else { rows.last.len() };
         state.context.resize(contexts * h, 0.0);
-        let LayerState { input, asking, query, key, value, asked, seen, context, scores, .. } = state;
+        let LayerActivations { input, asking, query, key, value, asked, seen, context, scores, .. } = state;
         let (attention, tables) = (self.attention(rows), self.tables(rows, &state.sides));
         let asking = match self.queries() {
             Queries::All => {
-                let streams = Streams { sequences: &rows.sequences, query, offsets: &[], key, value, tables: &tables };
+                let streams =
+                    AttentionInputs { sequences: &rows.sequences, query, offsets: &[], key, value, tables: &tables };
                 attention::forward(attention, streams, scores, context, &mut []);
                 input
             }
             Queries::Last => {
-                seen.resize(frame, rows.last.len());
+                seen.resize(step, rows.last.len());
                 attention::forward(
                     attention,
                     asked.streams(rows, input, &tables),
@@ -207,27 +208,27 @@ impl<'a> Layer<'a> {
                     &mut seen.rows,
                     &mut seen.offsets,
                 );
-                seen.lower(frame, &slots.value, context);
+                seen.lower(step, &slots.value, context);
                 asking
             }
         };
 
         let n = asking.len() / h;
         let attended = &mut scratch.a;
-        frame.linear(&slots.dense, &state.context, &mut state.attended.0);
+        step.linear(&slots.dense, &state.context, &mut state.attended.0);
         attended.resize(n * h, 0.0);
         state.attended.1.resize(n, 0.0);
-        let (new, inverse) = (&mut state.attended.0, &mut state.attended.1);
-        layer_norm::forward(self.norm(&slots.attention_norm), new, asking, self.drops(rows, 1), inverse, attended);
+        let (new, rstd) = (&mut state.attended.0, &mut state.attended.1);
+        layer_norm::forward(self.norm(&slots.attention_norm), new, asking, self.drops(rows, 1), rstd, attended);
 
-        frame.linear(&slots.dense_1, attended, &mut state.hidden);
+        step.linear(&slots.dense_1, attended, &mut state.hidden);
         scratch.b.resize(state.hidden.len(), 0.0);
-        activation::forward(frame.activation, &state.hidden, &mut scratch.b);
-        frame.linear(&slots.dense_2, &scratch.b, &mut state.output.0);
+        activation::forward(step.activation, &state.hidden, &mut scratch.b);
+        step.linear(&slots.dense_2, &scratch.b, &mut state.output.0);
         out.resize(n * h, 0.0);
         state.output.1.resize(n, 0.0);
-        let (new, inverse) = (&mut state.output.0, &mut state.output.1);
-        layer_norm::forward(self.norm(&slots.norm), new, attended, self.drops(rows, 2), inverse, out);
+        let (new, rstd) = (&mut state.output.0, &mut state.output.1);
+        layer_norm::forward(self.norm(&slots.norm), new, attended, self.drops(rows, 2), rstd, out);
     }
 
     /// Turns the gradient of the output into that of the input.
@@ -237,10 +238,10 @@ impl<'a> Layer<'a> {
     pub fn backward(
         self,
         rows: &Rows,
-        state: &LayerState,
+        state: &LayerActivations,
         scratch: &mut Scratch,
         grad: &mut Vec<f32>,
-        into: &mut ThreadGrad,
+        into: &mut Grads,
     ) {
         self.feed_forward_backward(rows, state, scratch, grad, into);
         self.attention_backward(rows, state, scratch, grad, into);
@@ -250,49 +251,49 @@ impl<'a> Layer<'a> {
     fn feed_forward_backward(
         self,
         rows: &Rows,
-        state: &LayerState,
+        state: &LayerActivations,
         Scratch { a, b, .. }: &mut Scratch,
         grad: &mut [f32],
-        into: &mut ThreadGrad,
+        into: &mut Grads,
     ) {
-        let (frame, slots) = (self.frame, self.slots());
+        let (step, slots) = (self.step, self.slots());
         // From here on `grad` is the residual's.
         a.resize(grad.len(), 0.0);
         let norm = self.norm(&slots.norm);
         let scales = pair(&mut into.flat, &slots.norm);
         layer_norm::backward(norm, &state.output.0, &state.output.1, self.drops(rows, 2), grad, a, scales);
         b.resize(state.hidden.len(), 0.0);
-        activation::forward(frame.activation, &state.hidden, b);
-        parameters(frame, &slots.dense_2, b, a, &mut into.flat);
-        frame.transposed(&slots.dense_2, a, b, To::Nothing);
-        activation::backward(frame.activation, &state.hidden, b);
+        activation::forward(step.activation, &state.hidden, b);
+        parameters(step, &slots.dense_2, b, a, &mut into.flat);
+        step.transposed(&slots.dense_2, a, b, Epilogue::Overwrite);
+        activation::backward(step.activation, &state.hidden, b);
         // The attention's output is not kept: it is its normalised rows, scaled.
         let norm = self.norm(&slots.attention_norm);
         layer_norm::scale(norm, &state.attended.0, a);
-        parameters(frame, &slots.dense_1, a, b, &mut into.flat);
-        frame.transposed(&slots.dense_1, b, grad, To::Old);
+        parameters(step, &slots.dense_1, a, b, &mut into.flat);
+        step.transposed(&slots.dense_1, b, grad, Epilogue::Accumulate);
     }
 
     /// Turns the gradient of the attention's output into that of the layer's input.
     fn attention_backward(
         self,
         rows: &Rows,
-        state: &LayerState,
+        state: &LayerActivations,
         Scratch { a, b, c, d, dsides, dasked, dseen }: &mut Scratch,
         grad: &mut Vec<f32>,
-        into: &mut ThreadGrad,
+        into: &mut Grads,
     ) {
-        let (frame, slots, h) = (self.frame, self.slots(), self.frame.h);
+        let (step, slots, h) = (self.step, self.slots(), self.step.h);
         let norm = self.norm(&slots.attention_norm);
         let scales = pair(&mut into.flat, &slots.attention_norm);
         layer_norm::backward(norm, &state.attended.0, &state.attended.1, self.drops(rows, 1), grad, a, scales);
-        parameters(frame, &slots.dense, &state.context, a, &mut into.flat);
+        parameters(step, &slots.dense, &state.context, a, &mut into.flat);
         b.resize(grad.len(), 0.0);
-        frame.transposed(&slots.dense, a, b, To::Nothing);
+        step.transposed(&slots.dense, a, b, Epilogue::Overwrite);
         dsides.resize_with(state.sides.len(), Vec::new);
         dsides.iter_mut().zip(&state.sides).for_each(|(dsides, sides)| zeros(dsides, sides.len()));
         let tables = self.tables(rows, &state.sides);
-        let dtables = into.scores[self.k].iter_mut().zip(&mut *dsides).zip(&frame.shared[self.k]);
+        let dtables = into.scores[self.k].iter_mut().zip(&mut *dsides).zip(&step.shared[self.k]);
         let dtables = dtables.map(|((dscores, dsides), shared)| if shared.is_some() { dscores } else { dsides });
         let mut dtables: Vec<&mut [f32]> = dtables.map(|x| &mut x[..]).collect();
         let (dtables, fusion) = (&mut dtables[..], &mut into.fusion[self.k][..]);
@@ -302,58 +303,60 @@ impl<'a> Layer<'a> {
         match self.queries() {
             Queries::All => {
                 d.resize(state.value.len(), 0.0);
-                let LayerState { query, key, value, .. } = state;
-                let streams = Streams { sequences: &rows.sequences, query, offsets: &[], key, value, tables: &tables };
-                let gradients = Gradients { query: a, offsets: &mut [], key: c, value: d, tables: dtables, fusion };
+                let LayerActivations { query, key, value, .. } = state;
+                let streams =
+                    AttentionInputs { sequences: &rows.sequences, query, offsets: &[], key, value, tables: &tables };
+                let gradients =
+                    AttentionGrads { query: a, offsets: &mut [], key: c, value: d, tables: dtables, fusion };
                 attention::backward(self.attention(rows), streams, &state.scores, (b, &[]), gradients);
             }
             Queries::Last => {
-                dseen.lift(frame, &slots.value, b);
-                state.seen.parameters(frame, &slots.value, b, &mut into.flat);
-                dasked.resize(frame, rows.last.len());
-                let Lifted { rows: query, offsets } = &mut *dasked;
-                let gradients = Gradients { query, offsets, key: c, value: &mut [], tables: dtables, fusion };
+                dseen.lift(step, &slots.value, b);
+                state.seen.parameters(step, &slots.value, b, &mut into.flat);
+                dasked.resize(step, rows.last.len());
+                let Absorbed { rows: query, offsets } = &mut *dasked;
+                let gradients = AttentionGrads { query, offsets, key: c, value: &mut [], tables: dtables, fusion };
                 let dcontext = (&dseen.rows[..], &dseen.offsets[..]);
                 let streams = state.asked.streams(rows, &state.input, &tables);
                 attention::backward(self.attention(rows), streams, &state.scores, dcontext, gradients);
-                dasked.lower(frame, &slots.key, a);
-                dasked.parameters(frame, &slots.key, &state.query, &mut into.flat);
+                dasked.lower(step, &slots.key, a);
+                dasked.parameters(step, &slots.key, &state.query, &mut into.flat);
             }
         }
         for ((dense, vectors), dsides) in slots.attributes.iter().zip(&rows.attributes).zip(&*dsides) {
             // The vectors are not trained: their gradient is not asked for.
-            parameters(frame, dense, &vectors.distinct, dsides, &mut into.flat);
+            parameters(step, dense, &vectors.distinct, dsides, &mut into.flat);
         }
         let (asking, of_asking) = match self.queries() {
             Queries::All => (&state.input[rows.firsts * h..], &mut grad[rows.firsts * h..]),
             Queries::Last => (&state.asking[..], &mut grad[..]),
         };
-        parameters(frame, &slots.query, asking, a, &mut into.flat);
-        frame.transposed(&slots.query, a, of_asking, To::Old);
+        parameters(step, &slots.query, asking, a, &mut into.flat);
+        step.transposed(&slots.query, a, of_asking, Epilogue::Accumulate);
         if self.queries() == Queries::Last {
             add_selected(grad, &rows.last, h, c);
             std::mem::swap(c, grad);
             return;
         }
-        parameters(frame, &slots.key, &state.input, c, &mut into.flat);
-        frame.transposed(&slots.key, c, grad, To::Old);
+        parameters(step, &slots.key, &state.input, c, &mut into.flat);
+        step.transposed(&slots.key, c, grad, Epilogue::Accumulate);
         if rows.all_valued() {
-            parameters(frame, &slots.value, &state.input, d, &mut into.flat);
-            frame.transposed(&slots.value, d, grad, To::Old);
+            parameters(step, &slots.value, &state.input, d, &mut into.flat);
+            step.transposed(&slots.value, d, grad, Epilogue::Accumulate);
         } else {
-            parameters(frame, &slots.value, &state.valued, d, &mut into.flat);
+            parameters(step, &slots.value, &state.valued, d, &mut into.flat);
             a.resize(d.len(), 0.0);
-            frame.transposed(&slots.value, d, a, To::Nothing);
+            step.transposed(&slots.value, d, a, Epilogue::Overwrite);
             add_selected(a, &rows.valued, h, grad);
         }
     }
 }
 
-impl Lifted {
+impl Absorbed {
     /// The streams of lifted queries, which meet the rows themselves.
-    fn streams<'a>(&'a self, rows: &'a Rows, input: &'a [f32], tables: &'a [Table<'a>]) -> Streams<'a> {
+    fn streams<'a>(&'a self, rows: &'a Rows, input: &'a [f32], tables: &'a [SideScores<'a>]) -> AttentionInputs<'a> {
         let Self { rows: query, offsets } = self;
-        Streams { sequences: &rows.sequences, query, offsets, key: input, value: input, tables }
+        AttentionInputs { sequences: &rows.sequences, query, offsets, key: input, value: input, tables }
     }
 }
 
@@ -370,20 +373,20 @@ fn add_selected(x: &[f32], rows: &[u32], h: usize, out: &mut [f32]) {
 }
 
 /// Adds the gradients of a linear layer's weight and bias.
-pub fn parameters(frame: &Frame, dense: &Dense, x: &[f32], dy: &[f32], flat: &mut [f32]) {
-    let of_outputs = Matrix::new(dy, dense.bias.len()).t();
-    product(
-        frame.precision,
+pub fn parameters(step: &StepContext, dense: &Linear, x: &[f32], dy: &[f32], flat: &mut [f32]) {
+    let of_outputs = MatRef::new(dy, dense.bias.len()).t();
+    gemm(
+        step.precision,
         of_outputs,
-        &Matrix::new(x, dense.inputs).into(),
+        &MatRef::new(x, dense.inputs).into(),
         &mut flat[dense.weight.clone()],
-        To::Old,
+        Epilogue::Accumulate,
     );
     add_rows(dy, &mut flat[dense.bias.clone()]);
 }
 
 /// The gradients of a LayerNorm's weight and bias, which lie side by side.
-pub fn pair<'a>(flat: &'a mut [f32], scale: &Scale) -> (&'a mut [f32], &'a mut [f32]) {
+pub fn pair<'a>(flat: &'a mut [f32], scale: &LayerNormRange) -> (&'a mut [f32], &'a mut [f32]) {
     flat[scale.weight.start..scale.bias.end].split_at_mut(scale.weight.len())
 }
 

@@ -2,27 +2,27 @@
 
 use rayon::prelude::*;
 
-use super::item_cache::Catalogue;
-use super::layer::{ThreadGrad, parameters};
+use super::item_cache::ItemCache;
+use super::layer::{Grads, parameters};
 use crate::config::{Activation, ModelConfig, Precision};
 use crate::fast::cpu::attention::fusion::Fusion;
-use crate::fast::cpu::attention::score_table::{Attribute, Pairs};
-use crate::fast::cpu::gemm::{Factor, Matrix, To, product};
+use crate::fast::cpu::attention::score_table::{Attribute, ScoreTable};
+use crate::fast::cpu::gemm::{Epilogue, MatRef, Operand, gemm};
 use crate::fast::cpu::ops::dropout::{Dropout, Stream};
-use crate::fast::cpu::ops::layer_norm::Norm;
+use crate::fast::cpu::ops::layer_norm::LayerNorm;
 use crate::fast::cpu::ops::simd::total;
-use crate::fast::cpu::params::layout::{Dense, Layout, Scale};
+use crate::fast::cpu::params::layout::{LayerNormRange, Layout, Linear};
 
 /// The weights of a step, laid out for the kernels.
 #[derive(Debug)]
-pub struct Frame<'a> {
+pub struct StepContext<'a> {
     pub layout: &'a Layout,
     /// All parameters but the item embedding, in the layout's places.
     pub flat: &'a [f32],
     /// The item embedding, `[n_items, H]`.
     pub table: &'a [f32],
     /// Of every linear layer by its number: the weight transposed, and as it is.
-    factors: Vec<[Factor<'a>; 2]>,
+    factors: Vec<[Operand<'a>; 2]>,
     pub attributes: &'a [Attribute],
     pub precision: Precision,
     pub activation: Activation,
@@ -39,12 +39,12 @@ pub struct Frame<'a> {
     /// By layer.
     pub fusions: Vec<Fusion<'a>>,
     /// By layer and stream, the attributes' and the position's: what serves the whole step.
-    pub shared: Vec<Vec<Option<Pairs>>>,
+    pub shared: Vec<Vec<Option<ScoreTable>>>,
     /// In evaluation, if it pays: rows of all items.
-    pub catalogue: Option<Catalogue>,
+    pub item_cache: Option<ItemCache>,
 }
 
-impl<'a> Frame<'a> {
+impl<'a> StepContext<'a> {
     /// `dropout`: the step's random numbers; `None` drops nothing.
     pub fn new(
         config: &ModelConfig,
@@ -56,7 +56,7 @@ impl<'a> Frame<'a> {
         dropout: Option<Stream>,
     ) -> Self {
         let drops = |p: f64| dropout.and_then(|_| Dropout::new(p));
-        let mut frame = Self {
+        let mut step = Self {
             layout,
             flat,
             table,
@@ -73,27 +73,27 @@ impl<'a> Frame<'a> {
             stream: dropout.unwrap_or(Stream::new(0)),
             fusions: Vec::new(),
             shared: Vec::new(),
-            catalogue: None,
+            item_cache: None,
         };
         let factors = layout.dense.par_iter().map(|dense| {
-            let weight = Matrix::new(&flat[dense.weight.clone()], dense.inputs);
-            [weight.t(), weight].map(|weight| Factor::new(precision, weight))
+            let weight = MatRef::new(&flat[dense.weight.clone()], dense.inputs);
+            [weight.t(), weight].map(|weight| Operand::new(precision, weight))
         });
-        frame.factors = factors.collect();
+        step.factors = factors.collect();
         for slots in &layout.layers {
             let parts: Vec<&[f32]> = slots.fusion.iter().map(|place| &flat[place.clone()]).collect();
-            frame.fusions.push(Fusion::new(&parts));
+            step.fusions.push(Fusion::new(&parts));
         }
-        let pairs = |dense: &Dense, vectors: &[f32]| Pairs::new(&frame, dense, vectors);
+        let pairs = |dense: &Linear, vectors: &[f32]| ScoreTable::new(&step, dense, vectors);
         let layers = layout.layers.par_iter().map(|slots| {
             let attributes = attributes.iter().zip(&slots.attributes);
             let attributes =
                 attributes.map(|(attribute, dense)| attribute.shared.then(|| pairs(dense, &attribute.vectors)));
-            let position = slots.position.as_ref().map(|dense| Some(pairs(dense, frame.position_embedding())));
+            let position = slots.position.as_ref().map(|dense| Some(pairs(dense, step.position_embedding())));
             attributes.chain(position).collect()
         });
-        frame.shared = layers.collect();
-        frame
+        step.shared = layers.collect();
+        step
     }
 
     /// The position embedding, `[L, H]`.
@@ -105,26 +105,26 @@ impl<'a> Frame<'a> {
     ///
     /// # Shapes
     /// x `[n, inputs]`, out `[n, outputs]`
-    pub fn linear(&self, dense: &Dense, x: &[f32], out: &mut Vec<f32>) {
+    pub fn linear(&self, dense: &Linear, x: &[f32], out: &mut Vec<f32>) {
         let bias = &self.flat[dense.bias.clone()];
         out.resize(x.len() / dense.inputs * bias.len(), 0.0);
         let [weight_t, _] = &self.factors[dense.number];
-        product(self.precision, Matrix::new(x, dense.inputs), weight_t, out, To::Row(bias));
+        gemm(self.precision, MatRef::new(x, dense.inputs), weight_t, out, Epilogue::Bias(bias));
     }
 
     /// A LayerNorm's parameters.
-    pub fn norm(&self, scale: &Scale) -> Norm<'_> {
-        Norm { weight: &self.flat[scale.weight.clone()], bias: &self.flat[scale.bias.clone()], eps: self.eps }
+    pub fn norm(&self, scale: &LayerNormRange) -> LayerNorm<'_> {
+        LayerNorm { weight: &self.flat[scale.weight.clone()], bias: &self.flat[scale.bias.clone()], eps: self.eps }
     }
 
     /// The gradient of a linear layer's input: dy · weight.
-    pub fn transposed(&self, dense: &Dense, dy: &[f32], out: &mut [f32], to: To) {
+    pub fn transposed(&self, dense: &Linear, dy: &[f32], out: &mut [f32], to: Epilogue) {
         let [_, weight] = &self.factors[dense.number];
-        product(self.precision, Matrix::new(dy, dense.bias.len()), weight, out, to);
+        gemm(self.precision, MatRef::new(dy, dense.bias.len()), weight, out, to);
     }
 
     /// Moves what was gathered apart, of fusions and scores, to its places in the flat gradient.
-    pub fn settle(&self, grad: &mut ThreadGrad) {
+    pub fn reduce(&self, grad: &mut Grads) {
         for (k, slots) in self.layout.layers.iter().enumerate() {
             let places = slots.fusion.iter().flat_map(Clone::clone);
             places.zip(&grad.fusion[k]).for_each(|(place, &lanes)| grad.flat[place] = total(lanes));
@@ -145,7 +145,7 @@ impl<'a> Frame<'a> {
             parameters(self, dense, vectors, dsides, &mut grad.flat);
             if *trained {
                 let embedding = &mut grad.flat[self.layout.position_embedding.clone()];
-                self.transposed(dense, dsides, embedding, To::Old);
+                self.transposed(dense, dsides, embedding, Epilogue::Accumulate);
             }
         }
     }

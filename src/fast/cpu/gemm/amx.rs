@@ -6,20 +6,20 @@
 use std::arch::asm;
 use std::arch::x86_64::{_mm512_load_si512, _mm512_setzero_si512, _mm512_store_si512};
 
-use super::avx512::{DEPTH, Tile};
-use super::pack::{BFloat16, Element, FACTORS, Packed, RIGHT, Source, WORDS, transpose};
-use super::{Factor, Matrix, To};
+use super::avx512::{KC, OutputTile};
+use super::pack::{Bf16Pair, Element, NR, PACK_BUFFERS, Packed, REGISTER, Source, transpose};
+use super::{Epilogue, MatRef, Operand};
 
 /// Rows of a tile of the output, two squares.
-const ROWS: usize = 2 * WORDS;
+const TILE_ROWS: usize = 2 * REGISTER;
 
 /// A tile of the output.
 #[repr(C, align(64))]
-struct Sums([[f32; RIGHT]; ROWS]);
+struct TileSums([[f32; NR]; TILE_ROWS]);
 
 /// What the registers are: of the first palette, all of 16 lines of 64 bytes.
 #[repr(C, align(64))]
-struct Configuration {
+struct TileConfig {
     palette: u8,
     start: u8,
     reserved: [u8; 14],
@@ -27,7 +27,7 @@ struct Configuration {
     lines: [u8; 16],
 }
 
-static SQUARES: Configuration = Configuration {
+static TILE_CONFIG: TileConfig = TileConfig {
     palette: 1,
     start: 0,
     reserved: [0; 14],
@@ -38,43 +38,43 @@ static SQUARES: Configuration = Configuration {
 /// Packs a right factor.
 ///
 /// # Safety
-/// The processor has the instructions, as [`MATRIX_UNIT`](super::pack::MATRIX_UNIT) says.
+/// The processor has the instructions, as [`AMX`](super::pack::AMX) says.
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16,avx512vnni")]
-pub unsafe fn right(matrix: Matrix) -> Packed {
+pub unsafe fn pack_rhs(matrix: MatRef) -> Packed {
     // SAFETY: the caller's promise.
-    unsafe { Packed::right::<BFloat16, WORDS>(matrix) }
+    unsafe { Packed::rhs::<Bf16Pair, REGISTER>(matrix) }
 }
 
-/// Packs a left factor in panels of [`WORDS`] rows, an even number of them: squares of 16 words of each row, row by row.
+/// Packs a left factor in panels of [`REGISTER`] rows, an even number of them: squares of 16 words of each row, row by row.
 ///
 /// # Safety
-/// The processor has the instructions, as [`MATRIX_UNIT`](super::pack::MATRIX_UNIT) says.
+/// The processor has the instructions, as [`AMX`](super::pack::AMX) says.
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16,avx512vnni")]
-unsafe fn pack(left: &mut Packed, matrix: Matrix) {
-    let [m, k] = matrix.size();
-    let source = Source { matrix, count: m, k, along: !matrix.transposed };
-    let panels = 2 * m.div_ceil(ROWS);
-    let to = left.make_room(&source, panels * WORDS, k.div_ceil(BFloat16::STEPS).next_multiple_of(WORDS));
-    let blocks = left.words / WORDS;
+unsafe fn pack_lhs(left: &mut Packed, matrix: MatRef) {
+    let [m, k] = matrix.shape();
+    let source = Source { matrix, count: m, k, k_contiguous: !matrix.transposed };
+    let panels = 2 * m.div_ceil(TILE_ROWS);
+    let to = left.reserve(&source, panels * REGISTER, k.div_ceil(Bf16Pair::K_PER_WORD).next_multiple_of(REGISTER));
+    let blocks = left.words / REGISTER;
     for i in 0..panels * blocks {
         // Along the memory, as in `Packed::pack`.
-        let (panel, block) = if source.along { (i / blocks, i % blocks) } else { (i % panels, i / panels) };
-        let (first, word) = (panel * WORDS, block * WORDS);
+        let (panel, block) = if source.k_contiguous { (i / blocks, i % blocks) } else { (i % panels, i / panels) };
+        let (first, word) = (panel * REGISTER, block * REGISTER);
         // SAFETY: the caller's promise.
         let square = unsafe {
-            if source.along {
-                source.lines::<BFloat16>(first, WORDS, word)
+            if source.k_contiguous {
+                source.row_words::<Bf16Pair>(first, REGISTER, word)
             } else {
-                let mut square = [_mm512_setzero_si512(); WORDS];
+                let mut square = [_mm512_setzero_si512(); REGISTER];
                 for (j, words) in square.iter_mut().enumerate() {
-                    *words = source.word::<BFloat16>(first, WORDS, word + j);
+                    *words = source.column_word::<Bf16Pair>(first, REGISTER, word + j);
                 }
                 transpose(square)
             }
         };
         for (j, words) in square.into_iter().enumerate() {
             // SAFETY: a line of this panel.
-            unsafe { _mm512_store_si512(to.add((panel * left.words + word + j) * WORDS).cast(), words) };
+            unsafe { _mm512_store_si512(to.add((panel * left.words + word + j) * REGISTER).cast(), words) };
         }
     }
 }
@@ -82,36 +82,36 @@ unsafe fn pack(left: &mut Packed, matrix: Matrix) {
 /// As [`super::product`].
 ///
 /// # Safety
-/// The processor has the instructions, as [`MATRIX_UNIT`](super::pack::MATRIX_UNIT) says.
+/// The processor has the instructions, as [`AMX`](super::pack::AMX) says.
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16,avx512vnni")]
-pub unsafe fn product(a: Matrix, b: &Factor, out: &mut [f32], to: To) {
-    let ([m, k], [height, n]) = (a.size(), b.size());
-    assert!(height == k && k > 0 && out.len() == m * n && !matches!(to, To::Row(row) if row.len() != n));
-    FACTORS.with_borrow_mut(|[left, right]| {
+pub unsafe fn gemm(a: MatRef, b: &Operand, out: &mut [f32], epilogue: Epilogue) {
+    let ([m, k], [height, n]) = (a.shape(), b.shape());
+    assert!(height == k && k > 0 && out.len() == m * n && !matches!(epilogue, Epilogue::Bias(row) if row.len() != n));
+    PACK_BUFFERS.with_borrow_mut(|[left, right]| {
         // SAFETY: the caller's promise.
         let right = unsafe {
-            pack(left, a);
-            right.packed::<BFloat16, WORDS>(b)
+            pack_lhs(left, a);
+            right.packed::<Bf16Pair, REGISTER>(b)
         };
         assert_eq!(left.words, right.words, "a factor that was packed for other elements");
-        let mut sums = Sums([[0.0; RIGHT]; ROWS]);
+        let mut sums = TileSums([[0.0; NR]; TILE_ROWS]);
         // SAFETY: the processor has the unit, and 64 bytes say what its registers are.
-        unsafe { asm!("ldtilecfg [{}]", in(reg) &SQUARES, options(nostack, preserves_flags)) };
-        for start in (0..left.words).step_by(DEPTH) {
-            let words = DEPTH.min(left.words - start);
-            let to = if start > 0 { To::Old } else { to };
-            for j in (0..n).step_by(RIGHT) {
-                let right = right.panel::<RIGHT>(j / RIGHT, start);
-                for i in (0..m).step_by(ROWS) {
-                    let panels = [0, 1].map(|panel| left.panel::<WORDS>(i / WORDS + panel, start));
+        unsafe { asm!("ldtilecfg [{}]", in(reg) &TILE_CONFIG, options(nostack, preserves_flags)) };
+        for start in (0..left.words).step_by(KC) {
+            let words = KC.min(left.words - start);
+            let epilogue = if start > 0 { Epilogue::Accumulate } else { epilogue };
+            for j in (0..n).step_by(NR) {
+                let right = right.panel::<NR>(j / NR, start);
+                for i in (0..m).step_by(TILE_ROWS) {
+                    let panels = [0, 1].map(|panel| left.panel::<REGISTER>(i / REGISTER + panel, start));
                     // SAFETY: all panels hold so many more words of each lane, whole squares; the caller's promise.
                     unsafe {
-                        sum(words / WORDS, panels, right, &mut sums);
-                        let mut tile = Tile::new(out, n, [i, j], ROWS, to);
+                        multiply_tiles(words / REGISTER, panels, right, &mut sums);
+                        let mut tile = OutputTile::new(out, n, [i, j], TILE_ROWS, epilogue);
                         for row in 0..tile.rows {
                             let sums = sums.0[row].as_ptr();
-                            let sums = [sums, sums.add(WORDS)].map(|half| _mm512_load_si512(half.cast()));
-                            tile.put::<BFloat16>(row, sums);
+                            let sums = [sums, sums.add(REGISTER)].map(|half| _mm512_load_si512(half.cast()));
+                            tile.store_row::<Bf16Pair>(row, sums);
                         }
                     }
                 }
@@ -122,12 +122,12 @@ pub unsafe fn product(a: Matrix, b: &Factor, out: &mut [f32], to: To) {
     });
 }
 
-/// Sums over so many squares along k, one at least.
+/// TileSums over so many squares along k, one at least.
 ///
 /// # Safety
-/// The panels hold so many squares from here on, and the registers are configured as [`SQUARES`] says.
+/// The panels hold so many squares from here on, and the registers are configured as [`TILE_CONFIG`] says.
 #[inline]
-unsafe fn sum(squares: usize, [a, b]: [*const i32; 2], right: *const i32, sums: &mut Sums) {
+unsafe fn multiply_tiles(squares: usize, [a, b]: [*const i32; 2], right: *const i32, sums: &mut TileSums) {
     // SAFETY: the caller's promise; a square of the left factor is 1 KiB of lines of 64 bytes, the two of the right one and
     // those of the sums lie side by side in lines of 128.
     unsafe {
@@ -171,22 +171,22 @@ unsafe fn sum(squares: usize, [a, b]: [*const i32; 2], right: *const i32, sums: 
 #[cfg(test)]
 mod tests {
     use super::super::avx512::{self, tests::holds};
-    use super::super::pack::MATRIX_UNIT;
+    use super::super::pack::AMX;
     use super::*;
     use crate::splitmix;
 
     fn supported() -> bool {
-        if !*MATRIX_UNIT {
+        if !*AMX {
             println!("left out: this processor has no matrix unit");
         }
-        *MATRIX_UNIT
+        *AMX
     }
 
     #[test]
     fn products_of_small_integers_are_exact_in_every_shape() {
         if supported() {
             // SAFETY: the instructions are there.
-            holds(|x| x as f32, |b| unsafe { right(b) }, |a, b, out, to| unsafe { product(a, b, out, to) });
+            holds(|x| x as f32, |b| unsafe { pack_rhs(b) }, |a, b, out, epilogue| unsafe { gemm(a, b, out, epilogue) });
         }
     }
 
@@ -202,12 +202,12 @@ mod tests {
         };
         let (m, k, n) = (75, 700, 45);
         let (x, y) = (numbers(m * k), numbers(k * n));
-        let (a, b) = (Matrix::new(&x, k), Factor::from(Matrix::new(&y, n)));
+        let (a, b) = (MatRef::new(&x, k), Operand::from(MatRef::new(&y, n)));
         let mut out = [vec![0.0_f32; m * n], vec![0.0; m * n]];
         // SAFETY: the instructions are there.
         unsafe {
-            product(a, &b, &mut out[0], To::Nothing);
-            avx512::product::<BFloat16>(a, &b, &mut out[1], To::Nothing);
+            gemm(a, &b, &mut out[0], Epilogue::Overwrite);
+            avx512::gemm::<Bf16Pair>(a, &b, &mut out[1], Epilogue::Overwrite);
         }
         for (one, other) in out[0].iter().zip(&out[1]) {
             assert!((one - other).abs() <= 1e-4, "{one} {other}");

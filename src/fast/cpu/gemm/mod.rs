@@ -1,4 +1,4 @@
-//! Matrix products over slices, by libtorch, or by the kernels of `amx.rs` and `tiles.rs` where these are faster.
+//! MatRef products over slices, by libtorch, or by the kernels of `amx.rs` and `tiles.rs` where these are faster.
 
 #[cfg(target_arch = "x86_64")]
 mod amx;
@@ -11,11 +11,11 @@ use tch::{Device, Kind, Tensor};
 
 use crate::config::Precision;
 #[cfg(target_arch = "x86_64")]
-use pack::{BFloat16, Float32, Int16, MATRIX_UNIT, Packed, VECTORS};
+use pack::{AMX, AVX512, Bf16Pair, F32, I16Pair, Packed};
 
 /// A row-major matrix in a slice of floats, or its transposed.
 #[derive(Debug, Clone, Copy)]
-pub struct Matrix<'a> {
+pub struct MatRef<'a> {
     pub data: &'a [f32],
     /// Of the memory, before the transposition.
     pub columns: usize,
@@ -24,7 +24,7 @@ pub struct Matrix<'a> {
     pub transposed: bool,
 }
 
-impl<'a> Matrix<'a> {
+impl<'a> MatRef<'a> {
     /// All of `data`, in rows of so many columns.
     pub fn new(data: &'a [f32], columns: usize) -> Self {
         assert_eq!(data.len() % columns, 0);
@@ -32,7 +32,7 @@ impl<'a> Matrix<'a> {
     }
 
     /// Some columns of a matrix that is not transposed.
-    pub fn part(self, start: usize, columns: usize) -> Self {
+    pub fn column_range(self, start: usize, columns: usize) -> Self {
         assert!(!self.transposed && start + columns <= self.columns);
         Self { data: &self.data[start..], columns, ..self }
     }
@@ -48,7 +48,7 @@ impl<'a> Matrix<'a> {
     }
 
     /// Rows and columns.
-    pub fn size(self) -> [usize; 2] {
+    pub fn shape(self) -> [usize; 2] {
         let size = [self.rows(), self.columns];
         if self.transposed { [size[1], size[0]] } else { size }
     }
@@ -67,59 +67,59 @@ impl<'a> Matrix<'a> {
 
 /// A right factor: packed once where many products take it, and as it is elsewhere.
 #[derive(Debug)]
-pub enum Factor<'a> {
-    Plain(Matrix<'a>),
+pub enum Operand<'a> {
+    Plain(MatRef<'a>),
     #[cfg(target_arch = "x86_64")]
     Packed(Packed),
 }
 
-impl<'a> Factor<'a> {
+impl<'a> Operand<'a> {
     /// Packs what is packed.
-    pub fn new(precision: Precision, matrix: Matrix<'a>) -> Self {
+    pub fn new(precision: Precision, matrix: MatRef<'a>) -> Self {
         // SAFETY: the processor has the instructions.
-        match unit(precision) {
-            Unit::Libtorch => Self::Plain(matrix),
+        match backend(precision) {
+            Backend::Libtorch => Self::Plain(matrix),
             #[cfg(target_arch = "x86_64")]
-            Unit::Matrix => Self::Packed(unsafe { amx::right(matrix) }),
+            Backend::Amx => Self::Packed(unsafe { amx::pack_rhs(matrix) }),
             #[cfg(target_arch = "x86_64")]
-            Unit::Vectors => Self::Packed(unsafe {
+            Backend::Avx512 => Self::Packed(unsafe {
                 match precision {
-                    Precision::Float32 => Packed::right::<Float32, 1>(matrix),
-                    Precision::Bf16 => Packed::right::<BFloat16, 1>(matrix),
+                    Precision::Float32 => Packed::rhs::<F32, 1>(matrix),
+                    Precision::Bf16 => Packed::rhs::<Bf16Pair, 1>(matrix),
                 }
             }),
         }
     }
 
-    /// Packs whole numbers of 16 bits, to which floats are rounded; `None` where [`whole_product`] has no kernel.
-    pub fn whole(matrix: Matrix) -> Option<Factor<'static>> {
+    /// Packs whole numbers of 16 bits, to which floats are rounded; `None` where [`gemm_i16`] has no kernel.
+    pub fn pack_i16(matrix: MatRef) -> Option<Operand<'static>> {
         #[cfg(target_arch = "x86_64")]
-        if *VECTORS {
+        if *AVX512 {
             // SAFETY: the condition is the promise.
-            return Some(Factor::Packed(unsafe { Packed::right::<Int16, 1>(matrix) }));
+            return Some(Operand::Packed(unsafe { Packed::rhs::<I16Pair, 1>(matrix) }));
         }
         let _ = matrix;
         None
     }
 
     /// Rows and columns.
-    pub fn size(&self) -> [usize; 2] {
+    pub fn shape(&self) -> [usize; 2] {
         match self {
-            Self::Plain(matrix) => matrix.size(),
+            Self::Plain(matrix) => matrix.shape(),
             #[cfg(target_arch = "x86_64")]
-            Self::Packed(packed) => packed.size(),
+            Self::Packed(packed) => packed.shape(),
         }
     }
 }
 
-impl<'a> From<Matrix<'a>> for Factor<'a> {
-    fn from(matrix: Matrix<'a>) -> Self {
+impl<'a> From<MatRef<'a>> for Operand<'a> {
+    fn from(matrix: MatRef<'a>) -> Self {
         Self::Plain(matrix)
     }
 }
 
 /// A view for libtorch, `[n, columns]`, of a slice that it may write to and must not outlive.
-pub fn wrap(out: &mut [f32], columns: usize) -> Tensor {
+pub fn tensor_mut(out: &mut [f32], columns: usize) -> Tensor {
     let (rows, columns) = ((out.len() / columns) as i64, columns as i64);
     // SAFETY: the slice holds rows · columns elements, and the callers drop the tensor while they borrow it.
     unsafe { Tensor::from_blob(out.as_mut_ptr().cast(), &[rows, columns], &[columns, 1], Kind::Float, Device::Cpu) }
@@ -127,12 +127,12 @@ pub fn wrap(out: &mut [f32], columns: usize) -> Tensor {
 
 /// What a product is added to.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub enum To<'a, T = f32> {
-    Nothing,
+pub enum Epilogue<'a, T = f32> {
+    Overwrite,
     /// The output's old values.
-    Old,
+    Accumulate,
     /// A row, `[n]`, in every row.
-    Row(&'a [T]),
+    Bias(&'a [T]),
 }
 
 /// `out` = a · b + what `to` says, where `out` is row-major without gaps.
@@ -142,67 +142,67 @@ pub enum To<'a, T = f32> {
 ///
 /// # Shapes
 /// a `[m, k]`, b `[k, n]`, out `[m, n]`
-pub fn product(precision: Precision, a: Matrix, b: &Factor, out: &mut [f32], to: To) {
-    let ([m, k], [_, n]) = (a.size(), b.size());
+pub fn gemm(precision: Precision, a: MatRef, b: &Operand, out: &mut [f32], epilogue: Epilogue) {
+    let ([m, k], [_, n]) = (a.shape(), b.shape());
     assert_eq!(out.len(), m * n);
-    if out.is_empty() || (k == 0 && to == To::Old) {
+    if out.is_empty() || (k == 0 && epilogue == Epilogue::Accumulate) {
         return;
     }
     // SAFETY: the processor has the instructions.
-    match unit(precision) {
-        Unit::Libtorch => by_libtorch(precision, a, b, out, to),
+    match backend(precision) {
+        Backend::Libtorch => by_libtorch(precision, a, b, out, epilogue),
         #[cfg(target_arch = "x86_64")]
-        Unit::Matrix => unsafe { amx::product(a, b, out, to) },
+        Backend::Amx => unsafe { amx::gemm(a, b, out, epilogue) },
         #[cfg(target_arch = "x86_64")]
-        Unit::Vectors => unsafe {
+        Backend::Avx512 => unsafe {
             match precision {
-                Precision::Float32 => avx512::product::<Float32>(a, b, out, to),
-                Precision::Bf16 => avx512::product::<BFloat16>(a, b, out, to),
+                Precision::Float32 => avx512::gemm::<F32>(a, b, out, epilogue),
+                Precision::Bf16 => avx512::gemm::<Bf16Pair>(a, b, out, epilogue),
             }
         },
     }
 }
 
 /// What multiplies.
-enum Unit {
+enum Backend {
     Libtorch,
     #[cfg(target_arch = "x86_64")]
-    Vectors,
+    Avx512,
     #[cfg(target_arch = "x86_64")]
-    Matrix,
+    Amx,
 }
 
 /// What is fastest on this processor.
-fn unit(precision: Precision) -> Unit {
+fn backend(precision: Precision) -> Backend {
     #[cfg(target_arch = "x86_64")]
-    if precision == Precision::Bf16 && *MATRIX_UNIT {
-        return Unit::Matrix;
-    } else if *VECTORS {
-        return Unit::Vectors;
+    if precision == Precision::Bf16 && *AMX {
+        return Backend::Amx;
+    } else if *AVX512 {
+        return Backend::Avx512;
     }
     let _ = precision;
-    Unit::Libtorch
+    Backend::Libtorch
 }
 
-fn by_libtorch(precision: Precision, a: Matrix, b: &Factor, out: &mut [f32], to: To) {
-    let n = b.size()[1];
+fn by_libtorch(precision: Precision, a: MatRef, b: &Operand, out: &mut [f32], epilogue: Epilogue) {
+    let n = b.shape()[1];
     let b = match b {
-        Factor::Plain(matrix) => matrix.tensor(),
+        Operand::Plain(matrix) => matrix.tensor(),
         #[cfg(target_arch = "x86_64")]
-        Factor::Packed(_) => unreachable!("factors are packed for this module's products alone"),
+        Operand::Packed(_) => unreachable!("factors are packed for this module's products alone"),
     };
-    if let To::Row(row) = to {
+    if let Epilogue::Bias(row) = epilogue {
         out.chunks_exact_mut(n).for_each(|out| out.copy_from_slice(row));
     }
-    let (a, mut target) = (a.tensor(), wrap(out, n));
+    let (a, mut target) = (a.tensor(), tensor_mut(out, n));
     match precision {
-        Precision::Float32 if to == To::Nothing => _ = a.mm_out(&target, &b),
+        Precision::Float32 if epilogue == Epilogue::Overwrite => _ = a.mm_out(&target, &b),
         Precision::Float32 => _ = target.addmm_(&a, &b),
         Precision::Bf16 => {
             let product = a.to_kind(Kind::BFloat16).mm(&b.to_kind(Kind::BFloat16));
-            match to {
-                To::Nothing => target.copy_(&product),
-                To::Old | To::Row(_) => _ = target.g_add_(&product),
+            match epilogue {
+                Epilogue::Overwrite => target.copy_(&product),
+                Epilogue::Accumulate | Epilogue::Bias(_) => _ = target.g_add_(&product),
             }
         }
     }
@@ -214,12 +214,12 @@ fn by_libtorch(precision: Precision, a: Matrix, b: &Factor, out: &mut [f32], to:
 /// a `[m, k]`, b `[k, n]`, out `[m, n]`
 ///
 /// # Panics
-/// With a factor that is not [`Factor::whole`]'s.
-pub fn whole_product(a: Matrix, b: &Factor, out: &mut [i32]) {
+/// With a factor that is not [`Operand::whole`]'s.
+pub fn gemm_i16(a: MatRef, b: &Operand, out: &mut [i32]) {
     #[cfg(target_arch = "x86_64")]
-    if *VECTORS {
+    if *AVX512 {
         // SAFETY: the condition is the promise.
-        return unsafe { avx512::product::<Int16>(a, b, out, To::Nothing) };
+        return unsafe { avx512::gemm::<I16Pair>(a, b, out, Epilogue::Overwrite) };
     }
     let _ = (a, b, out);
     unreachable!("factors are packed for `tiles.rs` alone")

@@ -1,14 +1,14 @@
 //! The losses of encoded sequences with their gradients. The softmax over all items goes block by block: no more than
-//! some rows of scores exist at a time, whatever the batch and the catalogue.
+//! some rows of scores exist at a time, whatever the batch and the item_cache.
 
 use std::ops::Range;
 
 use rayon::prelude::*;
 
 use crate::fast::cpu::encoder::input::Tokens;
-use crate::fast::cpu::encoder::layer::{ThreadGrad, parameters, zeros};
-use crate::fast::cpu::encoder::step::Frame;
-use crate::fast::cpu::gemm::{Factor, Matrix, To, product};
+use crate::fast::cpu::encoder::layer::{Grads, parameters, zeros};
+use crate::fast::cpu::encoder::step::StepContext;
+use crate::fast::cpu::gemm::{Epilogue, MatRef, Operand, gemm};
 use crate::fast::cpu::ops::simd::{LANES, axpy, dot, exp, max, sum};
 
 /// Items of a block: its scores of some rows stay in a core's cache.
@@ -33,19 +33,19 @@ struct Block {
     targets: f64,
 }
 
-/// A thread's share of the catalogue.
+/// A thread's share of the item_cache.
 #[derive(Debug)]
-pub struct Share {
+pub struct ItemShard {
     blocks: Vec<Block>,
     /// Its part of the gradient of some rows, `[rows, H]`.
     drows: Vec<f32>,
 }
 
-impl Share {
-    /// Divides the catalogue among threads.
+impl ItemShard {
+    /// Divides the item_cache among threads.
     pub fn all(n_items: usize, threads: usize) -> Vec<Self> {
         let size = n_items.div_ceil(threads);
-        let shares = (0..n_items).step_by(size).map(|start| {
+        let shards = (0..n_items).step_by(size).map(|start| {
             let end = (start + size).min(n_items);
             let empty = |from: usize| Block {
                 items: from..(from + BLOCK).min(end),
@@ -56,16 +56,16 @@ impl Share {
             };
             Self { blocks: (start..end).step_by(BLOCK).map(empty).collect(), drows: Vec::new() }
         });
-        shares.collect()
+        shards.collect()
     }
 
     /// Of every block, its part of the item embedding transposed, and as it is: packed where they are taken again and the copy
     /// is not too large.
-    fn factors<'a>(&self, frame: &Frame<'a>, again: bool) -> Vec<[Factor<'a>; 2]> {
-        let packed = again && frame.table.len() <= PACKED;
+    fn factors<'a>(&self, step: &StepContext<'a>, again: bool) -> Vec<[Operand<'a>; 2]> {
+        let packed = again && step.table.len() <= PACKED;
         let blocks = self.blocks.iter().map(|block| {
-            let table = Matrix::new(&frame.table[block.items.start * frame.h..block.items.end * frame.h], frame.h);
-            [table.t(), table].map(|table| if packed { Factor::new(frame.precision, table) } else { table.into() })
+            let table = MatRef::new(&step.table[block.items.start * step.h..block.items.end * step.h], step.h);
+            [table.t(), table].map(|table| if packed { Operand::new(step.precision, table) } else { table.into() })
         });
         blocks.collect()
     }
@@ -79,28 +79,28 @@ impl Share {
 /// the sequences and adds that of the item embedding.
 ///
 /// # Shapes
-/// sequences, dsequences `[B, H]`, targets `[B]`, dtable `[n_items, H]`
+/// sequences, dsequences `[B, H]`, targets `[B]`, ditem_embedding `[n_items, H]`
 pub fn cross_entropy(
-    frame: &Frame,
-    shares: &mut [Share],
+    step: &StepContext,
+    shards: &mut [ItemShard],
     sequences: &[f32],
     targets: &[i64],
     dsequences: &mut [f32],
-    dtable: &mut [f32],
+    ditem_embedding: &mut [f32],
 ) -> f64 {
-    let (h, n_items) = (frame.h, frame.table.len() / frame.h);
+    let (h, n_items) = (step.h, step.table.len() / step.h);
     let rows = (SCORES / n_items).clamp(16, ROWS);
     let weight = 1.0 / targets.len() as f32;
     let mut loss = 0.0;
-    let factors: Vec<Vec<[Factor; 2]>> =
-        shares.par_iter().map(|share| share.factors(frame, targets.len() > rows)).collect();
+    let factors: Vec<Vec<[Operand; 2]>> =
+        shards.par_iter().map(|shard| shard.factors(step, targets.len() > rows)).collect();
     let batch = sequences.chunks(rows * h).zip(targets.chunks(rows)).zip(dsequences.chunks_mut(rows * h));
     for ((sequences, targets), dsequences) in batch {
-        shares.par_iter_mut().zip(&factors).for_each(|(share, factors)| {
-            let blocks = share.blocks.iter_mut().zip(factors);
-            blocks.for_each(|(block, [table_t, _])| block.score(frame, table_t, sequences, targets));
+        shards.par_iter_mut().zip(&factors).for_each(|(shard, factors)| {
+            let blocks = shard.blocks.iter_mut().zip(factors);
+            blocks.for_each(|(block, [table_t, _])| block.score(step, table_t, sequences, targets));
         });
-        let blocks = || shares.iter().flat_map(|share| &share.blocks);
+        let blocks = || shards.iter().flat_map(|shard| &shard.blocks);
         let mut most = vec![f32::NEG_INFINITY; targets.len()];
         for block in blocks() {
             most.iter_mut().zip(&block.most).for_each(|(most, &other)| *most = most.max(other));
@@ -114,30 +114,32 @@ pub fn cross_entropy(
         loss += sums.iter().zip(&most).map(|(sum, most)| f64::from(sum.ln()) + f64::from(*most)).sum::<f64>();
         loss -= blocks().map(|block| block.targets).sum::<f64>();
 
-        let rows = Factor::new(frame.precision, Matrix::new(sequences, h));
-        let size = shares[0].items().len() * h;
-        shares.par_iter_mut().zip(&factors).zip(dtable.par_chunks_mut(size)).for_each(|((share, factors), dtable)| {
-            let start = share.items().start;
-            zeros(&mut share.drows, sequences.len());
-            for (block, [_, table]) in share.blocks.iter_mut().zip(factors) {
-                block.differentiate(targets, &most, &sums, weight);
-                let items = block.items.start - start..block.items.end - start;
-                let scores = Matrix::new(&block.scores, block.items.len());
-                let dtable = &mut dtable[items.start * h..items.end * h];
-                product(frame.precision, scores.t(), &rows, dtable, To::Old);
-                product(frame.precision, scores, table, &mut share.drows, To::Old);
-            }
-        });
-        dsequences.copy_from_slice(&shares[0].drows);
-        shares[1..].iter().for_each(|share| axpy(1.0, &share.drows, dsequences));
+        let rows = Operand::new(step.precision, MatRef::new(sequences, h));
+        let size = shards[0].items().len() * h;
+        shards.par_iter_mut().zip(&factors).zip(ditem_embedding.par_chunks_mut(size)).for_each(
+            |((shard, factors), ditem_embedding)| {
+                let start = shard.items().start;
+                zeros(&mut shard.drows, sequences.len());
+                for (block, [_, table]) in shard.blocks.iter_mut().zip(factors) {
+                    block.differentiate(targets, &most, &sums, weight);
+                    let items = block.items.start - start..block.items.end - start;
+                    let scores = MatRef::new(&block.scores, block.items.len());
+                    let ditem_embedding = &mut ditem_embedding[items.start * h..items.end * h];
+                    gemm(step.precision, scores.t(), &rows, ditem_embedding, Epilogue::Accumulate);
+                    gemm(step.precision, scores, table, &mut shard.drows, Epilogue::Accumulate);
+                }
+            },
+        );
+        dsequences.copy_from_slice(&shards[0].drows);
+        shards[1..].iter().for_each(|shard| axpy(1.0, &shard.drows, dsequences));
     }
     loss / targets.len() as f64
 }
 
 impl Block {
-    fn score(&mut self, frame: &Frame, table_t: &Factor, sequences: &[f32], targets: &[i64]) {
+    fn score(&mut self, step: &StepContext, table_t: &Operand, sequences: &[f32], targets: &[i64]) {
         self.scores.resize(targets.len() * self.items.len(), 0.0);
-        product(frame.precision, Matrix::new(sequences, frame.h), table_t, &mut self.scores, To::Nothing);
+        gemm(step.precision, MatRef::new(sequences, step.h), table_t, &mut self.scores, Epilogue::Overwrite);
         self.targets = self.hits(targets).map(|at| f64::from(self.scores[at])).sum();
         self.most.resize(targets.len(), 0.0);
         self.sums.resize(targets.len(), 0.0);
@@ -211,14 +213,14 @@ fn logistic(logits: &mut [f32], weight: f32) -> f64 {
 /// # Shapes
 /// as [`cross_entropy`]; negatives `[B]`
 pub fn bpr(
-    frame: &Frame,
+    step: &StepContext,
     sequences: &[f32],
     (targets, negatives): (&[i64], &[i64]),
     dsequences: &mut [f32],
-    dtable: &mut [f32],
+    ditem_embedding: &mut [f32],
 ) -> f64 {
-    let h = frame.h;
-    let row = |item: i64| &frame.table[item as usize * h..][..h];
+    let h = step.h;
+    let row = |item: i64| &step.table[item as usize * h..][..h];
     let mut loss = 0.0;
     let pairs = targets.iter().zip(negatives).zip(sequences.chunks_exact(h)).zip(dsequences.chunks_exact_mut(h));
     for (((&target, &negative), sequence), dsequence) in pairs {
@@ -230,7 +232,7 @@ pub fn bpr(
         for (item, sign) in [(target, dmargin), (negative, -dmargin)] {
             axpy(sign, row(item), dsequence);
             if item != 0 {
-                axpy(sign, sequence, &mut dtable[item as usize * h..][..h]);
+                axpy(sign, sequence, &mut ditem_embedding[item as usize * h..][..h]);
             }
         }
     }
@@ -242,21 +244,21 @@ pub fn bpr(
 /// # Shapes
 /// sequences, dsequences `[rows, H]`, targets `[rows]`
 pub fn predictor(
-    frame: &Frame,
+    step: &StepContext,
     attribute: usize,
     labels: &Tokens,
     (sequences, targets): (&[f32], &[i64]),
     dsequences: &mut [f32],
     (batch, lamda): (usize, f64),
-    into: &mut ThreadGrad,
+    into: &mut Grads,
 ) -> f64 {
-    let slot = &frame.layout.ap[attribute];
+    let slot = &step.layout.ap[attribute];
     let vocabulary = slot.bias.len();
     // The mean runs over the batch and the vocabulary without the padding token.
     let count = (batch * (vocabulary - 1)) as f64;
     let weight = (lamda / count) as f32;
     let mut logits = Vec::new();
-    frame.linear(slot, sequences, &mut logits);
+    step.linear(slot, sequences, &mut logits);
     let mut loss = 0.0;
     for (logits, &target) in logits.chunks_exact_mut(vocabulary).zip(targets) {
         let tokens = || labels.true_of(target as usize);
@@ -265,7 +267,7 @@ pub fn predictor(
         loss += logistic(&mut logits[1..], weight);
         tokens().for_each(|token| logits[token] -= weight);
     }
-    parameters(frame, slot, sequences, &logits, &mut into.flat);
-    frame.transposed(slot, &logits, dsequences, To::Old);
+    parameters(step, slot, sequences, &logits, &mut into.flat);
+    step.transposed(slot, &logits, dsequences, Epilogue::Accumulate);
     loss / count
 }

@@ -1,13 +1,13 @@
 //! The activation of the feed-forward network and its derivative.
 
 use crate::config::Activation;
-use crate::fast::cpu::gemm::{Matrix, wrap};
+use crate::fast::cpu::gemm::{MatRef, tensor_mut};
 
 /// `out` = activation(x).
 pub fn forward(activation: Activation, x: &[f32], out: &mut [f32]) {
     let map = |out: &mut [f32], f: fn(f32) -> f32| out.iter_mut().zip(x).for_each(|(out, &x)| *out = f(x));
     match activation {
-        Activation::Gelu => _ = Matrix::new(x, 1).tensor().gelu_out(&wrap(out, 1), "none"),
+        Activation::Gelu => _ = MatRef::new(x, 1).tensor().gelu_out(&tensor_mut(out, 1), "none"),
         // Not `max`, which would hide a NaN.
         Activation::Relu => map(out, |x| if x < 0.0 { 0.0 } else { x }),
         Activation::Swish => map(out, |x| x * sigmoid(x)),
@@ -21,7 +21,7 @@ pub fn backward(activation: Activation, x: &[f32], grad: &mut [f32]) {
     let scale = |grad: &mut [f32], f: fn(f32) -> f32| grad.iter_mut().zip(x).for_each(|(grad, &x)| *grad *= f(x));
     match activation {
         Activation::Gelu => {
-            let (target, x) = (wrap(grad, 1), Matrix::new(x, 1).tensor());
+            let (target, x) = (tensor_mut(grad, 1), MatRef::new(x, 1).tensor());
             let _ = x.gelu_backward_grad_input(&target, &target, "none");
         }
         Activation::Relu => scale(grad, |x| if x > 0.0 { 1.0 } else { 0.0 }),

@@ -5,7 +5,7 @@ use super::simd::{axpy, dot, sum};
 
 /// LayerNorm's parameters.
 #[derive(Debug, Clone, Copy)]
-pub struct Norm<'a> {
+pub struct LayerNorm<'a> {
     pub weight: &'a [f32],
     pub bias: &'a [f32],
     pub eps: f32,
@@ -13,14 +13,14 @@ pub struct Norm<'a> {
 
 /// A dropout with the stream of its place in the model; rows are numbered in the batch.
 #[derive(Debug, Clone, Copy)]
-pub struct Drops<'a> {
+pub struct RowDropout<'a> {
     pub dropout: Option<Dropout>,
     pub place: Stream,
     /// The number of every row.
     pub rows: &'a [u64],
 }
 
-impl Drops<'_> {
+impl RowDropout<'_> {
     /// The mask of a row; `false` where nothing is dropped.
     #[inline(always)]
     pub fn mask(&self, row: usize, mask: &mut [f32]) -> bool {
@@ -30,13 +30,13 @@ impl Drops<'_> {
     }
 }
 
-/// `out` = LayerNorm(dropout(y) + residual). Leaves in `y` the normalised rows before weight and bias, and in `inverse`
+/// `out` = LayerNorm(dropout(y) + residual). Leaves in `y` the normalised rows before weight and bias, and in `rstd`
 /// 1 / σ of every row, which the backward pass needs.
 ///
 /// # Shapes
-/// y, residual, out `[n, H]`, inverse `[n]`
+/// y, residual, out `[n, H]`, rstd `[n]`
 #[multiversion::multiversion(targets("x86_64+avx512f", "x86_64+avx2+fma", "aarch64+neon"))]
-pub fn forward(norm: Norm, y: &mut [f32], residual: &[f32], drops: Drops, inverse: &mut [f32], out: &mut [f32]) {
+pub fn forward(norm: LayerNorm, y: &mut [f32], residual: &[f32], drops: RowDropout, rstd: &mut [f32], out: &mut [f32]) {
     let h = norm.weight.len();
     let mut mask = vec![0.0; h];
     let rows = y.chunks_exact_mut(h).zip(residual.chunks_exact(h)).zip(out.chunks_exact_mut(h));
@@ -48,34 +48,34 @@ pub fn forward(norm: Norm, y: &mut [f32], residual: &[f32], drops: Drops, invers
         } else {
             axpy(1.0, residual, y);
         }
-        inverse[row] = normalize(norm, y, out);
+        rstd[row] = normalize(norm, y, out);
     }
 }
 
 /// LayerNorm of one row, in place, and with weight and bias in `out`; gives 1 / σ.
 #[inline(always)]
-fn normalize(norm: Norm, y: &mut [f32], out: &mut [f32]) -> f32 {
+fn normalize(norm: LayerNorm, y: &mut [f32], out: &mut [f32]) -> f32 {
     let n = y.len() as f32;
     let mean = sum(y) / n;
     y.iter_mut().for_each(|y| *y -= mean);
-    let inverse = 1.0 / (dot(y, y) / n + norm.eps).sqrt();
-    y.iter_mut().for_each(|y| *y *= inverse);
+    let rstd = 1.0 / (dot(y, y) / n + norm.eps).sqrt();
+    y.iter_mut().for_each(|y| *y *= rstd);
     for (((out, y), w), b) in out.iter_mut().zip(&*y).zip(norm.weight).zip(norm.bias) {
         *out = y * w + b;
     }
-    inverse
+    rstd
 }
 
-/// `out` = dropout(LayerNorm(y)), as behind the item embedding; leaves normalised rows in `y` and 1 / σ in `inverse`.
+/// `out` = dropout(LayerNorm(y)), as behind the item embedding; leaves normalised rows in `y` and 1 / σ in `rstd`.
 ///
 /// # Shapes
-/// y, out `[n, H]`, inverse `[n]`
+/// y, out `[n, H]`, rstd `[n]`
 #[multiversion::multiversion(targets("x86_64+avx512f", "x86_64+avx2+fma", "aarch64+neon"))]
-pub fn embed(norm: Norm, y: &mut [f32], drops: Drops, inverse: &mut [f32], out: &mut [f32]) {
+pub fn embed(norm: LayerNorm, y: &mut [f32], drops: RowDropout, rstd: &mut [f32], out: &mut [f32]) {
     let h = norm.weight.len();
     let mut mask = vec![0.0; h];
     for (row, (y, out)) in y.chunks_exact_mut(h).zip(out.chunks_exact_mut(h)).enumerate() {
-        inverse[row] = normalize(norm, y, out);
+        rstd[row] = normalize(norm, y, out);
         if drops.mask(row, &mut mask) {
             out.iter_mut().zip(&mask).for_each(|(out, m)| *out *= m);
         }
@@ -85,10 +85,10 @@ pub fn embed(norm: Norm, y: &mut [f32], drops: Drops, inverse: &mut [f32], out: 
 /// The gradient of [`embed`]: turns the gradient of `out`, in place, into that of `y`.
 #[multiversion::multiversion(targets("x86_64+avx512f", "x86_64+avx2+fma", "aarch64+neon"))]
 pub fn embed_backward(
-    norm: Norm,
+    norm: LayerNorm,
     normalized: &[f32],
-    inverse: &[f32],
-    drops: Drops,
+    rstd: &[f32],
+    drops: RowDropout,
     grad: &mut [f32],
     (dweight, dbias): (&mut [f32], &mut [f32]),
 ) {
@@ -98,13 +98,13 @@ pub fn embed_backward(
         if drops.mask(row, &mut mask) {
             grad.iter_mut().zip(&mask).for_each(|(grad, m)| *grad *= m);
         }
-        normalize_backward(norm, normalized, inverse[row], grad, dweight, dbias);
+        normalize_backward(norm, normalized, rstd[row], grad, dweight, dbias);
     }
 }
 
 /// The output of a LayerNorm from its normalised rows.
 #[multiversion::multiversion(targets("x86_64+avx512f", "x86_64+avx2+fma", "aarch64+neon"))]
-pub fn scale(norm: Norm, normalized: &[f32], out: &mut [f32]) {
+pub fn scale(norm: LayerNorm, normalized: &[f32], out: &mut [f32]) {
     let h = norm.weight.len();
     for (x, out) in normalized.chunks_exact(h).zip(out.chunks_exact_mut(h)) {
         for (((out, x), w), b) in out.iter_mut().zip(x).zip(norm.weight).zip(norm.bias) {
@@ -117,13 +117,13 @@ pub fn scale(norm: Norm, normalized: &[f32], out: &mut [f32]) {
 /// new part before its dropout to `dy`. Adds to the gradients of weight and bias.
 ///
 /// # Shapes
-/// normalized, grad, dy `[n, H]`, inverse `[n]`, dweight, dbias `[H]`
+/// normalized, grad, dy `[n, H]`, rstd `[n]`, dweight, dbias `[H]`
 #[multiversion::multiversion(targets("x86_64+avx512f", "x86_64+avx2+fma", "aarch64+neon"))]
 pub fn backward(
-    norm: Norm,
+    norm: LayerNorm,
     normalized: &[f32],
-    inverse: &[f32],
-    drops: Drops,
+    rstd: &[f32],
+    drops: RowDropout,
     grad: &mut [f32],
     dy: &mut [f32],
     (dweight, dbias): (&mut [f32], &mut [f32]),
@@ -132,7 +132,7 @@ pub fn backward(
     let mut mask = vec![0.0; h];
     let rows = normalized.chunks_exact(h).zip(grad.chunks_exact_mut(h)).zip(dy.chunks_exact_mut(h));
     for (row, ((normalized, grad), dy)) in rows.enumerate() {
-        normalize_backward(norm, normalized, inverse[row], grad, dweight, dbias);
+        normalize_backward(norm, normalized, rstd[row], grad, dweight, dbias);
         if drops.mask(row, &mut mask) {
             for ((dy, g), m) in dy.iter_mut().zip(&*grad).zip(&mask) {
                 *dy = g * m;
@@ -146,9 +146,9 @@ pub fn backward(
 /// The gradient of [`normalize`], in place.
 #[inline(always)]
 fn normalize_backward(
-    norm: Norm,
+    norm: LayerNorm,
     normalized: &[f32],
-    inverse: f32,
+    rstd: f32,
     grad: &mut [f32],
     dweight: &mut [f32],
     dbias: &mut [f32],
@@ -163,6 +163,6 @@ fn normalize_backward(
     }
     let (mean, along) = (sum(grad) / h as f32, dot(grad, normalized) / h as f32);
     for (g, x) in grad.iter_mut().zip(normalized) {
-        *g = (*g - mean - x * along) * inverse;
+        *g = (*g - mean - x * along) * rstd;
     }
 }

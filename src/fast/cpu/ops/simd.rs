@@ -27,7 +27,7 @@ pub fn dot(a: &[f32], b: &[f32]) -> f32 {
 
 /// The product of two rows in every head.
 #[inline(always)]
-pub fn dots(a: &[f32], b: &[f32], out: &mut [f32]) {
+pub fn dot_heads(a: &[f32], b: &[f32], out: &mut [f32]) {
     let d = a.len() / out.len();
     for ((a, b), out) in a.chunks_exact(d).zip(b.chunks_exact(d)).zip(out) {
         *out = dot(a, b);
@@ -89,13 +89,13 @@ pub fn axpy(a: f32, x: &[f32], y: &mut [f32]) {
 
 /// y = a x.
 #[inline(always)]
-pub fn scaled(a: f32, x: &[f32], y: &mut [f32]) {
+pub fn scale_into(a: f32, x: &[f32], y: &mut [f32]) {
     y.iter_mut().zip(x).for_each(|(y, x)| *y = a * x);
 }
 
 /// Rows with their weights.
 #[derive(Debug, Clone, Copy)]
-pub struct Terms<'a, At> {
+pub struct WeightedRows<'a, At> {
     /// A weight every `step` floats.
     pub weights: &'a [f32],
     pub step: usize,
@@ -105,7 +105,7 @@ pub struct Terms<'a, At> {
     pub n: usize,
 }
 
-impl<At: Fn(usize) -> usize + Copy> Terms<'_, At> {
+impl<At: Fn(usize) -> usize + Copy> WeightedRows<'_, At> {
     /// `out` = Σ weight · row.
     #[inline(always)]
     pub fn sum(self, out: &mut [f32]) {
@@ -205,7 +205,7 @@ mod tests {
             ((0..9).map(|i| i as f32 - 4.0).collect(), (0..600).map(|i| (i % 7) as f32).collect());
         for length in 0..140 {
             let mut out = vec![f32::NAN; length];
-            Terms { weights: &weights, step: 3, rows: &rows, at: |t| 150 * t, n: 3 }.sum(&mut out);
+            WeightedRows { weights: &weights, step: 3, rows: &rows, at: |t| 150 * t, n: 3 }.sum(&mut out);
             let expected = (0..length).map(|i| (0..3).map(|t| weights[3 * t] * rows[150 * t + i]).sum::<f32>());
             assert_eq!(out, expected.collect::<Vec<_>>(), "{length}");
         }

@@ -13,7 +13,7 @@ use crate::model::Model;
 
 /// A linear layer's place.
 #[derive(Debug, Clone)]
-pub struct Dense {
+pub struct Linear {
     /// Its number among all of them.
     pub number: usize,
     /// `[outputs, inputs]`
@@ -25,27 +25,27 @@ pub struct Dense {
 
 /// A LayerNorm's place.
 #[derive(Debug, Clone)]
-pub struct Scale {
+pub struct LayerNormRange {
     pub weight: Range<usize>,
     pub bias: Range<usize>,
 }
 
 /// A layer's places.
 #[derive(Debug)]
-pub struct LayerSlots {
-    pub query: Dense,
-    pub key: Dense,
-    pub value: Dense,
+pub struct LayerLayout {
+    pub query: Linear,
+    pub key: Linear,
+    pub value: Linear,
     /// The position stream's queries, then keys; `None` where positions enter the input.
-    pub position: Option<Dense>,
+    pub position: Option<Linear>,
     /// Each attribute's queries, then keys.
-    pub attributes: Vec<Dense>,
+    pub attributes: Vec<Linear>,
     pub fusion: Vec<Range<usize>>,
-    pub dense: Dense,
-    pub attention_norm: Scale,
-    pub dense_1: Dense,
-    pub dense_2: Dense,
-    pub norm: Scale,
+    pub dense: Linear,
+    pub attention_norm: LayerNormRange,
+    pub dense_1: Linear,
+    pub dense_2: Linear,
+    pub norm: LayerNormRange,
 }
 
 /// The places of all parameters but the item embedding.
@@ -55,12 +55,12 @@ pub struct Layout {
     /// `[L, H]`
     pub position_embedding: Range<usize>,
     pub input: Input,
-    pub layers: Vec<LayerSlots>,
+    pub layers: Vec<LayerLayout>,
     /// The predictors.
-    pub ap: Vec<Dense>,
-    pub norm: Scale,
+    pub ap: Vec<Linear>,
+    pub norm: LayerNormRange,
     /// All linear layers by their numbers.
-    pub dense: Vec<Dense>,
+    pub dense: Vec<Linear>,
     /// Every parameter's `state_dict` name with its place.
     names: Vec<(String, Range<usize>)>,
 }
@@ -74,7 +74,7 @@ impl Layout {
             Architecture::SasRecD => config.attribute_hidden_size.iter().map(|&size| size as usize).collect(),
             Architecture::SasRec | Architecture::SasRecF => Vec::new(),
         };
-        let mut place = Placer::default();
+        let mut place = LayoutBuilder::default();
         let position_embedding = place.next("position_embedding.weight".to_owned(), l * h);
         let input = Input::new(model, &mut place);
         let layers = (0..config.n_layers).map(|k| {
@@ -96,7 +96,7 @@ impl Layout {
                 let names = [format!("query_layers.{i}"), format!("key_layers.{i}")];
                 place.dense(&names.map(|name| format!("{attention}.{name}")), size, size)
             };
-            LayerSlots {
+            LayerLayout {
                 attributes: attributes.iter().enumerate().map(query_and_key).collect(),
                 query: place.dense(&[format!("{attention}.query")], h, h),
                 key: place.dense(&[format!("{attention}.key")], h, h),
@@ -154,14 +154,14 @@ pub fn floats_mut(tensor: &mut Tensor) -> &mut [f32] {
 
 /// Gives places, one after the other.
 #[derive(Default)]
-pub struct Placer {
+pub struct LayoutBuilder {
     /// Where the next place begins.
     pub len: usize,
-    dense: Vec<Dense>,
+    dense: Vec<Linear>,
     names: Vec<(String, Range<usize>)>,
 }
 
-impl Placer {
+impl LayoutBuilder {
     pub fn next(&mut self, name: String, size: usize) -> Range<usize> {
         let place = self.len..self.len + size;
         self.len = place.end;
@@ -170,18 +170,18 @@ impl Placer {
     }
 
     /// Linear layers of the same input, one after the other: their weights, then their biases.
-    pub fn dense(&mut self, names: &[String], inputs: usize, outputs: usize) -> Dense {
+    pub fn dense(&mut self, names: &[String], inputs: usize, outputs: usize) -> Linear {
         let start = self.len;
         names.iter().for_each(|name| _ = self.next(format!("{name}.weight"), inputs * outputs));
         let middle = self.len;
         names.iter().for_each(|name| _ = self.next(format!("{name}.bias"), outputs));
-        let dense = Dense { number: self.dense.len(), weight: start..middle, bias: middle..self.len, inputs };
+        let dense = Linear { number: self.dense.len(), weight: start..middle, bias: middle..self.len, inputs };
         self.dense.push(dense.clone());
         dense
     }
 
-    fn scale(&mut self, name: &str, size: usize) -> Scale {
+    fn scale(&mut self, name: &str, size: usize) -> LayerNormRange {
         let weight = self.next(format!("{name}.weight"), size);
-        Scale { weight, bias: self.next(format!("{name}.bias"), size) }
+        LayerNormRange { weight, bias: self.next(format!("{name}.bias"), size) }
     }
 }

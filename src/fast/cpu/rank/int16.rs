@@ -1,4 +1,4 @@
-//! A screen before the ranking: scores in whole numbers, whose products take half of float32's time, tell almost all items
+//! A prefilter before the ranking: scores in whole numbers, whose products take half of float32's time, tell almost all items
 //! apart from the target. What they leave undecided is scored in float32, so that ranks are those of float32's scores.
 //!
 //! Sequences and items are scaled and rounded to 16 bits, with norms that keep their products within 32 bits. By Cauchy and
@@ -11,7 +11,7 @@ use rayon::prelude::*;
 
 use super::BLOCK;
 use crate::eval::Ranking;
-use crate::fast::cpu::gemm::{Factor, Matrix, whole_product};
+use crate::fast::cpu::gemm::{MatRef, Operand, gemm_i16};
 use crate::fast::cpu::ops::simd::dot;
 
 /// The norm of a scaled vector, at most: two of them, rounded, have a product within 32 bits where H is at most [`WIDEST`].
@@ -26,9 +26,9 @@ const RANGE: Range<f64> = 1e-25..1e38;
 
 /// The item embedding in whole numbers.
 #[derive(Debug)]
-pub struct Screen {
+pub struct Prefilter {
     /// The table transposed, by blocks of items.
-    blocks: Vec<Factor<'static>>,
+    blocks: Vec<Operand<'static>>,
     h: usize,
     scale: f64,
     /// The largest norm of an item.
@@ -37,7 +37,7 @@ pub struct Screen {
     moved: f64,
 }
 
-impl Screen {
+impl Prefilter {
     /// `None` where this processor has no such products here, or the embedding is zero or not finite.
     ///
     /// # Shapes
@@ -50,9 +50,9 @@ impl Screen {
         }
         let scale = scale(table, norm);
         let blocks = table.par_chunks(BLOCK * h).map(|table| {
-            let scaled: Vec<f32> = scaled(table, scale).collect();
+            let scaled: Vec<f32> = scale_into(table, scale).collect();
             let moved = scaled.chunks_exact(h).map(moved).fold(0.0, f64::max);
-            Some((Factor::whole(Matrix::new(&scaled, h).t())?, moved))
+            Some((Operand::pack_i16(MatRef::new(&scaled, h).t())?, moved))
         });
         let (blocks, moved): (_, Vec<f64>) = blocks.collect::<Option<Vec<_>>>()?.into_iter().unzip();
         Some(Self { blocks, h, scale, norm, moved: moved.into_iter().fold(0.0, f64::max) })
@@ -62,7 +62,7 @@ impl Screen {
     pub fn rank(&self, table: &[f32], sequences: &[f32], targets: &[i64]) -> Option<Ranking> {
         let (h, n) = (self.h, targets.len());
         let item = |item: usize| &table[item * h..][..h];
-        // A term of `dot` is rounded once as a product, and once whenever it is part of a sum.
+        // A term of `dot` is rounded once as a gemm, and once whenever it is part of a sum.
         let float32 = (h as f64 / 16.0 + 24.0) * f64::from(f32::EPSILON) * NORM * NORM;
         let (mut whole, mut bounds) = (Vec::with_capacity(sequences.len()), Vec::with_capacity(n));
         for (sequence, &target) in sequences.chunks_exact(h).zip(targets) {
@@ -72,7 +72,7 @@ impl Screen {
             }
             let scale = scale(sequence, norm);
             let start = whole.len();
-            whole.extend(scaled(sequence, scale));
+            whole.extend(scale_into(sequence, scale));
             let moved = moved(&whole[start..]);
             let margin = moved * NORM + (NORM + moved) * self.moved + float32;
             let score = score(sequence, item(target as usize));
@@ -83,9 +83,9 @@ impl Screen {
         let mut ranking = Ranking { rank: vec![0; n], ties: vec![0; n] };
         let (mut scores, mut undecided) = (vec![0; n * BLOCK], Vec::new());
         for (block, factor) in self.blocks.iter().enumerate() {
-            let items = factor.size()[1];
+            let items = factor.shape()[1];
             let scores = &mut scores[..n * items];
-            whole_product(Matrix::new(&whole, h), factor, scores);
+            gemm_i16(MatRef::new(&whole, h), factor, scores);
             for (i, (row, &(score_of_target, bounds))) in scores.chunks_exact(items).zip(&bounds).enumerate() {
                 // Item 0 is padding and stands behind all others.
                 let first = usize::from(block == 0);
@@ -114,7 +114,7 @@ fn scale(vectors: &[f32], norm: f64) -> f64 {
     (NORM / norm).min(LARGEST / f64::from(largest))
 }
 
-fn scaled(x: &[f32], scale: f64) -> impl Iterator<Item = f32> {
+fn scale_into(x: &[f32], scale: f64) -> impl Iterator<Item = f32> {
     x.iter().map(move |&x| (f64::from(x) * scale) as f32)
 }
 
@@ -186,10 +186,10 @@ mod tests {
             table.copy_within(h..2 * h, 9 * h);
             table.copy_within(h..2 * h, 20 * h);
             table[12 * h..13 * h].iter_mut().for_each(|x| *x *= 1e3);
-            let Some(screen) = Screen::new(&table, h) else {
+            let Some(prefilter) = Prefilter::new(&table, h) else {
                 return println!("left out: this processor has no such products");
             };
-            let found = screen.rank(&table, &sequences, &targets).expect("scores are in float32's range");
+            let found = prefilter.rank(&table, &sequences, &targets).expect("scores are in float32's range");
             assert_eq!(found, expected(&table, h, &sequences, &targets), "H = {h}, {n_items} items");
             assert!(h == 1 || found.ties[0] == 2, "{:?}", found.ties);
         }
@@ -198,15 +198,15 @@ mod tests {
     #[test]
     fn what_may_leave_float32s_range_is_left_to_float32() {
         let (mut table, sequences) = (vec![1.0; 40], vec![1.0; 4]);
-        let Some(screen) = Screen::new(&table, 4) else {
+        let Some(prefilter) = Prefilter::new(&table, 4) else {
             return println!("left out: this processor has no such products");
         };
-        assert!(screen.rank(&table, &[1.0, f32::NAN, 0.0, 0.0], &[1]).is_none());
-        assert!(screen.rank(&table, &[1.0, f32::INFINITY, 0.0, 0.0], &[1]).is_none());
-        assert!(screen.rank(&table, &[f32::MAX; 4], &[1]).is_none());
-        assert!(screen.rank(&table, &[1e-30; 4], &[1]).is_none());
-        assert!(screen.rank(&table, &sequences, &[1]).is_some());
+        assert!(prefilter.rank(&table, &[1.0, f32::NAN, 0.0, 0.0], &[1]).is_none());
+        assert!(prefilter.rank(&table, &[1.0, f32::INFINITY, 0.0, 0.0], &[1]).is_none());
+        assert!(prefilter.rank(&table, &[f32::MAX; 4], &[1]).is_none());
+        assert!(prefilter.rank(&table, &[1e-30; 4], &[1]).is_none());
+        assert!(prefilter.rank(&table, &sequences, &[1]).is_some());
         table[5] = f32::NAN;
-        assert!(Screen::new(&table, 4).is_none());
+        assert!(Prefilter::new(&table, 4).is_none());
     }
 }

@@ -1,12 +1,12 @@
-//! Ranks of targets among all items: a product, and a count of better items instead of a sort.
+//! Ranks of targets among all items: a gemm, and a count of better items instead of a sort.
 
 pub mod int16;
 
-use self::int16::Screen;
+use self::int16::Prefilter;
 use crate::config::Precision;
 use crate::eval::Ranking;
-use crate::fast::cpu::encoder::step::Frame;
-use crate::fast::cpu::gemm::{Matrix, To, product};
+use crate::fast::cpu::encoder::step::StepContext;
+use crate::fast::cpu::gemm::{Epilogue, MatRef, gemm};
 
 /// Items of one product: its scores are counted while they are in a core's cache.
 pub const BLOCK: usize = 1024;
@@ -18,24 +18,24 @@ pub const BLOCK: usize = 1024;
 /// # Shapes
 /// sequences `[n, H]`, targets `[n]`
 pub fn rank(
-    frame: &Frame,
-    screen: Option<&Screen>,
+    step: &StepContext,
+    prefilter: Option<&Prefilter>,
     sequences: &[f32],
     targets: &[i64],
     scores: &mut Vec<f32>,
 ) -> Option<Ranking> {
-    if let Some(ranking) = screen.and_then(|screen| screen.rank(frame.table, sequences, targets)) {
+    if let Some(ranking) = prefilter.and_then(|prefilter| prefilter.rank(step.table, sequences, targets)) {
         return Some(ranking);
     }
-    let (h, n) = (frame.h, targets.len());
-    let n_items = frame.table.len() / h;
+    let (h, n) = (step.h, targets.len());
+    let n_items = step.table.len() / h;
     scores.resize(n * n_items, 0.0);
     // Blocks lie one after the other, each `[n, items]`.
     let blocks = || (0..n_items).step_by(BLOCK).map(|start| start..(start + BLOCK).min(n_items));
     for items in blocks() {
-        let table = Matrix::new(&frame.table[items.start * h..items.end * h], h);
+        let table = MatRef::new(&step.table[items.start * h..items.end * h], h);
         let out = &mut scores[items.start * n..items.end * n];
-        product(Precision::Float32, Matrix::new(sequences, h), &table.t().into(), out, To::Nothing);
+        gemm(Precision::Float32, MatRef::new(sequences, h), &table.t().into(), out, Epilogue::Overwrite);
     }
     let row = |items: std::ops::Range<usize>, i: usize| {
         let width = items.len();
