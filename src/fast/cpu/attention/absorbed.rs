@@ -1,97 +1,106 @@
-//! The last layer's keys and values, taken through its queries.
+//! Absorbed projections: the key's and the value's weights taken to the side of the queries, as in multi-head latent attention.
 //!
-//! That layer has one query a sequence. Its score of a row x in a head is q · (W x + b) = (Wᵀ q) · x + q · b, and its context is
-//! Σ pⱼ (W xⱼ + b) = W (Σ pⱼ xⱼ) + b Σ pⱼ: so that a product for every query stands for one for every row. Queries are lifted to
-//! the width of the input with the key's weight, and sums of rows are lowered to a head's width with the value's.
+//! The last layer has one query a sequence. In a head of width d, with x the rows of the sequence,
+//!
+//! * its scores are q · (W_K x + b_K) = (W_Kᵀ q) · x + q · b_K: the key layer is absorbed into the query ([`absorb`]);
+//! * its context is Σ pⱼ (W_V xⱼ + b_V) = W_V (Σ pⱼ xⱼ) + b_V Σ pⱼ: the value layer is applied to the sum ([`project`]).
+//!
+//! So each layer costs a product for every query instead of one for every row. [`absorb`] and [`project`] are each other's
+//! gradients, with the same gradient of the parameters ([`backward_params`]).
+//!
+//! [`absorb`]: AbsorbedRows::absorb
+//! [`project`]: AbsorbedRows::project
+//! [`backward_params`]: AbsorbedRows::backward_params
 
-use crate::fast::cpu::encoder::step::StepContext;
 use crate::fast::cpu::gemm::{Epilogue, MatRef, gemm};
 use crate::fast::cpu::ops::simd::{axpy, dot_heads};
 use crate::fast::cpu::params::layout::Linear;
+use crate::fast::cpu::params::linear::Weights;
 
-/// Rows of the input's width for every head, and a number beside each.
+/// Rows of the input's width for every query and head, with what belongs to the bias.
 #[derive(Debug, Default)]
-pub struct Absorbed {
-    /// `[heads, n, H]`
+pub struct AbsorbedRows {
+    /// z: absorbed queries or sums of rows, `[heads, n, H]`.
     pub rows: Vec<f32>,
-    /// What belongs to the bias, `[n, heads]`.
-    pub offsets: Vec<f32>,
+    /// o: q · b_K or Σ pⱼ, `[n, heads]`.
+    pub bias: Vec<f32>,
 }
 
-impl Absorbed {
-    pub fn resize(&mut self, step: &StepContext, n: usize) {
-        self.rows.resize(step.heads * n * step.h, 0.0);
-        self.offsets.resize(n * step.heads, 0.0);
+impl AbsorbedRows {
+    /// Makes room for n queries.
+    pub fn resize(&mut self, n: usize, heads: usize, h: usize) {
+        self.rows.resize(heads * n * h, 0.0);
+        self.bias.resize(n * heads, 0.0);
     }
 
-    /// Wᵀ y and y · b, head by head.
+    /// z = Wᵀ y and o = y · b, head by head.
     ///
     /// # Shapes
     /// y `[n, H]`
-    pub fn lift(&mut self, step: &StepContext, dense: &Linear, y: &[f32]) {
-        let (h, heads) = (step.h, step.heads);
+    pub fn absorb(&mut self, weights: &Weights, linear: &Linear, heads: usize, y: &[f32]) {
+        let h = linear.inputs;
         let n = y.len() / h;
-        self.resize(step, n);
+        self.resize(n, heads, h);
         for (head, rows) in self.rows.chunks_exact_mut(n * h).enumerate() {
-            let weight = MatRef::new(of_head(step, dense, head), h);
-            gemm(step.precision, part(step, y, head), &weight.into(), rows, Epilogue::Overwrite);
+            let weight = MatRef::new(weight_of_head(weights, linear, heads, head), h);
+            gemm(weights.precision, head_columns(y, h, heads, head), &weight.into(), rows, Epilogue::Overwrite);
         }
-        let bias = &step.flat[dense.bias.clone()];
-        for (y, offsets) in y.chunks_exact(h).zip(self.offsets.chunks_exact_mut(heads)) {
-            dot_heads(y, bias, offsets);
+        let bias = &weights.flat[linear.bias.clone()];
+        for (y, out) in y.chunks_exact(h).zip(self.bias.chunks_exact_mut(heads)) {
+            dot_heads(y, bias, out);
         }
     }
 
-    /// W z + o b, head by head, of rows z and their offsets o.
+    /// y = W z + o b, head by head.
     ///
     /// # Shapes
     /// y `[n, H]`
-    pub fn lower(&self, step: &StepContext, dense: &Linear, y: &mut [f32]) {
-        let (h, heads) = (step.h, step.heads);
-        let (n, d) = (y.len() / h, h / heads);
-        let mut lowered = vec![0.0; n * d];
+    pub fn project(&self, weights: &Weights, linear: &Linear, heads: usize, y: &mut [f32]) {
+        let (h, d) = (linear.inputs, linear.inputs / heads);
+        let n = y.len() / h;
+        let mut projected = vec![0.0; n * d];
         for (head, rows) in self.rows.chunks_exact(n * h).enumerate() {
-            let weight = MatRef::new(of_head(step, dense, head), h);
-            gemm(step.precision, MatRef::new(rows, h), &weight.t().into(), &mut lowered, Epilogue::Overwrite);
-            let bias = &step.flat[dense.bias.clone()][head * d..][..d];
-            let offsets = self.offsets[head..].iter().step_by(heads);
-            for ((y, lowered), &offset) in y.chunks_exact_mut(h).zip(lowered.chunks_exact(d)).zip(offsets) {
+            let weight = MatRef::new(weight_of_head(weights, linear, heads, head), h);
+            gemm(weights.precision, MatRef::new(rows, h), &weight.t().into(), &mut projected, Epilogue::Overwrite);
+            let bias = &weights.flat[linear.bias.clone()][head * d..][..d];
+            let of_head = self.bias[head..].iter().step_by(heads);
+            for ((y, projected), &o) in y.chunks_exact_mut(h).zip(projected.chunks_exact(d)).zip(of_head) {
                 let y = &mut y[head * d..][..d];
-                y.copy_from_slice(lowered);
-                axpy(offset, bias, y);
+                y.copy_from_slice(projected);
+                axpy(o, bias, y);
             }
         }
     }
 
-    /// Adds the gradients of weight and bias, Σ y zᵀ and Σ o y: from what is lifted and the gradient of [`Absorbed::lift`], or
-    /// from what is lowered and the gradient of [`Absorbed::lower`].
+    /// dW += Σ y zᵀ and db += Σ o y: with y absorbed and z, o the gradient of what it became, or with z, o projected and y the
+    /// gradient of what they became.
     ///
     /// # Shapes
     /// y `[n, H]`
-    pub fn parameters(&self, step: &StepContext, dense: &Linear, y: &[f32], flat: &mut [f32]) {
-        let (h, heads) = (step.h, step.heads);
-        let (n, d) = (y.len() / h, h / heads);
-        let weight = flat[dense.weight.clone()].chunks_exact_mut(d * h);
-        for ((head, rows), weight) in self.rows.chunks_exact(n * h).enumerate().zip(weight) {
-            let of_outputs = part(step, y, head).t();
-            gemm(step.precision, of_outputs, &MatRef::new(rows, h).into(), weight, Epilogue::Accumulate);
+    pub fn backward_params(&self, weights: &Weights, linear: &Linear, heads: usize, y: &[f32], flat_grad: &mut [f32]) {
+        let (h, d) = (linear.inputs, linear.inputs / heads);
+        let n = y.len() / h;
+        let dweight = flat_grad[linear.weight.clone()].chunks_exact_mut(d * h);
+        for ((head, rows), dweight) in self.rows.chunks_exact(n * h).enumerate().zip(dweight) {
+            let y_t = head_columns(y, h, heads, head).t();
+            gemm(weights.precision, y_t, &MatRef::new(rows, h).into(), dweight, Epilogue::Accumulate);
         }
-        let bias = &mut flat[dense.bias.clone()];
-        for (y, offsets) in y.chunks_exact(h).zip(self.offsets.chunks_exact(heads)) {
-            let heads = bias.chunks_exact_mut(d).zip(y.chunks_exact(d)).zip(offsets);
-            heads.for_each(|((bias, y), &offset)| axpy(offset, y, bias));
+        let dbias = &mut flat_grad[linear.bias.clone()];
+        for (y, bias) in y.chunks_exact(h).zip(self.bias.chunks_exact(heads)) {
+            let of_heads = dbias.chunks_exact_mut(d).zip(y.chunks_exact(d)).zip(bias);
+            of_heads.for_each(|((dbias, y), &o)| axpy(o, y, dbias));
         }
     }
 }
 
 /// The rows of a weight that give a head's outputs, `[d, H]`.
-fn of_head<'a>(step: &StepContext<'a>, dense: &Linear, head: usize) -> &'a [f32] {
-    let size = step.h / step.heads * step.h;
-    &step.flat[dense.weight.clone()][head * size..][..size]
+fn weight_of_head<'a>(weights: &Weights<'a>, linear: &Linear, heads: usize, head: usize) -> &'a [f32] {
+    let size = linear.inputs / heads * linear.inputs;
+    &weights.flat[linear.weight.clone()][head * size..][..size]
 }
 
-/// A head's columns, `[n, d]`.
-fn part<'a>(step: &StepContext, y: &'a [f32], head: usize) -> MatRef<'a> {
-    let d = step.h / step.heads;
-    MatRef::new(y, step.h).column_range(head * d, d)
+/// A head's columns of y, `[n, d]`.
+fn head_columns(y: &[f32], h: usize, heads: usize, head: usize) -> MatRef<'_> {
+    let d = h / heads;
+    MatRef::new(y, h).column_range(head * d, d)
 }

@@ -1,10 +1,19 @@
-//! The fusion of score maps, forward and backward, for some lanes at a time: each lane is a query in a head.
+//! The fusion of score maps, forward and backward, one block of lanes at a time: each lane is a query in a head.
+//!
+//! With s_m the map m of a query over its keys, in the order attributes, item, positions of [`crate::model::FusionLayer`]:
+//!
+//! | fusion | fused scores |
+//! | --- | --- |
+//! | `sum` | Σ_m s_m |
+//! | `concat` | W \[s_1; …; s_M\] + b |
+//! | `gate` | Σ_m g_m s_m with g = softmax_m(w · ReLU(W s_m + b) + c) |
+//!
+//! A sequence that has fewer than L keys has them all under `sum`, which is the only fusion where padding is left out.
 //!
 //! Loops are written out: a closure that is too large to be inlined would lose the instruction set of its kernel.
-//!
-//! Maps come in the order attributes, item, position, as in [`crate::model::FusionLayer`].
 
-use crate::fast::cpu::ops::simd::{LANES, Lanes, exp};
+use crate::fast::cpu::ops::simd::{LANES, Lanes};
+use crate::fast::cpu::ops::softmax::softmax;
 
 /// The parameters of a layer's fusion, as libtorch lays them out.
 #[derive(Debug, Clone, Copy)]
@@ -212,27 +221,4 @@ fn add_product(&x: &Lanes, &y: &Lanes, z: &mut Lanes) {
         sums[lane] += x[lane] * y[lane];
     }
     *z = sums;
-}
-
-/// Softmax in place over a few values of each lane.
-#[inline(always)]
-pub fn softmax(x: &mut [Lanes]) {
-    let mut most = [f32::NEG_INFINITY; LANES];
-    for x in &*x {
-        for lane in 0..LANES {
-            most[lane] = if x[lane] > most[lane] { x[lane] } else { most[lane] };
-        }
-    }
-    let mut sums = [0.0; LANES];
-    for x in &mut *x {
-        for lane in 0..LANES {
-            x[lane] = exp(x[lane] - most[lane]);
-            sums[lane] += x[lane];
-        }
-    }
-    for x in x {
-        for lane in 0..LANES {
-            x[lane] /= sums[lane];
-        }
-    }
 }

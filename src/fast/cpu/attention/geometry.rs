@@ -1,110 +1,154 @@
-//! Where the rows of a chunk's sequences lie, and their heads.
+//! Where the rows, heads and lanes of attention lie.
 
 use std::ops::Range;
 
-use super::Attention;
+use crate::fast::cpu::batch::sequence::{RowSpan, Sequence};
 use crate::fast::cpu::ops::simd::LANES;
-
-/// A sequence of a chunk.
-#[derive(Debug, Clone, Copy)]
-pub struct Sequence {
-    pub keys: RowSpan,
-    /// Its rows: L, or its true items alone.
-    pub rows: usize,
-    /// Its true items, 1 to L.
-    pub items: usize,
-    /// Its rows among the values, and how many it has there: probabilities of later keys are exactly 0.
-    pub values: RowSpan,
-    pub valued: usize,
-}
-
-/// Where a sequence's rows lie: the first position's may lie apart, the others follow each other.
-#[derive(Debug, Clone, Copy)]
-pub struct RowSpan {
-    pub first: usize,
-    pub second: usize,
-}
-
-impl RowSpan {
-    /// The row of a position.
-    #[inline(always)]
-    pub fn row(self, position: usize) -> usize {
-        if position == 0 { self.first } else { self.second + position - 1 }
-    }
-}
 
 /// The queries of a layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Queries {
-    /// Every row.
+    /// Every row but first positions that lie apart.
     All,
-    /// The last true item of each sequence, which meets the rows as they are ([`super::lift`]).
+    /// The last true item of each sequence, with absorbed projections ([`super::absorbed`]): keys and values are the rows.
     Last,
+}
+
+/// The sizes of a layer's attention in a micro-batch.
+#[derive(Debug, Clone, Copy)]
+pub struct Geometry {
+    /// H.
+    pub h: usize,
+    pub heads: usize,
+    /// L.
+    pub length: usize,
+    pub queries: Queries,
+    /// How many rows, before all others, are first positions that lie apart: their only key is themselves, and they have no
+    /// query.
+    pub n_first: usize,
+}
+
+/// A query: the row of its context, and its position in the sequence.
+#[derive(Debug, Clone, Copy)]
+pub struct Query {
+    pub row: usize,
+    pub position: usize,
+}
+
+/// A sequence with its queries in lanes: lane q · heads + n is its q-th query in head n. A score map of it is
+/// `[keys, blocks]` of [`LANES`] lanes each.
+#[derive(Debug, Clone, Copy)]
+pub struct SequenceLanes {
+    /// Its index in the micro-batch.
+    pub number: usize,
+    pub sequence: Sequence,
+    /// Blocks of [`LANES`] lanes; 0 for a single key, which has the whole probability whatever its score.
+    pub blocks: usize,
+}
+
+impl SequenceLanes {
+    /// Lanes of a key.
+    #[inline(always)]
+    pub fn width(self) -> usize {
+        self.blocks * LANES
+    }
+
+    /// Blocks of lanes of a whole map.
+    #[inline(always)]
+    pub fn map_len(self) -> usize {
+        self.sequence.n_keys * self.blocks
+    }
 }
 
 /// Where a row of a head lies.
 #[derive(Debug, Clone, Copy)]
 pub struct HeadStrides {
-    /// From a row to the next, and from a head to the next.
+    /// From a row to the next.
     pub row: usize,
+    /// From a head to the next.
     pub head: usize,
+    /// The length of a row in a head.
     pub width: usize,
 }
 
 impl HeadStrides {
     #[inline(always)]
-    pub fn of(self, row: usize, head: usize) -> Range<usize> {
-        let start = row * self.row + head * self.head;
+    pub fn start(self, row: usize, head: usize) -> usize {
+        row * self.row + head * self.head
+    }
+
+    #[inline(always)]
+    pub fn range(self, row: usize, head: usize) -> Range<usize> {
+        let start = self.start(row, head);
         start..start + self.width
     }
 }
 
-impl Attention<'_> {
-    /// Of a sequence with its number in the chunk: the rows of its queries, and their positions.
+impl Geometry {
+    /// 1 / √d, d being the width of a head.
     #[inline(always)]
-    pub fn queries(self, number: usize, sequence: Sequence) -> impl Iterator<Item = (usize, usize)> + Clone {
-        match self.queries {
-            Queries::All => (sequence.keys.row(self.from())..).zip(self.from()..sequence.rows),
-            Queries::Last => (number..).zip(sequence.items - 1..sequence.items),
-        }
+    pub fn scale(self) -> f32 {
+        1.0 / ((self.h / self.heads) as f32).sqrt()
     }
 
-    /// The first position that asks.
+    /// A sequence of a micro-batch with its number there.
     #[inline(always)]
-    pub fn from(self) -> usize {
-        usize::from(self.firsts > 0)
+    pub fn lanes(self, number: usize, sequence: Sequence) -> SequenceLanes {
+        let blocks = match (sequence.n_keys, self.queries) {
+            (1, _) => 0,
+            (rows, Queries::All) => ((rows - self.first_query()) * self.heads).div_ceil(LANES),
+            (_, Queries::Last) => self.heads.div_ceil(LANES),
+        };
+        SequenceLanes { number, sequence, blocks }
     }
 
-    /// Of a context's row, that of its query.
+    /// The queries of a sequence.
     #[inline(always)]
-    pub fn query(self, row: usize) -> usize {
+    pub fn queries(self, lanes: SequenceLanes) -> impl Iterator<Item = Query> + Clone {
+        let SequenceLanes { number, sequence, .. } = lanes;
+        let (rows, positions) = match self.queries {
+            Queries::All => (sequence.keys.row(self.first_query()).., self.first_query()..sequence.n_keys),
+            Queries::Last => (number.., sequence.len - 1..sequence.len),
+        };
+        rows.zip(positions).map(|(row, position)| Query { row, position })
+    }
+
+    /// The first position that has a query.
+    #[inline(always)]
+    pub fn first_query(self) -> usize {
+        usize::from(self.n_first > 0)
+    }
+
+    /// The row among the queries of a row among the contexts.
+    #[inline(always)]
+    pub fn query_row(self, row: usize) -> usize {
         match self.queries {
-            Queries::All => row - self.firsts,
+            Queries::All => row - self.n_first,
             Queries::Last => row,
         }
     }
 
-    /// The contexts of first positions that lie apart.
+    /// The rows of first positions that lie apart, among the contexts.
     #[inline(always)]
-    pub fn alone(self) -> Range<usize> {
+    pub fn first_positions(self) -> Range<usize> {
         match self.queries {
-            Queries::All => 0..self.firsts,
+            Queries::All => 0..self.n_first,
             Queries::Last => 0..0,
         }
     }
 
-    /// Where queries and contexts lie.
+    /// The strides of queries and contexts.
     #[inline(always)]
-    pub fn asking(self, sequences: &[Sequence]) -> HeadStrides {
+    pub fn query_strides(self, sequences: &[Sequence]) -> HeadStrides {
         match self.queries {
-            Queries::All => self.seen(),
+            Queries::All => self.key_strides(),
             Queries::Last => HeadStrides { row: self.h, head: sequences.len() * self.h, width: self.h },
         }
     }
 
-    /// Where keys and values lie.
+    /// The strides of keys and values.
     #[inline(always)]
-    pub fn seen(self) -> HeadStrides {
+    pub fn key_strides(self) -> HeadStrides {
         let (head, width) = match self.queries {
             Queries::All => (self.h / self.heads, self.h / self.heads),
             Queries::Last => (0, self.h),
@@ -112,22 +156,12 @@ impl Attention<'_> {
         HeadStrides { row: self.h, head, width }
     }
 
-    /// Where a sequence's values are.
+    /// The rows of a sequence's values.
     #[inline(always)]
     pub fn values(self, sequence: Sequence) -> RowSpan {
         match self.queries {
             Queries::All => sequence.values,
             Queries::Last => sequence.keys,
-        }
-    }
-
-    /// The blocks of lanes of a sequence's maps: a single key has the whole probability, whatever its score, and no maps.
-    #[inline(always)]
-    pub fn blocks(self, sequence: Sequence) -> usize {
-        match (sequence.rows, self.queries) {
-            (1, _) => 0,
-            (rows, Queries::All) => ((rows - self.from()) * self.heads).div_ceil(LANES),
-            (_, Queries::Last) => self.heads.div_ceil(LANES),
         }
     }
 }

@@ -1,58 +1,60 @@
-//! The masks of a chunk's sequences: of future keys, and dropout's of probabilities.
+//! The masks of a sequence: of keys behind the query, and dropout's of the probabilities.
 
-use super::Attention;
-use super::geometry::{Queries, Sequence};
+use super::geometry::{Geometry, Queries, SequenceLanes};
+use crate::fast::cpu::ops::dropout::RowDropout;
 use crate::fast::cpu::ops::simd::{LANES, Lanes, copy};
 
 /// Added to the scores of padded and future keys, as in the reference.
 pub const MASKED: f32 = -10_000.0;
 
-/// What is multiplied with a sequence's probabilities, and added to its scores: maps.
+/// The masks of one sequence after the other, as score maps `[keys, blocks]`.
 #[derive(Debug)]
-pub struct Masks {
-    /// Of future keys: 0 or [`MASKED`].
-    pub future: Vec<Lanes>,
-    /// Dropout's factors.
-    pub drops: Vec<Lanes>,
-    /// The factors of one query, by key and head.
+pub struct ScoreMasks<'a> {
+    geometry: Geometry,
+    dropout: RowDropout<'a>,
+    /// Added to scores: 0, or [`MASKED`] for a key behind the query.
+    pub causal: Vec<Lanes>,
+    /// Multiplied with probabilities: 0 or the dropout's scale.
+    pub dropped: Vec<Lanes>,
+    /// The factors of one query, `[keys, heads]`.
     row: Vec<f32>,
 }
 
-impl Masks {
+impl<'a> ScoreMasks<'a> {
     #[inline(always)]
-    pub fn new(attention: Attention) -> Self {
-        Self { future: Vec::new(), drops: Vec::new(), row: vec![0.0; attention.length * attention.heads] }
+    pub fn new(geometry: Geometry, dropout: RowDropout<'a>) -> Self {
+        let row = vec![0.0; geometry.length * geometry.heads];
+        Self { geometry, dropout, causal: Vec::new(), dropped: Vec::new(), row }
     }
 
-    /// Dropout's factors of a query's only key, by head.
+    /// The dropout's factors of a query's only key, `[heads]`.
     #[inline(always)]
-    pub fn single(&mut self, attention: Attention, row: usize) -> &[f32] {
-        if !attention.drops.mask(row, &mut self.row) {
+    pub fn single_key(&mut self, row: usize) -> &[f32] {
+        if !self.dropout.mask(row, &mut self.row) {
             self.row.fill(1.0);
         }
-        &self.row[..attention.heads]
+        &self.row[..self.geometry.heads]
     }
 
-    /// Draws the factors of a sequence.
+    /// Draws the masks of a sequence.
     #[inline(always)]
-    pub fn draw(&mut self, attention: Attention, number: usize, sequence: Sequence) {
-        let (heads, blocks) = (attention.heads, attention.blocks(sequence));
-        let width = blocks * LANES;
-        // Sequences of one chunk have the same number of keys, unless padding is left out.
-        if self.drops.len() != sequence.rows * blocks {
-            self.future = vec![[0.0; LANES]; sequence.rows * blocks];
-            self.drops = vec![[1.0; LANES]; sequence.rows * blocks];
-            if attention.queries == Queries::All {
-                let keys = self.future.as_flattened_mut().chunks_exact_mut(width).enumerate();
-                let from = attention.from();
-                keys.for_each(|(j, future)| future[..j.saturating_sub(from) * heads].fill(MASKED));
+    pub fn draw(&mut self, lanes: SequenceLanes) {
+        let (heads, width) = (self.geometry.heads, lanes.width());
+        // Sequences of one micro-batch have the same number of keys, unless padding is left out.
+        if self.dropped.len() != lanes.map_len() {
+            self.causal = vec![[0.0; LANES]; lanes.map_len()];
+            self.dropped = vec![[1.0; LANES]; lanes.map_len()];
+            if self.geometry.queries == Queries::All {
+                let keys = self.causal.as_flattened_mut().chunks_exact_mut(width).enumerate();
+                let first = self.geometry.first_query();
+                keys.for_each(|(j, causal)| causal[..j.saturating_sub(first) * heads].fill(MASKED));
             }
         }
-        for (q, (row, _)) in attention.queries(number, sequence).enumerate() {
-            if attention.drops.mask(row, &mut self.row) {
-                let drops = self.drops.as_flattened_mut().chunks_exact_mut(width);
-                for (to, drops) in drops.zip(self.row.chunks_exact(heads)) {
-                    copy(drops, &mut to[q * heads..]);
+        for (q, query) in self.geometry.queries(lanes).enumerate() {
+            if self.dropout.mask(query.row, &mut self.row) {
+                let keys = self.dropped.as_flattened_mut().chunks_exact_mut(width);
+                for (key, factors) in keys.zip(self.row.chunks_exact(heads)) {
+                    copy(factors, &mut key[q * heads..]);
                 }
             }
         }

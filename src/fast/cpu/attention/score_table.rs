@@ -1,104 +1,75 @@
-//! The streams that are not the item's: scores between distinct vectors instead of between the positions of a sequence.
+//! Score tables: the scores of an attribute or of the positions between all of their vectors, once for a step.
 //!
-//! An attribute's query and key are functions of its vector, which many items share: the 12,101 items of Amazon_Beauty have
-//! 224 sets of categories. Where they are few, one table of scores serves a whole step; else each chunk computes queries and
-//! keys of its own. The position's vectors are L, the same for all sequences.
-
-use std::collections::HashMap;
+//! With Q = X W_Qᵀ + b_Q and K = X W_Kᵀ + b_K of the n vectors X, a head's scores are Q Kᵀ, unscaled. Positions have L vectors,
+//! an attribute its distinct ones ([`crate::fast::cpu::batch::attribute`]).
 
 use crate::config::Precision;
-use crate::fast::cpu::encoder::step::StepContext;
 use crate::fast::cpu::gemm::{Epilogue, MatRef, gemm};
 use crate::fast::cpu::params::layout::Linear;
+use crate::fast::cpu::params::linear::Weights;
 
-/// The most scores of a table that serves a whole step, 1 MiB: more would not stay in a core's cache.
-const SHARED: usize = 1 << 18;
-
-/// An attribute of all items.
-#[derive(Debug)]
-pub struct Attribute {
-    /// The distinct vectors, `[classes, dᵢ]`.
-    pub vectors: Vec<f32>,
-    /// dᵢ.
-    pub size: usize,
-    /// Where every item's vector stands among them.
-    pub class: Vec<u32>,
-    /// Whether one table of scores serves a whole step.
-    pub shared: bool,
-}
-
-impl Attribute {
-    /// From the vectors of all items, `[n_items, dᵢ]`.
-    pub fn new(all: &[f32], size: usize, heads: usize) -> Self {
-        let (mut vectors, mut places) = (Vec::new(), HashMap::new());
-        let class = all.chunks_exact(size).map(|vector| {
-            let bits: Vec<u32> = vector.iter().map(|x| x.to_bits()).collect();
-            let new = places.len() as u32;
-            *places.entry(bits).or_insert_with(|| {
-                vectors.extend_from_slice(vector);
-                new
-            })
-        });
-        let class = class.collect();
-        let shared = places.len().pow(2) * heads <= SHARED;
-        Self { vectors, size, class, shared }
-    }
-
-    pub fn classes(&self) -> usize {
-        self.vectors.len() / self.size
-    }
-}
-
-/// Queries, keys and scores of some vectors of a stream, in one layer. Scores are float32, as the item's are.
+/// The scores between n vectors in one layer. They are float32 under either precision, as the item's are.
 #[derive(Debug)]
 pub struct ScoreTable {
-    /// Queries, then keys, `[n, 2 d]`.
-    sides: Vec<f32>,
+    /// Query, then key of every vector, `[n, 2, d]`.
+    projections: Vec<f32>,
     /// By query and key, `[n, n, heads]`.
     pub scores: Vec<f32>,
     pub n: usize,
+    d: usize,
+    heads: usize,
 }
 
 impl ScoreTable {
-    /// The pairs of `vectors`, `[n, d]`.
-    pub fn new(step: &StepContext, dense: &Linear, vectors: &[f32]) -> Self {
-        let n = vectors.len() / dense.inputs;
-        let mut pairs = Self { sides: Vec::new(), scores: vec![0.0; n * n * step.heads], n };
-        step.linear(dense, vectors, &mut pairs.sides);
+    /// The table of `vectors`, whose query and key layers are `linear`.
+    ///
+    /// # Shapes
+    /// vectors `[n, d]`
+    pub fn new(weights: &Weights, linear: &Linear, vectors: &[f32], heads: usize) -> Self {
+        let (n, d) = (vectors.len() / linear.inputs, linear.inputs);
+        let mut table = Self { projections: Vec::new(), scores: vec![0.0; n * n * heads], n, d, heads };
+        weights.forward(linear, vectors, &mut table.projections);
         let mut of_head = vec![0.0; n * n];
-        for head in 0..step.heads {
-            let [query, key] = pairs.of(dense, step.heads, head);
+        for head in 0..heads {
+            let (query, key) = (table.query(head), table.key(head));
             gemm(Precision::Float32, query, &key.t().into(), &mut of_head, Epilogue::Overwrite);
-            pairs.scores[head..].iter_mut().step_by(step.heads).zip(&of_head).for_each(|(score, &x)| *score = x);
+            table.scores[head..].iter_mut().step_by(heads).zip(&of_head).for_each(|(score, &x)| *score = x);
         }
-        pairs
+        table
     }
 
-    /// The gradient of queries and keys, `[n, 2 d]`, from that of the scores.
+    /// The gradient of the projections, `[n, 2, d]`, from that of the scores: dQ = dS K and dK = dSᵀ Q.
     ///
     /// # Shapes
     /// dscores `[n, n, heads]`
-    pub fn backward(&self, step: &StepContext, dense: &Linear, dscores: &[f32]) -> Vec<f32> {
-        let (n, d) = (self.n, dense.inputs / step.heads);
-        let (mut of_head, mut dside, mut dsides) = (Vec::new(), vec![0.0; n * d], vec![0.0; self.sides.len()]);
-        for head in 0..step.heads {
+    pub fn backward(&self, dscores: &[f32]) -> Vec<f32> {
+        let (n, d, width) = (self.n, self.d, self.d / self.heads);
+        let (mut of_head, mut dside) = (Vec::new(), vec![0.0; n * width]);
+        let mut dprojections = vec![0.0; self.projections.len()];
+        for head in 0..self.heads {
             of_head.clear();
-            of_head.extend(dscores[head..].iter().step_by(step.heads));
-            let [query, key] = self.of(dense, step.heads, head);
+            of_head.extend(dscores[head..].iter().step_by(self.heads));
             let dscores = MatRef::new(&of_head, n);
-            for (side, (dscores, other)) in [(dscores, key), (dscores.t(), query)].into_iter().enumerate() {
+            let products = [(dscores, self.key(head)), (dscores.t(), self.query(head))];
+            for (side, (dscores, other)) in products.into_iter().enumerate() {
                 gemm(Precision::Float32, dscores, &other.into(), &mut dside, Epilogue::Overwrite);
-                for (dsides, dside) in dsides.chunks_exact_mut(2 * dense.inputs).zip(dside.chunks_exact(d)) {
-                    dsides[side * dense.inputs + head * d..][..d].copy_from_slice(dside);
+                for (dprojections, dside) in dprojections.chunks_exact_mut(2 * d).zip(dside.chunks_exact(width)) {
+                    dprojections[side * d + head * width..][..width].copy_from_slice(dside);
                 }
             }
         }
-        dsides
+        dprojections
     }
 
-    /// The queries and the keys of a head, `[n, d / heads]`.
-    fn of(&self, dense: &Linear, heads: usize, head: usize) -> [MatRef<'_>; 2] {
-        let d = dense.inputs / heads;
-        [0, dense.inputs].map(|side| MatRef::new(&self.sides, 2 * dense.inputs).column_range(side + head * d, d))
+    /// The queries of a head, `[n, d / heads]`.
+    fn query(&self, head: usize) -> MatRef<'_> {
+        let width = self.d / self.heads;
+        MatRef::new(&self.projections, 2 * self.d).column_range(head * width, width)
+    }
+
+    /// The keys of a head, `[n, d / heads]`.
+    fn key(&self, head: usize) -> MatRef<'_> {
+        let width = self.d / self.heads;
+        MatRef::new(&self.projections, 2 * self.d).column_range(self.d + head * width, width)
     }
 }

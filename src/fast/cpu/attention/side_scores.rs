@@ -1,63 +1,81 @@
-//! The scores of the streams that are not the item's, looked up or computed for two rows of a chunk.
+//! The scores of attributes and positions, for two rows of a micro-batch.
 
 use std::ops::Range;
 
 use crate::fast::cpu::ops::simd::{axpy, copy, dot_heads};
 
-/// What a stream's scores follow from, with the vector of every row.
+/// The scores of one stream: of an attribute, or of the positions.
 #[derive(Debug, Clone, Copy)]
 pub enum SideScores<'a> {
-    /// The scores between n vectors, by query and key: `[n, n, heads]`.
-    Scores { scores: &'a [f32], n: usize, rows: &'a [u32] },
-    /// Queries, then keys of the vectors: `[n, 2 d]`.
-    Sides { sides: &'a [f32], d: usize, rows: &'a [u32] },
+    /// Looked up among the scores between n vectors ([`super::score_table`]).
+    Table {
+        /// By query and key, `[n, n, heads]`.
+        scores: &'a [f32],
+        n: usize,
+        /// The vector of every row, `[rows]`.
+        vector: &'a [u32],
+    },
+    /// Computed from the projections of the vectors.
+    Projected {
+        /// Query, then key of every vector, `[n, 2, d]`.
+        projections: &'a [f32],
+        d: usize,
+        /// The vector of every row, `[rows]`.
+        vector: &'a [u32],
+    },
 }
 
 impl SideScores<'_> {
-    /// The scores of two rows in every head.
+    /// Writes the scores of the row `query` for the row `key`.
+    ///
+    /// # Shapes
+    /// out `[heads]`
     #[inline(always)]
-    pub fn score(self, query: usize, key: usize, to: &mut [f32]) {
+    pub fn forward(self, query: usize, key: usize, out: &mut [f32]) {
         match self {
-            Self::Scores { scores, n, rows } => copy(&scores[cell(rows, n, to.len(), query, key)], to),
-            Self::Sides { sides, d, rows } => {
-                let (query, key) = (side(rows, d, query, 0), side(rows, d, key, 1));
-                dot_heads(&sides[query..][..d], &sides[key..][..d], to);
+            Self::Table { scores, n, vector } => copy(&scores[cell(vector, n, out.len(), query, key)], out),
+            Self::Projected { projections, d, vector } => {
+                let (query, key) = (projection(vector, d, query, 0), projection(vector, d, key, 1));
+                dot_heads(&projections[query..][..d], &projections[key..][..d], out);
             }
         }
     }
 
-    /// Adds to the table's gradient what follows from that of two rows' scores.
+    /// Adds what follows from the gradient of two rows' scores to that of the table or of the projections.
+    ///
+    /// # Shapes
+    /// dscores `[heads]`, into as the table or the projections
     #[inline(always)]
-    pub fn differentiate(self, query: usize, key: usize, dscores: &[f32], into: &mut [f32]) {
+    pub fn backward(self, query: usize, key: usize, dscores: &[f32], into: &mut [f32]) {
         match self {
-            Self::Scores { n, rows, .. } => {
-                let to = &mut into[cell(rows, n, dscores.len(), query, key)];
+            Self::Table { n, vector, .. } => {
+                let to = &mut into[cell(vector, n, dscores.len(), query, key)];
                 for (to, from) in to.iter_mut().zip(dscores) {
                     *to += from;
                 }
             }
-            Self::Sides { sides, d, rows } => {
-                let part = d / dscores.len();
-                let (query, key) = (side(rows, d, query, 0), side(rows, d, key, 1));
+            Self::Projected { projections, d, vector } => {
+                let width = d / dscores.len();
+                let (query, key) = (projection(vector, d, query, 0), projection(vector, d, key, 1));
                 for (head, &dscore) in dscores.iter().enumerate() {
-                    let [query, key] = [query, key].map(|side| side + head * part);
-                    axpy(dscore, &sides[key..][..part], &mut into[query..][..part]);
-                    axpy(dscore, &sides[query..][..part], &mut into[key..][..part]);
+                    let [query, key] = [query, key].map(|start| start + head * width);
+                    axpy(dscore, &projections[key..][..width], &mut into[query..][..width]);
+                    axpy(dscore, &projections[query..][..width], &mut into[key..][..width]);
                 }
             }
         }
     }
 }
 
-/// Where the scores of two rows stand.
+/// The range of the scores of two rows.
 #[inline(always)]
-fn cell(rows: &[u32], n: usize, heads: usize, query: usize, key: usize) -> Range<usize> {
-    let start = (rows[query] as usize * n + rows[key] as usize) * heads;
+fn cell(vector: &[u32], n: usize, heads: usize, query: usize, key: usize) -> Range<usize> {
+    let start = (vector[query] as usize * n + vector[key] as usize) * heads;
     start..start + heads
 }
 
 /// Where the query (0) or the key (1) of a row begins.
 #[inline(always)]
-fn side(rows: &[u32], d: usize, row: usize, which: usize) -> usize {
-    (2 * rows[row] as usize + which) * d
+fn projection(vector: &[u32], d: usize, row: usize, which: usize) -> usize {
+    (2 * vector[row] as usize + which) * d
 }

@@ -1,23 +1,26 @@
-//! Products of bfloat16 by the matrix unit of x86 processors that have one (AMX).
+//! Products of bfloat16 by AMX, the matrix unit of some x86 processors.
 //!
-//! Its eight registers hold 16 lines of 64 bytes each: a square of the left factor is 16 rows of 32 numbers, one of the right
-//! factor 16 pairs of rows of 16 columns, and four squares of sums are 32 × 32. An instruction adds 16 × 32 · 32 × 16 numbers.
+//! Its eight tile registers hold 16 lines of 64 bytes each. A square of the left operand is 16 rows of 32 numbers, a square of
+//! the right one 16 pairs of rows of 16 columns; an instruction adds the product of the two, 16 × 32 · 32 × 16, to a square of
+//! sums. The microkernel keeps four squares of sums, 32 × 32 numbers of the output.
 
 use std::arch::asm;
 use std::arch::x86_64::{_mm512_load_si512, _mm512_setzero_si512, _mm512_store_si512};
 
-use super::avx512::{KC, OutputTile};
-use super::pack::{Bf16Pair, Element, NR, PACK_BUFFERS, Packed, REGISTER, Source, transpose};
-use super::{Epilogue, MatRef, Operand};
+use super::element::{Bf16, Element};
+use super::matrix::{Epilogue, MatRef};
+use super::operand::{self, Operand, packed_rhs};
+use super::pack::{NR, PACK_BUFFERS, Packed, REGISTER, Source, transpose};
+use super::tile::{KC, OutputTile};
 
-/// Rows of a tile of the output, two squares.
+/// Rows of a tile of the output: two squares.
 const TILE_ROWS: usize = 2 * REGISTER;
 
-/// A tile of the output.
+/// The sums of a tile, `[rows, columns]`.
 #[repr(C, align(64))]
 struct TileSums([[f32; NR]; TILE_ROWS]);
 
-/// What the registers are: of the first palette, all of 16 lines of 64 bytes.
+/// The operand of `ldtilecfg`: palette 1, eight registers of 16 lines of 64 bytes.
 #[repr(C, align(64))]
 struct TileConfig {
     palette: u8,
@@ -35,26 +38,26 @@ static TILE_CONFIG: TileConfig = TileConfig {
     lines: [16, 16, 16, 16, 16, 16, 16, 16, 0, 0, 0, 0, 0, 0, 0, 0],
 };
 
-/// Packs a right factor.
+/// A packed right operand.
 ///
 /// # Safety
-/// The processor has the instructions, as [`AMX`](super::pack::AMX) says.
+/// The processor has the instructions, as [`AMX`](super::features::AMX) says.
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16,avx512vnni")]
 pub unsafe fn pack_rhs(matrix: MatRef) -> Packed {
     // SAFETY: the caller's promise.
-    unsafe { Packed::rhs::<Bf16Pair, REGISTER>(matrix) }
+    unsafe { operand::pack_rhs::<Bf16, REGISTER>(matrix) }
 }
 
-/// Packs a left factor in panels of [`REGISTER`] rows, an even number of them: squares of 16 words of each row, row by row.
+/// Packs a left operand in an even number of panels of [`REGISTER`] rows: squares of 16 words of each row, row by row.
 ///
 /// # Safety
-/// The processor has the instructions, as [`AMX`](super::pack::AMX) says.
+/// The processor has the instructions, as [`AMX`](super::features::AMX) says.
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16,avx512vnni")]
 unsafe fn pack_lhs(left: &mut Packed, matrix: MatRef) {
     let [m, k] = matrix.shape();
     let source = Source { matrix, count: m, k, k_contiguous: !matrix.transposed };
     let panels = 2 * m.div_ceil(TILE_ROWS);
-    let to = left.reserve(&source, panels * REGISTER, k.div_ceil(Bf16Pair::K_PER_WORD).next_multiple_of(REGISTER));
+    let to = left.reserve(&source, panels * REGISTER, k.div_ceil(Bf16::K_PER_WORD).next_multiple_of(REGISTER));
     let blocks = left.words / REGISTER;
     for i in 0..panels * blocks {
         // Along the memory, as in `Packed::pack`.
@@ -63,11 +66,11 @@ unsafe fn pack_lhs(left: &mut Packed, matrix: MatRef) {
         // SAFETY: the caller's promise.
         let square = unsafe {
             if source.k_contiguous {
-                source.row_words::<Bf16Pair>(first, REGISTER, word)
+                source.row_words::<Bf16>(first, REGISTER, word)
             } else {
                 let mut square = [_mm512_setzero_si512(); REGISTER];
                 for (j, words) in square.iter_mut().enumerate() {
-                    *words = source.column_word::<Bf16Pair>(first, REGISTER, word + j);
+                    *words = source.column_word::<Bf16>(first, REGISTER, word + j);
                 }
                 transpose(square)
             }
@@ -79,10 +82,10 @@ unsafe fn pack_lhs(left: &mut Packed, matrix: MatRef) {
     }
 }
 
-/// As [`super::product`].
+/// As [`super::gemm`].
 ///
 /// # Safety
-/// The processor has the instructions, as [`AMX`](super::pack::AMX) says.
+/// The processor has the instructions, as [`AMX`](super::features::AMX) says.
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16,avx512vnni")]
 pub unsafe fn gemm(a: MatRef, b: &Operand, out: &mut [f32], epilogue: Epilogue) {
     let ([m, k], [height, n]) = (a.shape(), b.shape());
@@ -91,9 +94,9 @@ pub unsafe fn gemm(a: MatRef, b: &Operand, out: &mut [f32], epilogue: Epilogue) 
         // SAFETY: the caller's promise.
         let right = unsafe {
             pack_lhs(left, a);
-            right.packed::<Bf16Pair, REGISTER>(b)
+            packed_rhs::<Bf16, REGISTER>(right, b)
         };
-        assert_eq!(left.words, right.words, "a factor that was packed for other elements");
+        assert_eq!(left.words, right.words, "an operand that was packed for another element");
         let mut sums = TileSums([[0.0; NR]; TILE_ROWS]);
         // SAFETY: the processor has the unit, and 64 bytes say what its registers are.
         unsafe { asm!("ldtilecfg [{}]", in(reg) &TILE_CONFIG, options(nostack, preserves_flags)) };
@@ -104,14 +107,14 @@ pub unsafe fn gemm(a: MatRef, b: &Operand, out: &mut [f32], epilogue: Epilogue) 
                 let right = right.panel::<NR>(j / NR, start);
                 for i in (0..m).step_by(TILE_ROWS) {
                     let panels = [0, 1].map(|panel| left.panel::<REGISTER>(i / REGISTER + panel, start));
-                    // SAFETY: all panels hold so many more words of each lane, whole squares; the caller's promise.
+                    // SAFETY: all panels hold this many more words of each lane, in whole squares; the caller's promise.
                     unsafe {
                         multiply_tiles(words / REGISTER, panels, right, &mut sums);
                         let mut tile = OutputTile::new(out, n, [i, j], TILE_ROWS, epilogue);
                         for row in 0..tile.rows {
                             let sums = sums.0[row].as_ptr();
                             let sums = [sums, sums.add(REGISTER)].map(|half| _mm512_load_si512(half.cast()));
-                            tile.store_row::<Bf16Pair>(row, sums);
+                            tile.store_row::<Bf16>(row, sums);
                         }
                     }
                 }
@@ -122,13 +125,13 @@ pub unsafe fn gemm(a: MatRef, b: &Operand, out: &mut [f32], epilogue: Epilogue) 
     });
 }
 
-/// TileSums over so many squares along k, one at least.
+/// The sums of a tile over `squares` squares along k, at least one.
 ///
 /// # Safety
-/// The panels hold so many squares from here on, and the registers are configured as [`TILE_CONFIG`] says.
+/// The panels hold that many squares from here on, and the registers are configured as [`TILE_CONFIG`] says.
 #[inline]
 unsafe fn multiply_tiles(squares: usize, [a, b]: [*const i32; 2], right: *const i32, sums: &mut TileSums) {
-    // SAFETY: the caller's promise; a square of the left factor is 1 KiB of lines of 64 bytes, the two of the right one and
+    // SAFETY: the caller's promise; a square of the left operand is 1 KiB of lines of 64 bytes, the two of the right one and
     // those of the sums lie side by side in lines of 128.
     unsafe {
         asm!(
@@ -170,29 +173,30 @@ unsafe fn multiply_tiles(squares: usize, [a, b]: [*const i32; 2], right: *const 
 
 #[cfg(test)]
 mod tests {
-    use super::super::avx512::{self, tests::holds};
-    use super::super::pack::AMX;
+    use super::super::avx512::{self, tests::products_are_exact};
+    use super::super::features::{AMX, can_run};
     use super::*;
     use crate::splitmix;
 
     fn supported() -> bool {
-        if !*AMX {
-            println!("left out: this processor has no matrix unit");
-        }
-        *AMX
+        can_run("DIF_SR_AMX", &AMX)
     }
 
     #[test]
     fn products_of_small_integers_are_exact_in_every_shape() {
         if supported() {
             // SAFETY: the instructions are there.
-            holds(|x| x as f32, |b| unsafe { pack_rhs(b) }, |a, b, out, epilogue| unsafe { gemm(a, b, out, epilogue) });
+            products_are_exact(
+                |x| x as f32,
+                |b| unsafe { pack_rhs(b) },
+                |a, b, out, epilogue| unsafe { gemm(a, b, out, epilogue) },
+            );
         }
     }
 
-    /// The same factors, rounded to bfloat16: float32's sums in another order.
+    /// The same operands, rounded to bfloat16: float32's sums in another order.
     #[test]
-    fn its_products_are_those_of_the_vectors() {
+    fn its_products_are_those_of_avx512() {
         if !supported() {
             return;
         }
@@ -207,7 +211,7 @@ mod tests {
         // SAFETY: the instructions are there.
         unsafe {
             gemm(a, &b, &mut out[0], Epilogue::Overwrite);
-            avx512::gemm::<Bf16Pair>(a, &b, &mut out[1], Epilogue::Overwrite);
+            avx512::gemm::<Bf16>(a, &b, &mut out[1], Epilogue::Overwrite);
         }
         for (one, other) in out[0].iter().zip(&out[1]) {
             assert!((one - other).abs() <= 1e-4, "{one} {other}");

@@ -1,24 +1,24 @@
-//! Products over packed [`panels`](super::pack): of bfloat16, of float32 and of whole numbers.
+//! Products in AVX-512: of float32, bfloat16 and int16.
 //!
-//! Libtorch takes and gives bfloat16 tensors, so that its product comes with three passes of conversion; here sums leave the
-//! registers as float32. In float32 its kernels on AMD are AVX2's, and pack a factor in every product; on Intel they are as
-//! fast. A tile of the output is [`MR`] × [`NR`] sums, which fill the registers.
+//! The usual three loops around a microkernel: blocks of [`KC`] words along k, then panels of [`NR`] columns, then panels of
+//! [`MR`] rows. Sums leave the registers as float32, where libtorch takes and gives bfloat16 tensors, with three passes of
+//! conversion a product. In float32 libtorch's kernels on AMD are AVX2's and pack an operand in every product; on Intel they
+//! are as fast as these.
 
 use std::arch::x86_64::{
-    __m512i, __mmask16, _MM_HINT_ET0, _MM_HINT_T0, _mm_prefetch, _mm512_load_si512, _mm512_mask_storeu_epi32,
-    _mm512_maskz_loadu_epi32, _mm512_set1_epi32, _mm512_setzero_si512,
+    _MM_HINT_ET0, _MM_HINT_T0, _mm_prefetch, _mm512_load_si512, _mm512_set1_epi32, _mm512_setzero_si512,
 };
 
-use super::pack::{Element, MR, NR, PACK_BUFFERS, REGISTER, lane_mask};
-use super::{Epilogue, MatRef, Operand};
+use super::element::Element;
+use super::matrix::{Epilogue, MatRef};
+use super::operand::{Operand, packed_rhs};
+use super::pack::{MR, NR, PACK_BUFFERS, REGISTER};
+use super::tile::{KC, OutputTile};
 
-/// Words along k that are summed at a time: so much of a right panel, 32 KiB, is taken again and again.
-pub const KC: usize = 256;
-
-/// As [`super::product`].
+/// As [`super::gemm`].
 ///
 /// # Safety
-/// The processor has the instructions, as [`AVX512`](super::pack::AVX512) says.
+/// The processor has the instructions, as [`super::features::AVX512`] says.
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16,avx512vnni")]
 pub unsafe fn gemm<E: Element>(a: MatRef, b: &Operand, out: &mut [E::Acc], epilogue: Epilogue<E::Acc>) {
     let ([m, k], [height, n]) = (a.shape(), b.shape());
@@ -27,9 +27,9 @@ pub unsafe fn gemm<E: Element>(a: MatRef, b: &Operand, out: &mut [E::Acc], epilo
         // SAFETY: the caller's promise.
         let right = unsafe {
             left.pack::<E, MR, 1>(a, [m, k], !a.transposed);
-            right.packed::<E, 1>(b)
+            packed_rhs::<E, 1>(right, b)
         };
-        assert_eq!(left.words, right.words, "a factor that was packed for other elements");
+        assert_eq!(left.words, right.words, "an operand that was packed for another element");
         for start in (0..left.words).step_by(KC) {
             let words = KC.min(left.words - start);
             let epilogue = if start > 0 { Epilogue::Accumulate } else { epilogue };
@@ -52,31 +52,9 @@ pub unsafe fn gemm<E: Element>(a: MatRef, b: &Operand, out: &mut [E::Acc], epilo
     });
 }
 
-/// Where the sums of a tile go: some rows of the output, and [`NR`] columns at most.
-pub struct OutputTile<'a, T> {
-    /// From the tile's first element.
-    out: &'a mut [T],
-    stride: usize,
-    pub rows: usize,
-    /// Which columns there are.
-    masks: [__mmask16; NR / REGISTER],
-    /// What the sums are added to; a row from the tile's first column.
-    epilogue: Epilogue<'a, T>,
-}
-
-impl<'a, T: Copy> OutputTile<'a, T> {
-    /// From row i and column j on of an output of n columns, as many rows as there are, and `rows` at most.
-    pub fn new(out: &'a mut [T], n: usize, [i, j]: [usize; 2], rows: usize, epilogue: Epilogue<'a, T>) -> Self {
-        let epilogue = match epilogue {
-            Epilogue::Bias(row) => Epilogue::Bias(&row[j..]),
-            epilogue => epilogue,
-        };
-        let rows = rows.min(out.len() / n - i);
-        let masks = [lane_mask(n - j), lane_mask((n - j).saturating_sub(REGISTER))];
-        Self { out: &mut out[i * n + j..], stride: n, rows, masks, epilogue }
-    }
-
-    /// Sums over so many words.
+impl<T: Copy> OutputTile<'_, T> {
+    /// Sums over `words` words of both panels: [`MR`] × [`NR`] sums stay in registers, of which the first ROWS rows are
+    /// computed.
     ///
     /// # Safety
     /// The panels hold so many words of each lane, and the tile no more than ROWS rows; the processor has the instructions.
@@ -87,7 +65,7 @@ impl<'a, T: Copy> OutputTile<'a, T> {
         left: *const i32,
         right: *const i32,
     ) {
-        // Its lines are on their way while the sums are taken.
+        // The output's lines are on their way while the sums are taken.
         for row in 0..self.rows {
             for part in 0..NR / REGISTER {
                 let at = self.out.as_ptr().wrapping_add(row * self.stride + part * REGISTER);
@@ -117,46 +95,23 @@ impl<'a, T: Copy> OutputTile<'a, T> {
             unsafe { self.store_row::<E>(row, sums) };
         }
     }
-
-    /// Writes a row of sums.
-    ///
-    /// # Safety
-    /// The tile has this row; the processor has the instructions.
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512bf16,avx512vnni")]
-    pub unsafe fn store_row<E: Element<Acc = T>>(&mut self, row: usize, sums: [__m512i; NR / REGISTER]) {
-        for (part, (sum, mask)) in sums.into_iter().zip(self.masks).enumerate() {
-            let at = self.out.as_mut_ptr().wrapping_add(row * self.stride + part * REGISTER).cast();
-            // SAFETY: the mask lets through columns of this row alone, and a register holds 16 numbers.
-            unsafe {
-                let to = match self.epilogue {
-                    Epilogue::Overwrite => _mm512_setzero_si512(),
-                    Epilogue::Accumulate => _mm512_maskz_loadu_epi32(mask, at),
-                    Epilogue::Bias(row) => {
-                        _mm512_maskz_loadu_epi32(mask, row.as_ptr().wrapping_add(part * REGISTER).cast())
-                    }
-                };
-                _mm512_mask_storeu_epi32(at, mask, E::add(to, sum));
-            }
-        }
-    }
 }
 
 #[cfg(test)]
 pub mod tests {
-    use super::super::pack::{AVX512, Bf16Pair, F32, I16Pair, Packed};
+    use super::super::element::{Bf16, F32, I16};
+    use super::super::features::{AVX512, can_run};
+    use super::super::operand::pack_rhs;
+    use super::super::pack::Packed;
     use super::*;
 
     fn supported() -> bool {
-        if !*AVX512 {
-            println!("left out: this processor has no products of its own here");
-        }
-        *AVX512
+        can_run("DIF_SR_AVX512", &AVX512)
     }
 
-    /// Products of small integers, in every shape, by factors as they are and packed: `number` is one of the output's. Eight
-    /// bits hold the numbers, and float32 their sums.
-    pub fn holds<T: Copy + PartialEq + std::fmt::Debug>(
+    /// Holds products of small integers to integer arithmetic, in every shape, with right operands packed and not. Eight bits
+    /// hold the integers and float32 their sums; `number` makes one of the output's type.
+    pub fn products_are_exact<T: Copy + PartialEq + std::fmt::Debug>(
         number: impl Fn(i32) -> T,
         packed: impl Fn(MatRef) -> Packed,
         product: impl Fn(MatRef, &Operand, &mut [T], Epilogue<T>),
@@ -175,12 +130,12 @@ pub mod tests {
                 let (x, y) = (floats(m * k, 7), floats(k * n, 5));
                 let a = if a_transposed { MatRef::new(&x, m).t() } else { MatRef::new(&x, k) };
                 let b = if b_transposed { MatRef::new(&y, k).t() } else { MatRef::new(&y, n) };
-                let factor = if is_packed { Operand::Packed(packed(b)) } else { b.into() };
+                let operand = if is_packed { Operand::Packed(packed(b)) } else { b.into() };
                 let row: Vec<i32> = small(n, 3).collect();
                 let numbers: Vec<T> = row.iter().map(|&x| number(x)).collect();
                 for epilogue in [Epilogue::Overwrite, Epilogue::Accumulate, Epilogue::Bias(&numbers[..])] {
                     let mut out: Vec<T> = (0..m * n).map(|i| number(i as i32)).collect();
-                    gemm(a, &factor, &mut out, epilogue);
+                    gemm(a, &operand, &mut out, epilogue);
                     for (at_out, &found) in out.iter().enumerate() {
                         let (i, j) = (at_out / n, at_out % n);
                         let sum = (0..k).map(|step| at(a, i, step) * at(b, step, j)).sum::<f32>() as i32;
@@ -204,18 +159,18 @@ pub mod tests {
     fn products_of_small_integers_are_exact_in_every_shape_and_leave_nothing_out() {
         fn of<E: Element<Acc: PartialEq + std::fmt::Debug>>(number: impl Fn(i32) -> E::Acc) {
             // SAFETY: the instructions are there.
-            let packed = |b: MatRef| unsafe { Packed::rhs::<E, 1>(b) };
-            holds(number, packed, |a, b, out, epilogue| unsafe { gemm::<E>(a, b, out, epilogue) });
+            let packed = |b: MatRef| unsafe { pack_rhs::<E, 1>(b) };
+            products_are_exact(number, packed, |a, b, out, epilogue| unsafe { gemm::<E>(a, b, out, epilogue) });
         }
         if supported() {
-            of::<Bf16Pair>(|x| x as f32);
+            of::<Bf16>(|x| x as f32);
             of::<F32>(|x| x as f32);
-            of::<I16Pair>(|x| x);
+            of::<I16>(|x| x);
         }
     }
 
     #[test]
-    fn a_factor_may_be_some_columns_of_a_matrix() {
+    fn an_operand_may_be_some_columns_of_a_matrix() {
         if !supported() {
             return;
         }
@@ -227,7 +182,7 @@ pub mod tests {
             let mut out = [vec![0.0; 40 * 40], vec![0.0; 20 * 20]];
             // SAFETY: the instructions are there.
             unsafe {
-                gemm::<Bf16Pair>(matrix, &matrix.t().into(), &mut out[0], Epilogue::Overwrite);
+                gemm::<Bf16>(matrix, &matrix.t().into(), &mut out[0], Epilogue::Overwrite);
                 gemm::<F32>(matrix.t(), &matrix.into(), &mut out[1], Epilogue::Overwrite);
             }
             out
@@ -236,7 +191,7 @@ pub mod tests {
     }
 
     #[test]
-    fn factors_are_rounded_to_the_nearest() {
+    fn operands_are_rounded_to_the_nearest_even() {
         if !supported() {
             return;
         }
@@ -245,8 +200,8 @@ pub mod tests {
         let one = Operand::from(MatRef::new(&[1.0], 1));
         // SAFETY: the instructions are there.
         unsafe {
-            gemm::<Bf16Pair>(MatRef::new(&[257.0, 259.0], 1), &one, &mut floats, Epilogue::Overwrite);
-            gemm::<I16Pair>(MatRef::new(&[0.5, 1.5, -32_767.2, 40_000.0], 1), &one, &mut wholes, Epilogue::Overwrite);
+            gemm::<Bf16>(MatRef::new(&[257.0, 259.0], 1), &one, &mut floats, Epilogue::Overwrite);
+            gemm::<I16>(MatRef::new(&[0.5, 1.5, -32_767.2, 40_000.0], 1), &one, &mut wholes, Epilogue::Overwrite);
         }
         assert_eq!((floats, wholes), ([256.0, 260.0], [0, 2, -32_767, 32_767]));
     }

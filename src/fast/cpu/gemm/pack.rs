@@ -1,156 +1,37 @@
-//! Factors of products packed for vectors of 512 bits, on x86 processors that multiply bfloat16 in them.
+//! Packing: an operand in the order in which the microkernels read it.
 //!
-//! A factor is packed into panels of some lanes: rows of the left factor, columns of the right one. A panel holds one word for
-//! every lane and every [`Element::K_PER_WORD`] steps k_contiguous k. Floats are rounded to what is multiplied while they are packed.
+//! A packed operand is a row of panels. A panel has [`MR`] lanes of the left operand (rows of a) or [`NR`] lanes of the right
+//! one (columns of b), and holds, for every word along k, the words of its lanes side by side:
+//! `[panels, words of k, lanes of a panel]`, a word being one or two steps along k ([`Element::K_PER_WORD`]). Floats are
+//! converted to the element while they are packed, and lanes and steps that do not exist are zeros.
 
 use std::arch::x86_64::{
-    __cpuid_count, __m512, __m512bh, __m512i, __mmask16, _mm512_add_epi32, _mm512_add_ps, _mm512_castps_si512,
-    _mm512_castsi256_si512, _mm512_castsi512_ps, _mm512_cvtne2ps_pbh, _mm512_cvtps_epi32, _mm512_cvtsepi32_epi16,
-    _mm512_dpbf16_ps, _mm512_dpwssd_epi32, _mm512_fmadd_ps, _mm512_inserti64x4, _mm512_loadu_epi16,
-    _mm512_mask_storeu_epi32, _mm512_maskz_loadu_ps, _mm512_permutexvar_epi16, _mm512_setzero_ps, _mm512_setzero_si512,
-    _mm512_shuffle_i32x4, _mm512_unpackhi_epi32, _mm512_unpackhi_epi64, _mm512_unpacklo_epi32, _mm512_unpacklo_epi64,
+    __m512, __m512i, __mmask16, _mm512_loadu_epi16, _mm512_mask_storeu_epi32, _mm512_maskz_loadu_ps,
+    _mm512_permutexvar_epi16, _mm512_setzero_ps, _mm512_setzero_si512, _mm512_shuffle_i32x4, _mm512_unpackhi_epi32,
+    _mm512_unpackhi_epi64, _mm512_unpacklo_epi32, _mm512_unpacklo_epi64,
 };
 use std::cell::RefCell;
-use std::mem::transmute;
-use std::sync::LazyLock;
 
-use super::{MatRef, Operand};
-use crate::libtorch::matrix_unit;
+use super::element::Element;
+use super::matrix::MatRef;
 
-/// Lanes of a panel of the left factor, and of the right one: 28 of 32 registers hold sums.
+/// Rows and columns of a microkernel's tile of the output: 14 × 32 sums take 28 of the 32 registers.
 pub const MR: usize = 14;
 pub const NR: usize = 32;
-/// Words of a register.
+/// 32-bit words of a register.
 pub const REGISTER: usize = 16;
-
-/// Whether this processor has the instructions.
-pub static AVX512: LazyLock<bool> = LazyLock::new(|| {
-    is_x86_feature_detected!("avx512bf16")
-        && is_x86_feature_detected!("avx512bw")
-        && is_x86_feature_detected!("avx512vnni")
-});
-
-/// Whether it has a matrix unit for bfloat16 besides (AMX), and the system lets this process use it.
-pub static AMX: LazyLock<bool> = LazyLock::new(|| {
-    // Function 7, EDX bit 22.
-    let amx_bf16 = || __cpuid_count(7, 0).edx >> 22 & 1 == 1;
-    *AVX512 && amx_bf16() && matrix_unit()
-});
-
-/// What is multiplied. Registers go by as integers, whatever they hold.
-///
-/// # Safety
-/// Of all functions: the processor has the instructions, as [`AVX512`] says.
-pub trait Element {
-    /// What the sums are, in as many bits as a word.
-    type Acc: Copy;
-    /// Steps k_contiguous k of a word: 1 or 2.
-    const K_PER_WORD: usize;
-
-    /// 16 floats, and 16 more where a word has two steps, rounded.
-    unsafe fn to_words(low: __m512, high: __m512) -> __m512i;
-
-    /// `sums` + Σ over the steps of a word.
-    unsafe fn mul_add(sums: __m512i, a: __m512i, b: __m512i) -> __m512i;
-
-    /// Adds sums.
-    unsafe fn add(a: __m512i, b: __m512i) -> __m512i;
-}
-
-/// Floats as they are.
-pub struct F32;
-
-impl Element for F32 {
-    type Acc = f32;
-    const K_PER_WORD: usize = 1;
-
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512bf16,avx512vnni")]
-    unsafe fn to_words(low: __m512, _: __m512) -> __m512i {
-        _mm512_castps_si512(low)
-    }
-
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512bf16,avx512vnni")]
-    unsafe fn mul_add(sums: __m512i, a: __m512i, b: __m512i) -> __m512i {
-        let [sums, a, b] = [sums, a, b].map(|x| _mm512_castsi512_ps(x));
-        _mm512_castps_si512(_mm512_fmadd_ps(a, b, sums))
-    }
-
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512bf16,avx512vnni")]
-    unsafe fn add(a: __m512i, b: __m512i) -> __m512i {
-        _mm512_castps_si512(_mm512_add_ps(_mm512_castsi512_ps(a), _mm512_castsi512_ps(b)))
-    }
-}
-
-/// ScoreTable of bfloat16, whose sums are float32.
-pub struct Bf16Pair;
-
-impl Element for Bf16Pair {
-    type Acc = f32;
-    const K_PER_WORD: usize = 2;
-
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512bf16,avx512vnni")]
-    unsafe fn to_words(low: __m512, high: __m512) -> __m512i {
-        // SAFETY: a register of the same size, every bit of which may be anything.
-        unsafe { transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(high, low)) }
-    }
-
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512bf16,avx512vnni")]
-    unsafe fn mul_add(sums: __m512i, a: __m512i, b: __m512i) -> __m512i {
-        // SAFETY: as in `round`.
-        let [a, b] = unsafe { transmute::<[__m512i; 2], [__m512bh; 2]>([a, b]) };
-        _mm512_castps_si512(_mm512_dpbf16_ps(_mm512_castsi512_ps(sums), a, b))
-    }
-
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512bf16,avx512vnni")]
-    unsafe fn add(a: __m512i, b: __m512i) -> __m512i {
-        // SAFETY: the caller's promise.
-        unsafe { F32::add(a, b) }
-    }
-}
-
-/// ScoreTable of whole numbers of 16 bits, whose sums have 32 bits and nothing to round.
-pub struct I16Pair;
-
-impl Element for I16Pair {
-    type Acc = i32;
-    const K_PER_WORD: usize = 2;
-
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512bf16,avx512vnni")]
-    unsafe fn to_words(low: __m512, high: __m512) -> __m512i {
-        let [low, high] = [low, high].map(|x| _mm512_cvtsepi32_epi16(_mm512_cvtps_epi32(x)));
-        _mm512_inserti64x4::<1>(_mm512_castsi256_si512(low), high)
-    }
-
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512bf16,avx512vnni")]
-    unsafe fn mul_add(sums: __m512i, a: __m512i, b: __m512i) -> __m512i {
-        _mm512_dpwssd_epi32(sums, a, b)
-    }
-
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512bf16,avx512vnni")]
-    unsafe fn add(a: __m512i, b: __m512i) -> __m512i {
-        _mm512_add_epi32(a, b)
-    }
-}
 
 /// A register in memory.
 #[derive(Debug, Clone, Copy)]
 #[repr(C, align(64))]
 struct CacheLine([u32; REGISTER]);
 
-/// A factor packed, its panels one after the other.
+/// A packed operand: its panels one after the other.
 #[derive(Debug, Default)]
 pub struct Packed {
+    /// `[panels, words, lanes of a panel]`
     lines: Vec<CacheLine>,
-    /// Its lanes: rows of a left factor, columns of a right one.
+    /// How many lanes there are: rows of a left operand, columns of a right one.
     pub count: usize,
     pub k: usize,
     /// Words of a lane.
@@ -158,54 +39,25 @@ pub struct Packed {
 }
 
 thread_local! {
-    /// Memory for both factors of a product that a thread uses again and again.
+    /// Memory in which a thread packs the left and the right operand of a product.
     pub static PACK_BUFFERS: RefCell<[Packed; 2]> = RefCell::default();
 }
 
 impl Packed {
-    /// A right factor, the words of its lanes a multiple of K_ALIGN: zeros follow the last.
-    ///
-    /// # Safety
-    /// The processor has the instructions, as [`AVX512`] says.
-    #[target_feature(enable = "avx512f,avx512bw,avx512bf16,avx512vnni")]
-    pub unsafe fn rhs<E: Element, const K_ALIGN: usize>(matrix: MatRef) -> Self {
-        let mut packed = Self::default();
-        // SAFETY: the caller's promise.
-        unsafe { packed.packed::<E, K_ALIGN>(&matrix.into()) };
-        packed
-    }
-
-    /// A right factor that may be packed already, else in this memory.
-    ///
-    /// # Safety
-    /// The processor has the instructions, as [`AVX512`] says.
-    #[target_feature(enable = "avx512f,avx512bw,avx512bf16,avx512vnni")]
-    pub unsafe fn packed<'a, E: Element, const K_ALIGN: usize>(&'a mut self, factor: &'a Operand) -> &'a Self {
-        match factor {
-            Operand::Packed(packed) => packed,
-            &Operand::Plain(matrix) => {
-                let [k, n] = matrix.shape();
-                // SAFETY: the caller's promise.
-                unsafe { self.pack::<E, NR, K_ALIGN>(matrix, [n, k], matrix.transposed) };
-                self
-            }
-        }
-    }
-
-    /// Rows and columns of a right factor.
+    /// Rows and columns of a right operand.
     pub fn shape(&self) -> [usize; 2] {
         [self.k, self.count]
     }
 
-    /// The rest of a panel from a word of its lanes on.
+    /// A panel from a word of its lanes on.
     pub fn panel<const PANEL: usize>(&self, panel: usize, word: usize) -> *const i32 {
         self.lines.as_ptr().cast::<i32>().wrapping_add((panel * self.words + word) * PANEL)
     }
 
-    /// Packs a factor of so many lanes; `k_contiguous`: its memory runs k_contiguous k, and not k_contiguous the lanes.
+    /// Packs an operand of `count` lanes and k steps; `k_contiguous`: neighbours in memory are steps, not lanes.
     ///
     /// # Safety
-    /// The processor has the instructions, as [`AVX512`] says.
+    /// The processor has the instructions, as [`super::features::AVX512`] says.
     #[target_feature(enable = "avx512f,avx512bw,avx512bf16,avx512vnni")]
     pub unsafe fn pack<E: Element, const PANEL: usize, const K_ALIGN: usize>(
         &mut self,
@@ -238,7 +90,7 @@ impl Packed {
                 }
             }
         } else {
-            // Along the memory: lines whose length is a power of two share a few places of the cache.
+            // Along the memory: rows whose length is a power of two fall into a few sets of the cache.
             for word in 0..of_lane {
                 for panel in 0..panels {
                     for register in registers() {
@@ -251,7 +103,7 @@ impl Packed {
         }
     }
 
-    /// Room for so many lanes, of so many words each.
+    /// Makes room for `lanes` lanes of `words` words.
     pub fn reserve(&mut self, source: &Source, lanes: usize, words: usize) -> *mut i32 {
         let &Source { matrix: MatRef { data, stride, .. }, count, k, k_contiguous } = source;
         let [lines, width] = if k_contiguous { [count, k] } else { [k, count] };
@@ -262,18 +114,19 @@ impl Packed {
     }
 }
 
-/// What is packed: its data reach to the last lane's last step.
+/// The source of a packing. Its data reach to the last step of the last lane.
 pub struct Source<'a> {
     pub matrix: MatRef<'a>,
-    /// Lanes.
+    /// How many lanes there are.
     pub count: usize,
     pub k: usize,
-    /// Whether the memory runs k_contiguous k, and not k_contiguous the lanes.
+    /// Whether neighbours in memory are steps along k, and not lanes.
     pub k_contiguous: bool,
 }
 
 impl Source<'_> {
-    /// 16 words of each of some lanes, a register a lane, where the memory runs k_contiguous k. Zeros are where there is nothing.
+    /// 16 words of each of `width` lanes, a register a lane, of a source that is contiguous along k; zeros where there is
+    /// nothing.
     ///
     /// # Safety
     /// The processor has the instructions.
@@ -295,7 +148,7 @@ impl Source<'_> {
         square
     }
 
-    /// A word of each of some lanes, where the memory runs k_contiguous these. Zeros are where there is nothing.
+    /// A word of each of `width` lanes, of a source that is contiguous along the lanes; zeros where there is nothing.
     ///
     /// # Safety
     /// The processor has the instructions.
@@ -316,12 +169,12 @@ impl Source<'_> {
     }
 }
 
-/// The first so many words of a register.
+/// The mask of the first `count` words of a register.
 pub fn lane_mask(count: usize) -> __mmask16 {
     if count < REGISTER { (1 << count) - 1 } else { __mmask16::MAX }
 }
 
-/// The floats of a word's second step, so far behind the first's, where a word has one.
+/// The floats of the second step of words that have two: `by` floats behind those of the first.
 ///
 /// # Safety
 /// The mask lets through floats of one slice.
@@ -335,7 +188,7 @@ unsafe fn second_k<E: Element>(mask: __mmask16, first: *const f32, by: usize) ->
     }
 }
 
-/// From 16 numbers of 16 bits and 16 more to their pairs.
+/// From 16 numbers of 16 bits and 16 more to pairs: one of the first with one of the second.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw")]
 fn interleave(halves: __m512i) -> __m512i {
@@ -352,7 +205,7 @@ fn interleave(halves: __m512i) -> __m512i {
     _mm512_permutexvar_epi16(unsafe { _mm512_loadu_epi16(ORDER.as_ptr()) }, halves)
 }
 
-/// Transposes a square of words.
+/// Transposes a 16 × 16 square of words.
 #[inline]
 #[target_feature(enable = "avx512f")]
 pub fn transpose(x: [__m512i; REGISTER]) -> [__m512i; REGISTER] {

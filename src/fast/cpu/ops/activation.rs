@@ -1,9 +1,12 @@
-//! The activation of the feed-forward network and its derivative.
+//! The activation of the feed-forward network: y = f(x), and dx = f′(x) · dy.
 
 use crate::config::Activation;
 use crate::fast::cpu::gemm::{MatRef, tensor_mut};
 
-/// `out` = activation(x).
+/// `out` = f(x).
+///
+/// # Shapes
+/// x, out `[n]`
 pub fn forward(activation: Activation, x: &[f32], out: &mut [f32]) {
     let map = |out: &mut [f32], f: fn(f32) -> f32| out.iter_mut().zip(x).for_each(|(out, &x)| *out = f(x));
     match activation {
@@ -16,7 +19,10 @@ pub fn forward(activation: Activation, x: &[f32], out: &mut [f32]) {
     }
 }
 
-/// Turns the gradient of the output, in place, into that of the input `x`.
+/// Turns the gradient of f(x), in place, into that of x.
+///
+/// # Shapes
+/// x, grad `[n]`
 pub fn backward(activation: Activation, x: &[f32], grad: &mut [f32]) {
     let scale = |grad: &mut [f32], f: fn(f32) -> f32| grad.iter_mut().zip(x).for_each(|(grad, &x)| *grad *= f(x));
     match activation {

@@ -1,4 +1,5 @@
-//! Adam in one pass over memory.
+//! Adam (Kingma and Ba 2015) in one pass over memory: m += (1 − β₁)(g − m), v = β₂ v + (1 − β₂) g²,
+//! θ −= η / (1 − β₁ᵗ) · m / (√v / √(1 − β₂ᵗ) + ε), with g the gradient plus weight decay · θ.
 
 use rayon::prelude::*;
 
@@ -17,13 +18,13 @@ pub struct Factors {
     pub weight_decay: f32,
 }
 
-/// Elements of a task.
+/// Elements that a thread takes at a time.
 const BLOCK: usize = 1 << 15;
 
 /// Moves a parameter and both moments by one gradient.
 ///
 /// # Shapes
-/// all alike
+/// all `[n]`
 pub fn adam(factors: Factors, parameter: &mut [f32], first: &mut [f32], second: &mut [f32], gradient: &[f32]) {
     let blocks = parameter.par_chunks_mut(BLOCK).zip(first.par_chunks_mut(BLOCK));
     let blocks = blocks.zip(second.par_chunks_mut(BLOCK)).zip(gradient.par_chunks(BLOCK));

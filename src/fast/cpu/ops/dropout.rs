@@ -1,12 +1,12 @@
-//! Dropout masks that are computed anew in the backward pass instead of being stored.
+//! Dropout masks that the backward pass draws again instead of keeping them.
 //!
-//! A mask is a function of the seed, the step, the place in the model and the row of the batch, so that it depends neither
-//! on threads nor on the order in which rows are computed.
+//! A mask is a function of the seed, the training step, the dropout layer and the row of the batch: it depends neither on
+//! threads nor on the order in which rows are computed.
 
 use crate::splitmix::{self, GAMMA, mix};
 
-/// A source of random numbers that can be narrowed down: by step, by place, by row. Each is a SplitMix64 stream of period
-/// 2⁶⁴ from a start that is itself a SplitMix64 output.
+/// A stream of random numbers with substreams: of a step, of a dropout layer in it, of a row in that. Each is a SplitMix64
+/// stream of period 2⁶⁴ from a start that is itself a SplitMix64 output.
 #[derive(Debug, Clone, Copy)]
 pub struct Stream(u64);
 
@@ -15,8 +15,8 @@ impl Stream {
         Self(mix(seed.wrapping_add(GAMMA)))
     }
 
-    /// The part of this stream with the number `index`.
-    pub fn part(self, index: u64) -> Self {
+    /// The substream with the number `index`.
+    pub fn substream(self, index: u64) -> Self {
         Self(mix(self.0 ^ mix(index.wrapping_add(GAMMA))))
     }
 
@@ -31,7 +31,7 @@ impl Stream {
 /// to the rounded p, so that the mean is kept.
 #[derive(Debug, Clone, Copy)]
 pub struct Dropout {
-    /// Of 2¹⁶ values, how many keep the element.
+    /// How many of 2¹⁶ values keep an element.
     keep: u32,
     scale: f32,
 }
@@ -43,7 +43,7 @@ impl Dropout {
         (p > 0.0).then_some(Self { keep: keep as u32, scale: (65_536.0 / keep) as f32 })
     }
 
-    /// Writes a mask: 0 or the scale for every element.
+    /// Writes a mask: 0 or the scale for each element.
     #[inline(always)]
     pub fn mask(self, mut stream: Stream, mask: &mut [f32]) {
         if self.keep == 32_768 {
@@ -64,6 +64,27 @@ impl Dropout {
     }
 }
 
+/// One dropout layer of the model in one step, row by row.
+#[derive(Debug, Clone, Copy)]
+pub struct RowDropout<'a> {
+    /// `None` drops nothing.
+    pub dropout: Option<Dropout>,
+    /// The stream of the layer.
+    pub stream: Stream,
+    /// The number of every row in the whole batch.
+    pub row_numbers: &'a [u64],
+}
+
+impl RowDropout<'_> {
+    /// Writes the mask of a row; `false` where nothing is dropped.
+    #[inline(always)]
+    pub fn mask(self, row: usize, mask: &mut [f32]) -> bool {
+        let Some(dropout) = self.dropout else { return false };
+        dropout.mask(self.stream.substream(self.row_numbers[row]), mask);
+        true
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -73,8 +94,8 @@ mod tests {
         for p in [0.1, 0.3, 0.5, 0.9] {
             let dropout = Dropout::new(p).unwrap();
             let mut mask = vec![0.0; 400_000];
-            let rows = Stream::new(212).part(7);
-            mask.chunks_mut(250).enumerate().for_each(|(row, mask)| dropout.mask(rows.part(row as u64), mask));
+            let rows = Stream::new(212).substream(7);
+            mask.chunks_mut(250).enumerate().for_each(|(row, mask)| dropout.mask(rows.substream(row as u64), mask));
             let kept = mask.iter().filter(|&&m| m > 0.0).count() as f64 / mask.len() as f64;
             // Four standard deviations of a binomial.
             assert!((kept - (1.0 - p)).abs() < 4.0 * (p * (1.0 - p) / 400_000.0).sqrt(), "p {p}: {kept}");
@@ -85,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn neighbouring_rows_places_and_steps_have_unrelated_masks() {
+    fn neighbouring_rows_layers_and_steps_have_unrelated_masks() {
         let dropout = Dropout::new(0.5).unwrap();
         let draw = |stream: Stream| {
             let mut mask = vec![0.0; 4096];
@@ -93,7 +114,14 @@ mod tests {
             mask
         };
         let base = Stream::new(0);
-        let streams = [base, base.part(0), base.part(1), base.part(0).part(1), base.part(1).part(0), Stream::new(1)];
+        let streams = [
+            base,
+            base.substream(0),
+            base.substream(1),
+            base.substream(0).substream(1),
+            base.substream(1).substream(0),
+            Stream::new(1),
+        ];
         let masks = streams.map(draw);
         for (i, a) in masks.iter().enumerate() {
             for b in &masks[..i] {

@@ -1,10 +1,9 @@
-//! Loops over rows of floats that the compiler turns into vector instructions.
+//! Sums and maps over short rows of floats, as loops that the compiler turns into vector instructions.
 //!
-//! Every sum runs in several partial sums, because the compiler may not reorder a single one. `multiversion` compiles a
-//! function for several instruction sets and picks one when the program starts; what it calls must be inlined to share
-//! them, hence `inline(always)` below.
+//! Every sum runs in [`LANES`] partial sums, because the compiler may not reorder a single one. What a `multiversion` kernel
+//! calls must be inlined to share its instruction set, hence `inline(always)`.
 
-/// Floats that go through a kernel side by side: a register of AVX-512, two of AVX2.
+/// Floats that a kernel computes side by side: a register of AVX-512, two of AVX2.
 pub const LANES: usize = 16;
 pub type Lanes = [f32; LANES];
 
@@ -22,10 +21,13 @@ pub fn dot(a: &[f32], b: &[f32]) -> f32 {
     for (a, b) in rest_a.iter().zip(rest_b) {
         rest += a * b;
     }
-    total(sums) + rest
+    lane_sum(sums) + rest
 }
 
-/// The product of two rows in every head.
+/// The dot product of two rows, head by head.
+///
+/// # Shapes
+/// a, b `[heads · d]`, out `[heads]`
 #[inline(always)]
 pub fn dot_heads(a: &[f32], b: &[f32], out: &mut [f32]) {
     let d = a.len() / out.len();
@@ -34,7 +36,7 @@ pub fn dot_heads(a: &[f32], b: &[f32], out: &mut [f32]) {
     }
 }
 
-/// Copies so few floats that a call would take longer.
+/// Copies a few floats, for which a call of `memcpy` would take longer.
 #[inline(always)]
 pub fn copy(from: &[f32], to: &mut [f32]) {
     for (from, to) in from.iter().zip(to) {
@@ -52,12 +54,12 @@ pub fn sum(x: &[f32]) -> f32 {
             sums[i] += x[i];
         }
     }
-    total(sums) + rest.iter().sum::<f32>()
+    lane_sum(sums) + rest.iter().sum::<f32>()
 }
 
-/// Σ of the lanes.
+/// The sum of the lanes.
 #[inline(always)]
-pub fn total(mut sums: Lanes) -> f32 {
+pub fn lane_sum(mut sums: Lanes) -> f32 {
     let mut half = LANES / 2;
     while half > 0 {
         for i in 0..half {
@@ -71,14 +73,14 @@ pub fn total(mut sums: Lanes) -> f32 {
 /// The largest value.
 #[inline(always)]
 pub fn max(x: &[f32]) -> f32 {
-    let mut most = [f32::NEG_INFINITY; LANES];
+    let mut maxima = [f32::NEG_INFINITY; LANES];
     let (whole, rest) = x.as_chunks::<LANES>();
     for x in whole {
         for i in 0..LANES {
-            most[i] = if x[i] > most[i] { x[i] } else { most[i] };
+            maxima[i] = if x[i] > maxima[i] { x[i] } else { maxima[i] };
         }
     }
-    rest.iter().chain(&most).fold(f32::NEG_INFINITY, |a, &b| if b > a { b } else { a })
+    rest.iter().chain(&maxima).fold(f32::NEG_INFINITY, |a, &b| if b > a { b } else { a })
 }
 
 /// y += a x. No sum runs along the row, so that the plain loop is vectorised as it stands.
@@ -93,20 +95,20 @@ pub fn scale_into(a: f32, x: &[f32], y: &mut [f32]) {
     y.iter_mut().zip(x).for_each(|(y, x)| *y = a * x);
 }
 
-/// Rows with their weights.
+/// A weighted sum of rows: out = Σₜ weights[t · stride] · rows[offset(t)..].
 #[derive(Debug, Clone, Copy)]
-pub struct WeightedRows<'a, At> {
-    /// A weight every `step` floats.
+pub struct WeightedRows<'a, Offset> {
     pub weights: &'a [f32],
-    pub step: usize,
-    /// Where a term's row begins.
-    pub at: At,
+    pub stride: usize,
+    /// Where the row of a term begins.
+    pub offset: Offset,
     pub rows: &'a [f32],
-    pub n: usize,
+    /// How many terms there are.
+    pub count: usize,
 }
 
-impl<At: Fn(usize) -> usize + Copy> WeightedRows<'_, At> {
-    /// `out` = Σ weight · row.
+impl<Offset: Fn(usize) -> usize + Copy> WeightedRows<'_, Offset> {
+    /// Writes the sum to `out`, which is as long as a row.
     #[inline(always)]
     pub fn sum(self, out: &mut [f32]) {
         // As many sums as registers hold beside the rows.
@@ -128,9 +130,9 @@ impl<At: Fn(usize) -> usize + Copy> WeightedRows<'_, At> {
     #[inline(always)]
     fn part<const N: usize>(self, at: usize) -> [f32; N] {
         let mut sums = [0.0; N];
-        for t in 0..self.n {
-            let weight = self.weights[t * self.step];
-            let row: &[f32; N] = self.rows[(self.at)(t) + at..].first_chunk().expect("rows as long as the output");
+        for t in 0..self.count {
+            let weight = self.weights[t * self.stride];
+            let row: &[f32; N] = self.rows[(self.offset)(t) + at..].first_chunk().expect("rows as long as the output");
             for i in 0..N {
                 sums[i] += weight * row[i];
             }
@@ -154,14 +156,14 @@ pub fn exp(x: f32) -> f32 {
     for c in [1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 0.5] {
         p = p * r + c;
     }
-    // The last bits of the rounded number are n; out of range they are garbage, which the last lines replace.
+    // The last bits of the rounded number are n. Out of range they mean nothing, and the last lines replace the result.
     let power = f32::from_bits((rounded.to_bits().wrapping_sub(ROUND.to_bits()).wrapping_add(127)) << 23);
     let y = (p * r * r + r + 1.0) * power;
     let y = if x > 88.0 { f32::INFINITY } else { y };
     if x < -87.3 { 0.0 } else { y }
 }
 
-/// Adds the rows of a matrix to `out`: the gradient of a bias.
+/// Adds every row of a matrix to `out`: the gradient of a bias.
 ///
 /// # Shapes
 /// rows `[n, out.len()]`
@@ -199,13 +201,14 @@ mod tests {
             assert_eq!(max(&x), x.iter().copied().fold(f32::NEG_INFINITY, f32::max), "{n}");
         }
     }
+
     #[test]
     fn weighted_rows_are_summed_over_any_length_and_stride() {
         let (weights, rows): (Vec<f32>, Vec<f32>) =
             ((0..9).map(|i| i as f32 - 4.0).collect(), (0..600).map(|i| (i % 7) as f32).collect());
         for length in 0..140 {
             let mut out = vec![f32::NAN; length];
-            WeightedRows { weights: &weights, step: 3, rows: &rows, at: |t| 150 * t, n: 3 }.sum(&mut out);
+            WeightedRows { weights: &weights, stride: 3, rows: &rows, offset: |t| 150 * t, count: 3 }.sum(&mut out);
             let expected = (0..length).map(|i| (0..3).map(|t| weights[3 * t] * rows[150 * t + i]).sum::<f32>());
             assert_eq!(out, expected.collect::<Vec<_>>(), "{length}");
         }

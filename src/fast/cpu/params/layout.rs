@@ -1,21 +1,24 @@
-//! The parameters of the encoder and the predictors in one slice, and where each of them lies.
+//! Where each parameter lies in the one slice of all parameters but the item embedding.
 //!
-//! Weights that enter one product lie side by side: an attribute's queries with its keys. The gradient has the same layout,
-//! so that one product computes both, and threads' gradients are added in one loop.
+//! Weights that enter one product lie side by side: the query layer of an attribute or of the positions with its key layer.
+//! The gradient has the same layout, so that one product computes both, and threads' gradients are added in one loop.
 
 use std::ops::Range;
 
-use tch::{Device, Kind, Tensor};
+use tch::Tensor;
 
-use crate::config::{Architecture, Fusion, Predictor};
-use crate::fast::cpu::encoder::input::Input;
+use super::tensors::floats;
+use crate::config::{Architecture, Fusion, ModelConfig, Predictor};
 use crate::model::Model;
 
-/// A linear layer's place.
+/// The name of the item embedding, which has a tensor of its own.
+pub const ITEM_EMBEDDING: &str = "item_embedding.weight";
+
+/// The ranges of a linear layer.
 #[derive(Debug, Clone)]
 pub struct Linear {
-    /// Its number among all of them.
-    pub number: usize,
+    /// Its index among all linear layers.
+    pub index: usize,
     /// `[outputs, inputs]`
     pub weight: Range<usize>,
     /// `[outputs]`
@@ -23,23 +26,26 @@ pub struct Linear {
     pub inputs: usize,
 }
 
-/// A LayerNorm's place.
+/// The ranges of a LayerNorm, which lie side by side.
 #[derive(Debug, Clone)]
 pub struct LayerNormRange {
+    /// `[H]`
     pub weight: Range<usize>,
+    /// `[H]`
     pub bias: Range<usize>,
 }
 
-/// A layer's places.
+/// The ranges of an encoder layer. Names are those of RecBole's modules.
 #[derive(Debug)]
 pub struct LayerLayout {
     pub query: Linear,
     pub key: Linear,
     pub value: Linear,
-    /// The position stream's queries, then keys; `None` where positions enter the input.
+    /// The query and key layers of the positions as one, `[2 H, H]`; `None` where positions enter the input.
     pub position: Option<Linear>,
-    /// Each attribute's queries, then keys.
+    /// The query and key layers of each attribute as one, `[2 dᵢ, dᵢ]`.
     pub attributes: Vec<Linear>,
+    /// The parameters of the fusion: none, weight and bias, or two layers' weights and biases.
     pub fusion: Vec<Range<usize>>,
     pub dense: Linear,
     pub attention_norm: LayerNormRange,
@@ -48,140 +54,139 @@ pub struct LayerLayout {
     pub norm: LayerNormRange,
 }
 
-/// The places of all parameters but the item embedding.
+/// The ranges of all parameters but the item embedding.
 #[derive(Debug)]
 pub struct Layout {
+    /// The length of the slice.
     pub len: usize,
     /// `[L, H]`
     pub position_embedding: Range<usize>,
-    pub input: Input,
+    /// SASRecF's attribute embeddings, one table after the other; empty in other models.
+    pub feature_embeddings: Range<usize>,
+    /// SASRecF's projection of item and attributes.
+    pub concat_layer: Option<Linear>,
     pub layers: Vec<LayerLayout>,
-    /// The predictors.
-    pub ap: Vec<Linear>,
+    /// The attribute predictors.
+    pub predictors: Vec<Linear>,
+    /// The LayerNorm behind the embedding.
     pub norm: LayerNormRange,
-    /// All linear layers by their numbers.
-    pub dense: Vec<Linear>,
-    /// Every parameter's `state_dict` name with its place.
+    /// All linear layers by their indices.
+    pub linears: Vec<Linear>,
+    /// Every parameter's `state_dict` name with its range.
     names: Vec<(String, Range<usize>)>,
 }
 
 impl Layout {
     pub fn new(model: &Model) -> Self {
         let config = model.config();
-        let (h, inner, l) = (config.hidden_size as usize, config.inner_size as usize, model.max_len() as usize);
-        let dif = config.model == Architecture::SasRecD;
-        let attributes: Vec<usize> = match config.model {
-            Architecture::SasRecD => config.attribute_hidden_size.iter().map(|&size| size as usize).collect(),
-            Architecture::SasRec | Architecture::SasRecF => Vec::new(),
-        };
-        let mut place = LayoutBuilder::default();
-        let position_embedding = place.next("position_embedding.weight".to_owned(), l * h);
-        let input = Input::new(model, &mut place);
-        let layers = (0..config.n_layers).map(|k| {
-            let layer = format!("trm_encoder.layer.{k}");
-            let (attention, feed_forward) = (format!("{layer}.multi_head_attention"), format!("{layer}.feed_forward"));
-            let fusion = format!("{attention}.fusion_layer");
-            let fusion = match config.fusion_type {
-                _ if !dif => Vec::new(),
-                Fusion::Sum => Vec::new(),
-                Fusion::Concat => vec![
-                    place.next(format!("{fusion}.weight"), l * l * (attributes.len() + 2)),
-                    place.next(format!("{fusion}.bias"), l),
-                ],
-                Fusion::Gate => [("0.weight", l * l), ("0.bias", l), ("2.weight", l), ("2.bias", 1)]
-                    .map(|(name, size)| place.next(format!("{fusion}.projection.{name}"), size))
-                    .to_vec(),
-            };
-            let query_and_key = |(i, &size): (usize, &usize)| {
-                let names = [format!("query_layers.{i}"), format!("key_layers.{i}")];
-                place.dense(&names.map(|name| format!("{attention}.{name}")), size, size)
-            };
-            LayerLayout {
-                attributes: attributes.iter().enumerate().map(query_and_key).collect(),
-                query: place.dense(&[format!("{attention}.query")], h, h),
-                key: place.dense(&[format!("{attention}.key")], h, h),
-                value: place.dense(&[format!("{attention}.value")], h, h),
-                position: dif
-                    .then(|| place.dense(&["query_p", "key_p"].map(|name| format!("{attention}.{name}")), h, h)),
-                fusion,
-                dense: place.dense(&[format!("{attention}.dense")], h, h),
-                attention_norm: place.scale(&format!("{attention}.LayerNorm"), h),
-                dense_1: place.dense(&[format!("{feed_forward}.dense_1")], h, inner),
-                dense_2: place.dense(&[format!("{feed_forward}.dense_2")], inner, h),
-                norm: place.scale(&format!("{feed_forward}.LayerNorm"), h),
-            }
-        });
-        let layers = layers.collect();
-        let ap = match config.attribute_predictor {
+        let (h, length) = (config.hidden_size as usize, model.max_len() as usize);
+        let mut builder = LayoutBuilder::default();
+        let position_embedding = builder.range("position_embedding.weight".to_owned(), length * h);
+        let start = builder.len;
+        let tables = model.named_parameters().into_iter().filter(|(name, _)| name.starts_with("feature_embed_layer."));
+        tables.for_each(|(name, table)| _ = builder.range(name, table.numel()));
+        let feature_embeddings = start..builder.len;
+        let concat_layer = (config.model == Architecture::SasRecF)
+            .then(|| builder.linear(&["concat_layer".to_owned()], h * (1 + model.features().len()), h));
+        let layers = (0..config.n_layers).map(|k| builder.layer(config, k, length)).collect();
+        let predictors = match config.attribute_predictor {
             Predictor::Linear => (model.features().iter().enumerate())
-                .map(|(i, feature)| place.dense(&[format!("ap.{i}")], h, feature.vocab as usize))
+                .map(|(i, feature)| builder.linear(&[format!("ap.{i}")], h, feature.vocab as usize))
                 .collect(),
             Predictor::Not => Vec::new(),
         };
-        let norm = place.scale("LayerNorm", h);
-        Self { len: place.len, position_embedding, input, layers, ap, norm, dense: place.dense, names: place.names }
+        let norm = builder.layer_norm("LayerNorm", h);
+        let LayoutBuilder { len, linears, names } = builder;
+        Self { len, position_embedding, feature_embeddings, concat_layer, layers, predictors, norm, linears, names }
     }
 
-    /// Copies parameters to their places.
-    pub fn gather(&self, parameters: &[(String, Tensor)], into: &mut [f32]) {
+    /// Copies parameters to their ranges of `flat`.
+    pub fn gather(&self, parameters: &[(String, Tensor)], flat: &mut [f32]) {
         for (name, parameter) in parameters {
-            if let Some(place) = self.of(name) {
-                into[place].copy_from_slice(floats(parameter));
+            if let Some(range) = self.range(name) {
+                flat[range].copy_from_slice(floats(parameter));
             }
         }
     }
 
-    /// A parameter's place by its name; `None` for the item embedding.
-    pub fn of(&self, name: &str) -> Option<Range<usize>> {
-        self.names.iter().find(|(other, _)| other == name).map(|(_, place)| place.clone())
+    /// The range of a parameter by its name; `None` for the item embedding.
+    pub fn range(&self, name: &str) -> Option<Range<usize>> {
+        self.names.iter().find(|(other, _)| other == name).map(|(_, range)| range.clone())
     }
 }
 
-/// The elements of a float32 tensor on the CPU.
-pub fn floats(tensor: &Tensor) -> &[f32] {
-    assert!(tensor.kind() == Kind::Float && tensor.device() == Device::Cpu && tensor.is_contiguous());
-    // SAFETY: a contiguous float32 tensor in the CPU's memory, which the reference keeps alive. Nothing writes to
-    // parameters while the fast path reads them: the optimizer runs between steps.
-    unsafe { std::slice::from_raw_parts(tensor.data_ptr().cast::<f32>(), tensor.numel()) }
-}
-
-/// The elements of a float32 tensor on the CPU, to write to.
-pub fn floats_mut(tensor: &mut Tensor) -> &mut [f32] {
-    let len = floats(tensor).len();
-    // SAFETY: as in `floats`; whoever has the tensor mutably is the optimizer, between steps.
-    unsafe { std::slice::from_raw_parts_mut(tensor.data_ptr().cast::<f32>(), len) }
-}
-
-/// Gives places, one after the other.
+/// Gives ranges, one after the other.
 #[derive(Default)]
-pub struct LayoutBuilder {
-    /// Where the next place begins.
-    pub len: usize,
-    dense: Vec<Linear>,
+struct LayoutBuilder {
+    /// Where the next range begins.
+    len: usize,
+    linears: Vec<Linear>,
     names: Vec<(String, Range<usize>)>,
 }
 
 impl LayoutBuilder {
-    pub fn next(&mut self, name: String, size: usize) -> Range<usize> {
-        let place = self.len..self.len + size;
-        self.len = place.end;
-        self.names.push((name, place.clone()));
-        place
+    fn range(&mut self, name: String, size: usize) -> Range<usize> {
+        let range = self.len..self.len + size;
+        self.len = range.end;
+        self.names.push((name, range.clone()));
+        range
     }
 
-    /// Linear layers of the same input, one after the other: their weights, then their biases.
-    pub fn dense(&mut self, names: &[String], inputs: usize, outputs: usize) -> Linear {
+    /// Linear layers of the same input as one: their weights one after the other, then their biases.
+    fn linear(&mut self, names: &[String], inputs: usize, outputs: usize) -> Linear {
         let start = self.len;
-        names.iter().for_each(|name| _ = self.next(format!("{name}.weight"), inputs * outputs));
+        names.iter().for_each(|name| _ = self.range(format!("{name}.weight"), inputs * outputs));
         let middle = self.len;
-        names.iter().for_each(|name| _ = self.next(format!("{name}.bias"), outputs));
-        let dense = Linear { number: self.dense.len(), weight: start..middle, bias: middle..self.len, inputs };
-        self.dense.push(dense.clone());
-        dense
+        names.iter().for_each(|name| _ = self.range(format!("{name}.bias"), outputs));
+        let linear = Linear { index: self.linears.len(), weight: start..middle, bias: middle..self.len, inputs };
+        self.linears.push(linear.clone());
+        linear
     }
 
-    fn scale(&mut self, name: &str, size: usize) -> LayerNormRange {
-        let weight = self.next(format!("{name}.weight"), size);
-        LayerNormRange { weight, bias: self.next(format!("{name}.bias"), size) }
+    fn layer_norm(&mut self, name: &str, size: usize) -> LayerNormRange {
+        let weight = self.range(format!("{name}.weight"), size);
+        LayerNormRange { weight, bias: self.range(format!("{name}.bias"), size) }
+    }
+
+    /// Encoder layer `k`.
+    fn layer(&mut self, config: &ModelConfig, k: i64, length: usize) -> LayerLayout {
+        let (h, inner) = (config.hidden_size as usize, config.inner_size as usize);
+        let dif = config.model == Architecture::SasRecD;
+        let sizes: &[i64] = if dif { &config.attribute_hidden_size } else { &[] };
+        let layer = format!("trm_encoder.layer.{k}");
+        let (attention, feed_forward) = (format!("{layer}.multi_head_attention"), format!("{layer}.feed_forward"));
+        let fusion = if dif { self.fusion(config.fusion_type, &attention, length, sizes.len()) } else { Vec::new() };
+        let attributes = sizes.iter().enumerate().map(|(i, &size)| {
+            let names = [format!("{attention}.query_layers.{i}"), format!("{attention}.key_layers.{i}")];
+            self.linear(&names, size as usize, size as usize)
+        });
+        LayerLayout {
+            attributes: attributes.collect(),
+            query: self.linear(&[format!("{attention}.query")], h, h),
+            key: self.linear(&[format!("{attention}.key")], h, h),
+            value: self.linear(&[format!("{attention}.value")], h, h),
+            position: dif.then(|| self.linear(&["query_p", "key_p"].map(|name| format!("{attention}.{name}")), h, h)),
+            fusion,
+            dense: self.linear(&[format!("{attention}.dense")], h, h),
+            attention_norm: self.layer_norm(&format!("{attention}.LayerNorm"), h),
+            dense_1: self.linear(&[format!("{feed_forward}.dense_1")], h, inner),
+            dense_2: self.linear(&[format!("{feed_forward}.dense_2")], inner, h),
+            norm: self.layer_norm(&format!("{feed_forward}.LayerNorm"), h),
+        }
+    }
+
+    /// The fusion of item, position and `attributes` attributes.
+    fn fusion(&mut self, fusion: Fusion, attention: &str, length: usize, attributes: usize) -> Vec<Range<usize>> {
+        let name = format!("{attention}.fusion_layer");
+        match fusion {
+            Fusion::Sum => Vec::new(),
+            Fusion::Concat => vec![
+                self.range(format!("{name}.weight"), length * length * (attributes + 2)),
+                self.range(format!("{name}.bias"), length),
+            ],
+            Fusion::Gate => [("0.weight", length * length), ("0.bias", length), ("2.weight", length), ("2.bias", 1)]
+                .map(|(part, size)| self.range(format!("{name}.projection.{part}"), size))
+                .to_vec(),
+        }
     }
 }
