@@ -2,9 +2,10 @@
 
 use serde::Serialize;
 
+use super::Record;
 use super::expectation::of_one_configuration;
 use super::statistics::{deviation, mean, of_users, user_means};
-use super::{MetricAt, Record};
+use crate::eval::MetricAt;
 use crate::{Error, Result};
 
 /// The chance that [`Compared::interval`] leaves the true difference out.
@@ -13,9 +14,11 @@ const ERROR: f64 = 0.05;
 /// Runs of one model beside runs of another on the same targets.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Comparison {
+    /// How many users have a target.
     pub users: usize,
-    /// The runs of either side.
+    /// The runs on this side.
     pub runs: usize,
+    /// The runs on the other.
     pub other_runs: usize,
     /// For every metric and cut-off of the runs' tests.
     pub rows: Vec<Compared>,
@@ -24,17 +27,20 @@ pub struct Comparison {
 /// One metric of both sides.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Compared {
+    /// Such as `recall@20`.
     pub metric: String,
     /// The mean over runs and users.
     pub mean: f64,
+    /// The other side's.
     pub other_mean: f64,
     /// `mean` less `other_mean`.
     pub difference: f64,
     /// The standard error over users of that difference, each user's value being its mean over the runs of a side: what another
     /// draw of users would change, with these very runs.
     pub standard_error: f64,
-    /// The standard deviation between the means of the runs of either side; `None` of a single run.
+    /// The standard deviation between the means of the runs; `None` of a single run.
     pub deviation: Option<f64>,
+    /// The other side's.
     pub other_deviation: Option<f64>,
     /// The 95% interval of the difference where seeds are drawn anew too ([`of_users`]); `None` with fewer than three runs in
     /// all, which show no spread.
@@ -73,13 +79,13 @@ pub fn compare(runs: &[Record], others: &[Record]) -> Result<Comparison> {
         .at(&stranger.path)
         .hint("users are compared one by one, on the same data, filters and split"));
     }
-    let mut names: Vec<&str> = Vec::new();
-    for name in runs.iter().chain(others).flat_map(|run| run.test.names()) {
-        if !names.contains(&name) {
-            names.push(name);
+    let mut metrics: Vec<MetricAt> = Vec::new();
+    for metric in runs.iter().chain(others).flat_map(|run| run.test.names()) {
+        if !metrics.contains(&metric) {
+            metrics.push(metric);
         }
     }
-    let rows = names.into_iter().map(|name| Ok(row(MetricAt::parse(name)?, runs, others))).collect::<Result<_>>()?;
+    let rows = metrics.into_iter().map(|metric| row(metric, runs, others)).collect();
     Ok(Comparison { users: first.ranks.len(), runs: runs.len(), other_runs: others.len(), rows })
 }
 
@@ -91,7 +97,7 @@ fn row(metric: MetricAt, runs: &[Record], others: &[Record]) -> Compared {
     let spread = |means: &[f64]| (means.len() > 1).then(|| deviation(means));
     let (own, other) = (means(&runs), means(&others));
     Compared {
-        metric: metric.name(),
+        metric: metric.to_string(),
         mean: mean(&own),
         other_mean: mean(&other),
         difference: mean(&more),
