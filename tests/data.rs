@@ -1,16 +1,19 @@
 //! The data sets of the golden files are reproduced, and bad input is told for what it is.
 
 mod common;
+#[path = "data/losses.rs"]
+mod losses;
+#[path = "data/presplit.rs"]
+mod presplit;
 
 use std::path::{Path, PathBuf};
 
 use dif_sr::Result;
 use dif_sr::config::{AttributeKind, DataConfig, Interval, Keep, RunConfig, TimePrecision};
 use dif_sr::data::copies::difference;
-use dif_sr::data::split::{Histories, history_of};
-use dif_sr::data::{Dataset, Inspection, Rows, Splits, Summary, split};
+use dif_sr::data::{Dataset, Inspection, Splits, Summary, split};
 use once_cell::sync::Lazy;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 /// The notebook's keys, for `dataset` under `data_path`, without filters.
 fn config(data_path: impl Into<PathBuf>, dataset: &str) -> DataConfig {
@@ -371,219 +374,4 @@ fn each_bad_input_gives_one_error_that_says_where_and_what() {
     assert_eq!(walked, present, "every fixture has a case here");
     let reasons = std::fs::read_to_string("fixtures/data/README.md").unwrap();
     assert!(present.iter().all(|case| reasons.contains(&format!("| `{case}` |"))), "every fixture has its reason");
-}
-
-/// The three files of `fixtures/data/pre_split`, and what RecBole 1.2.1 computed of them.
-fn pre_split(length: usize) -> (DataConfig, Value) {
-    let recbole = std::fs::read_to_string("fixtures/data/pre_split/recbole.json").unwrap();
-    let config = DataConfig {
-        benchmark_filename: Some(["train", "valid", "test"].map(str::to_owned)),
-        max_item_list_length: length,
-        selected_features: vec!["class".into()],
-        ..config("fixtures/data", "pre_split")
-    };
-    (config, serde_json::from_str(&recbole).unwrap())
-}
-
-/// User, history without padding and target of every row, as ids.
-fn plain_rows(rows: &Rows) -> Value {
-    let row = |i: usize| json!([rows.user[i], rows.seq_of(i)[..rows.len[i] as usize], rows.target[i]]);
-    (0..rows.n()).map(row).collect()
-}
-
-#[test]
-fn files_of_splits_have_the_rows_ids_and_attributes_that_recbole_computed() {
-    let (config, recbole) = pre_split(7);
-    let (dataset, splits) = load(&config).unwrap();
-    assert_eq!(json!(dataset.users.iter().collect::<Vec<_>>()), recbole["users"]);
-    assert_eq!(json!(dataset.items.iter().collect::<Vec<_>>()), recbole["items"]);
-    let class = &dataset.attributes[0];
-    assert_eq!(json!(class.vocab.iter().collect::<Vec<_>>()), recbole["class_tokens"]);
-    assert_eq!(json!(class.ids.chunks(class.width).collect::<Vec<_>>()), recbole["class"]);
-    assert_eq!(json!(Summary::new(&dataset).statistics.inters), recbole["inters"]);
-    for (name, rows) in [("train", &splits.train), ("valid", &splits.valid), ("test", &splits.test)] {
-        assert_eq!(plain_rows(rows), recbole[name], "{name}");
-    }
-    assert_eq!(
-        dataset.warnings,
-        [
-            "5 of 8 items of the interactions have no row in fixtures/data/pre_split/pre_split.item: their attributes are \
-          unknown; `c` is not there, `q` is there alone"
-        ]
-    );
-}
-
-#[test]
-fn stated_histories_are_cut_to_their_last_items_and_say_so() {
-    let (config, recbole) = pre_split(2);
-    let (dataset, splits) = load(&config).unwrap();
-    let stated = recbole["test"][0][1].as_array().unwrap();
-    assert_eq!(json!(splits.test.seq_of(0)), json!(stated[stated.len() - 2..]));
-    assert!(
-        dataset
-            .warnings
-            .iter()
-            .any(|warning| warning.starts_with("histories of up to 5 items are cut to their last 2"))
-    );
-}
-
-#[test]
-fn a_user_of_stated_histories_has_all_that_they_name_the_latest_last() {
-    let (config, recbole) = pre_split(7);
-    let dataset = Dataset::load(&config).unwrap();
-    let histories = Histories::new(&dataset, config.time_precision);
-    let [history, target] = [1, 2].map(|part| recbole["test"][3][part].clone());
-    let latest: Vec<i64> = serde_json::from_value(history).unwrap();
-    let latest = [latest, vec![target.as_i64().unwrap()]].concat();
-    assert_eq!(history_of(&dataset, &histories, 1), latest);
-}
-
-/// Three files of (user, item, time), or of (user, history, item, time).
-fn written_parts<const N: usize>(folder: &Path, header: &str, parts: [&[[&str; N]]; 3]) -> DataConfig {
-    std::fs::create_dir_all(folder.join("own")).unwrap();
-    let names = ["train", "valid", "test"].map(str::to_owned);
-    for (name, rows) in names.iter().zip(parts) {
-        let rows: String = rows.iter().map(|row| row.join("\t") + "\n").collect();
-        std::fs::write(folder.join(format!("own/own.{name}.inter")), format!("{header}\n{rows}")).unwrap();
-    }
-    DataConfig { benchmark_filename: Some(names), ..config(folder, "own") }
-}
-
-const PLAIN: &str = "user_id:token\titem_id:token\ttimestamp:float";
-const STATED: &str = "user_id:token\titem_id_list:token_seq\titem_id:token";
-
-#[test]
-fn files_of_splits_without_histories_give_each_row_what_its_user_did_before() {
-    let folder = tempfile::tempdir().unwrap();
-    let train = [["v", "x", "1"], ["u", "b", "2"], ["u", "a", "1"], ["v", "a", "3"]];
-    let valid = [["u", "c", "3"], ["v", "b", "4"], ["w", "a", "1"]];
-    let test = [["u", "a", "9"], ["u", "d", "4"]];
-    let config = written_parts(folder.path(), PLAIN, [&train, &valid, &test]);
-    let (dataset, splits) = load(&config).unwrap();
-    assert_eq!(dataset.items.iter().collect::<Vec<_>>(), ["[PAD]", "x", "b", "a", "c", "d"]);
-    // By user, as numbered in the files, then by time.
-    assert_eq!(plain_rows(&splits.train), json!([[1, [1], 3], [2, [3], 2]]));
-    assert_eq!(plain_rows(&splits.valid), json!([[1, [1, 3], 2], [2, [3, 2], 4]]));
-    assert_eq!(plain_rows(&splits.test), json!([[2, [3, 2, 4], 5], [2, [2, 4, 5], 3]]));
-    assert_eq!(dataset.warnings, ["1 rows to validate or to test are their user's first and are left out"]);
-}
-
-#[test]
-fn files_of_splits_that_contradict_each_other_are_refused_with_counts() {
-    let folder = tempfile::tempdir().unwrap();
-    let error = |config: &DataConfig| load(config).err().unwrap().to_string();
-    let train = [["u", "a", "1"], ["u", "b", "5"]];
-
-    let config = written_parts(folder.path(), PLAIN, [&train, &[["u", "c", "3"]], &[["u", "d", "4"]]]);
-    let message = error(&config);
-    assert!(message.contains("own.valid.inter, line 2: ") && message.contains("found 2 that are older"), "{message}");
-
-    let config = written_parts(folder.path(), PLAIN, [&train, &[["u", "b", "5"]], &[["u", "d", "6"]]]);
-    let message = error(&config);
-    assert!(message.contains("own.valid.inter, line 2: ") && message.contains("found 1 in a second one"), "{message}");
-
-    let stated = [["u", "a", "b"]];
-    let config = written_parts(folder.path(), STATED, [&stated, &stated, &stated]);
-    std::fs::write(folder.path().join("own/own.test.inter"), format!("{PLAIN}\nu\tc\t1\n")).unwrap();
-    let message = error(&config);
-    assert!(message.contains("own.test.inter, column `item_id_list`: expected each file"), "{message}");
-
-    std::fs::remove_file(folder.path().join("own/own.test.inter")).unwrap();
-    let message = error(&config);
-    assert!(message.contains("own.test.inter: cannot read the file"), "{message}");
-}
-
-#[test]
-fn files_of_splits_tell_of_empty_histories_repeated_rows_and_filters_that_do_nothing() {
-    let folder = tempfile::tempdir().unwrap();
-    let train = [["u", "a", "b"], ["v", "", "a"]];
-    let config = written_parts(folder.path(), STATED, [&train, &[["u", "a b", "c"]], &[["u", "a", "b"]]]);
-    let config = DataConfig { user_inter_num_interval: at_least(5.0), ..config };
-    let (dataset, splits) = load(&config).unwrap();
-    assert_eq!((splits.train.n(), splits.valid.n(), splits.test.n()), (1, 1, 1));
-    let [filters, repeated, empty] = &dataset.warnings[..] else { panic!("{:?}", dataset.warnings) };
-    assert!(filters.starts_with("`user_inter_num_interval` filters nothing"), "{filters}");
-    assert_eq!(repeated, "1 rows of one file of `benchmark_filename` are in another, too");
-    assert!(empty.starts_with("1 of 4 rows of `benchmark_filename` have an empty `item_id_list`"), "{empty}");
-    assert!(empty.contains("the first on line 3 of "), "{empty}");
-}
-
-/// A data set of its own with an `.item` file: the interactions are `u a`, `u b`, `u c`, `v a` in order of time.
-fn with_items(folder: &Path, items: &str) -> DataConfig {
-    let rows = [("u", "a", 1.0), ("u", "b", 2.0), ("u", "c", 3.0), ("v", "a", 4.0)];
-    let config = written(folder, &rows);
-    std::fs::write(folder.join("own/own.item"), items).unwrap();
-    config
-}
-
-#[test]
-fn items_as_their_own_attribute_have_their_own_ids() {
-    let folder = tempfile::tempdir().unwrap();
-    let config = with_items(folder.path(), "item_id:token\nc\nz\na\n");
-    let config =
-        DataConfig { selected_features: vec!["item_id".into()], filter_inter_by_user_or_item: false, ..config };
-    let dataset = Dataset::load(&config).unwrap();
-    let [items] = &dataset.attributes[..] else { panic!("one attribute") };
-    // RecBole gives every item a row of the item features, which holds the item's number.
-    assert_eq!(items.ids, [0, 1, 2, 3, 4]);
-    assert_eq!(items.vocab.iter().collect::<Vec<_>>(), dataset.items.iter().collect::<Vec<_>>());
-    assert_eq!((items.kind, items.width), (AttributeKind::Token, 1));
-}
-
-#[test]
-fn rows_lost_to_a_stray_quote_are_told() {
-    let folder = tempfile::tempdir().unwrap();
-    let items = "item_id:token\ttitle:token\na\t\"Best\nb\tSecond\nc\tThird\"\nz\tplain\n";
-    let dataset = Dataset::load(&with_items(folder.path(), items)).unwrap();
-    let [spanning, lost] = &dataset.warnings[..] else { panic!("{:?}", dataset.warnings) };
-    assert!(
-        spanning.contains("own.item: 1 of 2 rows have fields that go on over several lines, the one on line 2 over 3")
-    );
-    assert!(lost.starts_with("2 of 3 items of the interactions have no row in "), "{lost}");
-    assert!(
-        lost.contains(": 2 of 4 interactions are left out (`filter_inter_by_user_or_item`); `b` is not there, `z` is")
-    );
-}
-
-#[test]
-fn ids_that_the_two_files_write_in_two_ways_are_told_with_one_of_each() {
-    let folder = tempfile::tempdir().unwrap();
-    let items = "item_id:token\tclass:token\na.0\tx\nb\tx\nc.0\ty\n\ty\n";
-    let config = with_items(folder.path(), items);
-    let config = DataConfig { selected_features: vec!["class".into()], filter_inter_by_user_or_item: false, ..config };
-    let dataset = Dataset::load(&config).unwrap();
-    let [unknown, unnamed] = &dataset.warnings[..] else { panic!("{:?}", dataset.warnings) };
-    assert!(unknown.starts_with("2 of 3 items of the interactions have no row in "), "{unknown}");
-    assert!(unknown.ends_with("their attributes are unknown; `a` is not there, `a.0` is there alone"), "{unknown}");
-    assert!(unnamed.ends_with("own.item: 1 of 4 rows name no item and are left out"), "{unnamed}");
-}
-
-#[test]
-fn interactions_without_user_or_time_are_told() {
-    let folder = tempfile::tempdir().unwrap();
-    let config = written(folder.path(), &[("u", "a", 1.0), ("u", "b", f64::NAN), ("u", "c", 3.0), ("", "a", 4.0)]);
-    let text = std::fs::read_to_string(folder.path().join("own/own.inter")).unwrap().replace("NaN", "");
-    std::fs::write(folder.path().join("own/own.inter"), text).unwrap();
-    let dataset = Dataset::load(&config).unwrap();
-    assert_eq!(
-        dataset.warnings,
-        [
-            "1 of 4 interactions have no user or no item and are left out",
-            "1 of 3 interactions have no time and get the mean of the others'"
-        ]
-    );
-}
-
-#[test]
-fn a_bad_value_in_a_column_that_nothing_reads_comes_with_the_load_col_that_leaves_it_out() {
-    let folder = tempfile::tempdir().unwrap();
-    let items = "item_id:token\tclass:token\tprice:float\na\tx\t1\nb\tx\t—\nc\ty\t2\n";
-    let config = DataConfig { selected_features: vec!["class".into()], ..with_items(folder.path(), items) };
-    let error = Dataset::load(&config).unwrap_err().to_string();
-    assert!(error.contains("own.item, line 3, column `price`: expected a number, found `—`; "), "{error}");
-    let (_, load_col) = error.split_once("`load_col: ").unwrap();
-    let keys = [("dataset", "own"), ("selected_features", "[class]"), ("load_col", load_col.trim_end_matches('`'))];
-    let cured = RunConfig::load(&[], &keys.map(|(k, v)| (k.to_owned(), v.to_owned()))).unwrap().data;
-    let dataset = Dataset::load(&DataConfig { load_inter: cured.load_inter, load_item: cured.load_item, ..config });
-    assert_eq!(dataset.unwrap().attributes[0].vocab.len(), 3);
 }

@@ -3,7 +3,7 @@
 use dif_sr::Result;
 use dif_sr::data::Dataset;
 use dif_sr::data::split::split;
-use dif_sr::train::{Checkpoint, Report, evaluate_rows, set_up};
+use dif_sr::train::{Checkpoint, evaluate_rows, set_up};
 use serde_json::json;
 
 use super::progress::Progress;
@@ -22,10 +22,10 @@ pub fn run(args: EvaluateArgs, overrides: &[(String, String)], json: bool) -> Re
 
     let model = &mut checkpoint.model;
     model.to_device(device);
-    let mut progress = Progress::new(&config);
+    let mut progress = Progress::of_stages(config.run.show_progress);
     let mut evaluate = |rows: &dif_sr::data::Rows| {
         let progress = |done| {
-            progress.testing(done, rows.n());
+            progress.ranking("Evaluate", done, rows.n());
             Ok(())
         };
         evaluate_rows(&config, model, rows, progress).map(|(_, result)| result)

@@ -7,7 +7,6 @@ use clap::Args;
 use dif_sr::Result;
 use dif_sr::fetch::sources::find;
 use dif_sr::fetch::{Event, Fetched, Request, fetch};
-use dif_sr::train::Report;
 
 use super::progress::Progress;
 use super::training::stop_on_signals;

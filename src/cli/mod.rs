@@ -1,6 +1,7 @@
 //! Argument parsing and one file per command; no logic.
 
 mod arguments;
+mod compare;
 mod evaluate;
 mod fetch;
 mod gate;
@@ -18,6 +19,7 @@ mod train;
 mod training;
 mod verdict;
 mod verify;
+mod watch;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -72,6 +74,8 @@ enum Command {
     Import(import::ImportArgs),
     /// Judge finished runs, and benchmarks: pass, fail or undecided, with the reason (docs/verdict.md).
     Gate(gate::GateArgs),
+    /// Compare finished runs with others, user by user: mean differences of every metric, with standard errors.
+    Compare(compare::CompareArgs),
     /// Keep the evidence of finished runs, small enough to review, as what later runs are held to.
     Record(record::RecordArgs),
     /// What a gate can see: its false alarms, and its power against drops, simulated from the recorded runs.
@@ -198,6 +202,7 @@ impl Cli {
             Command::Recommend(args) => recommend::run(args, overrides, json),
             Command::Import(args) => import::run(args, overrides, json),
             Command::Gate(args) => gate::run(&args, json),
+            Command::Compare(args) => compare::run(&args, json),
             Command::Record(args) => record::run(&args, json),
             Command::Power(args) => power::run(&args, json),
             Command::Report(args) => report::run(&args, json),

@@ -44,7 +44,7 @@ pub fn run(args: &PowerArgs, json: bool) -> Result<Outcome> {
         drops: vec![0.0, 0.01, 0.02, 0.05, 0.1],
     };
     let mut progress = Progress::of_stages(true);
-    let power = power(reference, &simulation, |done| progress.step("Simulate   ", done, *repetitions));
+    let power = power(reference, &simulation, |done| progress.step("Simulate", done, *repetitions));
     if json {
         output::print_json(&power)?;
     } else {

@@ -10,6 +10,7 @@ use dif_sr::{Error, Result};
 use serde_json::json;
 
 use super::training::Training;
+use super::watch::Watch;
 use super::{Outcome, ReproduceArgs, output, verdict};
 
 /// What is reproduced where nothing is named.
@@ -27,7 +28,9 @@ pub fn run(args: ReproduceArgs, overrides: &[(String, String)], json: bool) -> R
     if let Some(sentence) = &other_copy {
         output::note(sentence);
     }
-    let result = training.run()?;
+    let mut watch = Watch::short(&training.config, expectation.golden_run(&training.config).cloned());
+    watch.introduce(&format!("{}\nexpected: {}", training.in_words(), expectation.in_words()));
+    let result = training.run(watch)?;
     let folder = &training.folder;
     folder.finish(&result)?;
     let record = Record::load(folder.path())?;

@@ -6,6 +6,7 @@ use dif_sr::run_folder::{RunFolder, RunResult};
 use serde_json::json;
 
 use super::training::Training;
+use super::watch::Watch;
 use super::{Outcome, TrainArgs, output};
 
 pub fn run(args: TrainArgs, overrides: &[(String, String)], json: bool) -> Result<Outcome> {
@@ -14,7 +15,9 @@ pub fn run(args: TrainArgs, overrides: &[(String, String)], json: bool) -> Resul
         (None, Some(run)) => Training::begin_from(run, &args.config_args, overrides, args.out)?,
         (None, None) => Training::begin(args.config_args.load(overrides)?, args.out)?,
     };
-    let result = training.run()?;
+    let mut watch = Watch::new(&training.config);
+    watch.introduce(&training.in_words());
+    let result = training.run(watch)?;
     let Training { config, folder, .. } = &training;
     folder.finish(&result)?;
     if json {

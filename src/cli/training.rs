@@ -5,17 +5,18 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use dif_sr::config::RunConfig;
+use dif_sr::config::{ComputePath, RunConfig};
 use dif_sr::data::copies::difference;
 use dif_sr::run_folder::{RunFolder, RunResult};
 use dif_sr::train::{Prepared, Start, run};
 use dif_sr::{Error, Result};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
+use tch::Device;
 
 use super::arguments::ConfigArgs;
 use super::output;
-use super::progress::Progress;
+use super::watch::Watch;
 
 /// A run, ready to be trained.
 pub struct Training {
@@ -87,12 +88,37 @@ impl Training {
         difference(&self.prepared.dataset, &self.prepared.splits)
     }
 
+    /// What will be done where, for a reader.
+    pub fn in_words(&self) -> String {
+        let Self { config, prepared, folder, .. } = self;
+        let (train, model) = (&config.train, config.model.model.name());
+        let device = match prepared.model.device() {
+            Device::Cuda(index) => format!("GPU {index}"),
+            _ => output::counted(tch::get_num_threads() as usize, "thread") + " of the CPU",
+        };
+        let path = match config.run.compute_path {
+            ComputePath::Reference => "reference",
+            ComputePath::Fast => "fast",
+        };
+        let batches = prepared.splits.train.n().div_ceil(train.train_batch_size);
+        format!(
+            "{model} on {}, seed {}: {} path, {device}\n{} of {}, or fewer: {} in a row that are no better end it\n\
+             run folder: {}, with RecBole's log in log.txt",
+            config.data.dataset,
+            config.run.seed,
+            path,
+            output::counted(train.epochs, "epoch"),
+            format!("{batches} batches"),
+            output::counted(train.stopping_step + 1, "evaluation"),
+            folder.path().display(),
+        )
+    }
+
     /// Trains to the end and tests, unless a signal interrupts it.
-    pub fn run(&mut self) -> Result<RunResult> {
-        let mut progress = Progress::new(&self.config);
+    pub fn run(&mut self, mut watch: Watch) -> Result<RunResult> {
         // Libtorch's errors inside of the model arrive as panics, which pass by what ends a training in order.
         let trained = catch_unwind(AssertUnwindSafe(|| {
-            run(&self.config, &self.prepared, &mut self.folder, &mut progress, &self.stop)
+            run(&self.config, &self.prepared, &mut self.folder, &mut watch, &self.stop)
         }));
         trained.unwrap_or_else(|panic| {
             let last = self.folder.last();

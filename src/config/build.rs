@@ -115,12 +115,23 @@ pub fn refuse_ini(path: &Path) -> Result<()> {
     }
 }
 
+/// Keys of RecBole 0.x, and what says the same since 1.0.
+const FORMER: [(&[&str], &str); 5] = [
+    (&["min_user_inter_num", "max_user_inter_num"], "`user_inter_num_interval: '[5,inf)'`"),
+    (&["min_item_inter_num", "max_item_inter_num"], "`item_inter_num_interval: '[5,inf)'`"),
+    (&["lowest_val", "highest_val", "equal_val", "not_equal_val"], "`val_interval: {'rating': '[3,inf)'}`"),
+    (&["eval_setting", "group_by_user", "split_ratio", "leave_one_num", "real_time_process"], "`eval_args`"),
+    (&["training_neg_sample_num"], "`train_neg_sample_args`"),
+];
+
 /// The error for a key that is not among `names`.
 pub(super) fn unknown<'a>(entry: &Entry, names: impl Iterator<Item = &'a str>) -> Error {
     let error = Error::new(format!("unknown key `{}`", entry.key));
-    entry.origin.name(error.hint(match keys::nearest(&entry.key, names) {
-        Some(name) => format!("did you mean `{name}`?"),
-        None => "remove it, or see docs/configuration.md for the keys that there are".to_owned(),
+    let former = FORMER.iter().find(|(former, _)| former.contains(&&*entry.key));
+    entry.origin.name(error.hint(match (former, keys::nearest(&entry.key, names)) {
+        (Some((_, since)), _) => format!("it is RecBole 0.x's; since 1.0 it is {since}"),
+        (None, Some(name)) => format!("did you mean `{name}`?"),
+        (None, None) => "remove it, or see docs/configuration.md for the keys that there are".to_owned(),
     }))
 }
 

@@ -30,20 +30,44 @@ impl RunConfig {
                 Error::new(problem).hint("give `USER_ID_FIELD`, `ITEM_ID_FIELD` and `TIME_FIELD` different names"),
             ));
         }
+        self.check_columns(raw)
+    }
+
+    /// The columns that are read are loaded.
+    fn check_columns(&self, raw: &Raw) -> Result<()> {
+        let data = &self.data;
+        let names = [&data.user_id_field, &data.item_id_field, &data.time_field];
         let filtered = data.val_interval.iter().map(|(column, _)| column);
         let mut inter = (data.load_inter.as_ref(), "inter", names.into_iter().chain(filtered).collect::<Vec<_>>());
         // Files of splits are not filtered, and stated histories need no times.
         let list = data.list_field();
         match &data.benchmark_filename {
-            Some(_) if inter.0.is_some_and(|columns| columns.contains(&list)) => inter.2.truncate(2),
+            Some(_) if inter.0.is_none_or(|columns| columns.contains(&list)) => inter.2.truncate(2),
             Some(_) => inter.2.truncate(3),
             None => {}
         }
         let item =
             (data.load_item.as_ref(), "item", std::iter::once(names[1]).chain(&data.selected_features).collect());
-        let item = item.0.is_some_and(|columns| !columns.is_empty()).then_some(item);
-        for (loaded, file, needed) in [Some(inter), item].into_iter().flatten() {
+        let reads_item = data.load_item.as_ref().is_none_or(|columns| !columns.is_empty());
+        let files = [(inter, &data.unload_inter), (item, &data.unload_item)];
+        for ((loaded, file, needed), unloaded) in files.into_iter().filter(|(of, _)| of.1 == "inter" || reads_item) {
+            if let Some(name) = needed.iter().find(|name| unloaded.contains(name)) {
+                let problem = format!("`unload_col`: expected columns of `{file}` that nothing reads, found `{name}`");
+                return Err(place(
+                    raw,
+                    &["unload_col"],
+                    Error::new(problem).hint("leave the column out of `unload_col`"),
+                ));
+            }
             let Some(loaded) = loaded else { continue };
+            if !unloaded.is_empty() {
+                let problem = format!("`unload_col`: expected no columns of `{file}`, of which `load_col` names some");
+                return Err(place(
+                    raw,
+                    &["unload_col"],
+                    Error::new(problem).hint("keep one of the two, as in RecBole"),
+                ));
+            }
             if let Some(missing) = needed.into_iter().find(|name| !loaded.contains(name)) {
                 let problem = format!(
                     "`load_col`: expected `{missing}` among the columns of `{file}`, found {}",

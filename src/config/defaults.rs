@@ -31,6 +31,8 @@ impl RunConfig {
                 list_suffix: "_list".to_owned(),
                 load_inter: None,
                 load_item: None,
+                unload_inter: Vec::new(),
+                unload_item: Vec::new(),
                 val_interval: Vec::new(),
                 user_inter_num_interval: None,
                 item_inter_num_interval: None,

@@ -5,8 +5,8 @@ use serde_yaml::Mapping;
 use super::keys::{self, Key, Kind, Section};
 use super::{RunConfig, python};
 
-/// Keys of splits that are files: where nothing is written of them a configuration equals those of before there were any.
-const WHERE_SET: [&str; 2] = ["benchmark_filename", "LIST_SUFFIX"];
+/// Keys that are written where they are set: elsewhere a configuration equals those of before there were any.
+const WHERE_SET: [&str; 3] = ["benchmark_filename", "LIST_SUFFIX", "unload_col"];
 
 impl RunConfig {
     /// Every honoured key that the model reads, under RecBole's name; [`RunConfig::load`] and [`RunConfig::from_yaml`] read the same back.

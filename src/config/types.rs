@@ -92,6 +92,10 @@ pub struct DataConfig {
     pub load_inter: Option<Vec<String>>,
     /// `load_col.item`: columns to load; `None` loads all.
     pub load_item: Option<Vec<String>>,
+    /// `unload_col.inter`: columns not to load.
+    pub unload_inter: Vec<String>,
+    /// `unload_col.item`: columns not to load.
+    pub unload_item: Vec<String>,
     /// `val_interval`: columns of the `.inter` file and the values that interactions must have there.
     pub val_interval: Vec<(String, Interval)>,
     /// `user_inter_num_interval`; `None` does not filter users.

@@ -28,6 +28,8 @@ pub struct Format<'a> {
 pub struct Columns<'a> {
     /// Those of these that it has; `None` loads all.
     pub load: Option<&'a [String]>,
+    /// But not these.
+    pub unload: &'a [String],
     /// Of those loaded, the ones that something is made of.
     pub read: &'a [&'a str],
     /// What to do about a bad value in any other.
@@ -42,7 +44,11 @@ pub struct Columns<'a> {
 /// leave out more fields at their ends than the file has bytes.
 pub fn read(path: &Path, format: Format, columns: Columns) -> Result<Table> {
     let bytes = std::fs::read(path).map_err(|e| Error::io(path, "read the file", e))?;
-    parse_columns(path, bytes, format, columns.load).map_err(|wrong| match wrong.column {
+    let is_loaded = |name: &str| {
+        columns.load.is_none_or(|load| load.iter().any(|wanted| wanted == name))
+            && columns.unload.iter().all(|other| other != name)
+    };
+    parse_columns(path, bytes, format, &is_loaded).map_err(|wrong| match wrong.column {
         Some(column) if !columns.read.contains(&&*column) => wrong.error.hint(columns.cure),
         _ => wrong.error,
     })
@@ -53,7 +59,8 @@ pub fn read(path: &Path, format: Format, columns: Columns) -> Result<Table> {
 /// # Errors
 /// As [`read`], but for those of the file system.
 pub fn parse(path: &Path, bytes: Vec<u8>, format: Format, load: Option<&[String]>) -> Result<Table> {
-    parse_columns(path, bytes, format, load).map_err(|wrong| wrong.error)
+    let is_loaded = |name: &str| load.is_none_or(|load| load.iter().any(|wanted| wanted == name));
+    parse_columns(path, bytes, format, &is_loaded).map_err(|wrong| wrong.error)
 }
 
 /// What is wrong, and in the values of which column.
@@ -68,7 +75,12 @@ impl From<Error> for Wrong {
     }
 }
 
-fn parse_columns(path: &Path, mut bytes: Vec<u8>, format: Format, load: Option<&[String]>) -> Result<Table, Wrong> {
+fn parse_columns(
+    path: &Path,
+    mut bytes: Vec<u8>,
+    format: Format,
+    is_loaded: &dyn Fn(&str) -> bool,
+) -> Result<Table, Wrong> {
     if let Some((form, cure)) = other_form(&bytes) {
         return Err(Error::new(format!("expected UTF-8 text, found {form}")).at(path).hint(cure).into());
     }
@@ -102,7 +114,7 @@ fn parse_columns(path: &Path, mut bytes: Vec<u8>, format: Format, load: Option<&
         let blank = record.len() == 1 && bytes[start] != b'"' && record[0].bytes().all(|b| b == b' ' || b == b'\t');
         match &mut table {
             _ if blank => {}
-            None => table = Some(parse_header(path, &record, load).map_err(|error| error.at(path).line(line))?),
+            None => table = Some(parse_header(path, &record, is_loaded).map_err(|error| error.at(path).line(line))?),
             Some(table) => {
                 // Otherwise a wide header and many short lines would take memory by the square of the file's size.
                 left_out += table.header().len().saturating_sub(record.len());
@@ -172,14 +184,18 @@ fn explain(error: &csv::Error, header: &[String]) -> Error {
 }
 
 /// The table that the header describes, yet without rows.
-fn parse_header(path: &Path, record: &csv::StringRecord, load: Option<&[String]>) -> Result<Table> {
+fn parse_header(path: &Path, record: &csv::StringRecord, is_loaded: &dyn Fn(&str) -> bool) -> Result<Table> {
     let (mut names, mut known) = (Vec::new(), HashSet::new());
     let mut columns = Vec::new();
     for (index, field) in record.iter().enumerate() {
         let wrong = |problem: String| Error::new(problem).column(excerpt(field));
         let (name, kind) = field.split_once(':').filter(|(name, _)| !name.is_empty()).ok_or_else(|| {
-            wrong(format!("expected `name:type` in the header, found `{}`", excerpt(field)))
-                .hint("write the header as in `user_id:token`, and check `field_separator`")
+            let hint = match (index, field.is_empty()) {
+                (0, true) => "leave out the unnamed column, as pandas does with `to_csv(index=False)`",
+                (_, true) => "remove the separator at the end of the header",
+                _ => "write the header as in `user_id:token`, and check `field_separator`",
+            };
+            wrong(format!("expected `name:type` in the header, found `{}`", excerpt(field))).hint(hint)
         })?;
         let values = Values::of_type(kind).ok_or_else(|| {
             wrong(format!("expected the type token, token_seq, float or float_seq, found `{}`", excerpt(kind)))
@@ -189,7 +205,7 @@ fn parse_header(path: &Path, record: &csv::StringRecord, load: Option<&[String]>
             return Err(wrong(format!("expected each column once, found a second `{}`", excerpt(name)))
                 .hint("rename or remove one of the two"));
         }
-        if load.is_none_or(|load| load.iter().any(|wanted| wanted == name)) {
+        if is_loaded(name) {
             columns.push((index, Column { name: name.to_owned(), values }));
         }
         names.push(name.to_owned());

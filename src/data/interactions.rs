@@ -53,7 +53,8 @@ impl<'a> Interactions<'a> {
         read.extend(filters.iter().map(|(column, _)| column.as_str()));
         read.extend(parts.map(|_| list.as_str()));
         let cure = config.leave_out("inter", &read);
-        let columns = Columns { load: config.load_inter.as_deref(), read: &read, cure: &cure };
+        let (load, unload) = (config.load_inter.as_deref(), &config.unload_inter[..]);
+        let columns = Columns { load, unload, read: &read, cure: &cure };
         let files = match parts {
             None => vec![config.file("inter")],
             Some(parts) => parts.iter().map(|part| config.file(&format!("{part}.inter"))).collect(),

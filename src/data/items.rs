@@ -44,7 +44,8 @@ impl ItemFile {
         let read: Vec<&str> =
             std::iter::once(&config.item_id_field).chain(&config.selected_features).map(String::as_str).collect();
         let cure = config.leave_out("item", &read);
-        let table = atomic::read(path, format, Columns { load, read: &read, cure: &cure })?;
+        let table =
+            atomic::read(path, format, Columns { load, unload: &config.unload_item, read: &read, cure: &cure })?;
         let column = table.tokens(&config.item_id_field, "ITEM_ID_FIELD")?;
         // The id in `items` of each item of this file, and the row that named it.
         let ids = column.vocabulary.ids_in(items);

@@ -52,7 +52,7 @@ impl Parts {
 
     /// The rows of each file.
     pub(super) fn split(&self, dataset: &Dataset, config: &DataConfig) -> Result<Splits> {
-        let mut rows = [(); 3].map(|()| Rows::new(config.max_item_list_length));
+        let mut rows: [Rows; 3] = std::array::from_fn(|_| Rows::new(config.max_item_list_length));
         match &self.lists {
             Some(lists) => {
                 for interaction in (0..dataset.user.len()).filter(|&i| !lists.row(i).is_empty()) {
@@ -101,62 +101,80 @@ impl Parts {
         config: &DataConfig,
         place: impl Fn(usize) -> (&'a Path, u64),
     ) -> Result<Vec<String>> {
-        let mut warnings = Vec::new();
-        let n = dataset.user.len();
-        let (repeated, first) = self.repeated(dataset, config);
-        match (&self.lists, first) {
-            (Some(lists), _) => {
-                if repeated > 0 {
-                    warnings.push(format!("{repeated} rows of one file of `benchmark_filename` are in another, too"));
-                }
-                let empty: Vec<usize> = (0..n).filter(|&interaction| lists.row(interaction).is_empty()).collect();
-                if let Some(&first) = empty.first() {
-                    let (path, line) = place(first);
-                    warnings.push(format!(
-                        "{} of {n} rows of `benchmark_filename` have an empty `{}` and are left out, the first on line \
-                         {line} of {}",
-                        empty.len(),
-                        config.list_field(),
-                        path.display()
-                    ));
-                }
-                let longest = (0..n).map(|interaction| lists.row(interaction).len()).max().unwrap_or(0);
-                let length = config.max_item_list_length;
-                if longest > length {
-                    warnings.push(format!(
-                        "histories of up to {longest} items are cut to their last {length} (`MAX_ITEM_LIST_LENGTH`)"
-                    ));
-                }
-            }
-            (None, Some(first)) => {
-                let (path, line) = place(first);
-                return Err(Error::new(format!(
-                    "expected each interaction in one file of `benchmark_filename`, found {repeated} in a second one"
-                ))
-                .at(path)
-                .line(line)
-                .hint("leave out of each file what another has"));
-            }
-            (None, None) => {
-                let (older, first) = self.older(dataset, config);
-                if let Some(first) = first {
-                    let (path, line) = place(first);
-                    return Err(Error::new(format!(
-                        "expected every user's rows in the order of the files {}, found {older} that are older than a row of \
-                         an earlier file",
-                        config.benchmark_filename.iter().flatten().map(|name| &**name).collect::<Vec<_>>().join(", ")
-                    ))
-                    .at(path)
-                    .line(line)
-                    .hint(format!("cut by time, or write each row's history in a column `{}`", config.list_field())));
-                }
-                let new = self.without_history(dataset, config);
-                if new > 0 {
-                    warnings.push(format!("{new} rows to validate or to test are their user's first and are left out"));
-                }
-            }
+        match &self.lists {
+            Some(lists) => Ok(self.remarks(lists, dataset, config, place)),
+            None => self.check_order(dataset, config, place),
         }
-        Ok(warnings)
+    }
+
+    /// What there is to say of stated histories.
+    fn remarks<'a>(
+        &self,
+        lists: &Ragged<i64>,
+        dataset: &Dataset,
+        config: &DataConfig,
+        place: impl Fn(usize) -> (&'a Path, u64),
+    ) -> Vec<String> {
+        let mut remarks = Vec::new();
+        let n = dataset.user.len();
+        let (repeated, _) = self.repeated(dataset, config);
+        if repeated > 0 {
+            remarks.push(format!("{repeated} of {n} rows of `benchmark_filename` are in another of the files, too"));
+        }
+        let empty: Vec<usize> = (0..n).filter(|&interaction| lists.row(interaction).is_empty()).collect();
+        if let Some(&first) = empty.first() {
+            let ((path, line), list) = (place(first), config.list_field());
+            remarks.push(format!(
+                "{} of {n} rows of `benchmark_filename` have an empty `{list}` and are left out, the first on line {line} of {}",
+                empty.len(),
+                path.display()
+            ));
+        }
+        let longest = (0..n).map(|interaction| lists.row(interaction).len()).max().unwrap_or(0);
+        let length = config.max_item_list_length;
+        if longest > length {
+            remarks.push(format!(
+                "histories of up to {longest} items are cut to their last {length} (`MAX_ITEM_LIST_LENGTH`)"
+            ));
+        }
+        remarks
+    }
+
+    /// Refuses files without histories that do not say what came before what.
+    fn check_order<'a>(
+        &self,
+        dataset: &Dataset,
+        config: &DataConfig,
+        place: impl Fn(usize) -> (&'a Path, u64),
+    ) -> Result<Vec<String>> {
+        let refuse = |first: usize, problem: String, cure: String| {
+            let (path, line) = place(first);
+            Err(Error::new(problem).at(path).line(line).hint(cure))
+        };
+        let names: Vec<&str> = config.benchmark_filename.iter().flatten().map(String::as_str).collect();
+        if let Some(twice) = (1..names.len()).find(|&i| names[..i].contains(&names[i])) {
+            let problem = format!("expected three files in `benchmark_filename`, found `{}` twice", names[twice]);
+            let cure = format!("write each row's history in a column `{}`, or give three files", config.list_field());
+            return Err(Error::new(problem).at(config.file(&format!("{}.inter", names[twice]))).hint(cure));
+        }
+        if let (repeated, Some(first)) = self.repeated(dataset, config) {
+            let problem = format!(
+                "expected each interaction in one file of `benchmark_filename`, found {repeated} in a second one, too"
+            );
+            return refuse(first, problem, "leave out of each file what another has".to_owned());
+        }
+        if let (older, Some(first)) = self.older(dataset, config) {
+            let names = names.join(", ");
+            let problem = format!(
+                "expected every user's rows in the order of the files {names}, found {older} that are older than a row of an \
+                 earlier file"
+            );
+            let cure = format!("cut by time, or write each row's history in a column `{}`", config.list_field());
+            return refuse(first, problem, cure);
+        }
+        let new = self.without_history(dataset, config);
+        let remark = || format!("{new} rows to validate or to test are their user's first and are left out");
+        Ok((new > 0).then(remark).into_iter().collect())
     }
 
     /// How many interactions are in a file of another name, too, and one of them.

@@ -202,7 +202,7 @@ fn number(field: &str) -> Result<f64> {
     match field.trim_matches([' ', '\t']).parse::<f64>() {
         Ok(value) if !value.is_nan() => Ok(value),
         _ => Err(Error::new(format!("expected a number, found `{}`", excerpt(field)))
-            .hint("correct the value, or leave the field empty if it is unknown")),
+            .hint("correct the value (a date as Unix seconds), or leave the field empty if it is unknown")),
     }
 }
 
@@ -293,7 +293,7 @@ impl Table {
             Error::new(format!(
                 "expected `load_col` to name this column, which `{key}` asks for, found that it does not"
             ))
-            .hint("add it to `load_col`, or remove `load_col`")
+            .hint("add it to `load_col`, or remove `load_col` and `unload_col`")
         } else {
             Error::new(format!("expected a column of this name, which `{key}` asks for, found {has}"))
                 .hint(format!("correct `{key}` or the header"))

@@ -2,6 +2,7 @@
 
 use super::interactions::{Filtering, Interactions};
 use super::items::ItemFile;
+use super::vocabulary::Vocabulary;
 use crate::config::{DataConfig, Interval};
 use crate::excerpt::excerpt;
 
@@ -31,11 +32,15 @@ pub(super) fn of(
     let Filtering { rows_in_file, without_user_or_item, without_item_row, .. } = *filtering;
     if without_user_or_item > 0 {
         warnings.push(format!(
-            "{without_user_or_item} of {rows_in_file} interactions have no user or no item and are left out"
+            "{without_user_or_item} of {rows_in_file} interactions have no user or no item and are left out (`NA`, `null`, \
+             `None` and the like count as missing, as in pandas)"
         ));
     }
     warnings
         .extend(item_file.and_then(|file| without_row(config, inter, file, without_item_row, rows_in_file, listed)));
+    for (what, tokens) in [("users", &inter.users.vocabulary), ("items", &inter.items.vocabulary)] {
+        warnings.extend(differing_by_blanks(what, tokens));
+    }
     if let Some(file) = item_file
         && file.rows.len() < file.table.n_rows()
     {
@@ -45,6 +50,18 @@ pub(super) fn of(
     }
     warnings.extend(filters_of_splits(config));
     warnings
+}
+
+/// Tokens that are another's but for blanks around them.
+fn differing_by_blanks(what: &str, tokens: &Vocabulary) -> Option<String> {
+    let is_twin = |token: &&str| token.trim() != *token && tokens.id(token.trim()).is_some_and(|id| id > 0);
+    let mut twins = tokens.iter().skip(1).filter(is_twin);
+    let first = twins.next()?;
+    let (n, all) = (1 + twins.count(), tokens.len() - 1);
+    Some(format!(
+        "{n} of {all} {what} differ from another by blanks alone, such as `{}`: they are two here",
+        excerpt(first)
+    ))
 }
 
 /// Interactions with unknown times.

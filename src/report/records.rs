@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use crate::verdict::statistics::{deviation, mean};
 use crate::eval::MetricAt;
 use crate::verdict::Record;
+use crate::verdict::statistics::{deviation, mean};
 use crate::{Error, Result};
 
 /// What the tables show of the test.

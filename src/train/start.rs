@@ -13,6 +13,7 @@ use crate::{Error, Result};
 /// The state of another run: parameters, Adam's moments, the order of the rows, the generators, the best model so far.
 #[derive(Debug)]
 pub struct Start {
+    /// Which run it is, and where in its training.
     pub origin: Origin,
     run: PathBuf,
     config: RunConfig,

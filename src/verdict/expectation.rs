@@ -7,10 +7,10 @@ use std::path::Path;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use super::figures::{Figures, FiguresForm};
+use super::figures::{Figures, FiguresForm, GoldenRun};
 use super::reference::{Reference, ReferenceForm};
 use super::{Record, Verdict};
-use crate::config::RunConfig;
+use crate::config::{ComputePath, RunConfig};
 use crate::eval::MetricAt;
 use crate::{Error, Result, yaml};
 
@@ -60,6 +60,22 @@ impl Expectation {
     /// As [`LossRow::read`](crate::run_folder::LossRow::read).
     pub fn equal_losses(&self, run: &Record, folder: &Path) -> Result<Option<String>> {
         self.figures.as_ref().map_or(Ok(None), |figures| figures.equal_losses(run, folder))
+    }
+
+    /// The golden run whose batch losses a run of this configuration can be held to.
+    pub fn golden_run(&self, config: &RunConfig) -> Option<&GoldenRun> {
+        let is_reference = config.run.compute_path == ComputePath::Reference;
+        self.figures.as_ref().and_then(|figures| figures.golden_run(config.run.seed, is_reference))
+    }
+
+    /// What a run is held to, for a reader: a line for each section.
+    pub fn in_words(&self) -> String {
+        let figures = self.figures.iter().map(|figures| format!("{} values of {}", figures.count(), figures.source()));
+        let reference = self.reference.iter().map(|reference| {
+            let names: Vec<String> = reference.metrics.iter().map(ToString::to_string).collect();
+            format!("{} of {} recorded runs", names.join(" and "), reference.records.len())
+        });
+        figures.chain(reference).collect::<Vec<_>>().join(";\n")
     }
 
     /// The text of an expectation's file with the paths in it made absolute: a copy in another folder says the same.
@@ -128,21 +144,7 @@ impl Expectation {
     /// Two runs of one seed, runs of several configurations, on another data set than the golden one or on other targets
     /// than the recorded ones.
     pub fn judge(&self, runs: &[Record]) -> Result<Verdict> {
-        let mut seeds = BTreeSet::new();
-        if let Some(run) = runs.iter().find(|run| !seeds.insert(run.seed)) {
-            return Err(Error::new(format!("expected runs of different seeds, found seed {} twice", run.seed))
-                .at(&run.path)
-                .hint("a run and its repetition are one draw: name one of them"));
-        }
-        for run in runs.iter().skip(1) {
-            let differing = Record::differing([&runs[0], run]);
-            if !differing.is_empty() {
-                let (keys, first) = (differing.join(", "), runs[0].path.display());
-                return Err(Error::new(format!("expected the configuration of {first}, found another {keys}"))
-                    .at(&run.path)
-                    .hint("a mean over configurations is nobody's: judge each by itself"));
-            }
-        }
+        of_one_configuration(runs)?;
         let (mut findings, mut notes) = (Vec::new(), Vec::new());
         if let Some(figures) = &self.figures {
             findings.push(figures.judge(runs)?);
@@ -155,4 +157,27 @@ impl Expectation {
         }
         Ok(Verdict::of(findings, notes))
     }
+}
+
+/// That runs are different seeds of one configuration.
+///
+/// # Errors
+/// Two runs of one seed, or of two configurations.
+pub fn of_one_configuration(runs: &[Record]) -> Result<()> {
+    let mut seeds = BTreeSet::new();
+    if let Some(run) = runs.iter().find(|run| !seeds.insert(run.seed)) {
+        return Err(Error::new(format!("expected runs of different seeds, found seed {} twice", run.seed))
+            .at(&run.path)
+            .hint("a run and its repetition are one draw: name one of them"));
+    }
+    for run in runs.iter().skip(1) {
+        let differing = Record::differing([&runs[0], run]);
+        if !differing.is_empty() {
+            let (keys, first) = (differing.join(", "), runs[0].path.display());
+            return Err(Error::new(format!("expected the configuration of {first}, found another {keys}"))
+                .at(&run.path)
+                .hint("a mean over configurations is nobody's: judge each by itself"));
+        }
+    }
+    Ok(())
 }

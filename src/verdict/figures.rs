@@ -42,8 +42,9 @@ pub struct GoldenRun {
 /// Batch losses beside those of a golden run.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Tally {
-    /// How many were compared, and how many of these are equal to the bit.
+    /// How many were compared.
     pub compared: usize,
+    /// How many of these are equal to the bit.
     pub equal: usize,
     /// The largest relative difference of the others.
     pub largest: f64,

@@ -6,6 +6,7 @@
 //! ```
 
 mod bench;
+mod compare;
 mod convergence;
 mod expectation;
 mod figures;
@@ -20,6 +21,7 @@ mod time;
 use serde::Serialize;
 
 pub use bench::{Bench, Benches, judge_benches};
+pub use compare::{Compared, Comparison, compare};
 pub use expectation::Expectation;
 pub use figures::{GoldenRun, Tally};
 pub use power::{Power, Simulation, power};

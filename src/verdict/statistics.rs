@@ -160,7 +160,8 @@ pub fn quantile(values: &[f64], share: f64) -> f64 {
     below + (above - below) * place.fract()
 }
 
-fn user_means(runs: &[Vec<f64>]) -> Vec<f64> {
+/// Each user's mean over the runs, `[runs][users]`.
+pub fn user_means(runs: &[Vec<f64>]) -> Vec<f64> {
     let mut sums = vec![0.0; runs[0].len()];
     runs.iter().for_each(|run| sums.iter_mut().zip(run).for_each(|(sum, value)| *sum += value));
     sums.iter().map(|sum| sum / runs.len() as f64).collect()

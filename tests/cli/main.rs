@@ -3,6 +3,7 @@
 mod bytes;
 #[path = "../common/mod.rs"]
 mod common;
+mod data;
 mod verify;
 
 use std::fs;

@@ -63,6 +63,7 @@ prop_compose! {
         rm_dup_inter in one_of(&[None, Some(Keep::First), Some(Keep::Last)]),
         time_precision in one_of(&[TimePrecision::Float32, TimePrecision::Float64]),
         names in ("u[a-z: ]{0,5}", "i[A-Z#]{0,5}", "t[0-9]{0,5}"),
+        unloaded in (any::<bool>(), any::<bool>()),
         (benchmark_filename, list_suffix) in (
             prop::option::of(["[a-z_. ]{1,6}", "[A-Z0-9]{1,6}", "[a-z'-]{1,6}"]), "[_a-z]{1,6}",
         ),
@@ -70,7 +71,9 @@ prop_compose! {
         let selected_features = selected_features.clone();
         let inter = vec![names.0.clone(), names.1.clone(), names.2.clone(), "None".to_owned()];
         let item = [vec![names.1.clone(), "*".to_owned()], selected_features.clone()].concat();
+        let unload = |loaded: bool, wanted: bool| if loaded || !wanted { Vec::new() } else { vec!["w".to_owned()] };
         DataConfig {
+            unload_inter: unload(load_inter, unloaded.0), unload_item: unload(load_item, unloaded.1),
             dataset, data_path: data_path.into(), field_separator, seq_separator,
             user_id_field: names.0, item_id_field: names.1, time_field: names.2,
             load_inter: load_inter.then_some(inter), load_item: load_item.then_some(item),

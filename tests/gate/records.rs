@@ -39,7 +39,8 @@ fn the_tables_have_a_row_for_each_run_and_the_mean_over_seeds() {
 
     let page = fs::read_to_string(folder.path().join("records/README.md")).expect("the page");
     assert!(page.starts_with("# Mine\n\n") && page.ends_with("<!-- end -->\nkept\n"), "{page}");
-    let [one, two] = [1, 2].map(|seed| recorded(seed).test.get("recall@20".parse().expect("a name")).expect("a metric"));
+    let [one, two] =
+        [1, 2].map(|seed| recorded(seed).test.get("recall@20".parse().expect("a name")).expect("a metric"));
     // Of two values the deviation is their distance by √2.
     let (mean, deviation) = (0.5 * (one + two), (one - two).abs() / 2.0_f64.sqrt());
     let row = page.lines().find(|line| line.starts_with("| small | reference | float32 | 2 | ")).expect("a mean");

@@ -123,14 +123,14 @@ proptest! {
         close("seq_output", &output.view_as(&expected), &expected, Tolerance::FLOAT32)?;
     }
 
-    /// More sequences than a chunk holds.
+    /// More sequences than a micro-batch holds.
     #[test]
-    fn chunks_do_not_show(shape in any_model(), rows in 65..200_i64) {
+    fn micro_batches_do_not_show(shape in any_model(), rows in 65..200_i64) {
         same_function(&Shape { rows, ..shape })?;
     }
 
     /// Nor does it whether an attribute has so few distinct vectors that one table of scores serves a step, or so many that
-    /// each chunk computes queries and keys of its own, beside another attribute of the other kind.
+    /// each micro-batch computes queries and keys of its own, beside another attribute of the other kind.
     #[test]
     fn an_attribute_may_have_a_vector_of_its_own_for_every_item(
         shape in shapes(&FUSIONS, &SUM_OR_MEAN), seed in any::<u64>(), first in any::<bool>(),

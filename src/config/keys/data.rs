@@ -72,7 +72,14 @@ pub(super) static KEYS: &[Key] = &[
         set_load_col,
         load_col,
     ),
-    accepted(Dataset, "unload_col", |_| &["None"], "`load_col` says what is loaded"),
+    honoured(
+        Dataset,
+        "unload_col",
+        "`None`, or `{'inter': [columns], 'item': [columns]}` with one of the two or both",
+        "columns not to load of a file of which `load_col` names none",
+        set_unload_col,
+        unload_col,
+    ),
     accepted(Dataset, "unused_col", |_| &["None"], "`load_col` says what is loaded"),
     accepted(Dataset, "additional_feat_suffix", |_| &["None"], "only `.inter` and `.item` are read"),
     honoured(
@@ -190,6 +197,24 @@ fn load_col(config: &RunConfig) -> Value {
         (None, None) => Value::Null,
         (inter, item) => Mapping::from_iter([("inter".into(), columns(inter)), ("item".into(), columns(item))]).into(),
     }
+}
+
+fn set_unload_col(config: &mut RunConfig, value: &Value) -> Option<()> {
+    let of_files = |v: &Value| {
+        let files = v.as_mapping()?;
+        let known = files.keys().all(|file| matches!(file.as_str(), Some("inter" | "item" | "user")));
+        let columns = |file: &str| files.get(file).map_or(Some(Vec::new()), |v| items(v, text));
+        known.then_some((columns("inter")?, columns("item")?))
+    };
+    (config.data.unload_inter, config.data.unload_item) = optional(value, of_files)?.unwrap_or_default();
+    Some(())
+}
+
+fn unload_col(config: &RunConfig) -> Value {
+    let files = [("inter", &config.data.unload_inter), ("item", &config.data.unload_item)];
+    let named = files.into_iter().filter(|(_, columns)| !columns.is_empty());
+    let named: Mapping = named.map(|(file, columns)| (file.into(), value(columns))).collect();
+    if named.is_empty() { Value::Null } else { named.into() }
 }
 
 /// `val_interval` as it is written, `None` without columns.

@@ -62,7 +62,7 @@ pub(super) enum Kind {
     Accepted {
         values: fn(&RunConfig) -> &'static [&'static str],
         /// Holds any other value to what it means: the part of it that would change something.
-        held: Option<fn(&RunConfig, &Value) -> Result<(), String>>,
+        held: Option<Hold>,
         reason: &'static str,
     },
     /// No value changes anything.
@@ -71,6 +71,8 @@ pub(super) enum Kind {
 
 type Set = fn(&mut RunConfig, &Value) -> Option<()>;
 type Get = fn(&RunConfig) -> Value;
+/// The part of a value that would change something is an error, as Python writes it.
+type Hold = fn(&RunConfig, &Value) -> Result<(), String>;
 
 const fn honoured(
     section: Section,
@@ -108,7 +110,7 @@ const fn held(
     section: Section,
     name: &'static str,
     values: fn(&RunConfig) -> &'static [&'static str],
-    held: fn(&RunConfig, &Value) -> Result<(), String>,
+    held: Hold,
     reason: &'static str,
 ) -> Key {
     Key { name, section, kind: Kind::Accepted { values, held: Some(held), reason }, models: &Architecture::ALL }

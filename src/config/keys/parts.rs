@@ -4,8 +4,8 @@ use serde_yaml::{Mapping, Value};
 
 use crate::config::{Loss, RunConfig, python};
 
-/// What of a value is not done here, as it is written.
-pub(super) type Held = Result<(), String>;
+/// What of a value is not done here, as Python writes it.
+type Held = Result<(), String>;
 
 /// One part of a dictionary, as Python writes it.
 fn part(key: &Value, value: &Value) -> String {

@@ -1,0 +1,187 @@
+//! The forward pass: side scores and item scores, fusion, softmax, dropout, weighted sum of values.
+
+use super::fusion::Maps;
+use super::geometry::{Geometry, SequenceLanes};
+use super::inputs::{Attention, AttentionInputs, Context, HeadRows, SavedScores, SequenceScoresMut};
+use super::mask::{MASKED, ScoreMasks};
+use crate::fast::cpu::ops::simd::{LANES, Lanes, WeightedRows, axpy, dot, dot_heads, scale_into};
+use crate::fast::cpu::ops::softmax::softmax;
+
+/// Memory of a thread.
+struct Work {
+    /// The fused scores of a block, then its probabilities, `[keys]`.
+    fused: Vec<Lanes>,
+    /// Probabilities after dropout, `[keys, blocks]`.
+    weights: Vec<Lanes>,
+}
+
+/// The context of every query and head (see [`super`]); keeps the scores for [`super::backward`].
+#[multiversion::multiversion(targets("x86_64+avx512f", "x86_64+avx2+fma", "aarch64+neon"))]
+pub fn forward(attention: Attention, inputs: AttentionInputs, saved: &mut SavedScores, out: Context) {
+    let Attention { geometry, dropout, .. } = attention;
+    let mut out = out;
+    saved.resize(geometry, inputs);
+    let mut rest = saved.all_mut();
+    let mut masks = ScoreMasks::new(geometry, dropout);
+    let mut work = Work { fused: vec![[0.0; LANES]; geometry.length], weights: Vec::new() };
+    first_positions(geometry, inputs, &mut masks, &mut out);
+    for (number, &sequence) in inputs.sequences.iter().enumerate() {
+        let lanes = geometry.lanes(number, sequence);
+        if sequence.n_keys == 1 {
+            single_key(geometry, inputs, lanes, &mut masks, &mut out);
+            continue;
+        }
+        let own = rest.next(lanes, inputs.n_maps());
+        masks.draw(lanes);
+        side_scores(geometry, inputs, lanes, own.maps);
+        item_scores(geometry, inputs, lanes, own.maps);
+        probabilities(attention, inputs, lanes, &masks, own, &mut work);
+        weighted_values(geometry, inputs, lanes, &work.weights, &mut out);
+    }
+}
+
+/// First positions that lie apart: their only key is themselves, so that their context is their value.
+#[inline(always)]
+fn first_positions(geometry: Geometry, inputs: AttentionInputs, masks: &mut ScoreMasks, out: &mut Context) {
+    let strides = geometry.key_strides();
+    for row in geometry.first_positions() {
+        for (head, &weight) in masks.single_key(row).iter().enumerate() {
+            let range = strides.range(row, head);
+            scale_into(weight, &inputs.value[range.clone()], &mut out.rows[range]);
+        }
+    }
+}
+
+/// A sequence of a single key, which has the whole probability whatever its score.
+#[inline(always)]
+fn single_key(
+    geometry: Geometry,
+    inputs: AttentionInputs,
+    lanes: SequenceLanes,
+    masks: &mut ScoreMasks,
+    out: &mut Context,
+) {
+    let (queries, keys) = (geometry.query_strides(inputs.sequences), geometry.key_strides());
+    let value = geometry.values(lanes.sequence).first;
+    for query in geometry.queries(lanes) {
+        for (head, &weight) in masks.single_key(query.row).iter().enumerate() {
+            let to = &mut out.rows[queries.range(query.row, head)];
+            scale_into(weight, &inputs.value[keys.range(value, head)], to);
+            if let Some(sum) = out.prob_sums.get_mut(query.row * geometry.heads + head) {
+                *sum = weight;
+            }
+        }
+    }
+}
+
+/// The maps of attributes and positions. All look-ups are made at once, so that memory answers them at once.
+#[inline(always)]
+fn side_scores(geometry: Geometry, inputs: AttentionInputs, lanes: SequenceLanes, maps: &mut [Lanes]) {
+    let SequenceLanes { sequence, .. } = lanes;
+    let (heads, width, size) = (geometry.heads, lanes.width(), lanes.map_len() * LANES);
+    let maps = maps.as_flattened_mut();
+    for (side, scores) in inputs.side_scores.iter().enumerate() {
+        let map = &mut maps[inputs.side_map(side) * size..][..size];
+        for (q, query) in geometry.queries(lanes).enumerate() {
+            for j in 0..sequence.n_keys {
+                let to = &mut map[j * width + q * heads..][..heads];
+                scores.forward(sequence.keys.row(query.position), sequence.keys.row(j), to);
+            }
+        }
+    }
+}
+
+/// The item's map: query · key.
+#[inline(always)]
+fn item_scores(geometry: Geometry, inputs: AttentionInputs, lanes: SequenceLanes, maps: &mut [Lanes]) {
+    let SequenceLanes { sequence, .. } = lanes;
+    let (heads, width) = (geometry.heads, lanes.width());
+    let queries = HeadRows { data: inputs.query, strides: geometry.query_strides(inputs.sequences) };
+    let keys = HeadRows { data: inputs.key, strides: geometry.key_strides() };
+    let map = &mut maps.as_flattened_mut()[inputs.item_map() * lanes.map_len() * LANES..];
+    for (q, query) in geometry.queries(lanes).enumerate() {
+        let of_heads = query.row * heads..(query.row + 1) * heads;
+        for j in 0..sequence.n_keys {
+            let to = &mut map[j * width + q * heads..][..heads];
+            dot_per_head(queries, geometry.query_row(query.row), keys, sequence.keys.row(j), to);
+            inputs.query_bias.get(of_heads.clone()).into_iter().for_each(|bias| axpy(1.0, bias, to));
+        }
+    }
+}
+
+/// Fuses the maps, scales, masks, takes the softmax, and drops: `saved.probs` and `work.weights`.
+#[inline(always)]
+fn probabilities(
+    attention: Attention,
+    inputs: AttentionInputs,
+    lanes: SequenceLanes,
+    masks: &ScoreMasks,
+    saved: SequenceScoresMut,
+    work: &mut Work,
+) {
+    let SequenceLanes { sequence, blocks, .. } = lanes;
+    let (scale, n_maps, keys) = (attention.geometry.scale(), inputs.n_maps(), sequence.n_keys);
+    work.weights.resize(lanes.map_len(), [0.0; LANES]);
+    for block in 0..blocks {
+        let fused = &mut work.fused[..keys];
+        let maps = Maps { all: saved.maps, blocks, block, keys };
+        attention.fusion.forward(maps, &mut saved.gates[block * n_maps..][..n_maps], fused);
+        for (j, score) in fused.iter_mut().enumerate() {
+            let mask = if j < sequence.len { masks.causal[j * blocks + block] } else { [MASKED; LANES] };
+            for lane in 0..LANES {
+                score[lane] = score[lane] * scale + mask[lane];
+            }
+        }
+        softmax(fused);
+        for (j, prob) in fused.iter().enumerate() {
+            let at = j * blocks + block;
+            saved.probs[at] = *prob;
+            for lane in 0..LANES {
+                work.weights[at][lane] = prob[lane] * masks.dropped[at][lane];
+            }
+        }
+    }
+}
+
+/// The context: Σⱼ weightⱼ valueⱼ over the keys that have a value.
+#[inline(always)]
+fn weighted_values(
+    geometry: Geometry,
+    inputs: AttentionInputs,
+    lanes: SequenceLanes,
+    weights: &[Lanes],
+    out: &mut Context,
+) {
+    let SequenceLanes { sequence, .. } = lanes;
+    let (queries, keys) = (geometry.query_strides(inputs.sequences), geometry.key_strides());
+    let (values, stride) = (geometry.values(sequence), lanes.width());
+    for (q, query) in geometry.queries(lanes).enumerate() {
+        for head in 0..geometry.heads {
+            let weights = &weights.as_flattened()[q * geometry.heads + head..];
+            let offset = |j| keys.start(values.row(j), head);
+            WeightedRows { weights, stride, rows: inputs.value, offset, count: sequence.n_values }
+                .sum(&mut out.rows[queries.range(query.row, head)]);
+            if let Some(sum) = out.prob_sums.get_mut(query.row * geometry.heads + head) {
+                *sum = weights.iter().step_by(stride).take(sequence.n_values).sum();
+            }
+        }
+    }
+}
+
+/// The dot product of row i of a with row j of b in every head. Where the heads of b share one row, it is as wide as a row
+/// of a in one head.
+///
+/// # Shapes
+/// out `[heads]`
+#[inline(always)]
+pub fn dot_per_head(a: HeadRows, i: usize, b: HeadRows, j: usize, out: &mut [f32]) {
+    if b.strides.head == b.strides.width {
+        let width = out.len() * b.strides.width;
+        dot_heads(&a.data[a.strides.start(i, 0)..][..width], &b.data[b.strides.start(j, 0)..][..width], out);
+    } else {
+        let b = &b.data[b.strides.range(j, 0)];
+        for (head, out) in out.iter_mut().enumerate() {
+            *out = dot(&a.data[a.strides.range(i, head)], b);
+        }
+    }
+}

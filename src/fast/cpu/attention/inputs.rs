@@ -1,0 +1,166 @@
+//! What attention reads, writes, and keeps for its backward pass.
+
+use super::fusion::Fusion;
+use super::geometry::{Geometry, HeadStrides, SequenceLanes};
+use super::side_scores::SideScores;
+use crate::fast::cpu::batch::sequence::Sequence;
+use crate::fast::cpu::ops::dropout::RowDropout;
+use crate::fast::cpu::ops::simd::{LANES, Lanes};
+
+/// The attention of one layer in a micro-batch.
+#[derive(Debug, Clone, Copy)]
+pub struct Attention<'a> {
+    pub geometry: Geometry,
+    pub fusion: Fusion<'a>,
+    pub dropout: RowDropout<'a>,
+}
+
+/// Queries, keys and values of a micro-batch. With [`Queries::Last`](super::geometry::Queries::Last) keys and values are the
+/// layer's input, and queries are absorbed.
+#[derive(Debug, Clone, Copy)]
+pub struct AttentionInputs<'a> {
+    pub sequences: &'a [Sequence],
+    /// `[queries, H]`; absorbed `[heads, queries, H]`.
+    pub query: &'a [f32],
+    /// Added to the item's scores of a query, `[queries, heads]`: q · b_K where queries are absorbed, else empty.
+    pub query_bias: &'a [f32],
+    /// `[rows, H]`
+    pub key: &'a [f32],
+    /// `[values, H]`; where queries are absorbed `[rows, H]`.
+    pub value: &'a [f32],
+    /// Those of the attributes, then those of the positions; none where these enter the input.
+    pub side_scores: &'a [SideScores<'a>],
+}
+
+/// The output.
+#[derive(Debug)]
+pub struct Context<'a> {
+    /// Σⱼ pⱼ valueⱼ, laid out as the queries, with a row for each first position that lies apart.
+    pub rows: &'a mut [f32],
+    /// Σⱼ pⱼ, `[queries, heads]` where queries are absorbed, else empty.
+    pub prob_sums: &'a mut [f32],
+}
+
+/// The gradient of the output.
+#[derive(Debug, Clone, Copy)]
+pub struct ContextGrad<'a> {
+    pub rows: &'a [f32],
+    pub prob_sums: &'a [f32],
+}
+
+/// The gradients of the inputs, which are written, and of scores and fusion, which are added to.
+#[derive(Debug)]
+pub struct AttentionGrads<'a> {
+    /// As the queries are.
+    pub query: &'a mut [f32],
+    /// `[queries, heads]` or empty.
+    pub query_bias: &'a mut [f32],
+    /// `[rows, H]`; where queries are absorbed that of the rows, as keys and as values.
+    pub key: &'a mut [f32],
+    /// `[values, H]`; empty where queries are absorbed.
+    pub value: &'a mut [f32],
+    /// Of every table or of its projections.
+    pub side_scores: &'a mut [&'a mut [f32]],
+    /// Of the fusion's parameters, one after the other.
+    pub fusion: &'a mut [Lanes],
+}
+
+/// The scores that the forward pass keeps, of one sequence after the other. Sequences of a single key have none.
+#[derive(Debug, Default)]
+pub struct SavedScores {
+    /// Attributes, item and positions, `[maps, keys, blocks]`.
+    maps: Vec<Lanes>,
+    /// The gate's weight of each map, `[blocks, maps]`.
+    gates: Vec<Lanes>,
+    /// The softmax, before dropout, `[keys, blocks]`.
+    probs: Vec<Lanes>,
+}
+
+/// The saved scores of a sequence, or of all that follow.
+#[derive(Debug, Clone, Copy)]
+pub struct SequenceScores<'a> {
+    pub maps: &'a [Lanes],
+    pub gates: &'a [Lanes],
+    pub probs: &'a [Lanes],
+}
+
+/// The same to write to.
+#[derive(Debug)]
+pub struct SequenceScoresMut<'a> {
+    pub maps: &'a mut [Lanes],
+    pub gates: &'a mut [Lanes],
+    pub probs: &'a mut [Lanes],
+}
+
+impl AttentionInputs<'_> {
+    /// How many score maps there are: the item's and those of the side streams.
+    #[inline(always)]
+    pub fn n_maps(self) -> usize {
+        self.side_scores.len() + 1
+    }
+
+    /// The item's map: before that of the positions, which is the last, or the only one.
+    #[inline(always)]
+    pub fn item_map(self) -> usize {
+        self.side_scores.len().saturating_sub(1)
+    }
+
+    /// The map of a side stream.
+    #[inline(always)]
+    pub fn side_map(self, side: usize) -> usize {
+        side + usize::from(side >= self.item_map())
+    }
+}
+
+impl SavedScores {
+    /// Makes room for a micro-batch. All is overwritten but lanes without a query, which reach nothing.
+    pub fn resize(&mut self, geometry: Geometry, inputs: AttentionInputs) {
+        let lanes = || inputs.sequences.iter().map(|&sequence| geometry.lanes(0, sequence));
+        let map: usize = lanes().map(SequenceLanes::map_len).sum();
+        let blocks: usize = lanes().map(|lanes| lanes.blocks).sum();
+        self.maps.resize(inputs.n_maps() * map, [0.0; LANES]);
+        self.gates.resize(inputs.n_maps() * blocks, [0.0; LANES]);
+        self.probs.resize(map, [0.0; LANES]);
+    }
+
+    #[inline(always)]
+    pub fn all(&self) -> SequenceScores<'_> {
+        SequenceScores { maps: &self.maps, gates: &self.gates, probs: &self.probs }
+    }
+
+    #[inline(always)]
+    pub fn all_mut(&mut self) -> SequenceScoresMut<'_> {
+        SequenceScoresMut { maps: &mut self.maps, gates: &mut self.gates, probs: &mut self.probs }
+    }
+}
+
+impl SequenceScores<'_> {
+    /// Takes those of the next sequence off.
+    #[inline(always)]
+    pub fn next(&mut self, lanes: SequenceLanes, n_maps: usize) -> Self {
+        Self {
+            maps: self.maps.split_off(..n_maps * lanes.map_len()).expect("as resized"),
+            gates: self.gates.split_off(..lanes.blocks * n_maps).expect("as resized"),
+            probs: self.probs.split_off(..lanes.map_len()).expect("as resized"),
+        }
+    }
+}
+
+impl<'a> SequenceScoresMut<'a> {
+    /// Takes those of the next sequence off.
+    #[inline(always)]
+    pub fn next(&mut self, lanes: SequenceLanes, n_maps: usize) -> SequenceScoresMut<'a> {
+        SequenceScoresMut {
+            maps: self.maps.split_off_mut(..n_maps * lanes.map_len()).expect("as resized"),
+            gates: self.gates.split_off_mut(..lanes.blocks * n_maps).expect("as resized"),
+            probs: self.probs.split_off_mut(..lanes.map_len()).expect("as resized"),
+        }
+    }
+}
+
+/// Rows by head.
+#[derive(Debug, Clone, Copy)]
+pub struct HeadRows<'a> {
+    pub data: &'a [f32],
+    pub strides: HeadStrides,
+}

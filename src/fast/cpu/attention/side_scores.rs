@@ -1,0 +1,81 @@
+//! The scores of attributes and positions, for two rows of a micro-batch.
+
+use std::ops::Range;
+
+use crate::fast::cpu::ops::simd::{axpy, copy, dot_heads};
+
+/// The scores of one stream: of an attribute, or of the positions.
+#[derive(Debug, Clone, Copy)]
+pub enum SideScores<'a> {
+    /// Looked up among the scores between n vectors ([`super::score_table`]).
+    Table {
+        /// By query and key, `[n, n, heads]`.
+        scores: &'a [f32],
+        n: usize,
+        /// The vector of every row, `[rows]`.
+        vector: &'a [u32],
+    },
+    /// Computed from the projections of the vectors.
+    Projected {
+        /// Query, then key of every vector, `[n, 2, d]`.
+        projections: &'a [f32],
+        d: usize,
+        /// The vector of every row, `[rows]`.
+        vector: &'a [u32],
+    },
+}
+
+impl SideScores<'_> {
+    /// Writes the scores of the row `query` for the row `key`.
+    ///
+    /// # Shapes
+    /// out `[heads]`
+    #[inline(always)]
+    pub fn forward(self, query: usize, key: usize, out: &mut [f32]) {
+        match self {
+            Self::Table { scores, n, vector } => copy(&scores[cell(vector, n, out.len(), query, key)], out),
+            Self::Projected { projections, d, vector } => {
+                let (query, key) = (projection(vector, d, query, 0), projection(vector, d, key, 1));
+                dot_heads(&projections[query..][..d], &projections[key..][..d], out);
+            }
+        }
+    }
+
+    /// Adds what follows from the gradient of two rows' scores to that of the table or of the projections.
+    ///
+    /// # Shapes
+    /// dscores `[heads]`, into as the table or the projections
+    #[inline(always)]
+    pub fn backward(self, query: usize, key: usize, dscores: &[f32], into: &mut [f32]) {
+        match self {
+            Self::Table { n, vector, .. } => {
+                let to = &mut into[cell(vector, n, dscores.len(), query, key)];
+                for (to, from) in to.iter_mut().zip(dscores) {
+                    *to += from;
+                }
+            }
+            Self::Projected { projections, d, vector } => {
+                let width = d / dscores.len();
+                let (query, key) = (projection(vector, d, query, 0), projection(vector, d, key, 1));
+                for (head, &dscore) in dscores.iter().enumerate() {
+                    let [query, key] = [query, key].map(|start| start + head * width);
+                    axpy(dscore, &projections[key..][..width], &mut into[query..][..width]);
+                    axpy(dscore, &projections[query..][..width], &mut into[key..][..width]);
+                }
+            }
+        }
+    }
+}
+
+/// The range of the scores of two rows.
+#[inline(always)]
+fn cell(vector: &[u32], n: usize, heads: usize, query: usize, key: usize) -> Range<usize> {
+    let start = (vector[query] as usize * n + vector[key] as usize) * heads;
+    start..start + heads
+}
+
+/// Where the query (0) or the key (1) of a row begins.
+#[inline(always)]
+fn projection(vector: &[u32], d: usize, row: usize, which: usize) -> usize {
+    (2 * vector[row] as usize + which) * d
+}

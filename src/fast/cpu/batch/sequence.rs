@@ -1,0 +1,31 @@
+//! Where the rows of a sequence lie in its micro-batch.
+
+/// A sequence of a micro-batch.
+#[derive(Debug, Clone, Copy)]
+pub struct Sequence {
+    /// Its rows, which are the keys of attention.
+    pub keys: RowSpan,
+    /// How many rows it has: L, or its true items alone.
+    pub n_keys: usize,
+    /// Its true items, 1 to L.
+    pub len: usize,
+    /// Its rows among the values.
+    pub values: RowSpan,
+    /// How many values it has, those of its first keys: the probabilities of all later keys are exactly 0.
+    pub n_values: usize,
+}
+
+/// The rows of a sequence: that of its first position, which may lie apart, and those of the others, which are contiguous.
+#[derive(Debug, Clone, Copy)]
+pub struct RowSpan {
+    pub first: usize,
+    pub second: usize,
+}
+
+impl RowSpan {
+    /// The row of a position.
+    #[inline(always)]
+    pub fn row(self, position: usize) -> usize {
+        if position == 0 { self.first } else { self.second + position - 1 }
+    }
+}

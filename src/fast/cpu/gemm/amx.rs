@@ -1,0 +1,220 @@
+//! Products of bfloat16 by AMX, the matrix unit of some x86 processors.
+//!
+//! Its eight tile registers hold 16 lines of 64 bytes each. A square of the left operand is 16 rows of 32 numbers, a square of
+//! the right one 16 pairs of rows of 16 columns; an instruction adds the product of the two, 16 × 32 · 32 × 16, to a square of
+//! sums. The microkernel keeps four squares of sums, 32 × 32 numbers of the output.
+
+use std::arch::asm;
+use std::arch::x86_64::{_mm512_load_si512, _mm512_setzero_si512, _mm512_store_si512};
+
+use super::element::{Bf16, Element};
+use super::matrix::{Epilogue, MatRef};
+use super::operand::{self, Operand, packed_rhs};
+use super::pack::{NR, PACK_BUFFERS, Packed, REGISTER, Source, transpose};
+use super::tile::{KC, OutputTile};
+
+/// Rows of a tile of the output: two squares.
+const TILE_ROWS: usize = 2 * REGISTER;
+
+/// The sums of a tile, `[rows, columns]`.
+#[repr(C, align(64))]
+struct TileSums([[f32; NR]; TILE_ROWS]);
+
+/// The operand of `ldtilecfg`: palette 1, eight registers of 16 lines of 64 bytes.
+#[repr(C, align(64))]
+struct TileConfig {
+    palette: u8,
+    start: u8,
+    reserved: [u8; 14],
+    bytes: [u16; 16],
+    lines: [u8; 16],
+}
+
+static TILE_CONFIG: TileConfig = TileConfig {
+    palette: 1,
+    start: 0,
+    reserved: [0; 14],
+    bytes: [64, 64, 64, 64, 64, 64, 64, 64, 0, 0, 0, 0, 0, 0, 0, 0],
+    lines: [16, 16, 16, 16, 16, 16, 16, 16, 0, 0, 0, 0, 0, 0, 0, 0],
+};
+
+/// A packed right operand.
+///
+/// # Safety
+/// The processor has the instructions, as [`AMX`](super::features::AMX) says.
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16,avx512vnni")]
+pub unsafe fn pack_rhs(matrix: MatRef) -> Packed {
+    // SAFETY: the caller's promise.
+    unsafe { operand::pack_rhs::<Bf16, REGISTER>(matrix) }
+}
+
+/// Packs a left operand in an even number of panels of [`REGISTER`] rows: squares of 16 words of each row, row by row.
+///
+/// # Safety
+/// The processor has the instructions, as [`AMX`](super::features::AMX) says.
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16,avx512vnni")]
+unsafe fn pack_lhs(left: &mut Packed, matrix: MatRef) {
+    let [m, k] = matrix.shape();
+    let source = Source { matrix, count: m, k, k_contiguous: !matrix.transposed };
+    let panels = 2 * m.div_ceil(TILE_ROWS);
+    let to = left.reserve(&source, panels * REGISTER, k.div_ceil(Bf16::K_PER_WORD).next_multiple_of(REGISTER));
+    let blocks = left.words / REGISTER;
+    for i in 0..panels * blocks {
+        // Along the memory, as in `Packed::pack`.
+        let (panel, block) = if source.k_contiguous { (i / blocks, i % blocks) } else { (i % panels, i / panels) };
+        let (first, word) = (panel * REGISTER, block * REGISTER);
+        // SAFETY: the caller's promise.
+        let square = unsafe {
+            if source.k_contiguous {
+                source.row_words::<Bf16>(first, REGISTER, word)
+            } else {
+                let mut square = [_mm512_setzero_si512(); REGISTER];
+                for (j, words) in square.iter_mut().enumerate() {
+                    *words = source.column_word::<Bf16>(first, REGISTER, word + j);
+                }
+                transpose(square)
+            }
+        };
+        for (j, words) in square.into_iter().enumerate() {
+            // SAFETY: a line of this panel.
+            unsafe { _mm512_store_si512(to.add((panel * left.words + word + j) * REGISTER).cast(), words) };
+        }
+    }
+}
+
+/// As [`super::gemm`].
+///
+/// # Safety
+/// The processor has the instructions, as [`AMX`](super::features::AMX) says.
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16,avx512vnni")]
+pub unsafe fn gemm(a: MatRef, b: &Operand, out: &mut [f32], epilogue: Epilogue) {
+    let ([m, k], [height, n]) = (a.shape(), b.shape());
+    assert!(height == k && k > 0 && out.len() == m * n && !matches!(epilogue, Epilogue::Bias(row) if row.len() != n));
+    PACK_BUFFERS.with_borrow_mut(|[left, right]| {
+        // SAFETY: the caller's promise.
+        let right = unsafe {
+            pack_lhs(left, a);
+            packed_rhs::<Bf16, REGISTER>(right, b)
+        };
+        assert_eq!(left.words, right.words, "an operand that was packed for another element");
+        let mut sums = TileSums([[0.0; NR]; TILE_ROWS]);
+        // SAFETY: the processor has the unit, and 64 bytes say what its registers are.
+        unsafe { asm!("ldtilecfg [{}]", in(reg) &TILE_CONFIG, options(nostack, preserves_flags)) };
+        for start in (0..left.words).step_by(KC) {
+            let words = KC.min(left.words - start);
+            let epilogue = if start > 0 { Epilogue::Accumulate } else { epilogue };
+            for j in (0..n).step_by(NR) {
+                let right = right.panel::<NR>(j / NR, start);
+                for i in (0..m).step_by(TILE_ROWS) {
+                    let panels = [0, 1].map(|panel| left.panel::<REGISTER>(i / REGISTER + panel, start));
+                    // SAFETY: all panels hold this many more words of each lane, in whole squares; the caller's promise.
+                    unsafe {
+                        multiply_tiles(words / REGISTER, panels, right, &mut sums);
+                        let mut tile = OutputTile::new(out, n, [i, j], TILE_ROWS, epilogue);
+                        for row in 0..tile.rows {
+                            let sums = sums.0[row].as_ptr();
+                            let sums = [sums, sums.add(REGISTER)].map(|half| _mm512_load_si512(half.cast()));
+                            tile.store_row::<Bf16>(row, sums);
+                        }
+                    }
+                }
+            }
+        }
+        // SAFETY: the registers are free again.
+        unsafe { asm!("tilerelease", options(nomem, nostack, preserves_flags)) };
+    });
+}
+
+/// The sums of a tile over `squares` squares along k, at least one.
+///
+/// # Safety
+/// The panels hold that many squares from here on, and the registers are configured as [`TILE_CONFIG`] says.
+#[inline]
+unsafe fn multiply_tiles(squares: usize, [a, b]: [*const i32; 2], right: *const i32, sums: &mut TileSums) {
+    // SAFETY: the caller's promise; a square of the left operand is 1 KiB of lines of 64 bytes, the two of the right one and
+    // those of the sums lie side by side in lines of 128.
+    unsafe {
+        asm!(
+            "tilezero tmm0",
+            "tilezero tmm1",
+            "tilezero tmm2",
+            "tilezero tmm3",
+            "2:",
+            "tileloadd tmm4, [{a} + {line}*1]",
+            "tileloadd tmm6, [{right} + {lines}*1]",
+            "tileloadd tmm7, [{right} + {lines}*1 + 64]",
+            "tdpbf16ps tmm0, tmm4, tmm6",
+            "tileloadd tmm5, [{b} + {line}*1]",
+            "tdpbf16ps tmm1, tmm4, tmm7",
+            "tdpbf16ps tmm2, tmm5, tmm6",
+            "tdpbf16ps tmm3, tmm5, tmm7",
+            "add {a}, 1024",
+            "add {b}, 1024",
+            "add {right}, 2048",
+            "dec {squares}",
+            "jnz 2b",
+            "tilestored [{sums} + {lines}*1], tmm0",
+            "tilestored [{sums} + {lines}*1 + 64], tmm1",
+            "tilestored [{sums} + {lines}*1 + 2048], tmm2",
+            "tilestored [{sums} + {lines}*1 + 2112], tmm3",
+            a = inout(reg) a => _,
+            b = inout(reg) b => _,
+            right = inout(reg) right => _,
+            squares = inout(reg) squares => _,
+            sums = in(reg) sums,
+            line = in(reg) 64_usize,
+            lines = in(reg) 128_usize,
+            out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+            out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+            options(nostack),
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::avx512::{self, tests::products_are_exact};
+    use super::super::features::{AMX, can_run};
+    use super::*;
+    use crate::splitmix;
+
+    fn supported() -> bool {
+        can_run("DIF_SR_AMX", &AMX)
+    }
+
+    #[test]
+    fn products_of_small_integers_are_exact_in_every_shape() {
+        if supported() {
+            // SAFETY: the instructions are there.
+            products_are_exact(
+                |x| x as f32,
+                |b| unsafe { pack_rhs(b) },
+                |a, b, out, epilogue| unsafe { gemm(a, b, out, epilogue) },
+            );
+        }
+    }
+
+    /// The same operands, rounded to bfloat16: float32's sums in another order.
+    #[test]
+    fn its_products_are_those_of_avx512() {
+        if !supported() {
+            return;
+        }
+        let mut state = 1;
+        let mut numbers = |n: usize| -> Vec<f32> {
+            (0..n).map(|_| (splitmix::next(&mut state) >> 40) as f32 / (1 << 23) as f32 - 1.0).collect()
+        };
+        let (m, k, n) = (75, 700, 45);
+        let (x, y) = (numbers(m * k), numbers(k * n));
+        let (a, b) = (MatRef::new(&x, k), Operand::from(MatRef::new(&y, n)));
+        let mut out = [vec![0.0_f32; m * n], vec![0.0; m * n]];
+        // SAFETY: the instructions are there.
+        unsafe {
+            gemm(a, &b, &mut out[0], Epilogue::Overwrite);
+            avx512::gemm::<Bf16>(a, &b, &mut out[1], Epilogue::Overwrite);
+        }
+        for (one, other) in out[0].iter().zip(&out[1]) {
+            assert!((one - other).abs() <= 1e-4, "{one} {other}");
+        }
+    }
+}

@@ -1,0 +1,121 @@
+//! What the kernels multiply: float32, pairs of bfloat16, pairs of 16-bit integers.
+//!
+//! A packed operand consists of 32-bit words. A word holds one step along k of a float32 operand, and two of a 16-bit one, so
+//! that one instruction adds one product to a float32 sum, or two to a sum of a pair's width:
+//!
+//! | element | a word | instruction | sums |
+//! | --- | --- | --- | --- |
+//! | [`F32`] | one float32 | `vfmadd` | float32 |
+//! | [`Bf16`] | two bfloat16 | `vdpbf16ps` | float32 |
+//! | [`I16`] | two int16 | `vpdpwssd` | int32, exact |
+
+use std::arch::x86_64::{
+    __m512, __m512bh, __m512i, _mm512_add_epi32, _mm512_add_ps, _mm512_castps_si512, _mm512_castsi256_si512,
+    _mm512_castsi512_ps, _mm512_cvtne2ps_pbh, _mm512_cvtps_epi32, _mm512_cvtsepi32_epi16, _mm512_dpbf16_ps,
+    _mm512_dpwssd_epi32, _mm512_fmadd_ps, _mm512_inserti64x4,
+};
+use std::mem::transmute;
+
+/// An element type. Registers are passed as integers, whatever they hold.
+///
+/// # Safety
+/// Of all functions: the processor has the instructions, as [`super::features::AVX512`] says.
+pub trait Element {
+    /// The type of a sum, 32 bits wide as a word is.
+    type Acc: Copy;
+    /// Steps along k that a word holds: 1 or 2.
+    const K_PER_WORD: usize;
+
+    /// Converts 16 floats to words, with 16 more where a word has two steps: all `low` first, then all `high`.
+    unsafe fn to_words(low: __m512, high: __m512) -> __m512i;
+
+    /// `sums` + Σ a · b over the steps of a word.
+    unsafe fn mul_add(sums: __m512i, a: __m512i, b: __m512i) -> __m512i;
+
+    /// The sum of two registers of sums.
+    unsafe fn add(a: __m512i, b: __m512i) -> __m512i;
+}
+
+/// float32, as it is.
+pub struct F32;
+
+impl Element for F32 {
+    type Acc = f32;
+    const K_PER_WORD: usize = 1;
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512bf16,avx512vnni")]
+    unsafe fn to_words(low: __m512, _: __m512) -> __m512i {
+        _mm512_castps_si512(low)
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512bf16,avx512vnni")]
+    unsafe fn mul_add(sums: __m512i, a: __m512i, b: __m512i) -> __m512i {
+        let [sums, a, b] = [sums, a, b].map(|x| _mm512_castsi512_ps(x));
+        _mm512_castps_si512(_mm512_fmadd_ps(a, b, sums))
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512bf16,avx512vnni")]
+    unsafe fn add(a: __m512i, b: __m512i) -> __m512i {
+        _mm512_castps_si512(_mm512_add_ps(_mm512_castsi512_ps(a), _mm512_castsi512_ps(b)))
+    }
+}
+
+/// ScoreTable of bfloat16, whose sums are float32.
+pub struct Bf16;
+
+impl Element for Bf16 {
+    type Acc = f32;
+    const K_PER_WORD: usize = 2;
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512bf16,avx512vnni")]
+    unsafe fn to_words(low: __m512, high: __m512) -> __m512i {
+        // SAFETY: a register of the same size, every bit of which may be anything.
+        unsafe { transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(high, low)) }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512bf16,avx512vnni")]
+    unsafe fn mul_add(sums: __m512i, a: __m512i, b: __m512i) -> __m512i {
+        // SAFETY: as in `to_words`.
+        let [a, b] = unsafe { transmute::<[__m512i; 2], [__m512bh; 2]>([a, b]) };
+        _mm512_castps_si512(_mm512_dpbf16_ps(_mm512_castsi512_ps(sums), a, b))
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512bf16,avx512vnni")]
+    unsafe fn add(a: __m512i, b: __m512i) -> __m512i {
+        // SAFETY: the caller's promise.
+        unsafe { F32::add(a, b) }
+    }
+}
+
+/// ScoreTable of whole numbers of 16 bits, whose sums have 32 bits and nothing to round.
+pub struct I16;
+
+impl Element for I16 {
+    type Acc = i32;
+    const K_PER_WORD: usize = 2;
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512bf16,avx512vnni")]
+    unsafe fn to_words(low: __m512, high: __m512) -> __m512i {
+        let [low, high] = [low, high].map(|x| _mm512_cvtsepi32_epi16(_mm512_cvtps_epi32(x)));
+        _mm512_inserti64x4::<1>(_mm512_castsi256_si512(low), high)
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512bf16,avx512vnni")]
+    unsafe fn mul_add(sums: __m512i, a: __m512i, b: __m512i) -> __m512i {
+        _mm512_dpwssd_epi32(sums, a, b)
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512bf16,avx512vnni")]
+    unsafe fn add(a: __m512i, b: __m512i) -> __m512i {
+        _mm512_add_epi32(a, b)
+    }
+}

@@ -1,0 +1,34 @@
+//! What this processor can do.
+
+use std::arch::x86_64::__cpuid_count;
+use std::sync::LazyLock;
+
+use crate::libtorch::matrix_unit;
+
+/// AVX-512 with products of bfloat16 (BF16) and of int16 (VNNI).
+pub static AVX512: LazyLock<bool> = LazyLock::new(|| {
+    is_x86_feature_detected!("avx512bf16")
+        && is_x86_feature_detected!("avx512bw")
+        && is_x86_feature_detected!("avx512vnni")
+});
+
+/// That, and a matrix unit for bfloat16 (AMX) which the system lets this process use.
+pub static AMX: LazyLock<bool> = LazyLock::new(|| {
+    // Function 7, EDX bit 22.
+    let amx_bf16 = || __cpuid_count(7, 0).edx >> 22 & 1 == 1;
+    *AVX512 && amx_bf16() && matrix_unit()
+});
+
+/// Whether a kernel test can run here. Where it cannot, this says so, and fails if the environment variable `name` is
+/// `required`.
+#[cfg(test)]
+pub fn can_run(name: &str, feature: &LazyLock<bool>) -> bool {
+    if !**feature {
+        assert!(
+            std::env::var(name).as_deref() != Ok("required"),
+            "{name}=required, and this processor lacks the instructions"
+        );
+        println!("left out: this processor lacks the instructions ({name}=required makes that a failure)");
+    }
+    **feature
+}

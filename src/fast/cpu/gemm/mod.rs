@@ -1,0 +1,147 @@
+//! Matrix products over slices.
+//!
+//! [`gemm`] goes to the fastest kernel that the processor has:
+//!
+//! | | float32 | bfloat16 | int16 ([`gemm_i16`]) |
+//! | --- | --- | --- | --- |
+//! | AMX | [`avx512`] | [`amx`] | [`avx512`] |
+//! | AVX-512 with BF16 and VNNI | [`avx512`] | [`avx512`] | [`avx512`] |
+//! | others | [`libtorch`] | [`libtorch`] | none |
+//!
+//! Both kernels are a microkernel over packed panels ([`pack`]). A right operand that many products share is packed once
+//! ([`pack_operand`]).
+
+#[cfg(target_arch = "x86_64")]
+mod amx;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+#[cfg(target_arch = "x86_64")]
+mod element;
+#[cfg(target_arch = "x86_64")]
+mod features;
+mod libtorch;
+mod matrix;
+mod operand;
+#[cfg(target_arch = "x86_64")]
+mod pack;
+#[cfg(target_arch = "x86_64")]
+mod tile;
+
+#[cfg(target_arch = "x86_64")]
+use element::{Bf16, F32, I16};
+#[cfg(target_arch = "x86_64")]
+use features::{AMX, AVX512};
+pub use libtorch::tensor_mut;
+pub use matrix::{Epilogue, MatRef};
+pub use operand::Operand;
+#[cfg(target_arch = "x86_64")]
+use operand::pack_rhs;
+
+use crate::config::Precision;
+
+/// What computes a product.
+enum Backend {
+    Libtorch,
+    #[cfg(target_arch = "x86_64")]
+    Avx512,
+    #[cfg(target_arch = "x86_64")]
+    Amx,
+}
+
+/// The fastest backend of this processor.
+fn backend(precision: Precision) -> Backend {
+    #[cfg(target_arch = "x86_64")]
+    if precision == Precision::Bf16 && *AMX {
+        return Backend::Amx;
+    } else if *AVX512 {
+        return Backend::Avx512;
+    }
+    let _ = precision;
+    Backend::Libtorch
+}
+
+/// A right operand packed for [`gemm`], where its backend packs.
+pub fn pack_operand(precision: Precision, matrix: MatRef) -> Operand {
+    // SAFETY: the processor has the instructions.
+    match backend(precision) {
+        Backend::Libtorch => matrix.into(),
+        #[cfg(target_arch = "x86_64")]
+        Backend::Amx => Operand::Packed(unsafe { amx::pack_rhs(matrix) }),
+        #[cfg(target_arch = "x86_64")]
+        Backend::Avx512 => Operand::Packed(unsafe {
+            match precision {
+                Precision::Float32 => pack_rhs::<F32, 1>(matrix),
+                Precision::Bf16 => pack_rhs::<Bf16, 1>(matrix),
+            }
+        }),
+    }
+}
+
+/// A right operand for [`gemm_i16`], rounded to int16; `None` where the processor has no kernel.
+pub fn pack_operand_i16(matrix: MatRef) -> Option<Operand<'static>> {
+    #[cfg(target_arch = "x86_64")]
+    if *AVX512 {
+        // SAFETY: the condition is the promise.
+        return Some(Operand::Packed(unsafe { pack_rhs::<I16, 1>(matrix) }));
+    }
+    let _ = matrix;
+    None
+}
+
+/// `out` = a · b, `out` += a · b or `out` = a · b + bias, as the epilogue says. `out` is row-major without gaps.
+///
+/// Under [`Precision::Bf16`] both operands are rounded to bfloat16 and sums are float32. Libtorch, where it computes, rounds
+/// the product to bfloat16 too.
+///
+/// # Shapes
+/// a `[m, k]`, b `[k, n]`, out `[m, n]`
+pub fn gemm(precision: Precision, a: MatRef, b: &Operand, out: &mut [f32], epilogue: Epilogue) {
+    let ([m, k], [_, n]) = (a.shape(), b.shape());
+    assert_eq!(out.len(), m * n);
+    if out.is_empty() || (k == 0 && epilogue == Epilogue::Accumulate) {
+        return;
+    }
+    // SAFETY: the processor has the instructions.
+    match backend(precision) {
+        Backend::Libtorch => libtorch::gemm(precision, a, b, out, epilogue),
+        #[cfg(target_arch = "x86_64")]
+        Backend::Amx => unsafe { amx::gemm(a, b, out, epilogue) },
+        #[cfg(target_arch = "x86_64")]
+        Backend::Avx512 => unsafe {
+            match precision {
+                Precision::Float32 => avx512::gemm::<F32>(a, b, out, epilogue),
+                Precision::Bf16 => avx512::gemm::<Bf16>(a, b, out, epilogue),
+            }
+        },
+    }
+}
+
+/// `out` = a · b in integers, a rounded to int16 as b is; no sum may leave 32 bits.
+///
+/// # Shapes
+/// a `[m, k]`, b `[k, n]`, out `[m, n]`
+///
+/// # Panics
+/// With an operand that is not [`pack_operand_i16`]'s.
+pub fn gemm_i16(a: MatRef, b: &Operand, out: &mut [i32]) {
+    #[cfg(target_arch = "x86_64")]
+    if *AVX512 {
+        // SAFETY: the condition is the promise.
+        return unsafe { avx512::gemm::<I16>(a, b, out, Epilogue::Overwrite) };
+    }
+    let _ = (a, b, out);
+    unreachable!("operands are packed to int16 where there is a kernel for them")
+}
+
+/// Whether a test of [`gemm_i16`] can run on this processor; says so where it cannot, and fails where `DIF_SR_AVX512` is
+/// `required`.
+#[cfg(test)]
+pub fn can_run_i16() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return features::can_run("DIF_SR_AVX512", &AVX512);
+    #[cfg(not(target_arch = "x86_64"))]
+    {
+        println!("left out: this processor lacks the instructions");
+        false
+    }
+}

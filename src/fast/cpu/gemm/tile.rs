@@ -1,0 +1,60 @@
+//! A tile of the output: the block of at most some rows by [`NR`] columns that a microkernel computes.
+
+use std::arch::x86_64::{__m512i, __mmask16, _mm512_mask_storeu_epi32, _mm512_maskz_loadu_epi32, _mm512_setzero_si512};
+
+use super::element::Element;
+use super::matrix::Epilogue;
+use super::pack::{NR, REGISTER, lane_mask};
+
+/// Words along k that are summed before the epilogue: the panel of the right operand, 32 KiB of them, stays in the first
+/// cache while it meets every panel of the left one.
+pub const KC: usize = 256;
+
+/// A tile of the output, and what is done with its sums.
+pub struct OutputTile<'a, T> {
+    /// The output from the tile's first element on.
+    pub out: &'a mut [T],
+    /// From a row of the output to the next.
+    pub stride: usize,
+    pub rows: usize,
+    /// Which of the [`NR`] columns there are.
+    masks: [__mmask16; NR / REGISTER],
+    /// A bias from the tile's first column on.
+    epilogue: Epilogue<'a, T>,
+}
+
+impl<'a, T: Copy> OutputTile<'a, T> {
+    /// The tile of an output of n columns from row i and column j on: as many rows as there are, and `rows` at most.
+    pub fn new(out: &'a mut [T], n: usize, [i, j]: [usize; 2], rows: usize, epilogue: Epilogue<'a, T>) -> Self {
+        let epilogue = match epilogue {
+            Epilogue::Bias(row) => Epilogue::Bias(&row[j..]),
+            epilogue => epilogue,
+        };
+        let rows = rows.min(out.len() / n - i);
+        let masks = [lane_mask(n - j), lane_mask((n - j).saturating_sub(REGISTER))];
+        Self { out: &mut out[i * n + j..], stride: n, rows, masks, epilogue }
+    }
+
+    /// Applies the epilogue to a row of sums, and writes it.
+    ///
+    /// # Safety
+    /// The tile has this row; the processor has the instructions.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512bf16,avx512vnni")]
+    pub unsafe fn store_row<E: Element<Acc = T>>(&mut self, row: usize, sums: [__m512i; NR / REGISTER]) {
+        for (part, (sum, mask)) in sums.into_iter().zip(self.masks).enumerate() {
+            let at = self.out.as_mut_ptr().wrapping_add(row * self.stride + part * REGISTER).cast();
+            // SAFETY: the mask lets through columns of this row alone, and a register holds 16 numbers.
+            unsafe {
+                let to = match self.epilogue {
+                    Epilogue::Overwrite => _mm512_setzero_si512(),
+                    Epilogue::Accumulate => _mm512_maskz_loadu_epi32(mask, at),
+                    Epilogue::Bias(row) => {
+                        _mm512_maskz_loadu_epi32(mask, row.as_ptr().wrapping_add(part * REGISTER).cast())
+                    }
+                };
+                _mm512_mask_storeu_epi32(at, mask, E::add(to, sum));
+            }
+        }
+    }
+}

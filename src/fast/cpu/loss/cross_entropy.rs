@@ -1,0 +1,245 @@
+//! Cross-entropy over all items (equation 11), block by block: no more than some rows of scores exist at a time, whatever
+//! the batch and the number of items.
+//!
+//! With scores s = x Eᵀ of a sequence x, the loss is log Σⱼ eˢʲ − s_target. Items are divided among threads ([`ItemShard`]) and
+//! into blocks, each of which keeps exp(s − m_b) with its own maximum m_b, and the sum of these. From all blocks follow the
+//! row's maximum m = max m_b and sum Σ_b sum_b · exp(m_b − m), and from these the gradient of a block's scores,
+//! (softmax − \[target\]) / B, in place.
+
+use std::ops::Range;
+
+use rayon::prelude::*;
+
+use crate::fast::cpu::encoder::step::StepContext;
+use crate::fast::cpu::gemm::{Epilogue, MatRef, Operand, gemm, pack_operand};
+use crate::fast::cpu::ops::rows::zero;
+use crate::fast::cpu::ops::simd::{axpy, exp, max, sum};
+
+/// Items of a block: its scores of some rows stay in a core's cache.
+const BLOCK: usize = 1024;
+/// The most rows whose scores of all items exist at a time.
+const ROWS: usize = 256;
+/// About the most scores that exist at a time, 256 MiB.
+pub const SCORES: usize = 1 << 26;
+/// The largest item embedding of which packed copies are kept during a step: in float32 twice 64 MiB.
+const PACKED_LIMIT: usize = 1 << 24;
+
+/// A block of items, and the scores of some rows for it.
+#[derive(Debug)]
+struct ItemBlock {
+    items: Range<usize>,
+    /// Scores, then exp(score − row_max), then their gradient, `[rows, items]`.
+    scores: Vec<f32>,
+    /// The largest score of every row in the block, `[rows]`.
+    row_max: Vec<f32>,
+    /// Σ exp(score − row_max) of every row, `[rows]`.
+    row_sum: Vec<f32>,
+    /// The sum of the scores of the targets in the block.
+    target_scores: f64,
+}
+
+/// The items that a thread computes.
+#[derive(Debug)]
+pub struct ItemShard {
+    blocks: Vec<ItemBlock>,
+    /// Its part of the gradient of some rows, `[rows, H]`.
+    drows: Vec<f32>,
+}
+
+/// A block of the item embedding as the right operand of both products that take it.
+struct BlockOperands<'a> {
+    /// `[H, items]`
+    transposed: Operand<'a>,
+    /// `[items, H]`
+    plain: Operand<'a>,
+}
+
+/// Of every row over all items: the maximum, and Σ exp(score − maximum).
+struct RowStatistics {
+    max: Vec<f32>,
+    sum: Vec<f32>,
+}
+
+/// What the gradients of some rows follow from.
+#[derive(Clone, Copy)]
+struct RowGradients<'a> {
+    /// `[rows, H]`
+    sequences: &'a Operand<'a>,
+    /// `[rows]`
+    targets: &'a [i64],
+    statistics: &'a RowStatistics,
+    /// 1 / B.
+    weight: f32,
+}
+
+/// The mean loss over the batch, the padding item being an item like others. Writes the gradient of the sequences and adds
+/// that of the item embedding.
+///
+/// # Shapes
+/// sequences, dsequences `[B, H]`, targets `[B]`, ditem_embedding `[n_items, H]`
+pub fn cross_entropy(
+    step: &StepContext,
+    shards: &mut [ItemShard],
+    sequences: &[f32],
+    targets: &[i64],
+    dsequences: &mut [f32],
+    ditem_embedding: &mut [f32],
+) -> f64 {
+    let (h, batch_size) = (step.h, targets.len());
+    let n_rows = (SCORES / step.n_items()).clamp(16, ROWS);
+    let operands = |shard: &ItemShard| shard.operands(step, batch_size > n_rows);
+    let operands: Vec<Vec<BlockOperands>> = shards.par_iter().map(operands).collect();
+    let batch = sequences.chunks(n_rows * h).zip(targets.chunks(n_rows)).zip(dsequences.chunks_mut(n_rows * h));
+    let mut loss = 0.0;
+    for ((sequences, targets), dsequences) in batch {
+        shards.par_iter_mut().zip(&operands).for_each(|(shard, operands)| {
+            let blocks = shard.blocks.iter_mut().zip(operands);
+            blocks.for_each(|(block, operands)| block.score(step, &operands.transposed, sequences, targets));
+        });
+        let statistics = RowStatistics::reduce(shards, targets.len());
+        let rows = statistics.sum.iter().zip(&statistics.max);
+        loss += rows.map(|(sum, max)| f64::from(sum.ln()) + f64::from(*max)).sum::<f64>();
+        loss -= shards.iter().flat_map(|shard| &shard.blocks).map(|block| block.target_scores).sum::<f64>();
+
+        let packed = pack_operand(step.weights.precision, MatRef::new(sequences, h));
+        let gradients =
+            RowGradients { sequences: &packed, targets, statistics: &statistics, weight: 1.0 / batch_size as f32 };
+        let size = shards[0].items().len() * h;
+        let shards_of = shards.par_iter_mut().zip(&operands).zip(ditem_embedding.par_chunks_mut(size));
+        shards_of.for_each(|((shard, operands), ditem_embedding)| {
+            zero(&mut shard.drows, sequences.len());
+            shard.backward(step, operands, gradients, ditem_embedding);
+        });
+        dsequences.copy_from_slice(&shards[0].drows);
+        shards[1..].iter().for_each(|shard| axpy(1.0, &shard.drows, dsequences));
+    }
+    loss / batch_size as f64
+}
+
+impl RowStatistics {
+    /// From those of all blocks.
+    fn reduce(shards: &[ItemShard], n_rows: usize) -> Self {
+        let blocks = || shards.iter().flat_map(|shard| &shard.blocks);
+        let mut max = vec![f32::NEG_INFINITY; n_rows];
+        for block in blocks() {
+            max.iter_mut().zip(&block.row_max).for_each(|(max, &other)| *max = max.max(other));
+        }
+        let mut sum = vec![0.0_f32; n_rows];
+        for block in blocks() {
+            for (i, sum) in sum.iter_mut().enumerate() {
+                *sum += block.row_sum[i] * exp(block.row_max[i] - max[i]);
+            }
+        }
+        Self { max, sum }
+    }
+}
+
+impl ItemShard {
+    /// Divides the items among threads.
+    pub fn all(n_items: usize, threads: usize) -> Vec<Self> {
+        let size = n_items.div_ceil(threads);
+        let shards = (0..n_items).step_by(size).map(|start| {
+            let end = (start + size).min(n_items);
+            let block = |from: usize| ItemBlock::new(from..(from + BLOCK).min(end));
+            Self { blocks: (start..end).step_by(BLOCK).map(block).collect(), drows: Vec::new() }
+        });
+        shards.collect()
+    }
+
+    /// The operands of every block: packed where they are taken `again` and the copy is not too large.
+    fn operands<'a>(&self, step: &StepContext<'a>, again: bool) -> Vec<BlockOperands<'a>> {
+        let packed = again && step.item_embedding.len() <= PACKED_LIMIT;
+        let operand = |matrix: MatRef<'a>| match packed {
+            true => pack_operand(step.weights.precision, matrix),
+            false => matrix.into(),
+        };
+        let blocks = self.blocks.iter().map(|ItemBlock { items, .. }| {
+            let rows = MatRef::new(&step.item_embedding[items.start * step.h..items.end * step.h], step.h);
+            BlockOperands { transposed: operand(rows.t()), plain: operand(rows) }
+        });
+        blocks.collect()
+    }
+
+    fn items(&self) -> Range<usize> {
+        self.blocks[0].items.start..self.blocks[self.blocks.len() - 1].items.end
+    }
+
+    /// Adds to the gradients of the rows and of the shard's part of the item embedding: with ds the gradient of the scores,
+    /// dx += ds E and dE += dsᵀ x.
+    fn backward(
+        &mut self,
+        step: &StepContext,
+        operands: &[BlockOperands],
+        rows: RowGradients,
+        ditem_embedding: &mut [f32],
+    ) {
+        let (h, precision, start) = (step.h, step.weights.precision, self.items().start);
+        for (block, operands) in self.blocks.iter_mut().zip(operands) {
+            block.backward(rows);
+            let items = block.items.start - start..block.items.end - start;
+            let dscores = MatRef::new(&block.scores, block.items.len());
+            let ditems = &mut ditem_embedding[items.start * h..items.end * h];
+            gemm(precision, dscores.t(), rows.sequences, ditems, Epilogue::Accumulate);
+            gemm(precision, dscores, &operands.plain, &mut self.drows, Epilogue::Accumulate);
+        }
+    }
+}
+
+impl ItemBlock {
+    fn new(items: Range<usize>) -> Self {
+        Self { items, scores: Vec::new(), row_max: Vec::new(), row_sum: Vec::new(), target_scores: 0.0 }
+    }
+
+    /// Leaves exp(score − row_max) in the place of the scores.
+    fn score(&mut self, step: &StepContext, items_t: &Operand, sequences: &[f32], targets: &[i64]) {
+        self.scores.resize(targets.len() * self.items.len(), 0.0);
+        let sequences = MatRef::new(sequences, step.h);
+        gemm(step.weights.precision, sequences, items_t, &mut self.scores, Epilogue::Overwrite);
+        self.target_scores = self.target_indices(targets).map(|at| f64::from(self.scores[at])).sum();
+        self.row_max.resize(targets.len(), 0.0);
+        self.row_sum.resize(targets.len(), 0.0);
+        exp_minus_max(&mut self.scores, &mut self.row_max, &mut self.row_sum);
+    }
+
+    /// From exponentials to the gradient of the scores: (softmax − 1 at the target) · weight.
+    fn backward(&mut self, rows: RowGradients) {
+        let RowGradients { targets, statistics: RowStatistics { max, sum }, weight, .. } = rows;
+        let factor = |i: usize| exp(self.row_max[i] - max[i]) / sum[i] * weight;
+        let factors: Vec<f32> = (0..targets.len()).map(factor).collect();
+        scale_rows(&mut self.scores, &factors);
+        let targets: Vec<usize> = self.target_indices(targets).collect();
+        targets.into_iter().for_each(|at| self.scores[at] -= weight);
+    }
+
+    /// Where the targets stand among the scores.
+    fn target_indices(&self, targets: &[i64]) -> impl Iterator<Item = usize> {
+        let (items, n, start) = (self.items.clone(), self.items.len(), self.items.start);
+        let targets = targets.iter().map(|&target| target as usize).enumerate();
+        targets.filter(move |(_, target)| items.contains(target)).map(move |(row, target)| row * n + target - start)
+    }
+}
+
+/// Replaces every row by exp(x − its maximum), and writes the maximum and the sum.
+///
+/// # Shapes
+/// scores `[n, items]`, row_max, row_sum `[n]`
+#[multiversion::multiversion(targets("x86_64+avx512f", "x86_64+avx2+fma", "aarch64+neon"))]
+fn exp_minus_max(scores: &mut [f32], row_max: &mut [f32], row_sum: &mut [f32]) {
+    let n = scores.len() / row_max.len();
+    for ((row, row_max), row_sum) in scores.chunks_exact_mut(n).zip(row_max).zip(row_sum) {
+        *row_max = max(row);
+        row.iter_mut().for_each(|x| *x = exp(*x - *row_max));
+        *row_sum = sum(row);
+    }
+}
+
+/// Multiplies every row by its factor.
+///
+/// # Shapes
+/// scores `[n, items]`, factors `[n]`
+#[multiversion::multiversion(targets("x86_64+avx512f", "x86_64+avx2+fma", "aarch64+neon"))]
+fn scale_rows(scores: &mut [f32], factors: &[f32]) {
+    for (row, &factor) in scores.chunks_exact_mut(scores.len() / factors.len()).zip(factors) {
+        row.iter_mut().for_each(|x| *x *= factor);
+    }
+}

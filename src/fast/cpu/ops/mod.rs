@@ -1,0 +1,12 @@
+//! Kernels on rows of floats: what is neither a product nor attention.
+//!
+//! A kernel is compiled for several instruction sets by `multiversion`, which picks one when the program starts. Forward and
+//! backward pass of an operation are in one file.
+
+pub mod activation;
+pub mod adam;
+pub mod dropout;
+pub mod layer_norm;
+pub mod rows;
+pub mod simd;
+pub mod softmax;

@@ -1,0 +1,76 @@
+//! Linear layers: y = x Wᵀ + b, dx = dy W, dW = dyᵀ x, db = Σ dy.
+
+use rayon::prelude::*;
+
+use super::layout::{LayerNormRange, Layout, Linear};
+use crate::config::Precision;
+use crate::fast::cpu::gemm::{Epilogue, MatRef, Operand, gemm, pack_operand};
+use crate::fast::cpu::ops::layer_norm::LayerNorm;
+use crate::fast::cpu::ops::simd::add_rows;
+
+/// The weights of a step.
+#[derive(Debug)]
+pub struct Weights<'a> {
+    /// All parameters but the item embedding, in the layout's ranges.
+    pub flat: &'a [f32],
+    pub precision: Precision,
+    /// W of every linear layer by its index.
+    packed: Vec<PackedWeight<'a>>,
+}
+
+/// W as the right operand of both products that take it.
+#[derive(Debug)]
+struct PackedWeight<'a> {
+    /// Wᵀ `[inputs, outputs]`, of the forward pass.
+    transposed: Operand<'a>,
+    /// W `[outputs, inputs]`, of the backward pass.
+    plain: Operand<'a>,
+}
+
+impl<'a> Weights<'a> {
+    /// Packs the weight of every linear layer, once for the step.
+    pub fn new(layout: &Layout, flat: &'a [f32], precision: Precision) -> Self {
+        let packed = layout.linears.par_iter().map(|linear| {
+            let weight = MatRef::new(&flat[linear.weight.clone()], linear.inputs);
+            let [transposed, plain] = [weight.t(), weight].map(|weight| pack_operand(precision, weight));
+            PackedWeight { transposed, plain }
+        });
+        Self { flat, precision, packed: packed.collect() }
+    }
+
+    /// y = x Wᵀ + b.
+    ///
+    /// # Shapes
+    /// x `[n, inputs]`, y `[n, outputs]`
+    pub fn forward(&self, linear: &Linear, x: &[f32], y: &mut Vec<f32>) {
+        let bias = &self.flat[linear.bias.clone()];
+        y.resize(x.len() / linear.inputs * bias.len(), 0.0);
+        let weight = &self.packed[linear.index].transposed;
+        gemm(self.precision, MatRef::new(x, linear.inputs), weight, y, Epilogue::Bias(bias));
+    }
+
+    /// dx = dy W, or dx += dy W.
+    ///
+    /// # Shapes
+    /// dy `[n, outputs]`, dx `[n, inputs]`
+    pub fn backward_input(&self, linear: &Linear, dy: &[f32], dx: &mut [f32], epilogue: Epilogue) {
+        let weight = &self.packed[linear.index].plain;
+        gemm(self.precision, MatRef::new(dy, linear.bias.len()), weight, dx, epilogue);
+    }
+
+    /// dW += dyᵀ x and db += Σ dy, in the layout's ranges of `flat_grad`.
+    ///
+    /// # Shapes
+    /// x `[n, inputs]`, dy `[n, outputs]`
+    pub fn backward_params(&self, linear: &Linear, x: &[f32], dy: &[f32], flat_grad: &mut [f32]) {
+        let dy_t = MatRef::new(dy, linear.bias.len()).t();
+        let dweight = &mut flat_grad[linear.weight.clone()];
+        gemm(self.precision, dy_t, &MatRef::new(x, linear.inputs).into(), dweight, Epilogue::Accumulate);
+        add_rows(dy, &mut flat_grad[linear.bias.clone()]);
+    }
+
+    /// The parameters of a LayerNorm.
+    pub fn layer_norm(&self, range: &LayerNormRange, eps: f32) -> LayerNorm<'a> {
+        LayerNorm { weight: &self.flat[range.weight.clone()], bias: &self.flat[range.bias.clone()], eps }
+    }
+}

@@ -1,0 +1,57 @@
+//! The threads of the fast path, and what each has to itself.
+
+use rayon::{ThreadPool, ThreadPoolBuilder};
+
+use super::batch::attribute::Attribute;
+use super::batch::micro_batch::ClassIndex;
+use super::encoder::Activations;
+use super::encoder::layer::Scratch;
+use super::params::grads::Grads;
+use crate::{Error, Result};
+
+/// What a thread has to itself.
+#[derive(Debug)]
+pub struct Worker {
+    pub classes: ClassIndex,
+    pub scratch: Scratch,
+    /// Its part of the gradient.
+    pub grads: Grads,
+    /// The micro-batch of an evaluation.
+    pub activations: Activations,
+    /// The scores of an evaluation, `[sequences, n_items]`.
+    pub scores: Vec<f32>,
+}
+
+impl Worker {
+    /// `len`: the length of the flat gradient.
+    pub fn new(attributes: &[Attribute], len: usize) -> Self {
+        Self {
+            classes: ClassIndex::new(attributes),
+            scratch: Scratch::default(),
+            grads: Grads { flat: vec![0.0; len], ..Grads::default() },
+            activations: Activations::default(),
+            scores: Vec::new(),
+        }
+    }
+}
+
+/// Threads in each of which libtorch computes alone: its own threads would only be in the way.
+///
+/// # Errors
+/// The system starts no more threads.
+pub fn pool(threads: usize) -> Result<ThreadPool> {
+    let own = tch::get_num_threads();
+    let pool = ThreadPoolBuilder::new()
+        .num_threads(threads)
+        .start_handler(|_| {
+            tch::set_num_threads(1);
+            // Libtorch sets a thread up when it is first asked, and would then undo the line above.
+            tch::get_num_threads();
+        })
+        .build()
+        .map_err(|e| Error::new(format!("could not start {threads} threads ({e})")).hint("set `threads` lower"))?;
+    // The number is also the process's default.
+    pool.broadcast(|_| ());
+    tch::set_num_threads(own);
+    Ok(pool)
+}

@@ -1,0 +1,129 @@
+//! What is lost of the data is told, and what a bad value needs is said.
+
+use std::path::Path;
+
+use dif_sr::config::{AttributeKind, DataConfig, RunConfig};
+use dif_sr::data::Dataset;
+
+use super::written;
+
+/// A data set of its own with an `.item` file: the interactions are `u a`, `u b`, `u c`, `v a` in order of time.
+fn with_items(folder: &Path, items: &str) -> DataConfig {
+    let rows = [("u", "a", 1.0), ("u", "b", 2.0), ("u", "c", 3.0), ("v", "a", 4.0)];
+    let config = written(folder, &rows);
+    std::fs::write(folder.join("own/own.item"), items).unwrap();
+    config
+}
+
+#[test]
+fn items_as_their_own_attribute_have_their_own_ids() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = with_items(folder.path(), "item_id:token\nc\nz\na\n");
+    let config =
+        DataConfig { selected_features: vec!["item_id".into()], filter_inter_by_user_or_item: false, ..config };
+    let dataset = Dataset::load(&config).unwrap();
+    let [items] = &dataset.attributes[..] else { panic!("one attribute") };
+    // RecBole gives every item a row of the item features, which holds the item's number.
+    assert_eq!(items.ids, [0, 1, 2, 3, 4]);
+    assert_eq!(items.vocab.iter().collect::<Vec<_>>(), dataset.items.iter().collect::<Vec<_>>());
+    assert_eq!((items.kind, items.width), (AttributeKind::Token, 1));
+}
+
+#[test]
+fn rows_lost_to_a_stray_quote_are_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let items = "item_id:token\ttitle:token\na\t\"Best\nb\tSecond\nc\tThird\"\nz\tplain\n";
+    let dataset = Dataset::load(&with_items(folder.path(), items)).unwrap();
+    let [spanning, lost] = &dataset.warnings[..] else { panic!("{:?}", dataset.warnings) };
+    assert!(
+        spanning.contains("own.item: 1 of 2 rows have fields that go on over several lines, the one on line 2 over 3")
+    );
+    assert!(lost.starts_with("2 of 3 items of the interactions have no row in "), "{lost}");
+    assert!(
+        lost.contains(": 2 of 4 interactions are left out (`filter_inter_by_user_or_item`); `b` is not there, `z` is")
+    );
+}
+
+#[test]
+fn ids_that_the_two_files_write_in_two_ways_are_told_with_one_of_each() {
+    let folder = tempfile::tempdir().unwrap();
+    let items = "item_id:token\tclass:token\na.0\tx\nb\tx\nc.0\ty\n\ty\n";
+    let config = with_items(folder.path(), items);
+    let config = DataConfig { selected_features: vec!["class".into()], filter_inter_by_user_or_item: false, ..config };
+    let dataset = Dataset::load(&config).unwrap();
+    let [unknown, unnamed] = &dataset.warnings[..] else { panic!("{:?}", dataset.warnings) };
+    assert!(unknown.starts_with("2 of 3 items of the interactions have no row in "), "{unknown}");
+    assert!(unknown.ends_with("their attributes are unknown; `a` is not there, `a.0` is there alone"), "{unknown}");
+    assert!(unnamed.ends_with("own.item: 1 of 4 rows name no item and are left out"), "{unnamed}");
+}
+
+#[test]
+fn interactions_without_user_or_time_are_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = written(folder.path(), &[("u", "a", 1.0), ("u", "b", f64::NAN), ("u", "c", 3.0), ("", "a", 4.0)]);
+    let text = std::fs::read_to_string(folder.path().join("own/own.inter")).unwrap().replace("NaN", "");
+    std::fs::write(folder.path().join("own/own.inter"), text).unwrap();
+    let dataset = Dataset::load(&config).unwrap();
+    assert_eq!(
+        dataset.warnings,
+        [
+            "1 of 4 interactions have no user or no item and are left out (`NA`, `null`, `None` and the like count as \
+             missing, as in pandas)",
+            "1 of 3 interactions have no time and get the mean of the others'"
+        ]
+    );
+}
+
+#[test]
+fn users_that_differ_by_blanks_alone_are_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = written(folder.path(), &[("u", "a", 1.0), ("u ", "b", 2.0), ("u", "b", 3.0), (" v", " a", 4.0)]);
+    let dataset = Dataset::load(&config).unwrap();
+    assert_eq!(
+        dataset.warnings,
+        [
+            "1 of 3 users differ from another by blanks alone, such as `u `: they are two here",
+            "1 of 3 items differ from another by blanks alone, such as ` a`: they are two here"
+        ]
+    );
+}
+
+#[test]
+fn columns_of_unload_col_are_not_loaded_nor_checked() {
+    let folder = tempfile::tempdir().unwrap();
+    let items = "item_id:token\tclass:token\tprice:float\na\tx\t1\nb\tx\t—\nc\ty\t2\n";
+    let config = DataConfig { unload_item: vec!["price".into()], ..with_items(folder.path(), items) };
+    let dataset = Dataset::load(&config).unwrap();
+    assert_eq!(dataset.remain_fields, ["user_id", "item_id", "timestamp", "class"]);
+}
+
+#[test]
+fn headers_of_other_programs_are_known_by_their_empty_names() {
+    let folder = tempfile::tempdir().unwrap();
+    let error = |header: &str| {
+        let config = written(folder.path(), &[("u", "a", 1.0)]);
+        std::fs::write(folder.path().join("own/own.inter"), format!("{header}\n0\tu\ta\t1\n")).unwrap();
+        Dataset::load(&config).unwrap_err().to_string()
+    };
+    let of_pandas = error("\tuser_id:token\titem_id:token\ttimestamp:float");
+    assert!(
+        of_pandas.ends_with("leave out the unnamed column, as pandas does with `to_csv(index=False)`"),
+        "{of_pandas}"
+    );
+    let trailing = error("user_id:token\titem_id:token\ttimestamp:float\t");
+    assert!(trailing.ends_with("remove the separator at the end of the header"), "{trailing}");
+}
+
+#[test]
+fn a_bad_value_in_a_column_that_nothing_reads_comes_with_the_load_col_that_leaves_it_out() {
+    let folder = tempfile::tempdir().unwrap();
+    let items = "item_id:token\tclass:token\tprice:float\na\tx\t1\nb\tx\t—\nc\ty\t2\n";
+    let config = DataConfig { selected_features: vec!["class".into()], ..with_items(folder.path(), items) };
+    let error = Dataset::load(&config).unwrap_err().to_string();
+    assert!(error.contains("own.item, line 3, column `price`: expected a number, found `—`; "), "{error}");
+    let (_, load_col) = error.split_once("`load_col: ").unwrap();
+    let keys = [("dataset", "own"), ("selected_features", "[class]"), ("load_col", load_col.trim_end_matches('`'))];
+    let cured = RunConfig::load(&[], &keys.map(|(k, v)| (k.to_owned(), v.to_owned()))).unwrap().data;
+    let dataset = Dataset::load(&DataConfig { load_inter: cured.load_inter, load_item: cured.load_item, ..config });
+    assert_eq!(dataset.unwrap().attributes[0].vocab.len(), 3);
+}
