@@ -66,7 +66,8 @@ pub fn run(path: &Path) -> Result<()> {
         let finding = Finding::new(&notebook.iter().map(|row| row[i + 1]).collect::<Vec<_>>(), sets);
         for statistic in STATISTICS {
             let Statistic { name, of, grows } = statistic;
-            let places = if grows { format!("{:.5}", p(finding.orders, ORDERS)) } else { String::new() };
+            let told = *loss == "item" && grows;
+            let places = if told { format!("{:.5}", p(finding.orders, ORDERS)) } else { String::new() };
             let (notebook, n, as_near) = (of(&finding.notebook), finding.others.len(), finding.as_near(&statistic));
             let [ours, others] = [&finding.ours, &finding.others].map(|all| spread(all.iter().map(of).collect()));
             let shuffles = p(as_near, n);
