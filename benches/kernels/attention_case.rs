@@ -3,7 +3,6 @@
 use dif_sr::config::Fusion as FusionType;
 use dif_sr::fast::kernels::*;
 use dif_sr::model::FusionLayer;
-use tch::nn::VarStore;
 use tch::{Device, Kind, Tensor};
 
 use super::floats;
@@ -48,15 +47,13 @@ pub struct AttentionCase {
 
 impl AttentionCase {
     pub fn new(fusion: FusionType) -> Self {
-        let vs = VarStore::new(Device::Cpu);
-        let layer = FusionLayer::new(vs.root(), fusion, 1, LENGTH as i64);
+        let layer = FusionLayer::new(fusion, 1, LENGTH as i64, Kind::Float);
         let parameters = match &layer {
             FusionLayer::Sum => Vec::new(),
-            FusionLayer::Concat(linear) => vec![&linear.ws, linear.bs.as_ref().expect("a bias")],
-            FusionLayer::Gate { hidden, energy } => {
-                vec![&hidden.ws, hidden.bs.as_ref().expect("a bias"), &energy.ws, energy.bs.as_ref().expect("a bias")]
-            }
+            FusionLayer::Concat(linear) => vec![&linear.weight, &linear.bias],
+            FusionLayer::Gate { hidden, energy } => vec![&hidden.weight, &hidden.bias, &energy.weight, &energy.bias],
         };
+        tch::no_grad(|| parameters.iter().for_each(|parameter| _ = parameter.shallow_clone().normal_(0.0, 0.1)));
         let fusion: Vec<Vec<f32>> = parameters.into_iter().map(floats).collect();
         let batch = full_sequences();
         let n_rows = batch.n_rows();

@@ -7,6 +7,7 @@ use maud::{Markup, html};
 use serde::Deserialize;
 
 use super::svg::{WIDTH, at, frame, path, ticks};
+use crate::eval::MetricAt;
 use crate::report::records::records_of;
 use crate::verdict::statistics::mean;
 use crate::verdict::{Expectation, Record};
@@ -35,7 +36,7 @@ type Point = (f64, f64);
 
 /// What is drawn.
 struct Plot {
-    metric: String,
+    metric: MetricAt,
     /// Whose, and the value.
     published: (String, f64),
     runs: Vec<Vec<Point>>,
@@ -78,7 +79,8 @@ impl Form {
 
 impl Plot {
     fn new(records: &[Record], form: &Form, expect: &Path) -> Result<Self> {
-        let metric = records.first().map(|record| record.valid_metric.clone()).unwrap_or_default();
+        let [first, ..] = records else { return Err(Error::new("expected the records of runs, found none")) };
+        let metric = first.valid_metric;
         if records.iter().any(|record| record.valid_metric != metric || record.valid.is_empty()) {
             return Err(Error::new(format!("expected runs that were validated by {metric}, found another one")));
         }
@@ -96,7 +98,7 @@ impl Plot {
             let values: Option<Vec<f64>> = runs.iter().map(|run| value(run, epoch)).collect();
             Some((epoch, mean(&values?)))
         };
-        let best: Vec<f64> = records.iter().filter_map(|record| record.best_valid.get(&metric)).collect();
+        let best: Vec<f64> = records.iter().filter_map(|record| record.best_valid.get(metric)).collect();
         let mean_curve = runs.first().into_iter().flatten().filter_map(of_all).collect();
         Ok(Self { published: (form.published.clone(), published), mean: mean_curve, best: mean(&best), metric, runs })
     }
