@@ -364,7 +364,7 @@ fn each_bad_input_gives_one_error_that_says_where_and_what() {
     };
     insta::assert_snapshot!("bad_input", cases.iter().map(message).collect::<String>());
 
-    let good = ["as_pandas_reads", "pre_split"].map(str::to_owned);
+    let good = ["as_pandas_reads", "pre_split", "user_file"].map(str::to_owned);
     let mut walked: Vec<_> = cases.iter().map(|config| config.dataset.clone()).chain(good).collect();
     walked.sort();
     let folders = std::fs::read_dir("fixtures/data").unwrap().map(|entry| entry.unwrap());

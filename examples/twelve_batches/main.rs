@@ -20,8 +20,8 @@
 //! p = (1 + those at least as near to our mean) / (1 + all of them):
 //!
 //! - **shuffles**: the notebook's series is then exchangeable with those under other shuffles.
-//! - **places**: which of its twelve batches came first is then chance, but for the line. So what is left of it beside its line
-//!   is put into 100,000 random orders, for the correlation alone.
+//! - **places**: which of its twelve batches came first is then chance, but for the line. So what is left of its item losses
+//!   beside their line is put into 100,000 random orders, for the correlation. (Attribute losses fall along a curve, not a line.)
 //!
 //! Each of our own sets, held to the others, shows what the same batches give.
 //!

@@ -80,6 +80,15 @@ impl RunConfig {
                 ));
             }
         }
+        let users = &data.load_user;
+        if !users.is_empty() && !users.contains(names[0]) && users[..] != ["*"] {
+            let problem = format!(
+                "`load_col`: expected `{}` among the columns of `user`, found {}",
+                names[0],
+                python::shown(&value(users))
+            );
+            return Err(place(raw, &["load_col"], Error::new(problem).hint("add the column, or leave `user` out")));
+        }
         // No `.item` file is read: a model without attributes needs none.
         if data.load_item.as_ref().is_some_and(Vec::is_empty) && !data.selected_features.is_empty() {
             let features = data.selected_features.join(", ");

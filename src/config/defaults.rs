@@ -31,6 +31,7 @@ impl RunConfig {
                 list_suffix: "_list".to_owned(),
                 load_inter: None,
                 load_item: None,
+                load_user: Vec::new(),
                 unload_inter: Vec::new(),
                 unload_item: Vec::new(),
                 val_interval: Vec::new(),

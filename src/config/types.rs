@@ -92,6 +92,8 @@ pub struct DataConfig {
     pub load_inter: Option<Vec<String>>,
     /// `load_col.item`: columns to load; `None` loads all.
     pub load_item: Option<Vec<String>>,
+    /// `load_col.user`: columns named there, `*` for all; with none no `.user` file is read.
+    pub load_user: Vec<String>,
     /// `unload_col.inter`: columns not to load.
     pub unload_inter: Vec<String>,
     /// `unload_col.item`: columns not to load.

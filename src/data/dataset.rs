@@ -5,16 +5,16 @@
 //! users, items and attribute tokens get ids by first appearance in what is left; missing values are filled. Of splits
 //! that are files (`benchmark_filename`) the rows are taken as they are, and items that only histories name come last.
 //!
-//! DIFFERENCE: a `.user` file is not read, since the model takes no user attributes and the notebook's `load_col` does
-//! not name the file. An item with two rows in the `.item` file is an error; the reference silently repeats the item.
+//! DIFFERENCE: a `.user` file, of which the model takes no attributes, is read only where `load_col` names `user`, as the
+//! notebook's does not. An item with two rows in the `.item` file is an error; the reference silently repeats the item.
 
 use super::atomic::Format;
 use super::interactions::{Filtering, Interactions, fill_times};
-use super::items::{Attribute, IDS_PER_BYTE, ItemFile};
+use super::items::{Attribute, IDS_PER_BYTE, ItemFile, read_users};
 use super::presplit::Parts;
 use super::vocabulary::{Renumbering, Vocabulary};
 use super::warnings;
-use crate::config::DataConfig;
+use crate::config::{DataConfig, Interval};
 use crate::{Error, Result};
 
 /// Interactions and attributes after filtering.
@@ -58,14 +58,24 @@ impl Dataset {
         let mut all_items = inter.items.vocabulary.clone();
         let item_path = config.file("item");
         let item_file = ItemFile::read(&item_path, format, config, &mut all_items)?;
-        let mut listed = vec![false; all_items.len()];
-        item_file.iter().flat_map(|file| &file.rows).for_each(|&(_, item)| listed[item as usize] = true);
+        let listed_items = item_file.iter().flat_map(|file| &file.rows).map(|&(_, item)| item);
+        let listed = marked(all_items.len(), listed_items);
+        let mut all_users = inter.users.vocabulary.clone();
+        let user_rows = read_users(config, format, &mut all_users)?;
+        let listed_users = user_rows.as_ref().map(|rows| marked(all_users.len(), rows.iter().copied()));
         let list_items = inter.lists.as_ref().map(|lists| lists.vocabulary.ids_in(&mut all_items));
-        let (core, filtering) = inter.filter(&listed, item_file.is_some())?;
+        let (core, filtering) = inter.filter(&listed, item_file.is_some(), listed_users.as_deref())?;
 
         // Ids.
-        let mut user_ids = Renumbering::new(&inter.users.vocabulary);
+        let mut user_ids = Renumbering::new(&all_users);
         let user = core.rows.iter().map(|&row| user_ids.id(inter.users.ids[row])).collect();
+        // Listed users without interactions come last, where nothing asks for interactions of theirs.
+        let from_none = |interval: &Interval| interval.low <= 0.0;
+        if config.benchmark_filename.is_some() || config.user_inter_num_interval.as_ref().is_none_or(from_none) {
+            for &user in user_rows.iter().flatten() {
+                user_ids.id(user);
+            }
+        }
         let mut item_ids = Renumbering::new(&all_items);
         let item = core.rows.iter().map(|&row| item_ids.id(inter.items.ids[row])).collect();
         let item_rows: Vec<(usize, i64)> = item_file
@@ -78,7 +88,8 @@ impl Dataset {
         let parts = (config.benchmark_filename.as_ref())
             .map(|_| Parts::new(&inter, &core.rows, |token| item_ids.id(list_items[token as usize])));
         let items = item_ids.finish();
-        let mut warnings = warnings::of(config, &inter, item_file.as_ref(), &filtering, &listed);
+        let mut warnings =
+            warnings::of(config, &inter, item_file.as_ref(), &filtering, &listed, listed_users.as_deref());
 
         let times = core.rows.iter().map(|&row| inter.times[row]);
         let time = if inter.lists.is_some() {
@@ -108,6 +119,13 @@ impl Dataset {
         }
         Ok(dataset)
     }
+}
+
+/// Which of `n` ids are among `ids`.
+fn marked(n: usize, ids: impl Iterator<Item = i64>) -> Vec<bool> {
+    let mut marked = vec![false; n];
+    ids.for_each(|id| marked[id as usize] = true);
+    marked
 }
 
 /// The attributes of `selected_features` for all `items`, of which `rows` are those that have a row of the file.

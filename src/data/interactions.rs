@@ -122,8 +122,14 @@ impl<'a> Interactions<'a> {
         (Path::new(""), 0)
     }
 
-    /// The interactions that all filters leave, and how many each dropped. `listed` are the items of the `.item` file.
-    pub fn filter(&self, listed: &[bool], has_item_file: bool) -> Result<(Core, Filtering)> {
+    /// The interactions that all filters leave, and how many each dropped. `listed` are the items of the `.item` file,
+    /// `listed_users` the users of the `.user` file.
+    pub fn filter(
+        &self,
+        listed: &[bool],
+        has_item_file: bool,
+        listed_users: Option<&[bool]>,
+    ) -> Result<(Core, Filtering)> {
         let (config, users, items) = (self.config, &self.users.ids, &self.items.ids);
         let rows_in_file = users.len();
         let emptied = |dropped: usize, by: &str| {
@@ -164,12 +170,20 @@ impl<'a> Interactions<'a> {
             return Err(emptied(distinct, "`val_interval`"));
         }
 
-        if config.filter_inter_by_user_or_item && has_item_file {
-            rows.retain(|&row| listed[items[row] as usize]);
+        if config.filter_inter_by_user_or_item {
+            rows.retain(|&row| {
+                listed_users.is_none_or(|listed| listed[users[row] as usize])
+                    && (!has_item_file || listed[items[row] as usize])
+            });
         }
         let with_item_row = rows.len();
         if rows.is_empty() {
-            let by = "`filter_inter_by_user_or_item` (no item has a row in the .item file)";
+            let by = match listed_users {
+                None => "`filter_inter_by_user_or_item` (no item has a row in the .item file)",
+                Some(_) => {
+                    "`filter_inter_by_user_or_item` (no user or no item has a row in the .user or the .item file)"
+                }
+            };
             return Err(emptied(with_value, by));
         }
 

@@ -1,4 +1,4 @@
-//! The `.item` file: its rows by item, and the attributes that the model reads.
+//! The `.item` file: its rows by item, and the attributes that the model reads; and the users of the `.user` file.
 
 use std::path::Path;
 
@@ -74,6 +74,23 @@ impl ItemFile {
         }
         Ok(Some(Self { table, rows }))
     }
+}
+
+/// The ids in `users` of those of the `.user` file, if it is there and to be loaded, in the order of the file. Users who
+/// are not there yet get ids after the others.
+///
+/// # Errors
+/// As [`atomic::read`]; the file has no column `USER_ID_FIELD`.
+pub(super) fn read_users(config: &DataConfig, format: Format, users: &mut Vocabulary) -> Result<Option<Vec<i64>>> {
+    let path = config.file("user");
+    if config.load_user.is_empty() || !path.exists() {
+        return Ok(None);
+    }
+    // The model takes no attributes of users.
+    let load = Some(std::slice::from_ref(&config.user_id_field));
+    let table = atomic::read(&path, format, Columns { load, unload: &[], read: &[&config.user_id_field], cure: "" })?;
+    let column = table.tokens(&config.user_id_field, "USER_ID_FIELD")?;
+    Ok(Some(column.vocabulary.ids_in(users).split_off(1)))
 }
 
 /// Rows of items that have one already.

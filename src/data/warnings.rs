@@ -6,13 +6,15 @@ use super::vocabulary::Vocabulary;
 use crate::config::{DataConfig, Interval};
 use crate::excerpt::excerpt;
 
-/// One sentence for each. `listed` are the items, among those of both files, that have a row in the `.item` file.
+/// One sentence for each. `listed` are the items, among those of both files, that have a row in the `.item` file,
+/// `listed_users` the users that have one in the `.user` file.
 pub(super) fn of(
     config: &DataConfig,
     inter: &Interactions,
     item_file: Option<&ItemFile>,
     filtering: &Filtering,
     listed: &[bool],
+    listed_users: Option<&[bool]>,
 ) -> Vec<String> {
     let mut warnings = Vec::new();
     for table in inter.tables.iter().chain(item_file.map(|file| &file.table)) {
@@ -38,6 +40,7 @@ pub(super) fn of(
     }
     warnings
         .extend(item_file.and_then(|file| without_row(config, inter, file, without_item_row, rows_in_file, listed)));
+    warnings.extend(listed_users.and_then(|listed| users_without_row(config, inter, listed)));
     for (what, tokens) in [("users", &inter.users.vocabulary), ("items", &inter.items.vocabulary)] {
         warnings.extend(differing_by_blanks(what, tokens));
     }
@@ -69,6 +72,22 @@ pub(super) fn unknown_times(times: &[f64]) -> Option<String> {
     let unknown = times.iter().filter(|time| time.is_nan()).count();
     let all = times.len();
     (unknown > 0).then(|| format!("{unknown} of {all} interactions have no time and get the mean of the others'"))
+}
+
+/// Users of the interactions that the `.user` file does not list.
+fn users_without_row(config: &DataConfig, inter: &Interactions, listed: &[bool]) -> Option<String> {
+    let users = &inter.users.vocabulary;
+    let mut unlisted = (1..users.len()).filter(|&user| !listed[user]);
+    let first = users.token(unlisted.next()? as i64).map(excerpt)?;
+    if !config.filter_inter_by_user_or_item || config.benchmark_filename.is_some() {
+        return None;
+    }
+    let (n, all, path) = (1 + unlisted.count(), users.len() - 1, config.file("user"));
+    Some(format!(
+        "{n} of {all} users have no row in {}: their interactions are left out (`filter_inter_by_user_or_item`); `{first}` \
+         is not there",
+        path.display()
+    ))
 }
 
 /// Items of the interactions that the `.item` file does not list.

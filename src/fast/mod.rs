@@ -1,7 +1,10 @@
-//! The fast paths: the models' functions with explicit gradients, equal to [`crate::model`] within float error.
+//! The fast path: the models' functions with explicit gradients, equal to [`crate::model`] within float error.
 //!
-//! [`cpu`] holds the one for the CPU.
+//! There is one for the CPU (`src/fast/cpu/`, whose `mod.rs` is the map). On a GPU the reference path trains:
+//! [`FastPath::new`] refuses a model that is not on the CPU.
 
 mod cpu;
 
-pub use cpu::{Factors, FastPath, Masks};
+#[doc(hidden)]
+pub use cpu::kernels;
+pub use cpu::{AdamFactors, FastPath, Masks};

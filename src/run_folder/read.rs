@@ -142,8 +142,10 @@ mod tests {
     /// Of a record of before there were GPUs, and of one after.
     #[test]
     fn an_environment_keeps_what_it_notes_and_invents_nothing() {
-        for (record, device) in [("ml-100k_short/1", None), ("amazon_beauty/3", Some("cpu"))] {
-            let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/verdict").join(record);
+        let records =
+            [("fixtures/verdict/ml-100k_short/1", None), ("records/Amazon_Beauty/dif_sr_fast_bf16/3", Some("cpu"))];
+        for (record, device) in records {
+            let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(record);
             let text = text(&path.with_extension("json")).unwrap_or_else(|e| panic!("{e}"));
             let mut noted: Value = serde_json::from_str(&text).expect("JSON");
             let mut noted = noted["environment"].take();

@@ -27,7 +27,7 @@ pub struct RunResult {
     /// Seconds from the first batch to the end of the training, evaluations included, without those of the run that it began from.
     pub train_seconds: f64,
     /// What was lost of the data on the way, one sentence each ([`Dataset::warnings`](crate::data::Dataset)).
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
     /// Where it began, if not at the beginning.
     #[serde(default, skip_serializing_if = "Option::is_none")]

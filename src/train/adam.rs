@@ -4,7 +4,7 @@ use std::path::Path;
 
 use tch::{Kind, Tensor};
 
-use crate::fast::{Factors, FastPath};
+use crate::fast::{AdamFactors, FastPath};
 use crate::libtorch::{AdamStep, adam, forget_gradients};
 use crate::tensors::TensorFile;
 use crate::{Error, Result};
@@ -73,12 +73,12 @@ impl Adam {
         let updates = self.slots.iter_mut().filter(|slot| fast.trains(&slot.name)).map(|slot| {
             slot.step += 1;
             let (bias_correction1, bias_correction2) = slot.bias_corrections();
-            let factors = Factors {
-                rest1: (1.0 - BETA1) as f32,
+            let factors = AdamFactors {
+                one_minus_beta1: (1.0 - BETA1) as f32,
                 beta2: BETA2 as f32,
-                rest2: (1.0 - BETA2) as f32,
+                one_minus_beta2: (1.0 - BETA2) as f32,
                 step_size: (learning_rate / bias_correction1) as f32,
-                correction: bias_correction2.sqrt() as f32,
+                sqrt_bias_correction2: bias_correction2.sqrt() as f32,
                 eps: EPS as f32,
                 weight_decay: weight_decay as f32,
             };

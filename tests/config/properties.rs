@@ -63,7 +63,7 @@ prop_compose! {
         rm_dup_inter in one_of(&[None, Some(Keep::First), Some(Keep::Last)]),
         time_precision in one_of(&[TimePrecision::Float32, TimePrecision::Float64]),
         names in ("u[a-z: ]{0,5}", "i[A-Z#]{0,5}", "t[0-9]{0,5}"),
-        unloaded in (any::<bool>(), any::<bool>()),
+        unloaded in (any::<bool>(), any::<bool>()), user_columns in one_of(&[0, 1, 2]),
         (benchmark_filename, list_suffix) in (
             prop::option::of(["[a-z_. ]{1,6}", "[A-Z0-9]{1,6}", "[a-z'-]{1,6}"]), "[_a-z]{1,6}",
         ),
@@ -73,6 +73,7 @@ prop_compose! {
         let item = [vec![names.1.clone(), "*".to_owned()], selected_features.clone()].concat();
         let unload = |loaded: bool, wanted: bool| if loaded || !wanted { Vec::new() } else { vec!["w".to_owned()] };
         DataConfig {
+            load_user: match user_columns { 0 => Vec::new(), 1 => vec!["*".to_owned()], _ => vec![names.0.clone(), "*".to_owned()] },
             unload_inter: unload(load_inter, unloaded.0), unload_item: unload(load_item, unloaded.1),
             dataset, data_path: data_path.into(), field_separator, seq_separator,
             user_id_field: names.0, item_id_field: names.1, time_field: names.2,

@@ -5,7 +5,7 @@ use std::path::Path;
 use dif_sr::config::{AttributeKind, DataConfig, RunConfig};
 use dif_sr::data::Dataset;
 
-use super::written;
+use super::{at_least, config, written};
 
 /// A data set of its own with an `.item` file: the interactions are `u a`, `u b`, `u c`, `v a` in order of time.
 fn with_items(folder: &Path, items: &str) -> DataConfig {
@@ -72,6 +72,30 @@ fn interactions_without_user_or_time_are_told() {
             "1 of 3 interactions have no time and get the mean of the others'"
         ]
     );
+}
+
+#[test]
+fn users_without_a_row_of_the_user_file_go_where_load_col_names_it_as_in_recbole() {
+    let none = DataConfig { load_user: vec!["user_id".into(), "age".into()], ..config("fixtures/data", "user_file") };
+    let users = |config: &DataConfig| {
+        let dataset = Dataset::load(config).unwrap();
+        let users: Vec<_> = dataset.users.iter().skip(1).map(str::to_owned).collect();
+        (users.join(" "), dataset.user.len(), dataset.warnings.len())
+    };
+    // What RecBole 1.2.1 gives, which numbers the users without interactions last.
+    assert_eq!(users(&none), ("u w x".to_owned(), 7, 1));
+    let kept = DataConfig { filter_inter_by_user_or_item: false, ..none.clone() };
+    assert_eq!(users(&kept), ("u v w x".to_owned(), 9, 0));
+    let some = |config| DataConfig { user_inter_num_interval: at_least(1.0), ..config };
+    assert_eq!(users(&some(none.clone())), ("u w".to_owned(), 7, 1));
+    assert_eq!(users(&some(kept)), ("u v w".to_owned(), 9, 0));
+    assert_eq!(
+        Dataset::load(&none).unwrap().warnings,
+        ["1 of 3 users have no row in fixtures/data/user_file/user_file.user: their interactions are left out \
+          (`filter_inter_by_user_or_item`); `v` is not there"]
+    );
+    let unnamed = DataConfig { load_user: Vec::new(), ..none };
+    assert_eq!(users(&unnamed), ("u v w".to_owned(), 9, 0));
 }
 
 #[test]

@@ -67,7 +67,7 @@ pub(super) static KEYS: &[Key] = &[
     honoured(
         Dataset,
         "load_col",
-        "`None`, or `{'inter': [columns], 'item': [columns]}` with `'*'` for all columns; without `item`, or with `[]`, no `.item` file is read",
+        "`None`, or `{'inter': [columns], 'item': [columns]}` with `'*'` for all columns; without `item`, or with `[]`, no `.item` file is read, and `.user` only with `user`",
         "columns to load; `None` loads all (RecBole's own default has no times and no attributes, which leaves nothing to order by)",
         set_load_col,
         load_col,
@@ -182,21 +182,30 @@ fn set_load_col(config: &mut RunConfig, value: &Value) -> Option<()> {
     let none = |v: &&Value| !v.is_null() && v.as_str() != Some("None") && !v.as_sequence().is_some_and(Vec::is_empty);
     let of_files = |v: &Value| {
         let files = v.as_mapping()?;
-        // RecBole's `user`: a `.user` file is not read whatever its columns.
         let known = files.keys().all(|file| matches!(file.as_str(), Some("inter" | "item" | "user")));
-        let item = files.get("item").filter(none).map_or(Some(Some(Vec::new())), named)?;
-        known.then_some((named(files.get("inter")?)?, item))
+        let of_file = |file: &str| files.get(file).filter(none).map_or(Some(Some(Vec::new())), named);
+        let user = of_file("user")?.unwrap_or_else(|| vec!["*".to_owned()]);
+        known.then_some((named(files.get("inter")?)?, of_file("item")?, user))
     };
-    (config.data.load_inter, config.data.load_item) = optional(value, of_files)?.unwrap_or_default();
+    let data = &mut config.data;
+    (data.load_inter, data.load_item, data.load_user) = optional(value, of_files)?.unwrap_or_default();
     Some(())
 }
 
 fn load_col(config: &RunConfig) -> Value {
     let columns = |list: &Option<Vec<String>>| list.as_ref().map_or_else(|| "*".into(), value);
-    match (&config.data.load_inter, &config.data.load_item) {
-        (None, None) => Value::Null,
-        (inter, item) => Mapping::from_iter([("inter".into(), columns(inter)), ("item".into(), columns(item))]).into(),
+    let data = &config.data;
+    if data.load_inter.is_none() && data.load_item.is_none() && data.load_user.is_empty() {
+        return Value::Null;
     }
+    let mut files =
+        Mapping::from_iter([("inter".into(), columns(&data.load_inter)), ("item".into(), columns(&data.load_item))]);
+    match &data.load_user[..] {
+        [] => {}
+        [all] if all == "*" => drop(files.insert("user".into(), "*".into())),
+        named => drop(files.insert("user".into(), value(named))),
+    }
+    files.into()
 }
 
 fn set_unload_col(config: &mut RunConfig, value: &Value) -> Option<()> {

@@ -60,10 +60,10 @@ impl FastPath {
             .map(|column| integers(&column.index_select(0, &order)));
         let view = BatchView { items: &items, len: &len, padding: self.padding, share_first: true };
         let size = (SCORES / self.n_items).min(self.encoder.sequences_at_a_time()).clamp(1, EVALUATED);
-        let prefilter = |step: &StepContext| Prefilter::new(step.item_embedding, step.h);
+        let prefilter = |step: &StepContext| Prefilter::new(step.items);
         let rank = |encoded: Encoded, prefilter: &Option<Prefilter>| {
             let Encoded { step, range, output, scores } = encoded;
-            rank::rank(step, prefilter.as_ref(), output, &targets[range], scores)
+            rank::rank(step.items, prefilter.as_ref(), output, &targets[range], scores)
         };
         let mut all = Ranking { rank: vec![0; targets.len()], ties: vec![0; targets.len()] };
         let mut row = integers(&order).into_iter();
@@ -122,8 +122,8 @@ impl FastPath {
 }
 
 impl EncoderParts {
-    /// How many sequences keep no more than [`ATTENTION_SCORES`] scores: those of every layer and head, of item, positions and
-    /// attributes apart, and fused.
+    /// How many sequences keep no more than [`ATTENTION_SCORES`] scores, in every layer and head those of item, positions and
+    /// each attribute, and the probabilities.
     fn sequences_at_a_time(&self) -> usize {
         let maps = self.attributes.len() + 3;
         let scores = (self.config.n_heads * self.config.n_layers) as usize * maps * self.length.pow(2);

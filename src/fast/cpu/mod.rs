@@ -22,6 +22,8 @@ mod batch;
 mod encoder;
 mod evaluate;
 mod gemm;
+#[doc(hidden)]
+pub mod kernels;
 mod loss;
 mod ops;
 mod params;
@@ -30,6 +32,6 @@ mod rank;
 mod threads;
 mod train_step;
 
-pub use ops::adam::Factors;
+pub use ops::adam::AdamFactors;
 pub use path::FastPath;
 pub use train_step::Masks;

@@ -11,7 +11,7 @@ use super::encoder::input::Input;
 use super::encoder::step::{EncoderParts, Parameters};
 use super::gemm::tensor_mut;
 use super::loss::cross_entropy::ItemShard;
-use super::ops::adam::{Factors, adam};
+use super::ops::adam::{AdamFactors, adam};
 use super::params::layout::Layout;
 use super::params::tensors::{floats, floats_mut};
 use super::threads::{Worker, pool};
@@ -111,7 +111,7 @@ impl FastPath {
     }
 
     /// Moves parameters and moments along the gradients: `[parameter, first moment, second moment]` by name.
-    pub(crate) fn adam<'a>(&self, updates: impl Iterator<Item = (Factors, &'a String, [&'a mut Tensor; 3])>) {
+    pub(crate) fn adam<'a>(&self, updates: impl Iterator<Item = (AdamFactors, &'a String, [&'a mut Tensor; 3])>) {
         let updates: Vec<_> =
             updates.map(|(factors, name, tensors)| (factors, tensors.map(floats_mut), self.gradient(name))).collect();
         self.pool.install(|| {

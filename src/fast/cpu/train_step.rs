@@ -54,14 +54,14 @@ impl FastPath {
             ditem_embedding.par_chunks_mut(CLEARED).for_each(|part| part.fill(0.0));
             let (item, attributes) = match (encoder.config.loss_type, &negatives) {
                 (Loss::Ce, _) => {
-                    let item = cross_entropy(&step, shards, &encoded, &targets, &mut grad, ditem_embedding);
+                    let item = cross_entropy(step.items, shards, &encoded, &targets, &mut grad, ditem_embedding);
                     let predictors = predictors(encoder, labels, len.len());
                     (item, predictor_losses(&step, predictors, &encoded, &targets, &mut grad, workers))
                 }
                 (Loss::Bpr, negatives) => {
                     let negative = negatives.as_ref().expect("BPR batches carry negative items");
-                    let items = ItemPairs { positive: &targets, negative };
-                    (bpr(&step, &encoded, items, &mut grad, ditem_embedding), Vec::new())
+                    let pairs = ItemPairs { positive: &targets, negative };
+                    (bpr(step.items, &encoded, pairs, &mut grad, ditem_embedding), Vec::new())
                 }
             };
             backward(&step, &grad, micro_batches, workers);
@@ -112,8 +112,9 @@ fn predictor_losses<'a>(
     let losses = predictors.map(|predictor| {
         let rows = encoded.par_chunks(part * step.h).zip(targets.par_chunks(part));
         let rows = rows.zip(grad.par_chunks_mut(part * step.h)).zip(workers.par_iter_mut());
-        let losses =
-            rows.map(|(((rows, targets), grad), worker)| predictor.loss(step, rows, targets, grad, &mut worker.grads));
+        let losses = rows.map(|(((rows, targets), grad), worker)| {
+            predictor.loss(&step.weights, rows, targets, grad, &mut worker.grads)
+        });
         losses.collect::<Vec<f64>>().iter().sum()
     });
     losses.collect()

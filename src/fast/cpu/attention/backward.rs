@@ -79,7 +79,7 @@ pub fn backward(
     }
 }
 
-/// First positions that lie apart: their context is their value.
+/// Separate first positions: their context is their value.
 #[inline(always)]
 fn first_positions(geometry: Geometry, dcontext: ContextGrad, masks: &mut ScoreMasks, into: &mut AttentionGrads) {
     let strides = geometry.key_strides();
@@ -245,7 +245,7 @@ fn queries(geometry: Geometry, inputs: AttentionInputs, lanes: SequenceLanes, wo
     }
 }
 
-/// dvalueⱼ = Σᵢ pᵢⱼ dcontextᵢ; added where the value is that of a first position that lies apart.
+/// dvalueⱼ = Σᵢ pᵢⱼ dcontextᵢ; added where the value is that of a separate first position.
 #[inline(always)]
 fn values(geometry: Geometry, lanes: SequenceLanes, dcontext: ContextGrad, work: &mut Work, into: &mut AttentionGrads) {
     let SequenceLanes { sequence, .. } = lanes;

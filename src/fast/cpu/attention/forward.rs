@@ -40,7 +40,7 @@ pub fn forward(attention: Attention, inputs: AttentionInputs, saved: &mut SavedS
     }
 }
 
-/// First positions that lie apart: their only key is themselves, so that their context is their value.
+/// Separate first positions: their only key is themselves, so that their context is their value.
 #[inline(always)]
 fn first_positions(geometry: Geometry, inputs: AttentionInputs, masks: &mut ScoreMasks, out: &mut Context) {
     let strides = geometry.key_strides();

@@ -8,14 +8,14 @@
 //! | `concat` | W \[s_1; …; s_M\] + b |
 //! | `gate` | Σ_m g_m s_m with g = softmax_m(w · ReLU(W s_m + b) + c) |
 //!
-//! A sequence that has fewer than L keys has them all under `sum`, which is the only fusion where padding is left out.
+//! Under `concat` and `gate` a sequence has L keys, or a single one, whose scores are not fused.
 //!
 //! Loops are written out: a closure that is too large to be inlined would lose the instruction set of its kernel.
 
 use crate::fast::cpu::ops::simd::{LANES, Lanes};
 use crate::fast::cpu::ops::softmax::softmax;
 
-/// The parameters of a layer's fusion, as libtorch lays them out.
+/// The fusion of a layer, with its parameters as libtorch lays them out.
 #[derive(Debug, Clone, Copy)]
 pub enum Fusion<'a> {
     Sum,
@@ -24,16 +24,10 @@ pub enum Fusion<'a> {
         weight: &'a [f32],
         bias: &'a [f32],
     },
-    /// hidden `[L, L]`, hidden bias `[L]`, energy `[L]`
-    Gate {
-        hidden: &'a [f32],
-        hidden_bias: &'a [f32],
-        energy: &'a [f32],
-        energy_bias: f32,
-    },
+    Gate(Gate<'a>),
 }
 
-/// A sequence's score maps, of which one block of lanes is asked for.
+/// The score maps of a sequence, and one block of their lanes.
 #[derive(Debug, Clone, Copy)]
 pub struct Maps<'a> {
     /// `[maps, keys, blocks]`
@@ -45,7 +39,7 @@ pub struct Maps<'a> {
 }
 
 impl<'a> Maps<'a> {
-    /// The maps one after the other: of each the scores of the keys.
+    /// The block of every map: the scores of its keys.
     #[inline(always)]
     fn iter(self) -> impl Iterator<Item = impl Iterator<Item = &'a Lanes> + Clone> {
         let all = self.all.chunks_exact(self.keys * self.blocks);
@@ -54,24 +48,24 @@ impl<'a> Maps<'a> {
 }
 
 impl<'a> Fusion<'a> {
-    /// `parts`: nothing for `sum`; weight and bias for `concat`; the hidden layer's weight and bias, then the energy's for
-    /// `gate`.
+    /// `parts`: nothing for `sum`; weight and bias for `concat`; the weight and bias of the hidden layer, then of the energy
+    /// for `gate`.
     pub fn new(parts: &[&'a [f32]]) -> Self {
         match *parts {
             [weight, bias] => Self::Concat { weight, bias },
             [hidden, hidden_bias, energy, energy_bias] => {
-                Self::Gate { hidden, hidden_bias, energy, energy_bias: energy_bias[0] }
+                Self::Gate(Gate { hidden, hidden_bias, energy, energy_bias: energy_bias[0] })
             }
             _ => Self::Sum,
         }
     }
 
-    /// Fuses the maps. `weights` keeps the gate's weight of each map for the backward pass.
+    /// Fuses the maps of a block. `gates` keeps the gate's weight of each map for the backward pass.
     ///
     /// # Shapes
-    /// weights `[maps]`, fused `[keys]`
+    /// gates `[maps]`, fused `[keys]`
     #[inline(always)]
-    pub fn forward(self, maps: Maps, weights: &mut [Lanes], fused: &mut [Lanes]) {
+    pub fn forward(self, maps: Maps, gates: &mut [Lanes], fused: &mut [Lanes]) {
         match self {
             Self::Sum => {
                 fused.fill([0.0; LANES]);
@@ -92,61 +86,27 @@ impl<'a> Fusion<'a> {
                     }
                 }
             }
-            Self::Gate { energy, energy_bias, .. } => {
-                for (map, energy_of) in maps.iter().zip(&mut *weights) {
-                    *energy_of = [energy_bias; LANES];
-                    for (unit, &energy) in energy.iter().enumerate() {
-                        let hidden = self.hidden(map.clone(), unit);
-                        for lane in 0..LANES {
-                            // Not `max`, which would hide a NaN.
-                            energy_of[lane] += energy * if hidden[lane] < 0.0 { 0.0 } else { hidden[lane] };
-                        }
-                    }
-                }
-                softmax(weights);
-                fused.fill([0.0; LANES]);
-                for (map, weight) in maps.iter().zip(&*weights) {
-                    for (score, fused) in map.zip(&mut *fused) {
-                        add_product(weight, score, fused);
-                    }
-                }
-            }
+            Self::Gate(gate) => gate.forward(maps, gates, fused),
         }
     }
 
-    /// A hidden unit of the gate for the scores of a map, before the ReLU.
-    #[inline(always)]
-    fn hidden<'b>(self, map: impl Iterator<Item = &'b Lanes>, unit: usize) -> Lanes {
-        let Self::Gate { hidden, hidden_bias, .. } = self else { return [0.0; LANES] };
-        let mut sum = [hidden_bias[unit]; LANES];
-        for (score, &weight) in map.zip(&hidden[unit * hidden_bias.len()..]) {
-            add(weight, score, &mut sum);
-        }
-        sum
-    }
-
-    /// The gradient of every map, position last, from that of the fused scores; adds to the parameters' gradient.
+    /// The gradient of every map of a block from that of the fused scores; adds to the parameters' gradient.
     ///
     /// # Shapes
-    /// weights `[maps]`, dfused `[keys]`, dmaps `[maps, keys]`, parameters as in [`Fusion::new`], one after the other
+    /// gates `[maps]`, dfused `[keys]`, dmaps `[maps, keys]`, dparameters as in [`Fusion::new`], one after the other
     #[inline(always)]
     pub fn backward(
         self,
         maps: Maps,
-        weights: &[Lanes],
+        gates: &[Lanes],
         dfused: &[Lanes],
         dmaps: &mut [Lanes],
-        parameters: &mut [Lanes],
+        dparameters: &mut [Lanes],
     ) {
-        let keys = maps.keys;
         match self {
-            Self::Sum => {
-                for dmap in dmaps.chunks_exact_mut(keys) {
-                    dmap.copy_from_slice(dfused);
-                }
-            }
+            Self::Sum => dmaps.chunks_exact_mut(maps.keys).for_each(|dmap| dmap.copy_from_slice(dfused)),
             Self::Concat { weight, bias } => {
-                let (dweight, dbias) = parameters.split_at_mut(weight.len());
+                let (dweight, dbias) = dparameters.split_at_mut(weight.len());
                 dmaps.fill([0.0; LANES]);
                 let rows = weight.chunks_exact(dmaps.len()).zip(dweight.chunks_exact_mut(dmaps.len()));
                 for ((dfused, dbias), (row, drow)) in dfused.iter().zip(&mut dbias[..bias.len()]).zip(rows) {
@@ -158,52 +118,133 @@ impl<'a> Fusion<'a> {
                     }
                 }
             }
-            Self::Gate { hidden, hidden_bias, energy, .. } => {
-                let (dhidden, rest) = parameters.split_at_mut(hidden.len());
-                let (dhidden_bias, rest) = rest.split_at_mut(hidden_bias.len());
-                let (denergy, denergy_bias) = rest.split_at_mut(energy.len());
-                // Of every map Σ score · gradient in its first row, and their mean under the gate.
-                let mut mean = [0.0; LANES];
-                for ((map, weight), dmap) in maps.iter().zip(weights).zip(dmaps.chunks_exact_mut(keys)) {
-                    dmap[0] = [0.0; LANES];
-                    for (score, dfused) in map.zip(dfused) {
-                        add_product(score, dfused, &mut dmap[0]);
-                    }
-                    add_product(weight, &dmap[0], &mut mean);
-                }
-                for ((map, weight), dmap) in maps.iter().zip(weights).zip(dmaps.chunks_exact_mut(keys)) {
-                    let mut de = [0.0; LANES];
+            Self::Gate(gate) => {
+                let mut into = gate.gradients(dparameters);
+                let mean = gate_means(maps, gates, dfused, dmaps);
+                let all = maps.iter().zip(gates).zip(dmaps.chunks_exact_mut(maps.keys));
+                for ((map, weight), dmap) in all {
+                    // The gradient of the energy, through the softmax over the maps.
+                    let mut denergy = [0.0; LANES];
                     for lane in 0..LANES {
-                        de[lane] = weight[lane] * (dmap[0][lane] - mean[lane]);
+                        denergy[lane] = weight[lane] * (dmap[0][lane] - mean[lane]);
                     }
-                    add(1.0, &de, &mut denergy_bias[0]);
                     for (dmap, dfused) in dmap.iter_mut().zip(dfused) {
                         for lane in 0..LANES {
                             dmap[lane] = weight[lane] * dfused[lane];
                         }
                     }
-                    let units = hidden.chunks_exact(keys).zip(dhidden.chunks_exact_mut(keys));
-                    for (unit, (row, drow)) in units.enumerate() {
-                        let hidden = self.hidden(map.clone(), unit);
-                        // The gradient of the energy's weight is `dh` · hidden, that of the unit is `dh` · weight.
-                        let mut dh = [0.0; LANES];
-                        for lane in 0..LANES {
-                            dh[lane] = if hidden[lane] > 0.0 { de[lane] } else { 0.0 };
-                        }
-                        add_product(&dh, &hidden, &mut denergy[unit]);
-                        for dh in &mut dh {
-                            *dh *= energy[unit];
-                        }
-                        add(1.0, &dh, &mut dhidden_bias[unit]);
-                        for (score, ((&weight, dweight), dmap)) in map.clone().zip(row.iter().zip(drow).zip(&mut *dmap))
-                        {
-                            add(weight, &dh, dmap);
-                            add_product(score, &dh, dweight);
-                        }
-                    }
+                    gate.energy_backward(map, &denergy, dmap, &mut into);
                 }
             }
         }
+    }
+}
+
+/// Leaves Σ score · dfused of every map in its first row of `dmaps`; gives their mean under the gate.
+#[inline(always)]
+fn gate_means(maps: Maps, gates: &[Lanes], dfused: &[Lanes], dmaps: &mut [Lanes]) -> Lanes {
+    let mut mean = [0.0; LANES];
+    for ((map, weight), dmap) in maps.iter().zip(gates).zip(dmaps.chunks_exact_mut(maps.keys)) {
+        dmap[0] = [0.0; LANES];
+        for (score, dfused) in map.zip(dfused) {
+            add_product(score, dfused, &mut dmap[0]);
+        }
+        add_product(weight, &dmap[0], &mut mean);
+    }
+    mean
+}
+
+/// The gate: energy(s) = w · ReLU(W s + b) + c of each map, as libtorch lays its layers out.
+#[derive(Debug, Clone, Copy)]
+pub struct Gate<'a> {
+    /// W `[L, L]`
+    hidden: &'a [f32],
+    /// b `[L]`
+    hidden_bias: &'a [f32],
+    /// w `[L]`
+    energy: &'a [f32],
+    /// c
+    energy_bias: f32,
+}
+
+/// The gradients of the gate's parameters, which are added to.
+struct GateGrads<'a> {
+    hidden: &'a mut [Lanes],
+    hidden_bias: &'a mut [Lanes],
+    energy: &'a mut [Lanes],
+    energy_bias: &'a mut Lanes,
+}
+
+impl Gate<'_> {
+    #[inline(always)]
+    fn forward(self, maps: Maps, gates: &mut [Lanes], fused: &mut [Lanes]) {
+        for (map, energy_of) in maps.iter().zip(&mut *gates) {
+            *energy_of = [self.energy_bias; LANES];
+            for (unit, &energy) in self.energy.iter().enumerate() {
+                let hidden = self.hidden(map.clone(), unit);
+                for lane in 0..LANES {
+                    // Not `max`, which would hide a NaN.
+                    energy_of[lane] += energy * if hidden[lane] < 0.0 { 0.0 } else { hidden[lane] };
+                }
+            }
+        }
+        softmax(gates);
+        fused.fill([0.0; LANES]);
+        for (map, weight) in maps.iter().zip(&*gates) {
+            for (score, fused) in map.zip(&mut *fused) {
+                add_product(weight, score, fused);
+            }
+        }
+    }
+
+    /// A hidden unit for the scores of a map, before the ReLU.
+    #[inline(always)]
+    fn hidden<'b>(self, map: impl Iterator<Item = &'b Lanes>, unit: usize) -> Lanes {
+        let mut sum = [self.hidden_bias[unit]; LANES];
+        for (score, &weight) in map.zip(&self.hidden[unit * self.hidden_bias.len()..]) {
+            add(weight, score, &mut sum);
+        }
+        sum
+    }
+
+    /// Adds what follows from the gradient of a map's energy to that of the map and of the parameters.
+    #[inline(always)]
+    fn energy_backward<'b>(
+        self,
+        map: impl Iterator<Item = &'b Lanes> + Clone,
+        denergy: &Lanes,
+        dmap: &mut [Lanes],
+        into: &mut GateGrads,
+    ) {
+        let keys = dmap.len();
+        add(1.0, denergy, into.energy_bias);
+        let units = self.hidden.chunks_exact(keys).zip(into.hidden.chunks_exact_mut(keys));
+        for (unit, (row, drow)) in units.enumerate() {
+            let hidden = self.hidden(map.clone(), unit);
+            // The gradient of the energy's weight is `dhidden` · hidden, that of the unit is `dhidden` · weight.
+            let mut dhidden = [0.0; LANES];
+            for lane in 0..LANES {
+                dhidden[lane] = if hidden[lane] > 0.0 { denergy[lane] } else { 0.0 };
+            }
+            add_product(&dhidden, &hidden, &mut into.energy[unit]);
+            for dhidden in &mut dhidden {
+                *dhidden *= self.energy[unit];
+            }
+            add(1.0, &dhidden, &mut into.hidden_bias[unit]);
+            for (score, ((&weight, dweight), dmap)) in map.clone().zip(row.iter().zip(drow).zip(&mut *dmap)) {
+                add(weight, &dhidden, dmap);
+                add_product(score, &dhidden, dweight);
+            }
+        }
+    }
+
+    /// The parts of the parameters' gradient.
+    #[inline(always)]
+    fn gradients(self, all: &mut [Lanes]) -> GateGrads<'_> {
+        let (hidden, rest) = all.split_at_mut(self.hidden.len());
+        let (hidden_bias, rest) = rest.split_at_mut(self.hidden_bias.len());
+        let (energy, rest) = rest.split_at_mut(self.energy.len());
+        GateGrads { hidden, hidden_bias, energy, energy_bias: &mut rest[0] }
     }
 }
 
@@ -213,7 +254,7 @@ fn add(a: f32, &x: &Lanes, y: &mut Lanes) {
     add_product(&[a; LANES], &x, y);
 }
 
-/// z += x y. On copies: of references the compiler may not know any more that they are apart.
+/// z += x y. On copies, since the compiler may not know that references do not overlap.
 #[inline(always)]
 fn add_product(&x: &Lanes, &y: &Lanes, z: &mut Lanes) {
     let mut sums = *z;

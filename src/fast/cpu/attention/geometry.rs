@@ -8,7 +8,7 @@ use crate::fast::cpu::ops::simd::LANES;
 /// The queries of a layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Queries {
-    /// Every row but first positions that lie apart.
+    /// Every row but separate first positions.
     All,
     /// The last true item of each sequence, with absorbed projections ([`super::absorbed`]): keys and values are the rows.
     Last,
@@ -23,7 +23,7 @@ pub struct Geometry {
     /// L.
     pub length: usize,
     pub queries: Queries,
-    /// How many rows, before all others, are first positions that lie apart: their only key is themselves, and they have no
+    /// How many rows, before all others, are separate first positions: their only key is themselves, and they have no
     /// query.
     pub n_first: usize,
 }
@@ -128,7 +128,7 @@ impl Geometry {
         }
     }
 
-    /// The rows of first positions that lie apart, among the contexts.
+    /// The rows of separate first positions, among the contexts.
     #[inline(always)]
     pub fn first_positions(self) -> Range<usize> {
         match self.queries {

@@ -35,7 +35,7 @@ pub struct AttentionInputs<'a> {
 /// The output.
 #[derive(Debug)]
 pub struct Context<'a> {
-    /// Σⱼ pⱼ valueⱼ, laid out as the queries, with a row for each first position that lies apart.
+    /// Σⱼ pⱼ valueⱼ, laid out as the queries, with a row for each separate first position.
     pub rows: &'a mut [f32],
     /// Σⱼ pⱼ, `[queries, heads]` where queries are absorbed, else empty.
     pub prob_sums: &'a mut [f32],

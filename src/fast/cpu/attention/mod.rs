@@ -22,14 +22,14 @@
 //! is `[keys, lanes]`.
 //!
 //! # Which case goes where
-//! | case | [`forward`](mod@forward) | [`backward`](mod@backward) |
-//! | --- | --- | --- |
-//! | a first position that lies apart: its only key is itself, so that its context is its value | `first_positions` | `first_positions` |
-//! | a sequence of one key, which has the whole probability | `single_key` | `single_key` |
-//! | all queries ([`Queries::All`](geometry::Queries)) | `side_scores`, `item_scores`, `probabilities`, `weighted_values` | `dropped_probabilities`, `scores`, `side_scores`, `queries`, `values`, `keys` |
-//! | one absorbed query ([`Queries::Last`](geometry::Queries)) | the same | the same, `rows` instead of `values` and `keys` |
-//! | a side stream with a score table, or without one | [`SideScores`](side_scores::SideScores) | the same |
-//! | keys of padding that have no value | scored, and left out of the sums of values | the same |
+//! | case | in [`forward`](mod@forward) and [`backward`](mod@backward) |
+//! | --- | --- |
+//! | a separate first position, whose only key is itself | `first_positions`: the context is the value |
+//! | a sequence of one key, which has the whole probability | `single_key`: no scores |
+//! | every row a query ([`Queries::All`](geometry::Queries)) | `item_scores` to `weighted_values`; back to `values`, `keys` |
+//! | one absorbed query ([`Queries::Last`](geometry::Queries)) | the same, with `rows` for `values` and `keys` |
+//! | a side stream with a score table, or without | [`SideScores`](side_scores::SideScores) |
+//! | padded keys that have no value | scored, since they enter the fusion, and left out of the sums of values |
 
 pub mod absorbed;
 pub mod backward;

@@ -1,7 +1,7 @@
 //! The rows of a micro-batch: which positions of which sequences are computed.
 //!
-//! A row is a position of a sequence. Rows of the first positions come first where these lie apart ([`Padding`]), then the
-//! rows of each sequence, one sequence after the other.
+//! A row is a position of a sequence. Separate first positions come first ([`Padding`]), then the rows of each sequence, one
+//! sequence after the other.
 
 use std::ops::Range;
 
@@ -12,7 +12,7 @@ use super::sequence::{RowSpan, Sequence};
 #[derive(Debug, Default)]
 pub struct MicroBatch {
     pub sequences: Vec<Sequence>,
-    /// How many rows, before all others, are first positions that lie apart.
+    /// How many rows, before all others, are separate first positions.
     pub n_first: usize,
     /// The item of every row, `[rows]`.
     pub items: Vec<u32>,
@@ -47,13 +47,13 @@ pub struct BatchView<'a> {
     /// `[B]`
     pub len: &'a [i64],
     pub padding: Padding,
-    /// Whether consecutive sequences that begin with the same item share the row of their first position. They may where that
-    /// row lies apart and nothing is dropped: all that becomes of it is a function of the item.
+    /// Whether consecutive sequences that begin with the same item share the row of a separate first position. They may where
+    /// nothing is dropped: all that becomes of the row is a function of the item.
     pub share_first: bool,
 }
 
 /// What is computed for padded positions. Where these have no values, a first position has itself as its only key: whatever
-/// its query, the result is its value. It lies apart, without a query.
+/// its query, the result is its value. It is separate: its row precedes those of the sequences, and it has no query.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Padding {
     /// Nothing. Under `sum`, and in SASRec and SASRecF, they reach no true position.
@@ -102,7 +102,7 @@ impl MicroBatch {
         [&mut self.items, &mut self.positions, &mut self.last, &mut self.with_value].into_iter().for_each(Vec::clear);
     }
 
-    /// First positions lie apart, each with a value.
+    /// Separate first positions, each with a value.
     fn push_first_positions(&mut self, batch: BatchView, range: Range<usize>) {
         for sequence in range.clone().filter(|&sequence| batch.begins_anew(sequence, range.start)) {
             self.push_row(batch, sequence, 0);
@@ -121,8 +121,8 @@ impl MicroBatch {
             Padding::WithoutValues => (length, len),
             Padding::Kept => (length, length),
         };
-        let apart = batch.padding != Padding::Kept;
-        let span = |next: usize| match apart {
+        let separate = batch.padding != Padding::Kept;
+        let span = |next: usize| match separate {
             true => RowSpan { first: begun - 1, second: next },
             false => RowSpan { first: next, second: next + 1 },
         };
@@ -130,7 +130,7 @@ impl MicroBatch {
         self.sequences.push(Sequence { keys, n_keys, len, values, n_values });
         self.last_numbers.push((sequence * length + len - 1) as u64);
         self.last.push(keys.row(len - 1) as u32);
-        let own = usize::from(apart);
+        let own = usize::from(separate);
         self.with_value.extend((own..n_values).map(|position| keys.row(position) as u32));
         (own..n_keys).for_each(|position| self.push_row(batch, sequence, position));
     }

@@ -7,6 +7,7 @@ use crate::fast::cpu::batch::micro_batch::MicroBatch;
 use crate::fast::cpu::batch::tokens::Tokens;
 use crate::fast::cpu::gemm::Epilogue;
 use crate::fast::cpu::ops::simd::axpy;
+use crate::fast::cpu::params::item_embedding::ItemEmbedding;
 use crate::fast::cpu::params::layout::{Layout, Linear};
 use crate::fast::cpu::params::linear::Weights;
 use crate::model::Model;
@@ -45,12 +46,9 @@ struct Column {
 #[derive(Debug, Clone, Copy)]
 pub struct InputParameters<'a> {
     pub weights: &'a Weights<'a>,
-    /// `[n_items, H]`
-    pub item_embedding: &'a [f32],
+    pub items: ItemEmbedding<'a>,
     /// Where the position embedding lies, `[L, H]`.
     pub positions: &'a Range<usize>,
-    /// H.
-    pub h: usize,
 }
 
 impl Input {
@@ -86,20 +84,20 @@ impl Input {
         concatenated: &mut Vec<f32>,
         out: &mut Vec<f32>,
     ) {
-        let InputParameters { weights, item_embedding, positions, h } = parameters;
-        let item = |&item: &u32| &item_embedding[item as usize * h..][..h];
+        let InputParameters { weights, items, positions } = parameters;
+        let h = items.h;
         match self {
             Self::Item | Self::Position => {
                 out.clear();
-                batch.items.iter().for_each(|id| out.extend_from_slice(item(id)));
+                batch.items.iter().for_each(|&item| out.extend_from_slice(items.row(item as usize)));
             }
             Self::Attributes(attributes) => {
                 let width = attributes.concat_layer.inputs;
                 concatenated.resize(batch.n_rows() * width, 0.0);
-                for (id, row) in batch.items.iter().zip(concatenated.chunks_exact_mut(width)) {
+                for (&item, row) in batch.items.iter().zip(concatenated.chunks_exact_mut(width)) {
                     let (own, vectors) = row.split_at_mut(h);
-                    own.copy_from_slice(item(id));
-                    attributes.look_up(weights.flat, *id as usize, h, vectors);
+                    own.copy_from_slice(items.row(item as usize));
+                    attributes.look_up(weights.flat, item as usize, h, vectors);
                 }
                 weights.forward(&attributes.concat_layer, concatenated, out);
             }
@@ -122,7 +120,7 @@ impl Input {
         grad: &mut [f32],
         flat_grad: &mut [f32],
     ) {
-        let InputParameters { weights, positions, h, .. } = parameters;
+        let InputParameters { weights, items: ItemEmbedding { h, .. }, positions } = parameters;
         if matches!(self, Self::Item) {
             return;
         }

@@ -15,6 +15,7 @@ use crate::fast::cpu::ops::dropout::{Dropout, RowDropout, Stream};
 use crate::fast::cpu::ops::layer_norm::LayerNorm;
 use crate::fast::cpu::ops::simd::lane_sum;
 use crate::fast::cpu::params::grads::Grads;
+use crate::fast::cpu::params::item_embedding::ItemEmbedding;
 use crate::fast::cpu::params::layout::{LayerLayout, LayerNormRange, Layout, Linear};
 use crate::fast::cpu::params::linear::Weights;
 
@@ -44,7 +45,7 @@ pub struct Parameters<'a> {
 pub enum Mode {
     /// A training step, with the dropout of this stream or without.
     Train(Option<Stream>),
-    /// An evaluation of so many positions, without dropout.
+    /// An evaluation of this many positions, without dropout.
     Evaluate { positions: usize },
 }
 
@@ -55,8 +56,7 @@ pub struct StepContext<'a> {
     pub input: &'a Input,
     pub attributes: &'a [Attribute],
     pub weights: Weights<'a>,
-    /// `[n_items, H]`
-    pub item_embedding: &'a [f32],
+    pub items: ItemEmbedding<'a>,
     /// H.
     pub h: usize,
     pub heads: usize,
@@ -114,7 +114,7 @@ impl<'a> StepContext<'a> {
             input,
             attributes,
             weights,
-            item_embedding,
+            items: ItemEmbedding { rows: item_embedding, h, precision: *precision },
             h,
             heads,
             length: *length,
@@ -127,10 +127,6 @@ impl<'a> StepContext<'a> {
         }
     }
 
-    pub fn n_items(&self) -> usize {
-        self.item_embedding.len() / self.h
-    }
-
     /// `[L, H]`
     pub fn position_embedding(&self) -> &'a [f32] {
         &self.weights.flat[self.layout.position_embedding.clone()]
@@ -139,7 +135,7 @@ impl<'a> StepContext<'a> {
     /// What the input reads.
     pub fn input_parameters(&self) -> InputParameters<'_> {
         let positions = &self.layout.position_embedding;
-        InputParameters { weights: &self.weights, item_embedding: self.item_embedding, positions, h: self.h }
+        InputParameters { weights: &self.weights, items: self.items, positions }
     }
 
     /// The parameters of a LayerNorm.
@@ -163,7 +159,7 @@ impl<'a> StepContext<'a> {
         self.score_tables.iter().map(|tables| tables.iter().map(size).collect()).collect()
     }
 
-    /// Takes what was gathered apart, of fusions and score tables, into the flat gradient.
+    /// Reduces the gradients of fusions and score tables into the flat gradient.
     pub fn reduce(&self, grads: &mut Grads) {
         for (layer, lanes) in self.layout.layers.iter().zip(&grads.fusion) {
             let ranges = layer.fusion.iter().flat_map(Clone::clone);

@@ -38,7 +38,7 @@ pub unsafe fn gemm<E: Element>(a: MatRef, b: &Operand, out: &mut [E::Acc], epilo
                 for i in (0..m).step_by(MR) {
                     let left = left.panel::<MR>(i / MR, start);
                     let tile = OutputTile::new(out, n, [i, j], MR, epilogue);
-                    // SAFETY: both panels hold so many more words of each lane; the caller's promise.
+                    // SAFETY: both panels hold this many more words of each lane; the caller's promise.
                     unsafe {
                         match tile.rows {
                             ..=4 => tile.microkernel::<E, 4>(words, left, right),
@@ -57,7 +57,7 @@ impl<T: Copy> OutputTile<'_, T> {
     /// computed.
     ///
     /// # Safety
-    /// The panels hold so many words of each lane, and the tile no more than ROWS rows; the processor has the instructions.
+    /// The panels hold `words` words of each lane, and the tile no more than ROWS rows; the processor has the instructions.
     #[target_feature(enable = "avx512f,avx512bw,avx512bf16,avx512vnni")]
     unsafe fn microkernel<E: Element<Acc = T>, const ROWS: usize>(
         mut self,

@@ -93,7 +93,7 @@ impl Element for Bf16 {
     }
 }
 
-/// ScoreTable of whole numbers of 16 bits, whose sums have 32 bits and nothing to round.
+/// Pairs of int16, with int32 sums that nothing rounds.
 pub struct I16;
 
 impl Element for I16 {

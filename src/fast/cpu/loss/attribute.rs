@@ -4,11 +4,11 @@
 //! Σ log(1 + eˣ) over all tokens less Σ x over the target's; its gradient is σ(x) − label.
 
 use crate::fast::cpu::batch::tokens::Tokens;
-use crate::fast::cpu::encoder::step::StepContext;
 use crate::fast::cpu::gemm::Epilogue;
 use crate::fast::cpu::ops::simd::{LANES, exp};
 use crate::fast::cpu::params::grads::Grads;
 use crate::fast::cpu::params::layout::Linear;
+use crate::fast::cpu::params::linear::Weights;
 
 /// A predictor with its labels and its part in the loss.
 #[derive(Debug, Clone, Copy)]
@@ -29,7 +29,7 @@ impl Predictor<'_> {
     /// sequences, dsequences `[n, H]`, targets `[n]`
     pub fn loss(
         self,
-        step: &StepContext,
+        weights: &Weights,
         sequences: &[f32],
         targets: &[i64],
         dsequences: &mut [f32],
@@ -41,7 +41,7 @@ impl Predictor<'_> {
         let count = (batch_size * (vocabulary - 1)) as f64;
         let weight = (lamda / count) as f32;
         let mut logits = Vec::new();
-        step.weights.forward(linear, sequences, &mut logits);
+        weights.forward(linear, sequences, &mut logits);
         let mut loss = 0.0;
         for (logits, &target) in logits.chunks_exact_mut(vocabulary).zip(targets) {
             let tokens = || labels.of(target as usize);
@@ -50,8 +50,8 @@ impl Predictor<'_> {
             loss += softplus(&mut logits[1..], weight);
             tokens().for_each(|token| logits[token] -= weight);
         }
-        step.weights.backward_params(linear, sequences, &logits, &mut into.flat);
-        step.weights.backward_input(linear, &logits, dsequences, Epilogue::Accumulate);
+        weights.backward_params(linear, sequences, &logits, &mut into.flat);
+        weights.backward_input(linear, &logits, dsequences, Epilogue::Accumulate);
         loss / count
     }
 }

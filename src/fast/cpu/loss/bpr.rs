@@ -1,7 +1,7 @@
 //! The BPR loss (Rendle et al. 2009): the mean of −log(σ(x · e₊ − x · e₋) + 1e-10), as RecBole has it.
 
-use crate::fast::cpu::encoder::step::StepContext;
 use crate::fast::cpu::ops::simd::{axpy, dot};
+use crate::fast::cpu::params::item_embedding::ItemEmbedding;
 
 /// The positive and the negative item of every sequence.
 #[derive(Debug, Clone, Copy)]
@@ -17,16 +17,16 @@ pub struct ItemPairs<'a> {
 /// # Shapes
 /// sequences, dsequences `[B, H]`, ditem_embedding `[n_items, H]`
 pub fn bpr(
-    step: &StepContext,
+    items: ItemEmbedding,
     sequences: &[f32],
-    items: ItemPairs,
+    pairs: ItemPairs,
     dsequences: &mut [f32],
     ditem_embedding: &mut [f32],
 ) -> f64 {
-    let (h, n) = (step.h, items.positive.len());
-    let row = |item: i64| &step.item_embedding[item as usize * h..][..h];
+    let (h, n) = (items.h, pairs.positive.len());
+    let row = |item: i64| items.row(item as usize);
     let mut loss = 0.0;
-    let pairs = items.positive.iter().zip(items.negative);
+    let pairs = pairs.positive.iter().zip(pairs.negative);
     let rows = sequences.chunks_exact(h).zip(dsequences.chunks_exact_mut(h));
     for ((&positive, &negative), (sequence, dsequence)) in pairs.zip(rows) {
         let margin = dot(sequence, row(positive)) - dot(sequence, row(negative));

@@ -10,10 +10,10 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use crate::fast::cpu::encoder::step::StepContext;
 use crate::fast::cpu::gemm::{Epilogue, MatRef, Operand, gemm, pack_operand};
 use crate::fast::cpu::ops::rows::zero;
 use crate::fast::cpu::ops::simd::{axpy, exp, max, sum};
+use crate::fast::cpu::params::item_embedding::ItemEmbedding;
 
 /// Items of a block: its scores of some rows stay in a core's cache.
 const BLOCK: usize = 1024;
@@ -78,37 +78,37 @@ struct RowGradients<'a> {
 /// # Shapes
 /// sequences, dsequences `[B, H]`, targets `[B]`, ditem_embedding `[n_items, H]`
 pub fn cross_entropy(
-    step: &StepContext,
+    items: ItemEmbedding,
     shards: &mut [ItemShard],
     sequences: &[f32],
     targets: &[i64],
     dsequences: &mut [f32],
     ditem_embedding: &mut [f32],
 ) -> f64 {
-    let (h, batch_size) = (step.h, targets.len());
-    let n_rows = (SCORES / step.n_items()).clamp(16, ROWS);
-    let operands = |shard: &ItemShard| shard.operands(step, batch_size > n_rows);
+    let (h, batch_size) = (items.h, targets.len());
+    let n_rows = (SCORES / items.n_items()).clamp(16, ROWS);
+    let operands = |shard: &ItemShard| shard.operands(items, batch_size > n_rows);
     let operands: Vec<Vec<BlockOperands>> = shards.par_iter().map(operands).collect();
     let batch = sequences.chunks(n_rows * h).zip(targets.chunks(n_rows)).zip(dsequences.chunks_mut(n_rows * h));
     let mut loss = 0.0;
     for ((sequences, targets), dsequences) in batch {
         shards.par_iter_mut().zip(&operands).for_each(|(shard, operands)| {
             let blocks = shard.blocks.iter_mut().zip(operands);
-            blocks.for_each(|(block, operands)| block.score(step, &operands.transposed, sequences, targets));
+            blocks.for_each(|(block, operands)| block.score(items, &operands.transposed, sequences, targets));
         });
         let statistics = RowStatistics::reduce(shards, targets.len());
         let rows = statistics.sum.iter().zip(&statistics.max);
         loss += rows.map(|(sum, max)| f64::from(sum.ln()) + f64::from(*max)).sum::<f64>();
         loss -= shards.iter().flat_map(|shard| &shard.blocks).map(|block| block.target_scores).sum::<f64>();
 
-        let packed = pack_operand(step.weights.precision, MatRef::new(sequences, h));
+        let packed = pack_operand(items.precision, MatRef::new(sequences, h));
         let gradients =
             RowGradients { sequences: &packed, targets, statistics: &statistics, weight: 1.0 / batch_size as f32 };
         let size = shards[0].items().len() * h;
         let shards_of = shards.par_iter_mut().zip(&operands).zip(ditem_embedding.par_chunks_mut(size));
         shards_of.for_each(|((shard, operands), ditem_embedding)| {
             zero(&mut shard.drows, sequences.len());
-            shard.backward(step, operands, gradients, ditem_embedding);
+            shard.backward(items, operands, gradients, ditem_embedding);
         });
         dsequences.copy_from_slice(&shards[0].drows);
         shards[1..].iter().for_each(|shard| axpy(1.0, &shard.drows, dsequences));
@@ -147,14 +147,15 @@ impl ItemShard {
     }
 
     /// The operands of every block: packed where they are taken `again` and the copy is not too large.
-    fn operands<'a>(&self, step: &StepContext<'a>, again: bool) -> Vec<BlockOperands<'a>> {
-        let packed = again && step.item_embedding.len() <= PACKED_LIMIT;
+    fn operands<'a>(&self, embedding: ItemEmbedding<'a>, again: bool) -> Vec<BlockOperands<'a>> {
+        let ItemEmbedding { rows, h, precision } = embedding;
+        let packed = again && rows.len() <= PACKED_LIMIT;
         let operand = |matrix: MatRef<'a>| match packed {
-            true => pack_operand(step.weights.precision, matrix),
+            true => pack_operand(precision, matrix),
             false => matrix.into(),
         };
         let blocks = self.blocks.iter().map(|ItemBlock { items, .. }| {
-            let rows = MatRef::new(&step.item_embedding[items.start * step.h..items.end * step.h], step.h);
+            let rows = MatRef::new(&rows[items.start * h..items.end * h], h);
             BlockOperands { transposed: operand(rows.t()), plain: operand(rows) }
         });
         blocks.collect()
@@ -168,12 +169,12 @@ impl ItemShard {
     /// dx += ds E and dE += dsᵀ x.
     fn backward(
         &mut self,
-        step: &StepContext,
+        items: ItemEmbedding,
         operands: &[BlockOperands],
         rows: RowGradients,
         ditem_embedding: &mut [f32],
     ) {
-        let (h, precision, start) = (step.h, step.weights.precision, self.items().start);
+        let (ItemEmbedding { h, precision, .. }, start) = (items, self.items().start);
         for (block, operands) in self.blocks.iter_mut().zip(operands) {
             block.backward(rows);
             let items = block.items.start - start..block.items.end - start;
@@ -191,10 +192,10 @@ impl ItemBlock {
     }
 
     /// Leaves exp(score − row_max) in the place of the scores.
-    fn score(&mut self, step: &StepContext, items_t: &Operand, sequences: &[f32], targets: &[i64]) {
+    fn score(&mut self, items: ItemEmbedding, items_t: &Operand, sequences: &[f32], targets: &[i64]) {
         self.scores.resize(targets.len() * self.items.len(), 0.0);
-        let sequences = MatRef::new(sequences, step.h);
-        gemm(step.weights.precision, sequences, items_t, &mut self.scores, Epilogue::Overwrite);
+        let sequences = MatRef::new(sequences, items.h);
+        gemm(items.precision, sequences, items_t, &mut self.scores, Epilogue::Overwrite);
         self.target_scores = self.target_indices(targets).map(|at| f64::from(self.scores[at])).sum();
         self.row_max.resize(targets.len(), 0.0);
         self.row_sum.resize(targets.len(), 0.0);

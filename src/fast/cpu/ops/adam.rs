@@ -5,15 +5,15 @@ use rayon::prelude::*;
 
 /// The factors of one step, as [`crate::train::Adam`] derives them.
 #[derive(Debug, Clone, Copy)]
-pub struct Factors {
+pub struct AdamFactors {
     /// 1 − β₁, β₂ and 1 − β₂, each rounded once: 1 − β₂ from a rounded β₂ would be off by 5e-5.
-    pub rest1: f32,
+    pub one_minus_beta1: f32,
     pub beta2: f32,
-    pub rest2: f32,
+    pub one_minus_beta2: f32,
     /// learning rate / (1 − β₁ᵗ)
     pub step_size: f32,
     /// √(1 − β₂ᵗ)
-    pub correction: f32,
+    pub sqrt_bias_correction2: f32,
     pub eps: f32,
     pub weight_decay: f32,
 }
@@ -25,22 +25,23 @@ const BLOCK: usize = 1 << 15;
 ///
 /// # Shapes
 /// all `[n]`
-pub fn adam(factors: Factors, parameter: &mut [f32], first: &mut [f32], second: &mut [f32], gradient: &[f32]) {
+pub fn adam(factors: AdamFactors, parameter: &mut [f32], first: &mut [f32], second: &mut [f32], gradient: &[f32]) {
     let blocks = parameter.par_chunks_mut(BLOCK).zip(first.par_chunks_mut(BLOCK));
     let blocks = blocks.zip(second.par_chunks_mut(BLOCK)).zip(gradient.par_chunks(BLOCK));
     blocks.for_each(|(((parameter, first), second), gradient)| update(factors, parameter, first, second, gradient));
 }
 
 #[multiversion::multiversion(targets("x86_64+avx512f", "x86_64+avx2+fma", "aarch64+neon"))]
-fn update(factors: Factors, parameter: &mut [f32], first: &mut [f32], second: &mut [f32], gradient: &[f32]) {
-    let Factors { rest1, beta2, rest2, step_size, correction, eps, weight_decay } = factors;
+fn update(factors: AdamFactors, parameter: &mut [f32], first: &mut [f32], second: &mut [f32], gradient: &[f32]) {
+    let AdamFactors { one_minus_beta1, beta2, one_minus_beta2, step_size, sqrt_bias_correction2, eps, weight_decay } =
+        factors;
     let moments = first.iter_mut().zip(second);
     for ((parameter, (first, second)), gradient) in parameter.iter_mut().zip(moments).zip(gradient) {
         // In one rounding, as PyTorch's: where decay and gradient nearly cancel, what two leave of them is compared with ε.
         let gradient = weight_decay.mul_add(*parameter, *gradient);
-        *first += rest1 * (gradient - *first);
-        *second = beta2 * *second + rest2 * gradient * gradient;
-        *parameter -= step_size * *first / (second.sqrt() / correction + eps);
+        *first += one_minus_beta1 * (gradient - *first);
+        *second = beta2 * *second + one_minus_beta2 * gradient * gradient;
+        *parameter -= step_size * *first / (second.sqrt() / sqrt_bias_correction2 + eps);
     }
 }
 
@@ -53,8 +54,16 @@ mod tests {
     fn the_decay_is_added_in_one_rounding() {
         let (parameters, weight_decay) = ([0.3_f32, -0.7, 0.011, 1.9], 0.01_f32);
         let gradient = parameters.map(|p| -(weight_decay * p));
-        let (rest1, beta2, rest2, eps) = (0.1, 0.999, 0.001, 1e-8);
-        let factors = Factors { rest1, beta2, rest2, step_size: 0.01, correction: rest2.sqrt(), eps, weight_decay };
+        let (one_minus_beta1, beta2, one_minus_beta2, eps) = (0.1, 0.999, 0.001, 1e-8);
+        let factors = AdamFactors {
+            one_minus_beta1,
+            beta2,
+            one_minus_beta2,
+            step_size: 0.01,
+            sqrt_bias_correction2: one_minus_beta2.sqrt(),
+            eps,
+            weight_decay,
+        };
         let (mut moved, mut first, mut second) = (parameters, [0.0; 4], [0.0; 4]);
         adam(factors, &mut moved, &mut first, &mut second, &gradient);
         for ((moved, parameter), gradient) in moved.into_iter().zip(parameters).zip(gradient) {

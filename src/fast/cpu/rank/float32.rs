@@ -5,6 +5,7 @@ use std::ops::Range;
 use crate::config::Precision;
 use crate::eval::Ranking;
 use crate::fast::cpu::gemm::{Epilogue, MatRef, gemm};
+use crate::fast::cpu::params::item_embedding::ItemEmbedding;
 
 /// Items of a product: its scores are counted while they are in a core's cache.
 const BLOCK: usize = 1024;
@@ -12,35 +13,29 @@ const BLOCK: usize = 1024;
 /// As [`super::rank`]. `scores` is memory for the scores.
 ///
 /// # Shapes
-/// item_embedding `[n_items, H]`, sequences `[n, H]`, targets `[n]`
-pub fn rank(
-    item_embedding: &[f32],
-    h: usize,
-    sequences: &[f32],
-    targets: &[i64],
-    scores: &mut Vec<f32>,
-) -> Option<Ranking> {
-    let (n, n_items) = (targets.len(), item_embedding.len() / h);
+/// sequences `[n, H]`, targets `[n]`
+pub fn rank(items: ItemEmbedding, sequences: &[f32], targets: &[i64], scores: &mut Vec<f32>) -> Option<Ranking> {
+    let (n, n_items, h) = (targets.len(), items.n_items(), items.h);
     scores.resize(n * n_items, 0.0);
     // Blocks lie one after the other, each `[n, items]`.
     let blocks = || (0..n_items).step_by(BLOCK).map(|start| start..(start + BLOCK).min(n_items));
-    for items in blocks() {
-        let rows = MatRef::new(&item_embedding[items.start * h..items.end * h], h);
-        let out = &mut scores[items.start * n..items.end * n];
+    for block in blocks() {
+        let rows = MatRef::new(&items.rows[block.start * h..block.end * h], h);
+        let out = &mut scores[block.start * n..block.end * n];
         gemm(Precision::Float32, MatRef::new(sequences, h), &rows.t().into(), out, Epilogue::Overwrite);
     }
-    let row = |items: Range<usize>, i: usize| {
-        let width = items.len();
-        &scores[items.start * n + i * width..][..width]
+    let row = |block: Range<usize>, i: usize| {
+        let width = block.len();
+        &scores[block.start * n + i * width..][..width]
     };
     let mut ranking = Ranking { rank: vec![0; n], ties: vec![0; n] };
     for (i, &target) in targets.iter().enumerate() {
         let start = target as usize / BLOCK * BLOCK;
         let score = row(start..(start + BLOCK).min(n_items), i)[target as usize - start];
-        for items in blocks() {
+        for block in blocks() {
             // Item 0 is padding and stands behind all others.
-            let first = usize::from(items.start == 0);
-            let counts = count(&row(items, i)[first..], score);
+            let first = usize::from(block.start == 0);
+            let counts = count(&row(block, i)[first..], score);
             if !counts.finite {
                 return None;
             }

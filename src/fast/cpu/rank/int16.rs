@@ -12,6 +12,7 @@ use rayon::prelude::*;
 use crate::eval::Ranking;
 use crate::fast::cpu::gemm::{MatRef, Operand, gemm_i16, pack_operand_i16};
 use crate::fast::cpu::ops::simd::dot;
+use crate::fast::cpu::params::item_embedding::ItemEmbedding;
 
 /// Items of a product: its scores are counted while they are in a core's cache.
 const BLOCK: usize = 1024;
@@ -46,17 +47,15 @@ struct Target {
 
 impl Prefilter {
     /// `None` where the processor has no integer kernel here, or the embedding is zero or not finite.
-    ///
-    /// # Shapes
-    /// item_embedding `[n_items, H]`
-    pub fn new(item_embedding: &[f32], h: usize) -> Option<Self> {
-        let norms = item_embedding.par_chunks(h).map(norm);
+    pub fn new(items: ItemEmbedding) -> Option<Self> {
+        let ItemEmbedding { rows, h, .. } = items;
+        let norms = rows.par_chunks(h).map(norm);
         let norm = norms.max_by(f64::total_cmp)?;
         if !norm.is_finite() || norm == 0.0 || h > WIDEST {
             return None;
         }
-        let scale = scale(item_embedding, norm);
-        let blocks = item_embedding.par_chunks(BLOCK * h).map(|items| {
+        let scale = scale(rows, norm);
+        let blocks = rows.par_chunks(BLOCK * h).map(|items| {
             let scaled: Vec<f32> = scaled(items, scale).collect();
             let error = scaled.chunks_exact(h).map(rounding_error).fold(0.0, f64::max);
             Some((pack_operand_i16(MatRef::new(&scaled, h).t())?, error))
@@ -66,26 +65,25 @@ impl Prefilter {
     }
 
     /// As [`super::rank`], with the embedding that it was made of; `None` if scores may leave float32's range.
-    pub fn rank(&self, item_embedding: &[f32], sequences: &[f32], targets: &[i64]) -> Option<Ranking> {
+    pub fn rank(&self, items: ItemEmbedding, sequences: &[f32], targets: &[i64]) -> Option<Ranking> {
         let (h, n) = (self.h, targets.len());
-        let item = |item: usize| &item_embedding[item * h..][..h];
         let mut scaled = Vec::with_capacity(sequences.len());
         let rows = sequences.chunks_exact(h).zip(targets);
-        let targets = rows.map(|(sequence, &target)| self.target(sequence, item(target as usize), &mut scaled));
+        let targets = rows.map(|(sequence, &target)| self.target(sequence, items.row(target as usize), &mut scaled));
         let targets: Vec<Target> = targets.collect::<Option<_>>()?;
         let mut ranking = Ranking { rank: vec![0; n], ties: vec![0; n] };
         let (mut scores, mut undecided) = (vec![0; n * BLOCK], Vec::new());
         for (block, operand) in self.blocks.iter().enumerate() {
-            let items = operand.shape()[1];
-            let scores = &mut scores[..n * items];
+            let width = operand.shape()[1];
+            let scores = &mut scores[..n * width];
             gemm_i16(MatRef::new(&scaled, h), operand, scores);
-            for (i, (row, target)) in scores.chunks_exact(items).zip(&targets).enumerate() {
+            for (i, (row, target)) in scores.chunks_exact(width).zip(&targets).enumerate() {
                 // Item 0 is padding and stands behind all others.
                 let first = usize::from(block == 0);
                 undecided.clear();
                 ranking.rank[i] += count_better(&row[first..], target.undecided, &mut undecided);
                 for at in &undecided {
-                    let score = score(&sequences[i * h..][..h], item(block * BLOCK + first + at));
+                    let score = score(&sequences[i * h..][..h], items.row(block * BLOCK + first + at));
                     ranking.rank[i] += usize::from(score > target.score);
                     ranking.ties[i] += usize::from(score == target.score);
                 }
@@ -167,6 +165,7 @@ fn count_better(scores: &[i32], [low, high]: [i32; 2], between: &mut Vec<usize>)
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Precision;
     use crate::fast::cpu::gemm::can_run_i16;
     use crate::splitmix;
 
@@ -175,9 +174,13 @@ mod tests {
         (0..n).map(|_| (splitmix::next(&mut state) >> 40) as f32 / (1 << 23) as f32 - 1.0).collect()
     }
 
+    fn embedding(rows: &[f32], h: usize) -> ItemEmbedding<'_> {
+        ItemEmbedding { rows, h, precision: Precision::Float32 }
+    }
+
     /// A prefilter, where the processor has one.
     fn prefilter(table: &[f32], h: usize) -> Option<Prefilter> {
-        can_run_i16().then(|| Prefilter::new(table, h).expect("a finite embedding"))
+        can_run_i16().then(|| Prefilter::new(embedding(table, h)).expect("a finite embedding"))
     }
 
     /// Ranks by all scores in float32.
@@ -205,7 +208,8 @@ mod tests {
             table.copy_within(h..2 * h, 20 * h);
             table[12 * h..13 * h].iter_mut().for_each(|x| *x *= 1e3);
             let Some(prefilter) = prefilter(&table, h) else { return };
-            let found = prefilter.rank(&table, &sequences, &targets).expect("scores are in float32's range");
+            let found =
+                prefilter.rank(embedding(&table, h), &sequences, &targets).expect("scores are in float32's range");
             assert_eq!(found, expected(&table, h, &sequences, &targets), "H = {h}, {n_items} items");
             assert!(h == 1 || found.ties[0] == 2, "{:?}", found.ties);
         }
@@ -215,12 +219,12 @@ mod tests {
     fn what_may_leave_float32s_range_is_left_to_float32() {
         let (mut table, sequences) = (vec![1.0; 40], vec![1.0; 4]);
         let Some(prefilter) = prefilter(&table, 4) else { return };
-        assert!(prefilter.rank(&table, &[1.0, f32::NAN, 0.0, 0.0], &[1]).is_none());
-        assert!(prefilter.rank(&table, &[1.0, f32::INFINITY, 0.0, 0.0], &[1]).is_none());
-        assert!(prefilter.rank(&table, &[f32::MAX; 4], &[1]).is_none());
-        assert!(prefilter.rank(&table, &[1e-30; 4], &[1]).is_none());
-        assert!(prefilter.rank(&table, &sequences, &[1]).is_some());
+        assert!(prefilter.rank(embedding(&table, 4), &[1.0, f32::NAN, 0.0, 0.0], &[1]).is_none());
+        assert!(prefilter.rank(embedding(&table, 4), &[1.0, f32::INFINITY, 0.0, 0.0], &[1]).is_none());
+        assert!(prefilter.rank(embedding(&table, 4), &[f32::MAX; 4], &[1]).is_none());
+        assert!(prefilter.rank(embedding(&table, 4), &[1e-30; 4], &[1]).is_none());
+        assert!(prefilter.rank(embedding(&table, 4), &sequences, &[1]).is_some());
         table[5] = f32::NAN;
-        assert!(Prefilter::new(&table, 4).is_none());
+        assert!(Prefilter::new(embedding(&table, 4)).is_none());
     }
 }

@@ -8,7 +8,7 @@ pub mod float32;
 pub mod int16;
 
 use self::int16::Prefilter;
-use super::encoder::step::StepContext;
+use super::params::item_embedding::ItemEmbedding;
 use crate::eval::Ranking;
 
 /// Where the targets of encoded sequences stand; `None` if a score is not a finite number.
@@ -16,13 +16,13 @@ use crate::eval::Ranking;
 /// # Shapes
 /// sequences `[n, H]`, targets `[n]`
 pub fn rank(
-    step: &StepContext,
+    items: ItemEmbedding,
     prefilter: Option<&Prefilter>,
     sequences: &[f32],
     targets: &[i64],
     scores: &mut Vec<f32>,
 ) -> Option<Ranking> {
     prefilter
-        .and_then(|prefilter| prefilter.rank(step.item_embedding, sequences, targets))
-        .or_else(|| float32::rank(step.item_embedding, step.h, sequences, targets, scores))
+        .and_then(|prefilter| prefilter.rank(items, sequences, targets))
+        .or_else(|| float32::rank(items, sequences, targets, scores))
 }
