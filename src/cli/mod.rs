@@ -82,7 +82,7 @@ enum Command {
     Power(power::PowerArgs),
     /// One self-contained HTML page of runs: verdict, curves, times, configuration, differences.
     Report(report::ReportArgs),
-    /// Write what follows from recorded runs: the tables of their README (records/README.md).
+    /// Write what follows from recorded runs: the tables of their README, and the figures (records/README.md).
     Publish(publish::PublishArgs),
     /// Get a known data set, or look at one.
     #[command(subcommand)]

@@ -1,6 +1,7 @@
 //! The evidence of runs for people: one page, or the notebook's form; and what is published of recorded runs.
 
 mod chart;
+mod figures;
 mod notebook;
 mod page;
 mod published;

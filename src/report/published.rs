@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use super::figures::figures;
 use super::records::readme;
 use crate::Result;
 
@@ -21,10 +22,11 @@ impl File {
     }
 }
 
-/// Every file that follows from the records in `folder`: the README with its tables.
+/// Every file that follows from the records in `folder`: the README with its tables, and the figures.
 ///
 /// # Errors
-/// What [`readme`] refuses.
+/// What [`readme`] and [`figures`] refuse.
 pub fn published(folder: &Path) -> Result<Vec<File>> {
-    Ok(vec![File { path: folder.join("README.md"), text: readme(folder)? }])
+    let readme = File { path: folder.join("README.md"), text: readme(folder)? };
+    Ok(std::iter::once(readme).chain(figures(folder)?).collect())
 }

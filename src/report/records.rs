@@ -163,7 +163,7 @@ impl Group {
 }
 
 /// The records in a folder, by their seeds.
-fn records_of(folder: &Path) -> Result<Vec<Record>> {
+pub fn records_of(folder: &Path) -> Result<Vec<Record>> {
     let files = entries(folder)?.into_iter().filter(|path| path.extension().is_some_and(|e| e == "json"));
     let mut records = files.map(|file| Record::load(&file)).collect::<Result<Vec<_>>>()?;
     records.sort_by_key(|record| record.seed);

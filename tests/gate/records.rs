@@ -92,6 +92,67 @@ fn a_record_in_a_place_that_is_not_its_own_is_refused() {
     assert!(refusal(&dif_sr(folder.path(), &["publish", "empty"])).starts_with("empty/README.md: cannot read"));
 }
 
+/// The bars are the ratios in the tables of docs/performance.md.
+#[test]
+fn the_measured_speeds_are_those_of_the_page() {
+    let page = fs::read_to_string(root().join("docs/performance.md")).expect("the page");
+    let text = fs::read_to_string(root().join("records/speed.yaml")).expect("the measurements");
+    let data: Value = serde_yaml::from_str(&text).expect("YAML");
+    let machines = data["machines"].as_array().expect("machines").iter();
+    let works: Vec<&Value> = machines.flat_map(|machine| machine["work"].as_array().expect("work")).collect();
+    assert_eq!(works.len(), 8);
+    for work in works {
+        let [ratio, least, most] = ["ratio", "least", "most"].map(|key| work[key].as_f64().expect("a number"));
+        // Some ratios are printed in bold.
+        let cell = format!("{ratio:.2}× ({least:.2} to {most:.2}) |");
+        assert!(page.replace("**", "").contains(&cell), "{cell}");
+    }
+}
+
+#[test]
+fn a_figure_shows_what_its_records_say_and_replaces_no_other_file() {
+    let folder = temporary();
+    records(folder.path());
+    let spec = "curves:\n  - {file: figures/valid.svg, title: Mine & yours, runs: ml-100k/small_reference_float32, \
+                expect: expect.yaml, published: a paper}\n";
+    let at = |path: &str| folder.path().join("records").join(path);
+    fs::write(at("figures.yaml"), spec).expect("written");
+    let expect = "figures: {source: s, margin: {metric: 1}, valid: {recall@10: 0.125}}\n";
+    fs::write(at("expect.yaml"), expect).expect("written");
+    let publish = || dif_sr(folder.path(), &["publish"]);
+    assert_eq!(code(&publish()), 0, "{}", stderr(&publish()));
+    let svg = fs::read_to_string(at("figures/valid.svg")).expect("a figure");
+    assert!(svg.contains("<title id=\"title\">Mine &amp; yours</title>"), "{svg}");
+    let best =
+        [1, 2].map(|seed| recorded(seed).best_valid.get("recall@10".parse().expect("a metric")).expect("a value"));
+    let words = format!(
+        "recall@10 of the validation by epoch, 2 seeds. The mean goes from {:.4} in epoch 0 to ",
+        0.5 * (recorded(1).valid[0] + recorded(2).valid[0])
+    );
+    assert!(svg.contains(&words), "{words}: {svg}");
+    let words = format!("The best epochs have {:.4} in the mean; a paper has 0.1250.", 0.5 * (best[0] + best[1]));
+    assert!(svg.contains(&words), "{words}: {svg}");
+    assert_eq!(svg.matches("<path class=\"one\" d=\"M72.0 ").count(), 2, "a curve for each seed");
+    assert!(!svg.contains("http://www.w3.org/1999") && !svg.contains("url("), "nothing is fetched");
+
+    fs::write(at("figures/valid.svg"), "mine").expect("written");
+    let told = refusal(&publish());
+    assert!(told.starts_with("records/figures/valid.svg: expected no file or a former figure"), "{told}");
+    assert_eq!(fs::read_to_string(at("figures/valid.svg")).expect("mine"), "mine");
+    fs::remove_file(at("figures/valid.svg")).expect("removed");
+    fs::write(at("expect.yaml"), expect.replace("recall@10", "ndcg@10")).expect("written");
+    assert!(refusal(&publish()).contains("expected a published `recall@10` of the validation in records/expect.yaml"));
+    fs::write(at("figures.yaml"), "bars:\n  - {file: a.svg, title: t, data: speed.yaml}\n").expect("written");
+    let bars = |ratio: &str| {
+        let work = format!("{{name: w, precision: float32, ratio: {ratio}, least: 1, most: 3}}");
+        let text = format!("unit: u\ncommand: c\nmachines: [{{machine: m, rounds: 5, work: [{work}]}}]\n");
+        fs::write(at("speed.yaml"), text).expect("written");
+        refusal(&publish())
+    };
+    assert!(bars("4").starts_with("records/speed.yaml: `w`: expected 0 < least ≤ ratio ≤ most, found 1, 4, 3"));
+    assert!(bars("many").starts_with("records/speed.yaml: expected what is drawn, found "));
+}
+
 #[test]
 fn an_expectation_takes_the_seeds_that_it_names() {
     let folder = temporary();
