@@ -124,7 +124,7 @@ fn a_figure_shows_what_its_records_say_and_replaces_no_other_file() {
     let svg = fs::read_to_string(at("figures/valid.svg")).expect("a figure");
     assert!(svg.contains("<title id=\"title\">Mine &amp; yours</title>"), "{svg}");
     let best =
-        [1, 2].map(|seed| recorded(seed).best_valid.get("recall@10".parse().expect("a name")).expect("a metric"));
+        [1, 2].map(|seed| recorded(seed).best_valid.get("recall@10".parse().expect("a metric")).expect("a value"));
     let words = format!(
         "recall@10 of the validation by epoch, 2 seeds. The mean goes from {:.4} in epoch 0 to ",
         0.5 * (recorded(1).valid[0] + recorded(2).valid[0])

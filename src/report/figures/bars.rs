@@ -22,6 +22,7 @@ const FOOT: f64 = 66.0;
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Form {
+    /// Where it goes.
     pub file: PathBuf,
     title: String,
     /// The measurements.

@@ -21,6 +21,7 @@ const END: Place = Place { left: 292.0, right: WIDTH - 44.0, top: 166.0, bottom:
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Form {
+    /// Where it goes.
     pub file: PathBuf,
     title: String,
     /// The folder of the records.
@@ -79,8 +80,8 @@ impl Form {
 
 impl Plot {
     fn new(records: &[Record], form: &Form, expect: &Path) -> Result<Self> {
-        let [first, ..] = records else { return Err(Error::new("expected the records of runs, found none")) };
-        let metric = first.valid_metric;
+        let metric = records.first().map(|record| record.valid_metric);
+        let metric = metric.ok_or_else(|| Error::new("expected at least one record, found none"))?;
         if records.iter().any(|record| record.valid_metric != metric || record.valid.is_empty()) {
             return Err(Error::new(format!("expected runs that were validated by {metric}, found another one")));
         }
