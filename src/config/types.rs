@@ -137,8 +137,14 @@ impl DataConfig {
             None => "'*'".to_owned(),
             Some(names) => quoted(&names.iter().map(String::as_str).collect::<Vec<_>>()),
         };
+        let users = &self.load_user.iter().map(String::as_str).collect::<Vec<_>>()[..];
+        let user = match users {
+            [] => String::new(),
+            ["*"] => ", 'user': '*'".to_owned(),
+            named => format!(", 'user': {}", quoted(named)),
+        };
         format!(
-            "correct the value, or leave out the column, which nothing reads: `load_col: {{'inter': {}, 'item': {}}}`",
+            "correct the value, or leave out the column, which nothing reads: `load_col: {{'inter': {}, 'item': {}{user}}}`",
             columns("inter", &self.load_inter),
             columns("item", &self.load_item)
         )

@@ -54,20 +54,20 @@ impl Dataset {
     /// splits contradict each other.
     pub fn load(config: &DataConfig) -> Result<Self> {
         let format = Format { field_separator: config.field_separator, seq_separator: &config.seq_separator };
-        let inter = Interactions::read(config, format)?;
+        let mut inter = Interactions::read(config, format)?;
         let mut all_items = inter.items.vocabulary.clone();
         let item_path = config.file("item");
         let item_file = ItemFile::read(&item_path, format, config, &mut all_items)?;
         let listed_items = item_file.iter().flat_map(|file| &file.rows).map(|&(_, item)| item);
         let listed = marked(all_items.len(), listed_items);
-        let mut all_users = inter.users.vocabulary.clone();
-        let user_rows = read_users(config, format, &mut all_users)?;
+        let all_users = &mut inter.users.vocabulary;
+        let user_rows = read_users(config, format, all_users)?;
         let listed_users = user_rows.as_ref().map(|rows| marked(all_users.len(), rows.iter().copied()));
         let list_items = inter.lists.as_ref().map(|lists| lists.vocabulary.ids_in(&mut all_items));
         let (core, filtering) = inter.filter(&listed, item_file.is_some(), listed_users.as_deref())?;
 
         // Ids.
-        let mut user_ids = Renumbering::new(&all_users);
+        let mut user_ids = Renumbering::new(&inter.users.vocabulary);
         let user = core.rows.iter().map(|&row| user_ids.id(inter.users.ids[row])).collect();
         // Listed users without interactions come last, where nothing asks for interactions of theirs.
         let from_none = |interval: &Interval| interval.low <= 0.0;

@@ -91,7 +91,7 @@ fn users_without_a_row_of_the_user_file_go_where_load_col_names_it_as_in_recbole
     assert_eq!(users(&some(kept)), ("u v w".to_owned(), 9, 0));
     assert_eq!(
         Dataset::load(&none).unwrap().warnings,
-        ["1 of 3 users have no row in fixtures/data/user_file/user_file.user: their interactions are left out \
+        ["1 of 4 users have no row in fixtures/data/user_file/user_file.user: their interactions are left out \
           (`filter_inter_by_user_or_item`); `v` is not there"]
     );
     let unnamed = DataConfig { load_user: Vec::new(), ..none };
