@@ -1,4 +1,5 @@
-//! Attention of one micro-batch with an attribute and positions, by the fast path's kernel and by libtorch's operations.
+//! Attention of one micro-batch with an attribute and positions, by the fast path's kernel and by libtorch's
+//! operations.
 
 use dif_sr::config::Fusion as FusionType;
 use dif_sr::fast::kernels::*;

@@ -1,8 +1,9 @@
-//! The kernels of the fast path alone, each beside libtorch's on one thread: products by shape, attention, LayerNorm, item loss.
+//! The kernels of the fast path alone, each beside libtorch's on one thread: products by shape, attention, LayerNorm,
+//! item loss.
 //!
-//! Sizes are those of a micro-batch of the notebook on Amazon_Beauty: 64 sequences of 7 positions, H = 256, four heads, 12,102
-//! items. Results are checked before they are timed. Ids are `group/case/implementation`; throughput is in floating-point
-//! operations for products and the item loss, in scores for attention, in elements for LayerNorm.
+//! Sizes are those of a micro-batch of the notebook on Amazon_Beauty: 64 sequences of 7 positions, H = 256, four heads,
+//! 12,102 items. Results are checked before they are timed. Ids are `group/case/implementation`; throughput is in
+//! floating-point operations for products and the item loss, in scores for attention, in elements for LayerNorm.
 
 mod attention_case;
 
@@ -103,7 +104,7 @@ fn layer_norm(c: &mut Criterion) {
     let mut group = group(c, "layer norm");
     let [x, residual, dy] = [(); 3].map(|()| normal(ROWS, H).set_requires_grad(true));
     let [weight, bias] = [(); 2].map(|()| normal(1, H).view(H as i64).set_requires_grad(true));
-    let forward = || (&x + &residual).layer_norm(&[H as i64], Some(&weight), Some(&bias), 1e-12, false);
+    let forward = || (&x + &residual).layer_norm([H as i64], Some(&weight), Some(&bias), 1e-12, false);
     let (w, b) = (floats(&weight), floats(&bias));
     let norm = LayerNorm { weight: &w, bias: &b, eps: 1e-12 };
     let dropout = RowDropout { dropout: None, stream: Stream::new(0), row_numbers: &[] };

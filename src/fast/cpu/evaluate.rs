@@ -17,10 +17,11 @@ use crate::Result;
 use crate::data::RowTensors;
 use crate::eval::{Ranking, not_finite};
 
-/// The most sequences that a thread encodes and ranks at a time: the scores of some ten thousand items lie in the last cache.
+/// The most sequences that a thread encodes and ranks at a time: the scores of some ten thousand items lie in the last
+/// cache.
 const EVALUATED: usize = 128;
-/// The most scores of positions by each other that a thread keeps at a time, 64 MB: at L = 400 eight sequences' of three
-/// layers.
+/// The most scores of positions by each other that a thread keeps at a time, 64 MB: at L = 400 eight sequences' of
+/// three layers.
 const ATTENTION_SCORES: usize = 1 << 24;
 /// Micro-batches of each thread between two calls of `progress`.
 const PROGRESS: usize = 64;
@@ -48,7 +49,8 @@ impl FastPath {
             .concat()
     }
 
-    /// Ranks the target of every row, as [`crate::eval::rank`] does; `progress` gets the number of rows done now and then.
+    /// Ranks the target of every row, as [`crate::eval::rank`] does; `progress` gets the number of rows done now and
+    /// then.
     ///
     /// # Errors
     /// A score that is not a finite number, and what `progress` returns.
@@ -76,8 +78,8 @@ impl FastPath {
         Ok(all)
     }
 
-    /// Encodes sequences, `size` at a time, and gives what `each` makes of them, on the thread that encoded them, with what
-    /// `prepare` made of the step.
+    /// Encodes sequences, `size` at a time, and gives what `each` makes of them, on the thread that encoded them, with
+    /// what `prepare` made of the step.
     fn evaluate<P: Send + Sync, T: Send>(
         &mut self,
         view: BatchView,
@@ -122,8 +124,8 @@ impl FastPath {
 }
 
 impl EncoderParts {
-    /// How many sequences keep no more than [`ATTENTION_SCORES`] scores, in every layer and head those of item, positions and
-    /// each attribute, and the probabilities.
+    /// How many sequences keep no more than [`ATTENTION_SCORES`] scores, in every layer and head those of item,
+    /// positions and each attribute, and the probabilities.
     fn sequences_at_a_time(&self) -> usize {
         let maps = self.attributes.len() + 3;
         let scores = (self.config.n_heads * self.config.n_layers) as usize * maps * self.length.pow(2);

@@ -1,7 +1,7 @@
 //! The fast path on the CPU: explicit gradients, kernels of this module, and libtorch's products where it has none.
 //!
-//! What it does differently from the reference, and why the result is the same, is in docs/performance.md. A folder knows only
-//! those above it:
+//! What it does differently from the reference, and why the result is the same, is in docs/performance.md. A folder
+//! knows only those above it:
 //!
 //! | | |
 //! | --- | --- |

@@ -19,8 +19,8 @@ use crate::config::{Architecture, Fusion, Loss, Precision};
 use crate::model::{Model, names};
 use crate::{Error, Result};
 
-/// Sequences of a micro-batch: its rows are enough for the matrix kernels, and what it keeps of a layer fits in a core's part
-/// of the last cache.
+/// Sequences of a micro-batch: its rows are enough for the matrix kernels, and what it keeps of a layer fits in a
+/// core's part of the last cache.
 pub const MICRO_BATCH: usize = 64;
 
 /// The fast path of a model. It reads the model's trained parameters at every call, so that they may change in between.

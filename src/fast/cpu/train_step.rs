@@ -1,8 +1,8 @@
 //! A training step: the losses of a batch and their gradient.
 //!
-//! The batch is cut into micro-batches. Each thread takes its micro-batches through all layers, then the threads divide the
-//! items for the loss, then they take the gradient back through their micro-batches. Who computes what is fixed beforehand and
-//! sums are taken in a fixed order, so that a step is repeatable with the same number of threads.
+//! The batch is cut into micro-batches. Each thread takes its micro-batches through all layers, then the threads divide
+//! the items for the loss, then they take the gradient back through their micro-batches. Who computes what is fixed
+//! beforehand and sums are taken in a fixed order, so that a step is repeatable with the same number of threads.
 
 use rayon::prelude::*;
 
@@ -120,7 +120,8 @@ fn predictor_losses<'a>(
     losses.collect()
 }
 
-/// Takes the gradient of the outputs back through every micro-batch, and reduces the threads' gradients into the first's.
+/// Takes the gradient of the outputs back through every micro-batch, and reduces the threads' gradients into the
+/// first's.
 fn backward(step: &StepContext, grad: &[f32], micro_batches: &mut [Activations], workers: &mut [Worker]) {
     let outputs = micro_batches.iter_mut().zip(grad.chunks(MICRO_BATCH * step.h));
     outputs.for_each(|(micro_batch, grad)| micro_batch.output.copy_from_slice(grad));

@@ -1,12 +1,14 @@
-//! Absorbed projections: the key's and the value's weights taken to the side of the queries, as in multi-head latent attention.
+//! Absorbed projections: the key's and the value's weights taken to the side of the queries, as in multi-head latent
+//! attention.
 //!
 //! The last layer has one query a sequence. In a head of width d, with x the rows of the sequence,
 //!
 //! * its scores are q · (W_K x + b_K) = (W_Kᵀ q) · x + q · b_K: the key layer is absorbed into the query ([`absorb`]);
-//! * its context is Σ pⱼ (W_V xⱼ + b_V) = W_V (Σ pⱼ xⱼ) + b_V Σ pⱼ: the value layer is applied to the sum ([`project`]).
+//! * its context is Σ pⱼ (W_V xⱼ + b_V) = W_V (Σ pⱼ xⱼ) + b_V Σ pⱼ: the value layer is applied to the sum
+//!   ([`project`]).
 //!
-//! So each layer costs a product for every query instead of one for every row. [`absorb`] and [`project`] are each other's
-//! gradients, with the same gradient of the parameters ([`backward_params`]).
+//! So each layer costs a product for every query instead of one for every row. [`absorb`] and [`project`] are each
+//! other's gradients, with the same gradient of the parameters ([`backward_params`]).
 //!
 //! [`absorb`]: AbsorbedRows::absorb
 //! [`project`]: AbsorbedRows::project
@@ -72,8 +74,8 @@ impl AbsorbedRows {
         }
     }
 
-    /// dW += Σ y zᵀ and db += Σ o y: with y absorbed and z, o the gradient of what it became, or with z, o projected and y the
-    /// gradient of what they became.
+    /// dW += Σ y zᵀ and db += Σ o y: with y absorbed and z, o the gradient of what it became, or with z, o projected
+    /// and y the gradient of what they became.
     ///
     /// # Shapes
     /// y `[n, H]`

@@ -145,8 +145,8 @@ fn dropped_probabilities(
     }
 }
 
-/// The gradient of every map through dropout, softmax and fusion: `work.dmaps`. Leaves the probabilities after dropout in
-/// `work.weights`, and adds to the gradient of the fusion's parameters.
+/// The gradient of every map through dropout, softmax and fusion: `work.dmaps`. Leaves the probabilities after dropout
+/// in `work.weights`, and adds to the gradient of the fusion's parameters.
 #[inline(always)]
 fn scores(
     attention: Attention,

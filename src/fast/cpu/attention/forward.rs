@@ -136,8 +136,9 @@ fn probabilities(
         for (j, prob) in fused.iter().enumerate() {
             let at = j * blocks + block;
             saved.probs[at] = *prob;
+            let (weight, dropped) = (&mut work.weights[at], &masks.dropped[at]);
             for lane in 0..LANES {
-                work.weights[at][lane] = prob[lane] * masks.dropped[at][lane];
+                weight[lane] = prob[lane] * dropped[lane];
             }
         }
     }
@@ -168,8 +169,8 @@ fn weighted_values(
     }
 }
 
-/// The dot product of row i of a with row j of b in every head. Where the heads of b share one row, it is as wide as a row
-/// of a in one head.
+/// The dot product of row i of a with row j of b in every head. Where the heads of b share one row, it is as wide as a
+/// row of a in one head.
 ///
 /// # Shapes
 /// out `[heads]`

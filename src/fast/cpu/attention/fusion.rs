@@ -1,6 +1,7 @@
 //! The fusion of score maps, forward and backward, one block of lanes at a time: each lane is a query in a head.
 //!
-//! With s_m the map m of a query over its keys, in the order attributes, item, positions of [`crate::model::FusionLayer`]:
+//! With s_m the map m of a query over its keys, in the order attributes, item, positions of
+//! [`crate::model::FusionLayer`]:
 //!
 //! | fusion | fused scores |
 //! | --- | --- |
@@ -48,8 +49,8 @@ impl<'a> Maps<'a> {
 }
 
 impl<'a> Fusion<'a> {
-    /// `parts`: nothing for `sum`; weight and bias for `concat`; the weight and bias of the hidden layer, then of the energy
-    /// for `gate`.
+    /// `parts`: nothing for `sum`; weight and bias for `concat`; the weight and bias of the hidden layer, then of the
+    /// energy for `gate`.
     pub fn new(parts: &[&'a [f32]]) -> Self {
         match *parts {
             [weight, bias] => Self::Concat { weight, bias },

@@ -10,7 +10,8 @@ use crate::fast::cpu::ops::simd::LANES;
 pub enum Queries {
     /// Every row but separate first positions.
     All,
-    /// The last true item of each sequence, with absorbed projections ([`super::absorbed`]): keys and values are the rows.
+    /// The last true item of each sequence, with absorbed projections ([`super::absorbed`]): keys and values are the
+    /// rows.
     Last,
 }
 

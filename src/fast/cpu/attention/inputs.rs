@@ -15,8 +15,8 @@ pub struct Attention<'a> {
     pub dropout: RowDropout<'a>,
 }
 
-/// Queries, keys and values of a micro-batch. With [`Queries::Last`](super::geometry::Queries::Last) keys and values are the
-/// layer's input, and queries are absorbed.
+/// Queries, keys and values of a micro-batch. With [`Queries::Last`](super::geometry::Queries::Last) keys and values
+/// are the layer's input, and queries are absorbed.
 #[derive(Debug, Clone, Copy)]
 pub struct AttentionInputs<'a> {
     pub sequences: &'a [Sequence],

@@ -1,7 +1,7 @@
 //! Score tables: the scores of an attribute or of the positions between all of their vectors, once for a step.
 //!
-//! With Q = X W_Qᵀ + b_Q and K = X W_Kᵀ + b_K of the n vectors X, a head's scores are Q Kᵀ, unscaled. Positions have L vectors,
-//! an attribute its distinct ones ([`crate::fast::cpu::batch::attribute`]).
+//! With Q = X W_Qᵀ + b_Q and K = X W_Kᵀ + b_K of the n vectors X, a head's scores are Q Kᵀ, unscaled. Positions have L
+//! vectors, an attribute its distinct ones ([`crate::fast::cpu::batch::attribute`]).
 
 use crate::config::Precision;
 use crate::fast::cpu::gemm::{Epilogue, MatRef, gemm};

@@ -1,7 +1,7 @@
 //! The distinct vectors of an attribute: many items share one.
 //!
-//! The 12,101 items of Amazon_Beauty have 224 sets of categories. An attribute's query and key are functions of its vector, so
-//! that they are computed once for each distinct one.
+//! The 12,101 items of Amazon_Beauty have 224 sets of categories. An attribute's query and key are functions of its
+//! vector, so that they are computed once for each distinct one.
 
 use std::collections::HashMap;
 

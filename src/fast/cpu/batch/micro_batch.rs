@@ -1,7 +1,7 @@
 //! The rows of a micro-batch: which positions of which sequences are computed.
 //!
-//! A row is a position of a sequence. Separate first positions come first ([`Padding`]), then the rows of each sequence, one
-//! sequence after the other.
+//! A row is a position of a sequence. Separate first positions come first ([`Padding`]), then the rows of each
+//! sequence, one sequence after the other.
 
 use std::ops::Range;
 
@@ -47,25 +47,27 @@ pub struct BatchView<'a> {
     /// `[B]`
     pub len: &'a [i64],
     pub padding: Padding,
-    /// Whether consecutive sequences that begin with the same item share the row of a separate first position. They may where
-    /// nothing is dropped: all that becomes of the row is a function of the item.
+    /// Whether consecutive sequences that begin with the same item share the row of a separate first position. They may
+    /// where nothing is dropped: all that becomes of the row is a function of the item.
     pub share_first: bool,
 }
 
-/// What is computed for padded positions. Where these have no values, a first position has itself as its only key: whatever
-/// its query, the result is its value. It is separate: its row precedes those of the sequences, and it has no query.
+/// What is computed for padded positions. Where these have no values, a first position has itself as its only key:
+/// whatever its query, the result is its value. It is separate: its row precedes those of the sequences, and it has no
+/// query.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Padding {
     /// Nothing. Under `sum`, and in SASRec and SASRecF, they reach no true position.
     LeftOut,
-    /// All but values. Under `concat` and `gate` their scores enter the fusion, and the mask then leaves them no probability.
-    /// Nothing for a sequence of one true item.
+    /// All but values. Under `concat` and `gate` their scores enter the fusion, and the mask then leaves them no
+    /// probability. Nothing for a sequence of one true item.
     WithoutValues,
     /// Everything. Under SASRecD's `max` pooling scores are so large that the mask of −10000 does not outweigh them.
     Kept,
 }
 
-/// By attribute and class: the index of the class's vector among the distinct ones of a micro-batch that is being filled.
+/// By attribute and class: the index of the class's vector among the distinct ones of a micro-batch that is being
+/// filled.
 #[derive(Debug)]
 pub struct ClassIndex(Vec<Vec<u32>>);
 

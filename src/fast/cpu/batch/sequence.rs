@@ -15,7 +15,8 @@ pub struct Sequence {
     pub n_values: usize,
 }
 
-/// The rows of a sequence: that of its first position, which may be separate, and those of the others, which are contiguous.
+/// The rows of a sequence: that of its first position, which may be separate, and those of the others, which are
+/// contiguous.
 #[derive(Debug, Clone, Copy)]
 pub struct RowSpan {
     pub first: usize,

@@ -48,7 +48,8 @@ pub fn forward(
     add_norm(step.layer_norm(&layout.norm), x, dropout, &mut saved.norm, out);
 }
 
-/// Turns the gradient of the output, in place, into that of x. x is not kept: it is the attention's LayerNorm of `attended`.
+/// Turns the gradient of the output, in place, into that of x. x is not kept: it is the attention's LayerNorm of
+/// `attended`.
 ///
 /// # Shapes
 /// grad `[queries, H]`

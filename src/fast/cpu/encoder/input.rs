@@ -110,8 +110,8 @@ impl Input {
         }
     }
 
-    /// Turns the gradient of the input, `[rows, H]`, into that of the items' vectors; adds that of all else to `flat_grad`.
-    /// Overwrites `concatenated`.
+    /// Turns the gradient of the input, `[rows, H]`, into that of the items' vectors; adds that of all else to
+    /// `flat_grad`. Overwrites `concatenated`.
     pub fn backward(
         &self,
         parameters: InputParameters,

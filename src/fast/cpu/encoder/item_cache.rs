@@ -1,6 +1,8 @@
-//! The item cache: query, key and value of every item in the first layer, for an evaluation of more positions than items.
+//! The item cache: query, key and value of every item in the first layer, for an evaluation of more positions than
+//! items.
 //!
-//! Without dropout the first layer's input is a function of the item in SASRecD, and with it that layer's query, key and value.
+//! Without dropout the first layer's input is a function of the item in SASRecD, and with it that layer's query, key
+//! and value.
 
 use rayon::prelude::*;
 
@@ -23,8 +25,8 @@ const BLOCK: usize = 512;
 const LIMIT: usize = 1 << 26;
 
 impl ItemCache {
-    /// The cache of a model whose first input is the item alone. `None` where the first layer is the last, and where the cache
-    /// would cost more than it saves, or too much memory.
+    /// The cache of a model whose first input is the item alone. `None` where the first layer is the last, and where
+    /// the cache would cost more than it saves, or too much memory.
     ///
     /// # Shapes
     /// item_embedding `[n_items, H]`

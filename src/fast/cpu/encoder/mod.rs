@@ -1,7 +1,7 @@
 //! The encoder on a micro-batch: embedding, layers, and back.
 //!
-//! [`step`] holds what all micro-batches of a step read; [`layer`] is a layer, made of [`self_attention`] and [`feed_forward`];
-//! [`input`] is what tells SASRecD, SASRec and SASRecF apart; [`item_cache`] is for evaluations.
+//! [`step`] holds what all micro-batches of a step read; [`layer`] is a layer, made of [`self_attention`] and
+//! [`feed_forward`]; [`input`] is what tells SASRecD, SASRec and SASRecF apart; [`item_cache`] is for evaluations.
 
 pub mod feed_forward;
 pub mod input;
@@ -29,8 +29,8 @@ pub struct Activations {
     /// Of the LayerNorm behind the embedding, `[rows, H]`.
     embedding: Normalized,
     layers: Vec<LayerActivations>,
-    /// The output of the last true items, `[sequences, H]`, then its gradient; after the backward pass the gradient of the
-    /// items' vectors, `[rows, H]`.
+    /// The output of the last true items, `[sequences, H]`, then its gradient; after the backward pass the gradient of
+    /// the items' vectors, `[rows, H]`.
     pub output: Vec<f32>,
 }
 
@@ -72,8 +72,8 @@ impl Activations {
         self.output = grad;
     }
 
-    /// Adds the gradient of the items' vectors to the rows `items` of the item embedding's. Look-ups give the padding item
-    /// none.
+    /// Adds the gradient of the items' vectors to the rows `items` of the item embedding's. Look-ups give the padding
+    /// item none.
     ///
     /// # Shapes
     /// ditem_embedding `[items, H]`

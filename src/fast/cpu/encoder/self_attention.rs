@@ -34,8 +34,8 @@ pub struct AttentionActivations {
     absorbed_query: AbsorbedRows,
     /// In the last layer: the sums of rows to which the value layer is applied.
     value_sums: AbsorbedRows,
-    /// By attribute: query, then key of every distinct vector of the micro-batch, `[n, 2, dᵢ]`; empty where a score table
-    /// serves the step.
+    /// By attribute: query, then key of every distinct vector of the micro-batch, `[n, 2, dᵢ]`; empty where a score
+    /// table serves the step.
     projections: Vec<Vec<f32>>,
     scores: SavedScores,
     /// `[rows, H]`, in the last layer `[queries, H]`.
@@ -217,8 +217,8 @@ fn attend_backward(
     attention_backward(attention(layer, batch), inputs, scores, dcontext, grads);
 }
 
-/// The gradients of the queries (in `scratch.rows`) and of the rows (in `scratch.dkey`) from that of the context, and those of
-/// the absorbed layers.
+/// The gradients of the queries (in `scratch.rows`) and of the rows (in `scratch.dkey`) from that of the context, and
+/// those of the absorbed layers.
 fn attend_last_backward(
     layer: LayerContext,
     batch: &MicroBatch,

@@ -1,8 +1,8 @@
 //! Products of bfloat16 by AMX, the matrix unit of some x86 processors.
 //!
-//! Its eight tile registers hold 16 lines of 64 bytes each. A square of the left operand is 16 rows of 32 numbers, a square of
-//! the right one 16 pairs of rows of 16 columns; an instruction adds the product of the two, 16 × 32 · 32 × 16, to a square of
-//! sums. The microkernel keeps four squares of sums, 32 × 32 numbers of the output.
+//! Its eight tile registers hold 16 lines of 64 bytes each. A square of the left operand is 16 rows of 32 numbers, a
+//! square of the right one 16 pairs of rows of 16 columns; an instruction adds the product of the two, 16 × 32 · 32 ×
+//! 16, to a square of sums. The microkernel keeps four squares of sums, 32 × 32 numbers of the output.
 
 use std::arch::asm;
 use std::arch::x86_64::{_mm512_load_si512, _mm512_setzero_si512, _mm512_store_si512};
@@ -107,7 +107,8 @@ pub unsafe fn gemm(a: MatRef, b: &Operand, out: &mut [f32], epilogue: Epilogue) 
                 let right = right.panel::<NR>(j / NR, start);
                 for i in (0..m).step_by(TILE_ROWS) {
                     let panels = [0, 1].map(|panel| left.panel::<REGISTER>(i / REGISTER + panel, start));
-                    // SAFETY: all panels hold this many more words of each lane, in whole squares; the caller's promise.
+                    // SAFETY: all panels hold this many more words of each lane, in whole squares; the caller's
+                    // promise.
                     unsafe {
                         multiply_tiles(words / REGISTER, panels, right, &mut sums);
                         let mut tile = OutputTile::new(out, n, [i, j], TILE_ROWS, epilogue);
@@ -131,8 +132,8 @@ pub unsafe fn gemm(a: MatRef, b: &Operand, out: &mut [f32], epilogue: Epilogue) 
 /// The panels hold that many squares from here on, and the registers are configured as [`TILE_CONFIG`] says.
 #[inline]
 unsafe fn multiply_tiles(squares: usize, [a, b]: [*const i32; 2], right: *const i32, sums: &mut TileSums) {
-    // SAFETY: the caller's promise; a square of the left operand is 1 KiB of lines of 64 bytes, the two of the right one and
-    // those of the sums lie side by side in lines of 128.
+    // SAFETY: the caller's promise; a square of the left operand is 1 KiB of lines of 64 bytes, the two of the right
+    // one and those of the sums lie side by side in lines of 128.
     unsafe {
         asm!(
             "tilezero tmm0",

@@ -1,9 +1,9 @@
 //! Products in AVX-512: of float32, bfloat16 and int16.
 //!
-//! The usual three loops around a microkernel: blocks of [`KC`] words along k, then panels of [`NR`] columns, then panels of
-//! [`MR`] rows. Sums leave the registers as float32, where libtorch takes and gives bfloat16 tensors, with three passes of
-//! conversion a product. In float32 libtorch's kernels on AMD are AVX2's and pack an operand in every product; on Intel they
-//! are as fast as these.
+//! The usual three loops around a microkernel: blocks of [`KC`] words along k, then panels of [`NR`] columns, then
+//! panels of [`MR`] rows. Sums leave the registers as float32, where libtorch takes and gives bfloat16 tensors, with
+//! three passes of conversion a product. In float32 libtorch's kernels on AMD are AVX2's and pack an operand in every
+//! product; on Intel they are as fast as these.
 
 use std::arch::x86_64::{
     _MM_HINT_ET0, _MM_HINT_T0, _mm_prefetch, _mm512_load_si512, _mm512_set1_epi32, _mm512_setzero_si512,
@@ -57,7 +57,8 @@ impl<T: Copy> OutputTile<'_, T> {
     /// computed.
     ///
     /// # Safety
-    /// The panels hold `words` words of each lane, and the tile no more than ROWS rows; the processor has the instructions.
+    /// The panels hold `words` words of each lane, and the tile no more than ROWS rows; the processor has the
+    /// instructions.
     #[target_feature(enable = "avx512f,avx512bw,avx512bf16,avx512vnni")]
     unsafe fn microkernel<E: Element<Acc = T>, const ROWS: usize>(
         mut self,
@@ -109,8 +110,8 @@ pub mod tests {
         can_run("DIF_SR_AVX512", &AVX512)
     }
 
-    /// Holds products of small integers to integer arithmetic, in every shape, with right operands packed and not. Eight bits
-    /// hold the integers and float32 their sums; `number` makes one of the output's type.
+    /// Holds products of small integers to integer arithmetic, in every shape, with right operands packed and not.
+    /// Eight bits hold the integers and float32 their sums; `number` makes one of the output's type.
     pub fn products_are_exact<T: Copy + PartialEq + std::fmt::Debug>(
         number: impl Fn(i32) -> T,
         packed: impl Fn(MatRef) -> Packed,

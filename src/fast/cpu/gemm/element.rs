@@ -1,7 +1,7 @@
 //! What the kernels multiply: float32, pairs of bfloat16, pairs of 16-bit integers.
 //!
-//! A packed operand consists of 32-bit words. A word holds one step along k of a float32 operand, and two of a 16-bit one, so
-//! that one instruction adds one product to a float32 sum, or two to a sum of a pair's width:
+//! A packed operand consists of 32-bit words. A word holds one step along k of a float32 operand, and two of a 16-bit
+//! one, so that one instruction adds one product to a float32 sum, or two to a sum of a pair's width:
 //!
 //! | element | a word | instruction | sums |
 //! | --- | --- | --- | --- |

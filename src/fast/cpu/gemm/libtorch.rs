@@ -10,7 +10,8 @@ impl MatRef<'_> {
     /// A view for libtorch that must not outlive the slice.
     pub fn tensor(self) -> Tensor {
         let [rows, columns, stride] = [self.rows(), self.columns, self.stride].map(|size| size as i64);
-        // SAFETY: the slice reaches to the last column of the last row, and callers drop the tensor while it is borrowed.
+        // SAFETY: the slice reaches to the last column of the last row, and callers drop the tensor while it is
+        // borrowed.
         let tensor = unsafe {
             Tensor::from_blob(self.data.as_ptr().cast(), &[rows, columns], &[stride, 1], Kind::Float, Device::Cpu)
         };

@@ -8,8 +8,8 @@
 //! | AVX-512 with BF16 and VNNI | [`avx512`] | [`avx512`] | [`avx512`] |
 //! | others | [`libtorch`] | [`libtorch`] | none |
 //!
-//! Both kernels are a microkernel over packed panels ([`pack`]). A right operand that many products share is packed once
-//! ([`pack_operand`]).
+//! Both kernels are a microkernel over packed panels ([`pack`]). A right operand that many products share is packed
+//! once ([`pack_operand`]).
 
 #[cfg(target_arch = "x86_64")]
 mod amx;
@@ -90,8 +90,8 @@ pub fn pack_operand_i16(matrix: MatRef) -> Option<Operand<'static>> {
 
 /// `out` = a · b, `out` += a · b or `out` = a · b + bias, as the epilogue says. `out` is row-major without gaps.
 ///
-/// Under [`Precision::Bf16`] both operands are rounded to bfloat16 and sums are float32. Libtorch, where it computes, rounds
-/// the product to bfloat16 too.
+/// Under [`Precision::Bf16`] both operands are rounded to bfloat16 and sums are float32. Libtorch, where it computes,
+/// rounds the product to bfloat16 too.
 ///
 /// # Shapes
 /// a `[m, k]`, b `[k, n]`, out `[m, n]`
@@ -133,8 +133,8 @@ pub fn gemm_i16(a: MatRef, b: &Operand, out: &mut [i32]) {
     unreachable!("operands are packed to int16 where there is a kernel for them")
 }
 
-/// Whether a test of [`gemm_i16`] can run on this processor; says so where it cannot, and fails where `DIF_SR_AVX512` is
-/// `required`.
+/// Whether a test of [`gemm_i16`] can run on this processor; says so where it cannot, and fails where `DIF_SR_AVX512`
+/// is `required`.
 #[cfg(test)]
 pub fn can_run_i16() -> bool {
     #[cfg(target_arch = "x86_64")]

@@ -1,9 +1,9 @@
 //! Packing: an operand in the order in which the microkernels read it.
 //!
-//! A packed operand is a row of panels. A panel has [`MR`] lanes of the left operand (rows of a) or [`NR`] lanes of the right
-//! one (columns of b), and holds, for every word along k, the words of its lanes side by side:
-//! `[panels, words of k, lanes of a panel]`, a word being one or two steps along k ([`Element::K_PER_WORD`]). Floats are
-//! converted to the element while they are packed, and lanes and steps that do not exist are zeros.
+//! A packed operand is a row of panels. A panel has [`MR`] lanes of the left operand (rows of a) or [`NR`] lanes of the
+//! right one (columns of b), and holds, for every word along k, the words of its lanes side by side: `[panels, words of
+//! k, lanes of a panel]`, a word being one or two steps along k ([`Element::K_PER_WORD`]). Floats are converted to the
+//! element while they are packed, and lanes and steps that do not exist are zeros.
 
 use std::arch::x86_64::{
     __m512, __m512i, __mmask16, _mm512_loadu_epi16, _mm512_mask_storeu_epi32, _mm512_maskz_loadu_ps,
@@ -125,8 +125,8 @@ pub struct Source<'a> {
 }
 
 impl Source<'_> {
-    /// 16 words of each of `width` lanes, a register a lane, of a source that is contiguous along k; zeros where there is
-    /// nothing.
+    /// 16 words of each of `width` lanes, a register a lane, of a source that is contiguous along k; zeros where there
+    /// is nothing.
     ///
     /// # Safety
     /// The processor has the instructions.

@@ -59,8 +59,8 @@ impl Predictor<'_> {
 /// Σ log(1 + eˣ); replaces x by the derivative σ(x) · weight.
 #[multiversion::multiversion(targets("x86_64+avx512f", "x86_64+avx2+fma", "aarch64+neon"))]
 fn softplus(logits: &mut [f32], weight: f32) -> f64 {
-    // log(1 + eˣ) = max(x, 0) + log(1 + e^−|x|), so that nothing overflows. Logarithms are taken of products, whose factors
-    // are at most 2: a thousand of them stay below 2¹⁰²⁴.
+    // log(1 + eˣ) = max(x, 0) + log(1 + e^−|x|), so that nothing overflows. Logarithms are taken of products, whose
+    // factors are at most 2: a thousand of them stay below 2¹⁰²⁴.
     let mut loss = 0.0;
     for logits in logits.chunks_mut(1000) {
         let (parts, rest) = logits.as_chunks_mut::<LANES>();

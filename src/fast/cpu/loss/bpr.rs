@@ -12,7 +12,8 @@ pub struct ItemPairs<'a> {
     pub negative: &'a [i64],
 }
 
-/// The loss. Writes the gradient of the sequences and adds that of the item embedding; look-ups give the padding item none.
+/// The loss. Writes the gradient of the sequences and adds that of the item embedding; look-ups give the padding item
+/// none.
 ///
 /// # Shapes
 /// sequences, dsequences `[B, H]`, ditem_embedding `[n_items, H]`

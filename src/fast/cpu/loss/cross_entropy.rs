@@ -1,10 +1,10 @@
-//! Cross-entropy over all items (equation 11), block by block: no more than some rows of scores exist at a time, whatever
-//! the batch and the number of items.
+//! Cross-entropy over all items (equation 11), block by block: no more than some rows of scores exist at a time,
+//! whatever the batch and the number of items.
 //!
-//! With scores s = x Eᵀ of a sequence x, the loss is log Σⱼ eˢʲ − s_target. Items are divided among threads ([`ItemShard`]) and
-//! into blocks, each of which keeps exp(s − m_b) with its own maximum m_b, and the sum of these. From all blocks follow the
-//! row's maximum m = max m_b and sum Σ_b sum_b · exp(m_b − m), and from these the gradient of a block's scores,
-//! (softmax − \[target\]) / B, in place.
+//! With scores s = x Eᵀ of a sequence x, the loss is log Σⱼ eˢʲ − s_target. Items are divided among threads
+//! ([`ItemShard`]) and into blocks, each of which keeps exp(s − m_b) with its own maximum m_b, and the sum of these.
+//! From all blocks follow the row's maximum m = max m_b and sum Σ_b sum_b · exp(m_b − m), and from these the gradient
+//! of a block's scores, (softmax − \[target\]) / B, in place.
 
 use std::ops::Range;
 
@@ -72,8 +72,8 @@ struct RowGradients<'a> {
     weight: f32,
 }
 
-/// The mean loss over the batch, the padding item being an item like others. Writes the gradient of the sequences and adds
-/// that of the item embedding.
+/// The mean loss over the batch, the padding item being an item like others. Writes the gradient of the sequences and
+/// adds that of the item embedding.
 ///
 /// # Shapes
 /// sequences, dsequences `[B, H]`, targets `[B]`, ditem_embedding `[n_items, H]`
@@ -165,8 +165,8 @@ impl ItemShard {
         self.blocks[0].items.start..self.blocks[self.blocks.len() - 1].items.end
     }
 
-    /// Adds to the gradients of the rows and of the shard's part of the item embedding: with ds the gradient of the scores,
-    /// dx += ds E and dE += dsᵀ x.
+    /// Adds to the gradients of the rows and of the shard's part of the item embedding: with ds the gradient of the
+    /// scores, dx += ds E and dE += dsᵀ x.
     fn backward(
         &mut self,
         items: ItemEmbedding,

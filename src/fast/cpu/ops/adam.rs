@@ -37,7 +37,8 @@ fn update(factors: AdamFactors, parameter: &mut [f32], first: &mut [f32], second
         factors;
     let moments = first.iter_mut().zip(second);
     for ((parameter, (first, second)), gradient) in parameter.iter_mut().zip(moments).zip(gradient) {
-        // In one rounding, as PyTorch's: where decay and gradient nearly cancel, what two leave of them is compared with ε.
+        // In one rounding, as PyTorch's: where decay and gradient nearly cancel, what two leave of them is compared
+        // with ε.
         let gradient = weight_decay.mul_add(*parameter, *gradient);
         *first += one_minus_beta1 * (gradient - *first);
         *second = beta2 * *second + one_minus_beta2 * gradient * gradient;
@@ -49,7 +50,8 @@ fn update(factors: AdamFactors, parameter: &mut [f32], first: &mut [f32], second
 mod tests {
     use super::*;
 
-    /// What is left of a gradient that is −(weight decay · parameter), rounded, is that rounding: two roundings leave nothing.
+    /// What is left of a gradient that is −(weight decay · parameter), rounded, is that rounding: two roundings leave
+    /// nothing.
     #[test]
     fn the_decay_is_added_in_one_rounding() {
         let (parameters, weight_decay) = ([0.3_f32, -0.7, 0.011, 1.9], 0.01_f32);

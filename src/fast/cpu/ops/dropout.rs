@@ -1,12 +1,12 @@
 //! Dropout masks that the backward pass draws again instead of keeping them.
 //!
-//! A mask is a function of the seed, the training step, the dropout layer and the row of the batch: it depends neither on
-//! threads nor on the order in which rows are computed.
+//! A mask is a function of the seed, the training step, the dropout layer and the row of the batch: it depends neither
+//! on threads nor on the order in which rows are computed.
 
 use crate::splitmix::{self, GAMMA, mix};
 
-/// A stream of random numbers with substreams: of a step, of a dropout layer in it, of a row in that. Each is a SplitMix64
-/// stream of period 2⁶⁴ from a start that is itself a SplitMix64 output.
+/// A stream of random numbers with substreams: of a step, of a dropout layer in it, of a row in that. Each is a
+/// SplitMix64 stream of period 2⁶⁴ from a start that is itself a SplitMix64 output.
 #[derive(Debug, Clone, Copy)]
 pub struct Stream(u64);
 
@@ -27,8 +27,8 @@ impl Stream {
 
 /// Inverted dropout: each element is zeroed with probability p, the others are scaled by 1 / (1 − p).
 ///
-/// p = 0.5 takes one random bit an element; any other p takes 16, and is rounded to a multiple of 2⁻¹⁶. The scale belongs
-/// to the rounded p, so that the mean is kept.
+/// p = 0.5 takes one random bit an element; any other p takes 16, and is rounded to a multiple of 2⁻¹⁶. The scale
+/// belongs to the rounded p, so that the mean is kept.
 #[derive(Debug, Clone, Copy)]
 pub struct Dropout {
     /// How many of 2¹⁶ values keep an element.

@@ -1,6 +1,7 @@
 //! LayerNorm, fused with the dropout and the residual beside it: one pass over each row.
 //!
-//! x̂ = (x − mean(x)) · rstd with rstd = 1 / √(var(x) + ε), and LayerNorm(x) = x̂ · weight + bias. Two forms are needed:
+//! x̂ = (x − mean(x)) · rstd with rstd = 1 / √(var(x) + ε), and LayerNorm(x) = x̂ · weight + bias. Two forms are
+//! needed:
 //! * [`add_norm`]: LayerNorm(dropout(x) + residual), behind attention and feed-forward network;
 //! * [`norm_dropout`]: dropout(LayerNorm(x)), behind the embedding.
 //!
@@ -61,7 +62,8 @@ pub fn add_norm(norm: LayerNorm, residual: &[f32], dropout: RowDropout, saved: &
     }
 }
 
-/// The gradient of [`add_norm`]: turns that of its output, in place, into that of the residual, and writes that of x to `dx`.
+/// The gradient of [`add_norm`]: turns that of its output, in place, into that of the residual, and writes that of x to
+/// `dx`.
 ///
 /// # Shapes
 /// saved.rows, grad, dx `[n, H]`

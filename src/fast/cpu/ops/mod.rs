@@ -1,7 +1,7 @@
 //! Kernels on rows of floats: what is neither a product nor attention.
 //!
-//! A kernel is compiled for several instruction sets by `multiversion`, which picks one when the program starts. Forward and
-//! backward pass of an operation are in one file.
+//! A kernel is compiled for several instruction sets by `multiversion`, which picks one when the program starts.
+//! Forward and backward pass of an operation are in one file.
 
 pub mod activation;
 pub mod adam;

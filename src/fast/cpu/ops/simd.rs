@@ -1,7 +1,7 @@
 //! Sums and maps over short rows of floats, as loops that the compiler turns into vector instructions.
 //!
-//! Every sum runs in [`LANES`] partial sums, because the compiler may not reorder a single one. What a `multiversion` kernel
-//! calls must be inlined to share its instruction set, hence `inline(always)`.
+//! Every sum runs in [`LANES`] partial sums, because the compiler may not reorder a single one. What a `multiversion`
+//! kernel calls must be inlined to share its instruction set, hence `inline(always)`.
 
 /// Floats that a kernel computes side by side: a register of AVX-512, two of AVX2.
 pub const LANES: usize = 16;

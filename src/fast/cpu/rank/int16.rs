@@ -1,9 +1,9 @@
-//! The int16 prefilter: scores in integers, whose products take half of float32's time, tell almost all items apart from the
-//! target. What they leave undecided is scored in float32, so that ranks are those of float32 scores.
+//! The int16 prefilter: scores in integers, whose products take half of float32's time, tell almost all items apart
+//! from the target. What they leave undecided is scored in float32, so that ranks are those of float32 scores.
 //!
-//! Sequences and items are scaled and rounded to int16, with norms that keep their products within 32 bits. By Cauchy and
-//! Schwarz a score moves by at most ‖δx‖ · ‖e‖ + ‖x‖ · ‖δe‖, where δ is what rounding changes of a vector: at H = 256 by 0.3 %
-//! of ‖x‖ · ‖e‖ / √H, which is how much scores of random vectors spread.
+//! Sequences and items are scaled and rounded to int16, with norms that keep their products within 32 bits. By Cauchy
+//! and Schwarz a score moves by at most ‖δx‖ · ‖e‖ + ‖x‖ · ‖δe‖, where δ is what rounding changes of a vector: at H =
+//! 256 by 0.3 % of ‖x‖ · ‖e‖ / √H, which is how much scores of random vectors spread.
 
 use std::ops::Range;
 
@@ -16,7 +16,8 @@ use crate::fast::cpu::params::item_embedding::ItemEmbedding;
 
 /// Items of a product: its scores are counted while they are in a core's cache.
 const BLOCK: usize = 1024;
-/// The largest norm of a scaled vector: two of them, rounded, have a product within 32 bits where H is at most [`WIDEST`].
+/// The largest norm of a scaled vector: two of them, rounded, have a product within 32 bits where H is at most
+/// [`WIDEST`].
 const NORM: f64 = 46_240.0;
 const WIDEST: usize = 40_000;
 /// The largest element of a scaled vector.

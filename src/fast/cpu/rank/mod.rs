@@ -1,8 +1,8 @@
 //! Ranks of targets among all items: a product, and a count of better items instead of a sort.
 //!
-//! [`int16`] decides almost all items in integers, where the processor has a kernel for that; [`float32`] computes all scores.
-//! Ranks are those of float32 scores either way, whatever the precision of training: in bfloat16 items would tie that are not
-//! equal.
+//! [`int16`] decides almost all items in integers, where the processor has a kernel for that; [`float32`] computes all
+//! scores. Ranks are those of float32 scores either way, whatever the precision of training: in bfloat16 items would
+//! tie that are not equal.
 
 pub mod float32;
 pub mod int16;
