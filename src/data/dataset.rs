@@ -11,7 +11,7 @@
 use super::atomic::Format;
 use super::interactions::{Filtering, Interactions, fill_times};
 use super::items::{Attribute, IDS_PER_BYTE, ItemFile, read_users};
-use super::presplit::Parts;
+use super::parts::Parts;
 use super::vocabulary::{Renumbering, Vocabulary};
 use super::warnings;
 use crate::config::{DataConfig, Interval};

@@ -1,6 +1,6 @@
 //! From RecBole's atomic files to batches, one step a module:
 //! [`atomic`] parses into a [`table`], [`interactions`] and [`items`] read and filter the two kinds of file, [`dataset`]
-//! numbers, [`split`] cuts, or [`presplit`] where the files are cut already, [`batch`] makes tensors; [`inspect`] describes,
+//! numbers, [`split`] cuts, or [`presplit`] where the files are cut already ([`parts`]), [`batch`] makes tensors; [`inspect`] describes,
 //! [`copies`] knows the copy that published figures are of.
 //!
 //! Ids are `i64` and start at 1; id 0 is `[PAD]`, which stands for padding and for a missing token alike.
@@ -13,6 +13,7 @@ pub mod filter;
 pub mod inspect;
 pub mod interactions;
 pub mod items;
+pub mod parts;
 pub mod presplit;
 #[cfg(test)]
 mod sample;

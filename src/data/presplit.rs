@@ -12,44 +12,13 @@ use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
 use super::dataset::Dataset;
-use super::interactions::Interactions;
+use super::parts::Parts;
 use super::split::{Histories, Rows, Splits};
 use super::table::Ragged;
 use crate::config::DataConfig;
 use crate::{Error, Result};
 
-/// Which interactions of a data set are in which file.
-#[derive(Debug)]
-pub struct Parts {
-    /// Behind the last interaction of each of the three.
-    ends: [usize; 3],
-    /// The history of each interaction, where the files state it.
-    lists: Option<Ragged<i64>>,
-}
-
 impl Parts {
-    /// `rows` of the files; `item` gives the id of a token of their histories.
-    pub(super) fn new(inter: &Interactions, rows: &[usize], mut item: impl FnMut(i64) -> i64) -> Self {
-        let mut end = 0;
-        let ends: Vec<usize> = (inter.tables.iter())
-            .map(|table| {
-                end += table.n_rows();
-                rows.partition_point(|&row| row < end)
-            })
-            .collect();
-        let lists = inter.lists.as_ref().map(|lists| {
-            let mut numbered = Ragged::default();
-            rows.iter().for_each(|&row| numbered.push(lists.ids.row(row).iter().map(|&token| item(token))));
-            numbered
-        });
-        Self { ends: [ends[0], ends[1], ends[2]], lists }
-    }
-
-    /// The file, from 0, of an interaction.
-    fn of(&self, interaction: usize) -> usize {
-        self.ends.partition_point(|&end| end <= interaction)
-    }
-
     /// The rows of each file.
     pub(super) fn split(&self, dataset: &Dataset, config: &DataConfig) -> Result<Splits> {
         let mut rows: [Rows; 3] = std::array::from_fn(|_| Rows::new(config.max_item_list_length));
