@@ -154,8 +154,36 @@ fn flags(command: &Command) -> Vec<String> {
     own.chain(command.get_subcommands().flat_map(flags)).collect()
 }
 
-/// Prints clap's message; for a configuration key without `=`, where keys are taken, says how to write it.
-pub fn usage(error: &clap::Error, takes_keys: bool) -> ExitCode {
+/// The word before `value`, if it is an option that takes one.
+fn before<'a>(value: &str, words: &'a [OsString]) -> Option<&'a str> {
+    let at = words.iter().position(|word| word == value)?;
+    let option = words[..at].last()?.to_str()?;
+    let command = <super::Cli as clap::CommandFactory>::command();
+    let mut named = &command;
+    for word in words {
+        named = word.to_str().and_then(|word| named.find_subcommand(word)).unwrap_or(named);
+    }
+    let mut own = named.get_arguments().filter(|argument| argument.get_action().takes_values());
+    let is_own = |argument: &clap::Arg| {
+        option.strip_prefix("--").is_some_and(|long| argument.get_long() == Some(long))
+            || option
+                .strip_prefix('-')
+                .is_some_and(|short| argument.get_short().map(String::from).as_deref() == Some(short))
+    };
+    own.any(is_own).then_some(option)
+}
+
+/// Prints clap's message; for a configuration key without `=`, where keys are taken, and for a value that begins with `-`, says
+/// how to write it.
+pub fn usage(mut error: clap::Error, words: &[OsString], takes_keys: bool) -> ExitCode {
+    if let Some(ContextValue::String(value)) = error.get(ContextKind::InvalidArg)
+        && let Some(option) = before(value, words)
+    {
+        return output::fail(
+            &Error::new(format!("expected a value after {option}, found `{value}`, which begins as an option does"))
+                .hint(format!("write {option}={value} if it is the value")),
+        );
+    }
     if let Some(ContextValue::String(flag)) = error.get(ContextKind::InvalidArg)
         && let Some(key) = key_names().find(|key| flag.strip_prefix("--") == Some(key))
     {
@@ -174,6 +202,10 @@ pub fn usage(error: &clap::Error, takes_keys: bool) -> ExitCode {
     {
         let problem = format!("expected an option, found the file `{file}`");
         return output::fail(&Error::new(problem).hint("name several files as in --config_files A.yaml B.yaml"));
+    }
+    // clap's tip, to write `--` before it, helps where it is the name of a file alone.
+    if matches!(error.get(ContextKind::InvalidArg), Some(ContextValue::String(flag)) if flag.starts_with("--")) {
+        error.remove(ContextKind::Suggested);
     }
     // Help and version are no errors; whether they could be printed is of no interest any more.
     let _ = error.print();

@@ -176,9 +176,9 @@ pub fn main() -> ExitCode {
         Ok(split) => split,
         Err(error) => return output::fail(&error),
     };
-    let cli = match Cli::try_parse_from(arguments) {
+    let cli = match Cli::try_parse_from(&arguments) {
         Ok(cli) => cli,
-        Err(error) => return arguments::usage(&error, takes_keys),
+        Err(error) => return arguments::usage(error, &arguments, takes_keys),
     };
     // libtorch's errors inside of the model (no memory left, say) arrive as panics: one sentence for these too.
     std::panic::set_hook(Box::new(output::note_panic));

@@ -33,7 +33,8 @@ pub fn run(args: &ReportArgs, json: bool) -> Result<Outcome> {
         Some(markdown) => (markdown, NOTEBOOK_GENERATOR),
         None => (&args.out, GENERATOR),
     };
-    if fs::read_to_string(out).map_or(out.exists(), |text| !text.contains(generator)) {
+    // A device or a pipe is written into, and never read: it may have no end.
+    if out.is_dir() || (out.is_file() && !fs::read_to_string(out).is_ok_and(|text| text.contains(generator))) {
         return Err(Error::new("expected no file or a former report, found another file")
             .at(out)
             .hint("choose another place for the report"));

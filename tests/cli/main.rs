@@ -4,7 +4,9 @@ mod bytes;
 #[path = "../common/mod.rs"]
 mod common;
 mod data;
+mod flags;
 mod verify;
+mod watch;
 
 use std::fs;
 use std::path::Path;
