@@ -9,7 +9,7 @@ use clap::{Args, Command};
 use dif_sr::config::{RunConfig, key_names, refuse_ini};
 use dif_sr::{Error, Result};
 
-use super::{output, recommend};
+use super::output;
 
 /// The flags of RecBole's own runner.
 #[derive(Debug, Args)]
@@ -107,6 +107,9 @@ pub fn split(arguments: impl Iterator<Item = OsString>, command: &Command) -> Re
     Ok(Split { arguments: rest, overrides, takes_keys })
 }
 
+/// The flags of `recommend` that take a list of ids, which may begin with `-`.
+const LISTS: [&str; 2] = ["--history", "--user"];
+
 /// Gives every id of a list its own flag, joined by `=`: `--user a --b` becomes `--user=a --user=--b`. An id may begin with `-`:
 /// only an option of the command and a key of the configuration with its value end the list, and not even they behind `--`.
 fn one_by_one(arguments: Vec<OsString>, command: &Command) -> Vec<OsString> {
@@ -114,7 +117,7 @@ fn one_by_one(arguments: Vec<OsString>, command: &Command) -> Vec<OsString> {
     let mut arguments = arguments.into_iter().peekable();
     while let Some(word) = arguments.next() {
         let begin = words.len();
-        if recommend::LISTS.iter().any(|flag| word == *flag) {
+        if LISTS.iter().any(|flag| word == *flag) {
             let ids_alone = arguments.next_if(|next| next == "--").is_some();
             let is_id = |next: &OsString| ids_alone || (next != "--" && !is_option(&next.to_string_lossy(), command));
             while let Some(id) = arguments.next_if(is_id) {

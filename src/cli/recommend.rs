@@ -17,9 +17,6 @@ use super::arguments::ConfigArgs;
 use super::progress::Progress;
 use super::{Outcome, output};
 
-/// The flags that take a list of ids, which may begin with `-`.
-pub const LISTS: [&str; 2] = ["--history", "--user"];
-
 #[derive(Debug, Args)]
 #[command(group = ArgGroup::new("whom").args(["history", "user", "all_users"]).required(true))]
 pub struct RecommendArgs {
@@ -49,7 +46,7 @@ enum Asked {
     /// One history of item ids.
     History(Vec<i64>),
     /// Users of the data set, by their ids.
-    Users { ids: Vec<i64>, dataset: Dataset, histories: Histories },
+    Users { ids: Vec<i64>, dataset: Box<Dataset>, histories: Histories },
 }
 
 pub fn run(args: RecommendArgs, overrides: &[(String, String)], json: bool) -> Result<Outcome> {
@@ -95,7 +92,7 @@ fn asked(args: &RecommendArgs, checkpoint: &Checkpoint, path: &Path, config: &Ru
         true => histories.iter().map(|(id, _)| id).collect(),
         false => known(&args.user, "user", path, |token| dataset.users.id(token).filter(|&id| id > 0))?,
     };
-    Ok(Asked::Users { ids, dataset, histories })
+    Ok(Asked::Users { ids, dataset: Box::new(dataset), histories })
 }
 
 impl Asked {

@@ -102,13 +102,12 @@ impl Training {
         };
         let batches = prepared.splits.train.n().div_ceil(train.train_batch_size);
         format!(
-            "{model} on {}, seed {}: {} path, {device}\n{} of {}, or fewer: {} in a row that are no better end it\n\
+            "{model} on {}, seed {}: {} path, {device}\n{} of {batches} batches, or fewer: {} in a row that are no better end it\n\
              run folder: {}, with RecBole's log in log.txt",
             config.data.dataset,
             config.run.seed,
             path,
             output::counted(train.epochs, "epoch"),
-            format!("{batches} batches"),
             output::counted(train.stopping_step + 1, "evaluation"),
             folder.path().display(),
         )
