@@ -63,6 +63,7 @@ struct Draw {
     /// So many sets of masks for the golden shuffle, and as many other shuffles
     #[arg(long, default_value_t = 200)]
     sets: u64,
+    /// Threads; the last bits of sums depend on their number
     #[arg(long, default_value_t = 1)]
     threads: usize,
     /// The file that the sets are appended to
