@@ -63,6 +63,9 @@ struct Draw {
     /// So many sets of masks for the golden shuffle, and as many other shuffles
     #[arg(long, default_value_t = 200)]
     sets: u64,
+    /// Threads; the last bits of sums depend on their number
+    #[arg(long, default_value_t = 1)]
+    threads: usize,
     /// The file that the sets are appended to
     file: PathBuf,
 }
@@ -84,9 +87,9 @@ fn main() -> ExitCode {
 impl Draw {
     fn run(&self) -> Result<()> {
         let done = whole_lines(&self.file)?;
-        let keys = [("use_gpu", "False"), ("compute_path", "fast"), ("threads", "1")];
-        let keys = keys.map(|(key, value)| (key.to_owned(), value.to_owned())).into_iter();
-        let keys: Vec<_> = keys.chain([("data_path".to_owned(), self.data_path.display().to_string())]).collect();
+        let (data_path, threads) = (self.data_path.display().to_string(), self.threads.to_string());
+        let keys = [("use_gpu", "False"), ("compute_path", "fast"), ("threads", &*threads), ("data_path", &*data_path)];
+        let keys = keys.map(|(key, value)| (key.to_owned(), value.to_owned()));
         let config = RunConfig::load(&["configs/amazon_beauty.yaml".into()], &keys)?;
         set_up(&config)?;
         let prepared = Prepared::new(&config)?;
@@ -96,8 +99,8 @@ impl Draw {
         let parameters = prepared.model.named_parameters();
         let initial: Vec<Tensor> = parameters.iter().map(|(_, parameter)| parameter.detach().copy()).collect();
 
-        let mut file = fs::OpenOptions::new().create(true).append(true).open(&self.file);
-        let file = file.as_mut().map_err(|e| Error::io(&self.file, "open", io::Error::from(e.kind())))?;
+        let file = fs::OpenOptions::new().create(true).append(true).open(&self.file);
+        let mut file = file.map_err(|e| Error::unwritable(&self.file, e))?;
         for set in done as u64 + 1..=2 * self.sets {
             for ((_, parameter), initial) in prepared.model.named_parameters().iter_mut().zip(&initial) {
                 tch::no_grad(|| parameter.copy_(initial));

@@ -158,7 +158,7 @@ def pipeline_case(report, path, data_path, max_epochs, write):
 def compare_run(report, name, run, golden, complete):
     if complete and len(run["batches"]) != len(golden["batches"]):
         report.line(name, "length", f"ours {len(run['batches'])} batches, golden {len(golden['batches'])}", False)
-    for loss in [key for key in golden["batches"][0] if key != "pos_first"]:  # the total, and where they are kept its parts
+    for loss in [key for key in golden["batches"][0] if key != "pos_first"]:  # the total; its parts where kept
         pairs = [(a[loss], b[loss]) for a, b in zip(run["batches"], golden["batches"])]
         errors = [relative(a, b) for a, b in pairs]
         first = next((i + 1 for i, (a, b) in enumerate(pairs) if a != b), None)
