@@ -38,7 +38,7 @@ mod excerpt;
     missing_docs,
     clippy::undocumented_unsafe_blocks,
     rustdoc::private_intra_doc_links,
-    reason = "it is being rewritten"
+    reason = "its kernels are public to benches alone"
 )]
 pub mod fast;
 pub mod fetch;

@@ -24,7 +24,9 @@ use crate::model::Losses;
 /// Which dropout masks to draw: those of a step of a seeded run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Masks {
+    /// Of the run.
     pub seed: u64,
+    /// Steps taken before it.
     pub step: u64,
 }
 

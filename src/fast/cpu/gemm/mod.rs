@@ -62,11 +62,12 @@ fn backend(precision: Precision) -> Backend {
 
 /// A right operand packed for [`gemm`], where its backend packs.
 pub fn pack_operand(precision: Precision, matrix: MatRef) -> Operand {
-    // SAFETY: the processor has the instructions.
     match backend(precision) {
         Backend::Libtorch => matrix.into(),
+        // SAFETY: `backend` names what the processor has the instructions of.
         #[cfg(target_arch = "x86_64")]
         Backend::Amx => Operand::Packed(unsafe { amx::pack_rhs(matrix) }),
+        // SAFETY: as above.
         #[cfg(target_arch = "x86_64")]
         Backend::Avx512 => Operand::Packed(unsafe {
             match precision {
@@ -101,11 +102,12 @@ pub fn gemm(precision: Precision, a: MatRef, b: &Operand, out: &mut [f32], epilo
     if out.is_empty() || (k == 0 && epilogue == Epilogue::Accumulate) {
         return;
     }
-    // SAFETY: the processor has the instructions.
     match backend(precision) {
         Backend::Libtorch => libtorch::gemm(precision, a, b, out, epilogue),
+        // SAFETY: `backend` names what the processor has the instructions of.
         #[cfg(target_arch = "x86_64")]
         Backend::Amx => unsafe { amx::gemm(a, b, out, epilogue) },
+        // SAFETY: as above.
         #[cfg(target_arch = "x86_64")]
         Backend::Avx512 => unsafe {
             match precision {

@@ -6,15 +6,19 @@ use rayon::prelude::*;
 /// The factors of one step, as [`crate::train::Adam`] derives them.
 #[derive(Debug, Clone, Copy)]
 pub struct AdamFactors {
-    /// 1 − β₁, β₂ and 1 − β₂, each rounded once: 1 − β₂ from a rounded β₂ would be off by 5e-5.
+    /// 1 − β₁; like the next two rounded once: 1 − β₂ from a rounded β₂ would be off by 5e-5.
     pub one_minus_beta1: f32,
+    /// β₂
     pub beta2: f32,
+    /// 1 − β₂
     pub one_minus_beta2: f32,
     /// learning rate / (1 − β₁ᵗ)
     pub step_size: f32,
     /// √(1 − β₂ᵗ)
     pub sqrt_bias_correction2: f32,
+    /// ε
     pub eps: f32,
+    /// What of a parameter is added to its gradient (L2).
     pub weight_decay: f32,
 }
 
