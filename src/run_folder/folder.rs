@@ -260,13 +260,20 @@ impl RunFolder {
         // The first evaluation of a run is its best, and is saved before there is a second one.
         let path = self.path.join(MetricsLine::FILE);
         let metrics = fs::read_to_string(&path).map_err(|e| Error::io(&path, "read the file", e))?;
+        let header = LossRow::header(config);
+        let begun = !metrics.is_empty() || self.mark()?.losses > header.len() as u64 + 1;
+        if let Some(origin) = self.origin.as_ref().filter(|_| !begun) {
+            return Err(Error::new("the run ended before it had taken over the state that it begins from")
+                .at(&self.path)
+                .hint(format!("remove the folder, and give `dif-sr train --from={}` again", origin.run)));
+        }
         if self.best().exists() || self.origin.is_some() || metrics.matches("\"valid\":").count() > 1 {
             return Err(Error::new("expected the training that was saved, found no such file")
                 .at(self.last())
                 .hint("put the file back, or begin another run"));
         }
         self.cut_back(Mark::default(), 0)?;
-        self.loss_line(&LossRow::header(config))
+        self.loss_line(&header)
     }
 
     fn appended(&self) -> [(&'static str, &File); 3] {

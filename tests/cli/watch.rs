@@ -53,7 +53,7 @@ fn reproduce_says_what_it_does_and_counts_equal_losses_in_a_line_for_each_evalua
     let epochs: Vec<&&str> = lines.iter().filter(|line| line.starts_with("epoch ")).collect();
     assert_eq!(epochs.len(), 3, "{shown}");
     for (epoch, line) in epochs.iter().enumerate() {
-        assert!(line.starts_with(&format!("epoch  {epoch}: loss ")) && line.contains(", valid recall@10 0."), "{line}");
+        assert!(line.starts_with(&format!("epoch  {epoch}: loss ")) && line.contains(", valid recall@10 "), "{line}");
         let n = 19 * (epoch + 1);
         assert!(line.ends_with(&format!(" s; batch losses: {n} of {n} the golden run's to the bit so far")), "{line}");
     }

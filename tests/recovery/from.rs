@@ -100,6 +100,20 @@ fn a_run_from_an_interrupted_one_goes_on_in_its_epoch_and_can_be_interrupted_its
     assert_eq!(metrics, all[all.len() - metrics.len()..]);
     assert!(tensors(&place.path("more/best.safetensors")) == tensors(&place.path("whole/best.safetensors")));
     assert!(before == content(&place.path("run")));
+
+    // Killed before that, it has no state to go on from, and must not begin at the beginning.
+    let more = |name: &str| place.path("more").join(name);
+    let refused = || place.refusal(2, &["train", "--resume=more"]);
+    ["result.json", "last.safetensors"].iter().for_each(|name| fs::remove_file(more(name)).expect("removed"));
+    assert!(refused().starts_with("more/last.safetensors: expected the training that was saved, found no such file"));
+    fs::write(more("metrics.jsonl"), "").expect("written");
+    let header = text(&more("losses.tsv")).lines().next().expect("a header").to_owned() + "\n";
+    fs::write(more("losses.tsv"), header).expect("written");
+    assert_eq!(
+        refused(),
+        "more: the run ended before it had taken over the state that it begins from; remove the folder, and give `dif-sr \
+         train --from=run` again"
+    );
 }
 
 #[test]
