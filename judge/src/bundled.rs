@@ -11,13 +11,16 @@ pub(crate) struct Bundled {
 }
 
 macro_rules! case {
-    ($name:literal $(, causes: $causes:literal)? $(, noise: $noise:literal)?) => {
+    ($name:literal) => {
+        case!($name, None, None)
+    };
+    ($name:literal, $causes:expr, $noise:expr) => {
         Bundled {
             name: $name,
             config: include_str!(concat!("../cases/", $name, "/config.yaml")),
             tensors: include_bytes!(concat!("../cases/", $name, "/tensors.safetensors")),
-            causes: None $(.or(Some(include_bytes!($causes) as &[u8])))?,
-            noise: None $(.or(Some(include_str!($noise))))?,
+            causes: $causes,
+            noise: $noise,
         }
     };
 }

@@ -103,7 +103,9 @@ impl<'a> Search<'a> {
             found.extend(pairs.filter_map(|(pair, faults)| {
                 let unexplained_from = self.pair_from(pair)?;
                 let shows = |key: &str| faults.iter().any(|&fault| self.single_shows(fault, key));
-                self.is_cause(unexplained_from, stage, shows)
+                // What explains a part must need both.
+                let both = unexplained_from.is_none() || faults.iter().all(|&fault| self.is_seen(fault, stage));
+                (both && self.is_cause(unexplained_from, stage, shows))
                     .then_some(Candidate { faults: faults.to_vec(), unexplained_from })
             }));
         }
@@ -122,6 +124,11 @@ impl<'a> Search<'a> {
     fn is_cause(&self, unexplained_from: Option<Stage>, stage: Stage, shows: impl Fn(&str) -> bool) -> bool {
         let departing = self.observed.iter().filter(|(_, (at, _, departs))| *at == stage && *departs);
         unexplained_from.is_none_or(|from| from > stage) && departing.into_iter().any(|(key, _)| shows(key))
+    }
+
+    /// Whether a fault changes something of a stage that departs.
+    fn is_seen(&self, fault: usize, stage: Stage) -> bool {
+        self.observed.iter().any(|(key, (at, _, departs))| *at == stage && *departs && self.single_shows(fault, key))
     }
 
     fn single_shows(&self, fault: usize, key: &str) -> bool {

@@ -39,11 +39,15 @@ impl<'a> Context<'a> {
         if broken > 0 {
             return vec![format!("{broken} of {} elements are not finite", pair.ours.values().len())];
         }
-        if pair.ours.values().iter().all(|&value| value == 0.0) {
-            return vec!["every element is 0".into()];
-        }
-        let mut known = self.related(&pair);
-        known.extend(self.where_it_departs(&pair));
+        let region = self.where_it_departs(&pair);
+        let mut known = match () {
+            () if pair.ours.values().iter().all(|&value| value == 0.0) => {
+                vec![format!("`{}` is 0 in every element", self.first.name)]
+            }
+            () if region.is_some() => Vec::new(),
+            () => self.related(&pair),
+        };
+        known.extend(region);
         known.extend(match self.stage {
             Stage::Layer(k, Part::Probabilities) => parts::of_probabilities(self, k),
             Stage::SequenceOutput => parts::of_sequence_output(self, &pair),
@@ -123,12 +127,14 @@ impl<'a> Context<'a> {
             [_, items] if of_batch && *items == self.case.config.n_items => {
                 vec![("the padding item, column 0", only(&|i| i[1] == 0))]
             }
-            [_, _] if name.contains("item_embedding") => vec![("the padding item, row 0", only(&|i| i[0] == 0))],
+            [_, _] if name.contains("embed") => vec![("row 0, the padding's", only(&|i| i[0] == 0))],
             _ => Vec::new(),
         };
         let found = regions.into_iter().find(|(_, holds)| *holds)?.0;
         let whole = departing.len();
-        Some(format!("it departs only at {found} ({total} of {whole} elements)"))
+        let zero = departing.iter().zip(pair.ours.values()).all(|(&departs, &value)| !departs || value == 0.0);
+        let zero = if zero { ", where it is 0" } else { "" };
+        Some(format!("it departs only at {found} ({total} of {whole} elements){zero}"))
     }
 }
 

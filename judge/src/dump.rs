@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use crate::tensor::{self, Element};
+use crate::tensor::{self, Element, File};
 use crate::{Result, Tensor};
 
 /// Tensors that an implementation computed, named as in the case: any of them, in float64 or float32.
@@ -20,6 +20,8 @@ pub struct Dump {
     pub path: PathBuf,
     /// By key (docs/verify.md lists the keys).
     pub tensors: BTreeMap<String, Tensor>,
+    /// What no tensor says, as JSON: `missing_gradients`, `optimizer`, `dropout_sites`, `determinism`.
+    pub metadata: BTreeMap<String, String>,
 }
 
 impl Dump {
@@ -33,7 +35,7 @@ impl Dump {
     /// # Errors
     /// The file cannot be read, or is no safetensors file.
     pub fn read(path: &Path) -> Result<Self> {
-        Ok(Self { path: path.to_path_buf(), tensors: tensor::read(path)?.tensors })
+        Ok(Self::of(path, tensor::read(path)?))
     }
 
     /// Reads a safetensors file's content; `path` is for messages.
@@ -41,7 +43,11 @@ impl Dump {
     /// # Errors
     /// It is no safetensors file.
     pub fn parse(path: &Path, bytes: &[u8]) -> Result<Self> {
-        Ok(Self { path: path.to_path_buf(), tensors: tensor::parse(path, bytes)?.tensors })
+        Ok(Self::of(path, tensor::parse(path, bytes)?))
+    }
+
+    fn of(path: &Path, file: File) -> Self {
+        Self { path: path.to_path_buf(), tensors: file.tensors, metadata: file.metadata }
     }
 
     /// Adds a tensor of row-major `values`, in place of one of the same name.
@@ -63,6 +69,6 @@ impl Dump {
 
 impl FromIterator<(String, Tensor)> for Dump {
     fn from_iter<I: IntoIterator<Item = (String, Tensor)>>(tensors: I) -> Self {
-        Self { path: PathBuf::new(), tensors: tensors.into_iter().collect() }
+        Self { tensors: tensors.into_iter().collect(), ..Self::default() }
     }
 }

@@ -17,6 +17,9 @@ use crate::{Case, Cause, Comparison, Dtype, Dump, Error, Group, Result, Stage, T
 /// training makes of them.
 const COMPLETE: [Stage; 4] = [Stage::Scores, Stage::Losses, Stage::Gradients, Stage::OptimizerSteps];
 
+/// Metadata: the parameters that have no gradient.
+const MISSING_GRADIENTS: &str = "missing_gradients";
+
 /// Holds dumps to a case.
 ///
 /// ```
@@ -93,13 +96,13 @@ impl<'a> Judge<'a> {
     }
 
     /// Takes a deviation for deliberate: a known fault by its name, behind which everything is still held; or a key, a stage or a
-    /// check outside of the case (`init.item_embedding.weight`, `dropout`), of which nothing is held.
+    /// check outside of the case (`init.item_embedding.weight`, `dropout_sites`), of which nothing is held.
     ///
     /// # Errors
     /// A name is none, or there is no reason.
     pub fn accept(mut self, name: &str, reason: &str) -> Result<Self> {
         let table = self.case.table.as_ref();
-        let outside = name.split('.').next().is_some_and(|first| crate::keys::OUTSIDE.contains(&first));
+        let outside = name.starts_with("init.") || Kind::ALL.iter().any(|kind| kind.key() == name);
         let of = if let Some(fault) = table.and_then(|table| table.find(name)) {
             What::Fault(fault)
         } else if let Some(stages) = Stage::named(name, self.case.config.n_layers) {
@@ -140,6 +143,8 @@ impl<'a> Judge<'a> {
     /// The dump has nothing that is computed and can be judged, a tensor of another shape or type, or a key that is
     /// misspelt.
     pub fn judge(&self, dump: &Dump) -> Result<Report> {
+        let gradients = self.absent_gradients(dump)?;
+        let dump = gradients.as_ref().unwrap_or(dump);
         let keys = Keys::sort(self.case, dump)?;
         let single = self.is_single(&keys);
         let noise = self.noise_of(dump, single)?;
@@ -151,7 +156,7 @@ impl<'a> Judge<'a> {
         let accepted = self.accepted(&rules, &keys, &compared);
         let is_accepted = |name: &str| accepted.iter().any(|(keys, _)| keys.contains(name));
         let stages = group(compared.iter().map(|c| (c.clone(), !c.holds() && is_accepted(&c.name))));
-        let facts = self.facts(&rules, &keys).map_err(|error| error.at(&dump.path))?;
+        let facts = self.facts(&rules, dump, &keys).map_err(|error| error.at(&dump.path))?;
         // Copies of the case's own inputs and parameters prove nothing.
         if facts.is_empty() && stages.iter().all(|group| group.name <= Stage::Parameters && group.worst.holds()) {
             return Err(Error::new(
@@ -198,7 +203,8 @@ impl<'a> Judge<'a> {
 
     /// What rounding does to the case, where it does more than the tolerance allows.
     fn noise_of(&self, dump: &Dump, single: bool) -> Result<Option<&BTreeMap<String, f64>>> {
-        let measured = self.noise.as_ref().filter(|(dtype, _)| (*dtype == Dtype::Float32) == single).map(|(_, noise)| noise);
+        let measured =
+            self.noise.as_ref().filter(|(dtype, _)| (*dtype == Dtype::Float32) == single).map(|(_, noise)| noise);
         // What comes with the case was measured in float64.
         let noise = measured.or(self.case.noise.as_ref().filter(|_| !single));
         if noise.is_some() || !self.case.config.outweighs_mask() {
@@ -217,8 +223,26 @@ impl<'a> Judge<'a> {
             .hint(hint))
     }
 
-    fn facts(&self, rules: &Rules, keys: &Keys<'_>) -> Result<Vec<Fact>> {
-        let mut facts = outside::facts(self.case, rules, &keys.outside, &keys.known)?;
+    /// The dump with zeros for gradients that it says do not exist: so a step takes them. `None` if it says nothing of that.
+    fn absent_gradients(&self, dump: &Dump) -> Result<Option<Dump>> {
+        let Some(text) = dump.metadata.get(MISSING_GRADIENTS) else { return Ok(None) };
+        let names: Vec<String> = serde_json::from_str(text).map_err(|e| {
+            Error::new(format!("metadata `{MISSING_GRADIENTS}`: expected a JSON list of parameters, found: {e}"))
+                .at(&dump.path)
+                .hint("write it as python/peer/dif_sr_peer/export.py does, or leave it out")
+        })?;
+        let mut whole = dump.clone();
+        for name in names {
+            let key = format!("grad.{name}");
+            if let Some(golden) = self.case.tensors.get(&key).filter(|_| !dump.tensors.contains_key(&key)) {
+                whole.tensors.insert(key, golden.with(vec![0.0; golden.values().len()]));
+            }
+        }
+        Ok(Some(whole))
+    }
+
+    fn facts(&self, rules: &Rules, dump: &Dump, keys: &Keys<'_>) -> Result<Vec<Fact>> {
+        let mut facts = outside::facts(self.case, rules, dump, &keys.initial)?;
         for fact in facts.iter_mut().filter(|fact| !fact.holds) {
             fact.accepted = self.accept.iter().any(|deviation| deviation.name == fact.name);
         }

@@ -6,8 +6,6 @@ use crate::error::nearest;
 use crate::relations::axes_in_order;
 use crate::{Case, Dtype, Dump, Error, Result, Tensor};
 
-/// The keys of what is checked outside of a case, by their first part (docs/verify.md).
-pub(crate) const OUTSIDE: [&str; 4] = ["init", "dropout", "repeat", "optimizer"];
 /// First parts behind which a parameter's name stands.
 const OF_PARAMETERS: [&str; 3] = ["param", "grad", "after5"];
 /// Two names are taken for one that is misspelt from here on: two wrong letters in a dozen.
@@ -18,8 +16,8 @@ const ALIKE: f64 = 0.8;
 pub(crate) struct Keys<'a> {
     /// Those that the case has, each of the case's shape.
     pub known: BTreeMap<&'a str, &'a Tensor>,
-    /// Those that are checked outside of the case.
-    pub outside: BTreeMap<&'a str, &'a Tensor>,
+    /// `init.<parameter>`
+    pub initial: BTreeMap<&'a str, &'a Tensor>,
     /// `param.`, `grad.` and `after5.` of what the case has no such tensor of.
     pub extra: BTreeMap<&'a str, &'a Tensor>,
     /// All others.
@@ -36,9 +34,9 @@ impl<'a> Keys<'a> {
             if let Some(golden) = case.golden(name) {
                 fits(name, tensor, golden).map_err(|error| error.at(&dump.path).tensor(name))?;
                 keys.known.insert(name, tensor);
-            } else if OUTSIDE.contains(&prefix) {
+            } else if prefix == "init" {
                 readable(tensor).map_err(|error| error.at(&dump.path).tensor(name))?;
-                keys.outside.insert(name, tensor);
+                keys.initial.insert(name, tensor);
             } else {
                 let foreign = !OF_PARAMETERS.contains(&prefix);
                 if let Some(meant) = misspelt(name, prefix, case, dump) {
@@ -49,7 +47,7 @@ impl<'a> Keys<'a> {
                 if foreign { keys.foreign.push(name.clone()) } else { _ = keys.extra.insert(name, tensor) }
             }
         }
-        if keys.known.is_empty() && keys.outside.is_empty() {
+        if keys.known.is_empty() && keys.initial.is_empty() {
             let found: Vec<&String> = dump.tensors.keys().take(5).collect();
             return Err(Error::new(format!(
                 "expected tensors named as in the case (`out.scores`, `out.layer.0.attention_probs`, …), found {found:?}"

@@ -100,10 +100,12 @@ fn step_sizes(context: &Context<'_>, moves: &[Move<'_>]) -> Vec<String> {
     let mut known = Vec::new();
     if ratios.len() > 100 {
         let [low, median, high] = [ratios.len() / 20, ratios.len() / 2, ratios.len() * 19 / 20].map(|i| ratios[i]);
-        known.push(format!(
+        let told = (median - 1.0).abs() > 0.02 || high - low > 0.02;
+        known.extend(told.then(|| {
+            format!(
             "after five steps parameters moved by {median:.4} times the expected way (median; 5 to 95 %: {low:.4} to \
              {high:.4})"
-        ));
+        )}));
         if high - low < 0.02 && (median - 1.0).abs() > 0.02 {
             known.push(format!("as with a learning rate of {:.6}, or with {:.1} steps", median * rate, median * STEPS));
         }

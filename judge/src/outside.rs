@@ -1,12 +1,16 @@
 //! What real implementations get wrong outside of a case: initial values, dropout, determinism, the optimizer's settings.
 
+//!
+//! Initial values are tensors, `init.<parameter>`; the others are JSON in the dump's metadata (docs/verify.md).
+
 use std::collections::BTreeMap;
 
-use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 
-use crate::compare::{compare, largest};
+use crate::compare::largest;
 use crate::rules::Rules;
-use crate::{Case, Config, Error, Result, Tensor};
+use crate::{Case, Dump, Error, Result, Tensor};
 
 /// RecBole's `initializer_range`: the deviation of every trained weight.
 const TRAINED: f64 = 0.02;
@@ -14,20 +18,17 @@ const TRAINED: f64 = 0.02;
 const TABLE: f64 = 1.0;
 /// How many standard errors an estimate may be off: one in a million is.
 const SIGMAS: f64 = 5.0;
-/// The rates that the dropout calls are to be recorded with, different so that they can be told apart.
-const RATES: [f64; 2] = [0.5, 0.3];
-
 /// What is checked outside of the golden tensors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
     /// `init.<parameter>`: the distribution of a new model's parameters.
     InitialValues,
-    /// `dropout.<i>`: where and by which rate elements are dropped.
+    /// `dropout_sites`: where and by which rate elements are dropped.
     Dropout,
-    /// `repeat.<key>`: a second forward pass.
+    /// `determinism`: what differs between two forward passes.
     Determinism,
-    /// `optimizer.<setting>`
+    /// `optimizer`: its class and settings.
     OptimizerSettings,
 }
 
@@ -35,7 +36,7 @@ pub enum Kind {
 #[derive(Debug, Clone, Serialize)]
 pub struct Fact {
     pub kind: Kind,
-    /// The key, or the first part of several; the name that `--accept` takes.
+    /// The key; the name that `--accept` takes.
     pub name: String,
     pub holds: bool,
     /// Whether it departs and is accepted.
@@ -57,47 +58,49 @@ impl Kind {
         }
     }
 
-    /// What to dump for it.
+    /// What to dump for it: a key of a tensor, or of the metadata.
     pub(crate) fn key(self) -> &'static str {
         match self {
             Self::InitialValues => "init.<parameter>",
-            Self::Dropout => "dropout.<i>",
-            Self::Determinism => "repeat.<key>",
-            Self::OptimizerSettings => "optimizer.<setting>",
+            Self::Dropout => "dropout_sites",
+            Self::Determinism => "determinism",
+            Self::OptimizerSettings => "optimizer",
         }
     }
 }
 
-/// Everything that a dump says of itself outside of the golden tensors.
+/// Everything that a dump says of itself outside of the golden tensors; `initial` are its `init.*`.
 ///
 /// # Errors
-/// A key that is none, or a tensor of the wrong form.
-pub(crate) fn facts(
-    case: &Case,
-    rules: &Rules,
-    outside: &BTreeMap<&str, &Tensor>,
-    known: &BTreeMap<&str, &Tensor>,
-) -> Result<Vec<Fact>> {
+/// A key that is none, or metadata of another form.
+pub(crate) fn facts(case: &Case, rules: &Rules, dump: &Dump, initial: &BTreeMap<&str, &Tensor>) -> Result<Vec<Fact>> {
     let mut facts = Vec::new();
-    let mut dropout = BTreeMap::new();
-    for (&name, &tensor) in outside {
-        let (prefix, rest) = name.split_once('.').unwrap_or((name, ""));
-        let fact = match prefix {
-            "init" => Some(initial_value(case, name, rest, tensor)?),
-            "repeat" => Some(repeated(rules, name, rest, tensor, known)?),
-            "optimizer" => Some(setting(case, name, rest, tensor)?),
-            _ => {
-                dropout.insert(number(name, rest)?, tensor);
-                None
-            }
-        };
-        facts.extend(fact);
+    for (name, tensor) in initial {
+        facts.push(initial_value(case, name, name.strip_prefix("init.").unwrap_or(name), tensor)?);
     }
-    if !dropout.is_empty() {
-        facts.push(dropout_sites(case, &dropout)?);
+    if let Some(sites) = metadata::<Vec<Site>>(dump, Kind::Dropout)? {
+        facts.push(dropout_sites(case, &sites));
     }
-    facts.sort_by(|a, b| a.kind.cmp(&b.kind).then(a.name.cmp(&b.name)));
+    if let Some(Determinism { largest_difference }) = metadata(dump, Kind::Determinism)? {
+        facts.push(determinism(case, rules, largest_difference));
+    }
+    if let Some(optimizer) = metadata::<Optimizer>(dump, Kind::OptimizerSettings)? {
+        facts.push(settings(case, &optimizer));
+    }
     Ok(facts)
+}
+
+fn metadata<T: DeserializeOwned>(dump: &Dump, kind: Kind) -> Result<Option<T>> {
+    let read = |text: &String| {
+        serde_json::from_str(text).map_err(|e| {
+            Error::new(format!(
+                "metadata `{}`: expected JSON of the form that docs/verify.md gives, found: {e}",
+                kind.key()
+            ))
+            .hint("write it as python/peer/dif_sr_peer/export.py does, or leave it out")
+        })
+    };
+    dump.metadata.get(kind.key()).map(read).transpose()
 }
 
 fn fact(kind: Kind, name: &str, holds: bool, found: String) -> Fact {
@@ -150,59 +153,79 @@ fn range(values: &[f64]) -> String {
     if low == high { format!("{low}") } else { format!("{low:.4} to {high:.4}") }
 }
 
-/// A second forward pass in evaluation must give what the first one gave.
-fn repeated(rules: &Rules, name: &str, key: &str, tensor: &Tensor, known: &BTreeMap<&str, &Tensor>) -> Result<Fact> {
-    let Some(first) = known.get(key) else {
-        return Err(Error::new(format!("found `{name}` without `{key}`, of which it is the second pass"))
-            .hint(format!("dump `{key}` too")));
-    };
-    let found = compare(key, tensor, first, rules.tolerance(key));
-    let bound = largest(first.values());
-    let (error, _) = found.error_and_bound();
-    let text = match found.holds() {
-        true if error == 0.0 => "equal to the bit".to_owned(),
-        true => format!("differs by {error:.1e}, rounding"),
-        false => format!("differs by {error:.1e} of {bound:.1e} between two passes: is dropout on, in evaluation?"),
-    };
-    Ok(fact(Kind::Determinism, name, found.holds(), text))
+/// What differs between two forward passes with dropout 0 or in evaluation.
+#[derive(Deserialize)]
+struct Determinism {
+    largest_difference: f64,
 }
 
-/// A setting of the optimizer, a single number.
-fn setting(case: &Case, name: &str, setting: &str, tensor: &Tensor) -> Result<Fact> {
-    let expected = [
-        ("lr", case.config.learning_rate),
-        ("beta1", 0.9),
-        ("beta2", 0.999),
-        ("eps", 1e-8),
-        ("weight_decay", 0.0),
-        ("amsgrad", 0.0),
-    ];
-    let Some((_, value)) = expected.iter().find(|(key, _)| *key == setting) else {
-        let near = crate::error::nearest(setting, expected.iter().map(|(key, _)| *key)).map_or("", |(near, _)| near);
-        return Err(Error::new(format!("found `{name}`, which is no setting of Adam")).hint(format!(
-            "is `optimizer.{near}` meant? The others are lr, beta1, beta2, eps, weight_decay, amsgrad"
-        )));
+fn determinism(case: &Case, rules: &Rules, difference: f64) -> Fact {
+    let most = case.tensors.get("out.scores").map_or(1.0, |scores| largest(scores.values()));
+    // An order of additions that varies from pass to pass is no fault.
+    let holds = difference <= rules.tolerance("out.scores").bound(most);
+    let found = match holds {
+        true if difference == 0.0 => "two passes are equal".to_owned(),
+        true => format!("two passes differ by {difference:.1e}, rounding"),
+        false => format!(
+            "two passes differ by {difference:.1e}, expected to be equal: something is drawn in each, as by dropout"
+        ),
     };
-    let Some(found) = tensor.scalar() else {
-        return Err(Error::new(format!("expected a single number in `{name}`, found shape {:?}", tensor.shape()))
-            .hint("write the setting as a tensor of one element"));
-    };
-    let holds = (found - value).abs() <= 1e-6 * value.abs();
-    Ok(fact(Kind::OptimizerSettings, name, holds, format!("{found}, expected {value}")))
+    fact(Kind::Determinism, "determinism", holds, found)
 }
 
-fn number(name: &str, rest: &str) -> Result<usize> {
-    rest.parse().map_err(|_| {
-        Error::new(format!("found `{name}`, expected `dropout.<i>` with the number of the call, from 0"))
-            .hint("number the calls of one forward pass in their order")
-    })
+/// The optimizer's class and the settings of its groups, in PyTorch's names.
+#[derive(Deserialize)]
+struct Optimizer {
+    class: String,
+    groups: Vec<Group>,
 }
 
-/// A call of dropout.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Deserialize)]
+struct Group {
+    lr: Option<f64>,
+    betas: Option<[f64; 2]>,
+    eps: Option<f64>,
+    weight_decay: Option<f64>,
+    amsgrad: Option<bool>,
+    maximize: Option<bool>,
+}
+
+fn settings(case: &Case, optimizer: &Optimizer) -> Fact {
+    let mut wrong = Vec::new();
+    if optimizer.class != "Adam" {
+        wrong.push(format!("{}, expected Adam", optimizer.class));
+    }
+    let mut expect = |name: &str, found: Option<f64>, expected: f64| {
+        if let Some(found) = found.filter(|found| (found - expected).abs() > 1e-9 * expected.abs()) {
+            wrong.push(format!("{name} {found}, expected {expected}"));
+        }
+    };
+    for group in &optimizer.groups {
+        expect("lr", group.lr, case.config.learning_rate);
+        expect("beta1", group.betas.map(|betas| betas[0]), 0.9);
+        expect("beta2", group.betas.map(|betas| betas[1]), 0.999);
+        expect("eps", group.eps, 1e-8);
+        expect("weight_decay", group.weight_decay, 0.0);
+        expect("amsgrad", group.amsgrad.map(f64::from), 0.0);
+        expect("maximize", group.maximize.map(f64::from), 0.0);
+    }
+    wrong.dedup();
+    let found = if wrong.is_empty() { "Adam with the case's settings".to_owned() } else { wrong.join("; ") };
+    fact(Kind::OptimizerSettings, "optimizer", wrong.is_empty(), found)
+}
+
+/// A call of dropout, in training with the usual rates.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 struct Site {
     rate: f64,
     shape: Vec<usize>,
+}
+
+impl Site {
+    /// Attention probabilities `[B, heads, L, L]`, not vectors `[B, L, H]`.
+    fn is_of_attention(&self) -> bool {
+        matches!(self.shape[..], [_, _, queries, keys] if queries == keys)
+    }
 }
 
 impl std::fmt::Display for Site {
@@ -211,40 +234,35 @@ impl std::fmt::Display for Site {
     }
 }
 
-/// The calls that DIF-SR makes: of the encoder's input, and in each layer of the probabilities, behind the dense layer
-/// and behind the feed-forward network.
-fn sites(config: &Config, batch: usize) -> Vec<Site> {
-    let [hidden, attention] = RATES;
-    let vectors = Site { rate: hidden, shape: vec![batch, config.max_len, config.hidden_size] };
-    let probs = Site { rate: attention, shape: vec![batch, config.n_heads, config.max_len, config.max_len] };
-    let layer = [probs, vectors.clone(), vectors.clone()];
-    std::iter::once(vectors).chain((0..config.n_layers).flat_map(|_| layer.clone())).collect()
-}
-
-fn dropout_sites(case: &Case, calls: &BTreeMap<usize, &Tensor>) -> Result<Fact> {
-    let read = calls.iter().map(|(i, tensor)| match tensor.values() {
-        [rate, shape @ ..] if !shape.is_empty() => {
-            Ok(Site { rate: (rate * 1e6).round() / 1e6, shape: shape.iter().map(|&n| n as usize).collect() })
+/// DIF-SR drops of the encoder's input, and in each layer of the probabilities, behind the dense layer and behind the
+/// feed-forward network: probabilities at one rate, vectors at another, each the same everywhere.
+fn dropout_sites(case: &Case, found: &[Site]) -> Fact {
+    let layer = [true, false, false];
+    let expected: Vec<bool> = std::iter::once(false).chain((0..case.config.n_layers).flat_map(|_| layer)).collect();
+    let mut wrong = Vec::new();
+    let of_attention: Vec<bool> = found.iter().map(Site::is_of_attention).collect();
+    if of_attention != expected {
+        let count = |sites: &[bool]| {
+            let attention = sites.iter().filter(|attention| **attention).count();
+            format!("{} calls, {attention} of attention probabilities", sites.len())
+        };
+        wrong.push(match count(&of_attention) == count(&expected) {
+            true => "the calls are in another order".to_owned(),
+            false => format!("{}, expected {}", count(&of_attention), count(&expected)),
+        });
+    }
+    for (attention, what) in [(true, "attention probabilities"), (false, "vectors")] {
+        let mut rates: Vec<f64> = found.iter().filter(|s| s.is_of_attention() == attention).map(|s| s.rate).collect();
+        rates.dedup();
+        if rates.len() > 1 {
+            wrong.push(format!("{what} are dropped at rates {rates:?}, expected one"));
         }
-        _ => Err(Error::new(format!("expected the rate and the shape in `dropout.{i}`, found {:?}", tensor.shape()))
-            .hint("write [rate, size of axis 0, size of axis 1, …]")),
-    });
-    let (found, expected) = (read.collect::<Result<Vec<Site>>>()?, sites(&case.config, case.batch()));
-    if found == expected {
-        return Ok(fact(Kind::Dropout, "dropout", true, format!("{} calls, as expected", found.len())));
     }
-    let mut text = format!("{} calls, expected {}", found.len(), expected.len());
-    let (mut over, mut lacking) = (found.clone(), expected.clone());
-    over.retain(|site| lacking.iter().position(|other| other == site).map(|i| lacking.remove(i)).is_none());
-    let listed = |sites: &[Site]| sites.iter().map(Site::to_string).collect::<Vec<_>>().join(", ");
-    if !over.is_empty() {
-        text += &format!("; not expected: {}", listed(&over));
-    }
-    if !lacking.is_empty() {
-        text += &format!("; missing: {}", listed(&lacking));
-    }
-    if over.is_empty() && lacking.is_empty() {
-        text += &format!("; in another order: {}", listed(&found));
-    }
-    Ok(fact(Kind::Dropout, "dropout", false, text))
+    let (b, l, h) = (case.batch(), case.config.max_len, case.config.hidden_size);
+    let shapes = [vec![b, l, h], vec![b, case.config.n_heads, l, l]];
+    let other = found.iter().find(|site| !shapes.contains(&site.shape) && !wrong.is_empty());
+    wrong.extend(other.map(|site| format!("none of DIF-SR's: {site}")));
+    let holds = wrong.is_empty();
+    let text = if holds { format!("{} calls, as expected", found.len()) } else { wrong.join("; ") };
+    fact(Kind::Dropout, "dropout_sites", holds, text)
 }

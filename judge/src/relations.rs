@@ -16,8 +16,11 @@ impl Pair<'_> {
         self.ours.values().iter().copied().zip(self.golden.values().iter().copied())
     }
 
+    /// How closely a relation must give what was found: within tolerance, and a hundred times better than equality does.
     fn bound(&self) -> f64 {
-        self.tolerance.bound(largest(self.golden.values()).max(largest(self.ours.values())))
+        let error = self.each().map(|(ours, golden)| (ours - golden).abs()).fold(0.0, f64::max);
+        let allowed = self.tolerance.bound(largest(self.golden.values()).max(largest(self.ours.values())));
+        if error > 0.0 { allowed.min(error / 100.0) } else { allowed }
     }
 
     /// Which elements depart.
@@ -119,7 +122,7 @@ impl Pair<'_> {
 
     /// Whether values are within what is allowed.
     pub fn equals(&self, ours: &[f64]) -> bool {
-        let bound = self.bound();
+        let bound = self.tolerance.bound(largest(self.golden.values()));
         ours.iter().zip(self.golden.values()).all(|(x, y)| (x - y).abs() <= bound)
     }
 }

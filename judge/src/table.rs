@@ -48,8 +48,8 @@ pub(crate) struct Table {
     keys: BTreeMap<String, usize>,
     /// `[K]`
     golden: Vec<Signature>,
-    /// `[F][K]`
-    single: Vec<Vec<Signature>>,
+    /// `[F][K]`: `None` where rounding alone moves what the fault gives.
+    single: Vec<Vec<Option<Signature>>>,
     /// Two faults, and projection 0 of each of `pair_keys` under both.
     pairs: Vec<([usize; 2], Vec<f64>)>,
     /// The place of each key of pairs.
@@ -121,6 +121,10 @@ impl Table {
         if golden.len() != keys.len() || single.len() != keys.len() * faults.len() || pairs.len() != pair.len() {
             return Err(wrong("tensors of other sizes than its metadata says"));
         }
+        let unstable: Vec<bool> =
+            tensors.remove("unstable").map_or_else(Vec::new, |t| t.values().iter().map(|&u| u != 0.0).collect());
+        let left_out = |i: usize| unstable.get(i).copied().unwrap_or(false);
+        let single: Vec<_> = single.into_iter().enumerate().map(|(i, s)| (!left_out(i)).then_some(s)).collect();
         let indices = pairs.into_iter().map(|pair| <[f64; 2]>::try_from(pair).map(|p| p.map(|i| i as usize)));
         let indices: Vec<[usize; 2]> = indices.filter_map(std::result::Result::ok).collect();
         if indices.len() != pair.len() || indices.iter().flatten().any(|&fault| fault >= faults.len()) {
@@ -129,7 +133,7 @@ impl Table {
         let further = tensors.into_iter().filter_map(|(name, t)| Some((name.strip_prefix("stage.")?.to_owned(), t)));
         Ok(Self {
             further: further.collect(),
-            single: single.chunks(keys.len().max(1)).map(<[Signature]>::to_vec).collect(),
+            single: single.chunks(keys.len().max(1)).map(<[_]>::to_vec).collect(),
             keys: numbered(keys),
             pair_keys: numbered(pair_keys),
             pairs: indices.into_iter().zip(pair).collect(),
@@ -153,20 +157,23 @@ impl Table {
         self.keys.contains_key(key)
     }
 
-    /// The signature of a tensor under a fault; `None` of a tensor that the table does not know.
+    /// The signature of a tensor under a fault; `None` of a tensor that the table does not know, or cannot know.
     pub fn single(&self, fault: usize, key: &str) -> Option<Signature> {
-        Some(self.single[fault][*self.keys.get(key)?])
+        self.single[fault][*self.keys.get(key)?]
     }
 
     /// Whether a fault can be seen in a tensor.
     pub fn shows(&self, fault: usize, key: &str, elements: usize, tolerance: Tolerance) -> bool {
-        self.keys.get(key).is_some_and(|&i| differ(self.single[fault][i], self.golden[i], elements, tolerance))
+        self.keys.get(key).is_some_and(|&i| {
+            self.single[fault][i].is_none_or(|expected| differ(expected, self.golden[i], elements, tolerance))
+        })
     }
 
     /// Whether two faults differ in a tensor.
     pub fn tells(&self, faults: [usize; 2], key: &str, elements: usize, tolerance: Tolerance) -> bool {
         let [a, b] = faults.map(|fault| &self.single[fault]);
-        self.keys.get(key).is_some_and(|&i| differ(a[i], b[i], elements, tolerance))
+        let both = self.keys.get(key).and_then(|&i| Some((a[i]?, b[i]?)));
+        both.is_some_and(|(a, b)| differ(a, b, elements, tolerance))
     }
 
     /// Pairs of faults, by number.
@@ -196,4 +203,30 @@ fn weight(state: u64) -> f64 {
     z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
     z ^= z >> 31;
     (z >> 11) as f64 / (1_u64 << 53) as f64 * 2.0 - 1.0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Numbers that the writer of the tables computed.
+    #[derive(Deserialize)]
+    struct Vector {
+        tensor: Vec<Vec<f64>>,
+        weights: BTreeMap<u64, Vec<f64>>,
+        signature: Signature,
+    }
+
+    #[test]
+    fn projections_are_those_of_the_tables_writer() {
+        let known: Vector = serde_json::from_str(include_str!("../causes/projection.json")).expect("JSON");
+        for (k, expected) in known.weights {
+            let found: Vec<f64> = (0..expected.len() as u64).map(|i| weight((k << 40) + i)).collect();
+            assert_eq!(found, expected, "projection {k}");
+        }
+        let values = known.tensor.concat();
+        let tensor = Tensor::new(&[values.len()], &values).unwrap_or_else(|e| panic!("{e}"));
+        let found = Observed::of(&tensor).signature;
+        assert!(found.iter().zip(known.signature).all(|(a, b)| (a - b).abs() < 1e-14), "{found:?}");
+    }
 }

@@ -16,6 +16,7 @@ pub enum Dtype {
     Float32,
     Int64,
     Int32,
+    UInt8,
     /// Half precision, of which nothing can be said: its rounding hides what is to be found.
     Half(&'static str),
     /// Of no use to the judge.
@@ -112,6 +113,7 @@ impl Dtype {
             FileDtype::F32 => Self::Float32,
             FileDtype::I64 => Self::Int64,
             FileDtype::I32 => Self::Int32,
+            FileDtype::U8 => Self::UInt8,
             FileDtype::F16 => Self::Half("float16"),
             FileDtype::BF16 => Self::Half("bfloat16"),
             _ => Self::Other,
@@ -126,6 +128,7 @@ impl fmt::Display for Dtype {
             Self::Float32 => "float32",
             Self::Int64 => "int64",
             Self::Int32 => "int32",
+            Self::UInt8 => "uint8",
             Self::Half(name) => name,
             Self::Other => "another type",
         })
@@ -165,6 +168,7 @@ pub(crate) fn parse(path: &Path, bytes: &[u8]) -> Result<File> {
             Dtype::Float32 => widened(data, f32::from_le_bytes),
             Dtype::Int64 => widened(data, i64::from_le_bytes),
             Dtype::Int32 => widened(data, i32::from_le_bytes),
+            Dtype::UInt8 => data.iter().map(|&byte| byte.into()).collect(),
             Dtype::Half(_) | Dtype::Other => Vec::new(),
         };
         (name.to_owned(), Tensor { dtype, shape: view.shape().to_vec(), values })
