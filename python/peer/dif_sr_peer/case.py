@@ -52,28 +52,45 @@ def stages(config):
     return where
 
 
+def further_stages(config):
+    """Where the peer computes what no golden case holds: with them the first departure is found more closely."""
+    names = [attribute["name"] for attribute in config["attributes"]]
+    where = {"out.input": Input("trm_encoder")}
+    where |= {f"out.pooled.{name}": Output(f"feature_embed_layer_list.{i}") for i, name in enumerate(names)}
+    for k in range(config["n_layers"]):
+        attention, streams = f"trm_encoder.layer.{k}.multi_head_attention", f"out.layer.{k}.stream_scores"
+        where |= {
+            f"{streams}.item": Method(attention, "item_scores"),
+            f"{streams}.position": Method(attention, "position_scores"),
+        }
+        for i, name in enumerate(names):
+            where[f"{streams}.{name}"] = Method(attention, "attribute_scores", lambda scores, i=i: scores[i])
+    return where
+
+
 def exact_attribute_losses(model, seq_output, items):
     """`attribute.<name>` as the golden cases hold it: with labels in float64.
 
     The authors' labels are float32, and `BCEWithLogitsLoss` returns the type of its labels. In a float64 case the total
     loss and its gradients therefore carry an attribute loss rounded to float32 (1e-8 relative), which is not this one.
     """
+    if getattr(model, "attribute_predictor", None) != "linear":
+        return {}
     return {
-        f"attribute.{attribute.name}": model.attribute_mean(
-            model.attribute_loss_fct(predictor(seq_output), model.attribute_labels(attribute, items).double())
-        )
-        for attribute, predictor in zip(model.attributes, getattr(model, "ap", []))
+        f"attribute.{attribute.name}": model.attribute_loss(i, seq_output, items, exact=True)
+        for i, attribute in enumerate(model.attributes)
     }
 
 
-def compute(model, inputs, config, also_trained=()):
-    """Forward, losses, gradients and Adam steps -> an exporter's `Dump` with all keys of the case but the inputs.
+def compute(model, inputs, config, further=False):
+    """Forward, losses, gradients and optimizer steps -> an exporter's `Dump` with all keys of the case but the inputs.
 
-    `also_trained` are tensors given to Adam beside the model's parameters (a planted fault).
+    `further` adds the stages that no golden case holds.
     """
-    dump = Dump(model, {name: name for name, _ in model.named_parameters()}, stages(config))
-    for name, table in model.attribute_tables().items():
-        dump.record(f"param.{name}", table)
+    where = stages(config) | (further_stages(config) if further else {})
+    names = {name: name for name, _ in model.named_parameters()}
+    tables = {name: table for name, table in model.attribute_tables().items() if name not in names}
+    dump = Dump(model, names, where, outside=tables)
 
     def losses():
         seq_output = model(inputs["item_seq"], inputs["item_seq_len"])
@@ -85,8 +102,7 @@ def compute(model, inputs, config, also_trained=()):
     dump.losses(values | exact_attribute_losses(model, seq_output, inputs["pos_items"]))
     values["total"].backward()
     dump.gradients()
-    optimizer = torch.optim.Adam([*model.parameters(), *also_trained], lr=config["learning_rate"])
-    dump.train(lambda: losses()[0]["total"], optimizer, config["train_steps"])
+    dump.train(lambda: losses()[0]["total"], model.optimizer(config["learning_rate"]), config["train_steps"])
     return dump
 
 
