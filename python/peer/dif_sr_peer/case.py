@@ -82,10 +82,10 @@ def exact_attribute_losses(model, seq_output, items):
     }
 
 
-def compute(model, inputs, config, further=False):
+def compute(model, inputs, config, further=False, train=True):
     """Forward, losses, gradients and optimizer steps -> an exporter's `Dump` with all keys of the case but the inputs.
 
-    `further` adds the stages that no golden case holds.
+    `further` adds the stages that no golden case holds; without `train` it ends with the losses.
     """
     where = stages(config) | (further_stages(config) if further else {})
     names = {name: name for name, _ in model.named_parameters()}
@@ -100,6 +100,8 @@ def compute(model, inputs, config, further=False):
         values, seq_output = losses()
         model.full_sort_scores(seq_output)  # BPR's loss has no use for it
     dump.losses(values | exact_attribute_losses(model, seq_output, inputs["pos_items"]))
+    if not train:
+        return dump
     values["total"].backward()
     dump.gradients()
     dump.train(lambda: losses()[0]["total"], model.optimizer(config["learning_rate"]), config["train_steps"])
