@@ -1,6 +1,6 @@
 """One golden model case: the peer built from it, and everything that it computes on it.
 
-    python -m dif_sr_peer.case CASE_DIR OUT.safetensors     # the peer's dump, by the exporter
+    python -m dif_sr_peer.case CASE_DIR OUT.safetensors [--further]     # the peer's dump, by the exporter
 """
 
 import argparse
@@ -112,9 +112,10 @@ def main():
     parser = argparse.ArgumentParser(prog="dif_sr_peer.case", description="write the peer's dump of a golden case")
     parser.add_argument("case_dir")
     parser.add_argument("out")
+    parser.add_argument("--further", action="store_true", help="with the stages that the case itself does not hold")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    dump = compute(*build(arguments.case_dir))
+    dump = compute(*build(arguments.case_dir), further=arguments.further)
     dump.save(arguments.out)
     print(f"{arguments.out}: {len(dump.tensors)} tensors")
 

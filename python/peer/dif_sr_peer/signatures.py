@@ -81,6 +81,7 @@ class Found:
     first: str
     added: list
     missing: list
+    twins: tuple = ()
 
 
 class Case:
@@ -173,9 +174,9 @@ def distinct(case_, found):
             kept.append(candidate)
             continue
         one, other = kept[twin].fault, candidate.fault
-        print(f"{case_.name}: not told apart: {one.id}, {other.id}")
+        print(f"{case_.name}: not told apart: {one.id}, {other.id}", flush=True)
         text = f"{one.text}; or, the same here: {other.text}"
-        kept[twin] = replace(kept[twin], fault=replace(one, text=text))
+        kept[twin] = replace(kept[twin], fault=replace(one, text=text), twins=(*kept[twin].twins, other.id))
     return kept
 
 
@@ -214,7 +215,10 @@ def table(folder):
         "pairs": torch.tensor(pairs, dtype=torch.int32).reshape(-1, 2),
         "pair": torch.tensor(of_pairs, dtype=torch.float64).reshape(-1, len(pair_keys)),
     }
-    entries = [{"id": one.fault.id, "text": one.fault.text, "first_stage": one.first} for one in found]
+    entries = [
+        {"id": one.fault.id, "text": one.fault.text, "first_stage": one.first} | ({"twins": one.twins} if one.twins else {})
+        for one in found
+    ]
     extra = {one.fault.id: {"keys_added": one.added, "keys_missing": one.missing} for one in found if one.added or one.missing}
     metadata = {"faults": entries, "keys": case_.keys, "pair_keys": pair_keys, "extra": extra}
     return tensors, {key: json.dumps(value, ensure_ascii=False) for key, value in metadata.items()}
@@ -279,6 +283,7 @@ def main():
             failed |= bool(wrong)
         else:
             save_file(*[{k: v.contiguous() for k, v in computed[0].items()}, path, computed[1]])
+            path.chmod(0o644)
             print(f"{path}: {path.stat().st_size / 1e3:.0f} kB", flush=True)
     projection = arguments.out / "projection.json"
     if arguments.check:

@@ -87,10 +87,16 @@ def pooling(c):
         )
 
 
-def tokens(compute):
+def tokens(shift):
+    """Attributes of item + shift."""
+
     def plant(model):
         for layer in model.feature_embed_layer_list:
-            replace(layer, "tokens", lambda original, item_seq: original(compute(item_seq)))
+
+            def of_other(original, item_seq, last=len(layer.ids) - 1):
+                return original((item_seq + shift).clamp(0, last))
+
+            replace(layer, "tokens", of_other)
 
     return plant
 
@@ -101,12 +107,12 @@ def attribute_of_item(c):
     yield (
         "attribute_of_item_before",
         f"attributes are read one row too early, at item − 1: {right}",
-        tokens(lambda items: (items - 1).clamp(min=0)),
+        tokens(-1),
     )
     yield (
         "attribute_of_item_after",
         f"attributes are read one row too late, at item + 1: {right}",
-        tokens(lambda items: (items + 1).clamp(max=c["n_items"] - 1)),
+        tokens(1),
     )
 
 
