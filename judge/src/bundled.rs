@@ -26,7 +26,7 @@ macro_rules! case {
 }
 
 /// By name.
-pub(crate) static ALL: [Bundled; 14] = [
+pub(crate) static ALL: [Bundled; 15] = [
     case!("act_relu"),
     case!("act_sigmoid"),
     case!("act_swish"),
@@ -35,8 +35,9 @@ pub(crate) static ALL: [Bundled; 14] = [
     case!("concat"),
     case!("concat_two_attributes"),
     case!("gate"),
+    case!("gate_token"),
     case!("gate_two_attributes"),
-    case!("max_pooling"),
+    case!("max_pooling", None, Some(include_str!("../noise/max_pooling.json"))),
     case!("mean_pooling"),
     case!("no_predictor"),
     case!("sum"),

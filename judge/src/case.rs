@@ -131,6 +131,12 @@ impl Case {
         }
     }
 
+    /// The faults that the judge can name in this case; none without a table of causes.
+    pub fn faults(&self) -> impl Iterator<Item = (&str, &str)> {
+        let faults = self.table.iter().flat_map(|table| &table.faults);
+        faults.map(|fault| (fault.id.as_str(), fault.text.as_str()))
+    }
+
     /// B: the rows of the batch.
     pub(crate) fn batch(&self) -> usize {
         self.tensors["in.item_seq"].shape()[0]

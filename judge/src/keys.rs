@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::error::nearest;
 use crate::relations::axes_in_order;
-use crate::{Case, Dtype, Dump, Error, Result, Tensor};
+use crate::{Case, Dtype, Dump, Error, Result, Stage, Tensor};
 
 /// First parts behind which a parameter's name stands.
 const OF_PARAMETERS: [&str; 3] = ["param", "grad", "after5"];
@@ -38,13 +38,20 @@ impl<'a> Keys<'a> {
                 readable(tensor).map_err(|error| error.at(&dump.path).tensor(name))?;
                 keys.initial.insert(name, tensor);
             } else {
-                let foreign = !OF_PARAMETERS.contains(&prefix);
-                if let Some(meant) = misspelt(name, prefix, case, dump) {
+                let of_parameter = OF_PARAMETERS.contains(&prefix);
+                // A stage that this case does not hold is no mistake: `fused_scores` under `sum`, say.
+                let other_stage = !of_parameter && Stage::of(name).is_some();
+                if other_stage {
+                    keys.foreign.push(name.clone());
+                } else if let Some(meant) = misspelt(name, prefix, case, dump) {
                     return Err(Error::new(format!("found `{name}`, which is no key of {}", case.name))
                         .at(&dump.path)
                         .hint(format!("is `{meant}` meant? Rename it, or leave it out")));
+                } else if of_parameter {
+                    keys.extra.insert(name, tensor);
+                } else {
+                    keys.foreign.push(name.clone());
                 }
-                if foreign { keys.foreign.push(name.clone()) } else { _ = keys.extra.insert(name, tensor) }
             }
         }
         if keys.known.is_empty() && keys.initial.is_empty() {
