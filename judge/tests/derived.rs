@@ -101,7 +101,8 @@ fn probabilities(case: &Case, scale: f64, masked: impl Fn(usize, usize, usize) -
     let mut values = Vec::new();
     for (row, scores) in fused.values().chunks(7).enumerate() {
         let (b, q) = (row / 28, row % 7);
-        let scores = scores.iter().enumerate().map(|(key, s)| s / scale - if masked(b, q, key) { 10000.0 } else { 0.0 });
+        let scores =
+            scores.iter().enumerate().map(|(key, s)| s / scale - if masked(b, q, key) { 10000.0 } else { 0.0 });
         let scores: Vec<f64> = scores.collect();
         let most = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
         let sum: f64 = scores.iter().map(|s| (s - most).exp()).sum();
@@ -138,7 +139,8 @@ fn sgd_and_another_learning_rate_are_read_from_the_parameters() {
         names.iter().map(after).collect()
     };
     let told = |tensors: Vec<(String, Tensor)>| {
-        let tensors: Vec<(&str, Tensor)> = tensors.iter().map(|(name, tensor)| (name.as_str(), tensor.clone())).collect();
+        let tensors: Vec<(&str, Tensor)> =
+            tensors.iter().map(|(name, tensor)| (name.as_str(), tensor.clone())).collect();
         known(&case, &tensors).join("\n")
     };
     let sgd = told(moved(&|name, i| -0.005 * case.tensors[&format!("grad.{name}")].values()[i]));

@@ -114,7 +114,8 @@ fn other_keys_are_listed_and_a_third_layer_is_evidence() {
     dump.tensors.insert(third.into(), case.tensors["out.scores"].clone());
     let report = judged(&case, &dump);
     assert_eq!(report.unknown, ["my.notes"]);
-    let said = "`grad.trm_encoder.layer.*.feed_forward.dense_1.*` (1 tensor) is of a parameter that DIF-SR does not have here";
+    let said =
+        "`grad.trm_encoder.layer.*.feed_forward.dense_1.*` (1 tensor) is of a parameter that DIF-SR does not have here";
     assert_eq!(report.evidence, [said]);
 }
 
@@ -125,10 +126,20 @@ fn absent_parameters_and_gradients_are_evidence() {
     dump.tensors.retain(|name, _| !name.contains("fusion_layer") && name != "grad.position_embedding.weight");
     let report = judged(&case, &dump);
     let said = report.evidence.join("\n");
-    assert!(said.contains("no `param.trm_encoder.layer.*.multi_head_attention.fusion_layer.projection.0.*` (4 tensors, the \
-                           fusion's own): the model has none, or they are not dumped"), "{said}");
-    assert!(said.contains("no `grad.position_embedding.*` (1 tensor, the positions): the parameter is there and has no \
-                           gradient"), "{said}");
+    assert!(
+        said.contains(
+            "no `param.trm_encoder.layer.*.multi_head_attention.fusion_layer.projection.0.*` (4 tensors, the \
+                           fusion's own): the model has none, or they are not dumped"
+        ),
+        "{said}"
+    );
+    assert!(
+        said.contains(
+            "no `grad.position_embedding.*` (1 tensor, the positions): the parameter is there and has no \
+                           gradient"
+        ),
+        "{said}"
+    );
 }
 
 #[test]
@@ -150,7 +161,10 @@ fn a_gradient_of_an_attribute_table_is_told() {
     dump.tensors.insert(format!("after5.{table}"), scaled(&case.tensors[&format!("param.{table}")], 1.5));
     let said = judged(&case, &dump).evidence.join("\n");
     assert!(said.contains(&format!("`grad.{table}`: the attribute table has a gradient")), "{said}");
-    assert!(said.contains(&format!("`after5.{table}`: the attribute table is trained, it has moved by up to 1.3e0")), "{said}");
+    assert!(
+        said.contains(&format!("`after5.{table}`: the attribute table is trained, it has moved by up to 1.3e0")),
+        "{said}"
+    );
 }
 
 #[test]
@@ -206,8 +220,7 @@ fn a_tensor_of_another_shape_is_refused_with_its_layout_if_that_is_all() {
     let case = gate();
     let scores = &case.tensors["out.scores"];
     let (rows, items) = (scores.shape()[0], scores.shape()[1]);
-    let turned: Vec<f64> =
-        (0..rows * items).map(|i| scores.values()[i % rows * items + i / rows]).collect();
+    let turned: Vec<f64> = (0..rows * items).map(|i| scores.values()[i % rows * items + i / rows]).collect();
     let mut dump = Dump::new();
     dump.put("out.scores", &[items, rows], &turned).unwrap_or_else(|e| panic!("{e}"));
     assert_eq!(

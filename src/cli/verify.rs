@@ -4,10 +4,10 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use dif_sr::config::ComputePath;
-use dif_sr::golden::{Case, CaseReport, judge_of, verify};
+use dif_sr::golden::{Case, CaseReport, against, judge_of, verify};
 use dif_sr::train::gpu;
 use dif_sr::{Error, Result};
-use judge::{Dump, Group, Judge};
+use judge::{Dump, Judge, Report};
 use tch::{Device, Kind};
 
 use super::{Outcome, output};
@@ -92,12 +92,19 @@ fn run_against(dump: &Path, case: &Path, args: &VerifyArgs, json: bool) -> Resul
     // A name alone is a case that comes with the program, where no folder is called so.
     let bundled = case.to_str().filter(|name| !case.exists() && judge::Case::names().any(|known| known == *name));
     match bundled {
-        Some(name) => told(Judge::of(&judge::Case::bundled(name)?), &dump, args, json),
-        None => told(judge_of(&Case::load(case)?, Kind::Double), &dump, args, json),
+        Some(name) => {
+            let case = judge::Case::bundled(name)?;
+            told(&asked(Judge::of(&case), args)?.judge(&dump)?, json)
+        }
+        None => {
+            let case = Case::load(case)?;
+            told(&against(&case, &asked(judge_of(&case, Kind::Double), args)?, &dump)?, json)
+        }
     }
 }
 
-fn told(mut judge: Judge<'_>, dump: &Dump, args: &VerifyArgs, json: bool) -> Result<Outcome> {
+/// The judge with what `--require` and `--accept` say.
+fn asked<'a>(mut judge: Judge<'a>, args: &VerifyArgs) -> Result<Judge<'a>> {
     if let Some(stages) = &args.require {
         judge = judge.require(stages)?;
     }
@@ -105,9 +112,12 @@ fn told(mut judge: Judge<'_>, dump: &Dump, args: &VerifyArgs, json: bool) -> Res
         let (name, reason) = deviation.split_once('=').unwrap_or((deviation, ""));
         judge = judge.accept(name, reason)?;
     }
-    let report = judge.judge(dump)?;
+    Ok(judge)
+}
+
+fn told(report: &Report, json: bool) -> Result<Outcome> {
     if json {
-        output::print_json(&report)?;
+        output::print_json(report)?;
     } else {
         output::print(&report.to_string())?;
     }
