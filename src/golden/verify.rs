@@ -68,3 +68,34 @@ pub fn judge_of(case: &Case, kind: Kind) -> Judge<'_> {
     let dtype = if kind == Kind::Double { Dtype::Float64 } else { Dtype::Float32 };
     judge.noise(dtype, rounding_noise(&case.model, kind, |model| compute(case, model)))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::path::Path;
+
+    use super::*;
+
+    /// The judge cannot compute: what rounding does to `max_pooling` comes with it as data, from another implementation.
+    #[test]
+    fn the_noise_that_comes_with_the_judge_is_what_rounding_does() {
+        tch::set_num_threads(1);
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let case = Case::load(&root.join("golden/max_pooling")).unwrap_or_else(|e| panic!("{e}"));
+        let text = std::fs::read_to_string(root.join("judge/noise/max_pooling.json")).expect("it is there");
+        let listed: BTreeMap<String, f64> = serde_json::from_str(&text).expect("JSON");
+        let measured = rounding_noise(&case.model, Kind::Double, |model| compute(&case, model));
+        for (name, golden) in &case.expected {
+            let found = measured[name];
+            let largest = golden.abs().max().double_value(&[]);
+            let allowed = judge::Tolerance::FLOAT64.bound(largest);
+            match listed.get(name) {
+                // Eight draws of a chaotic quantity, here and there.
+                Some(expected) => {
+                    assert!((expected / 100.0..=expected * 100.0).contains(&found), "{name}: {expected:e}, {found:e}");
+                }
+                None => assert!(found <= allowed, "{name}: {found:e} of {allowed:e}"),
+            }
+        }
+    }
+}

@@ -7,8 +7,9 @@ use std::collections::BTreeMap;
 
 use tch::{Device, Kind, Reduction, Tensor, nn, no_grad};
 
+use super::Case;
 use super::compute::optimize;
-use super::{Case, Fault};
+use super::fault::Fault;
 use crate::config::{Fusion, Loss, ModelConfig, Predictor};
 use crate::model::{FeatureSeqEmbLayer, FusionLayer};
 use crate::train::Adam;
