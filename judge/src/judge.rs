@@ -113,7 +113,7 @@ impl<'a> Judge<'a> {
             let faults = table.into_iter().flat_map(|table| &table.faults).map(|fault| fault.id.as_str());
             let near = nearest(name, faults.chain(self.case.keys())).map_or("", |(near, _)| near);
             return Err(Error::new(format!("expected a fault, a stage or a key to accept, found `{name}`"))
-                .hint(format!("is `{near}` meant? `dif-sr verify --against` prints the names of what it finds")));
+                .hint(format!("is `{near}` meant? The report's JSON has the name of the fault that is found")));
         };
         if reason.trim().is_empty() {
             return Err(Error::new(format!("expected a reason to accept `{name}`, found none"))

@@ -55,9 +55,10 @@ impl<'a> Keys<'a> {
             }
         }
         if keys.known.is_empty() && keys.initial.is_empty() {
-            let found: Vec<&String> = dump.tensors.keys().take(5).collect();
+            let found: Vec<String> = dump.tensors.keys().take(5).map(|name| format!("`{name}`")).collect();
+            let found = if found.is_empty() { "none".to_owned() } else { found.join(", ") };
             return Err(Error::new(format!(
-                "expected tensors named as in the case (`out.scores`, `out.layer.0.attention_probs`, …), found {found:?}"
+                "expected tensors named as in the case (`out.scores`, `out.layer.0.attention_probs`, …), found {found}"
             ))
             .at(&dump.path)
             .hint("name them as docs/verify.md lists them"));
