@@ -52,6 +52,11 @@ pub fn verify(case: &Case, path: ComputePath, device: Device) -> Result<CaseRepo
         })?;
         dump.tensors.insert(name.clone(), to_judge(tensor));
     }
+    if dump.tensors.is_empty() {
+        return Err(Error::new("expected `out.*`, `grad.*`, `train.loss.*` or `after5.*` to compare with, found none")
+            .at(&case.path)
+            .hint("add what the reference computed"));
+    }
     let judge = judge_of(case, kind).require_nothing();
     // A GPU adds the float32 numbers of the attribute loss in another order than the goldens' processor.
     let judge = if device == Device::Cpu { judge.float32_labels() } else { judge };
