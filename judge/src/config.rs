@@ -81,7 +81,7 @@ impl Config {
                 .hint("write the keys that golden/gate/config.yaml has")
         })?;
         let sizes = [config.n_items, config.max_len, config.n_layers, config.n_heads, config.hidden_size];
-        if sizes.contains(&0) || config.hidden_size % config.n_heads != 0 {
+        if sizes.contains(&0) || !config.hidden_size.is_multiple_of(config.n_heads) {
             return Err(Error::new("expected sizes of at least 1, and `hidden_size` a multiple of `n_heads`")
                 .at(path)
                 .hint("correct the sizes"));

@@ -101,15 +101,15 @@ pub(crate) fn of_sequence_output(context: &Context<'_>, pair: &Pair<'_>) -> Vec<
         if let Some((place, _)) = places.iter().find(|(_, of)| taken_at(of)) {
             return vec![format!("it is the output of layer {k} at position {place}")];
         }
-        let mean = |row: usize, positions: usize, over: f64| -> Vec<f64> {
-            (0..width).map(|i| (0..positions).map(|position| vector(row, position)[i]).sum::<f64>() / over).collect()
+        let mean = |row: usize, positions: usize| -> Vec<f64> {
+            let sum = |i| (0..positions).map(|position| vector(row, position)[i]).sum::<f64>();
+            (0..width).map(|i| sum(i) / positions as f64).collect()
         };
-        let means: [(&str, &dyn Fn(usize) -> Vec<f64>); 2] = [
-            ("over items", &|row| mean(row, lengths[row], lengths[row] as f64)),
-            ("over all positions, padding too", &|row| mean(row, length, length as f64)),
-        ];
-        if let Some((over, _)) = means.iter().find(|(_, of)| rows().all(|(row, ours)| equal(ours, &of(row)))) {
-            return vec![format!("it is the mean of layer {k}'s output {over}")];
+        if rows().all(|(row, ours)| equal(ours, &mean(row, lengths[row]))) {
+            return vec![format!("it is the mean of layer {k}'s output over items")];
+        }
+        if rows().all(|(row, ours)| equal(ours, &mean(row, length))) {
+            return vec![format!("it is the mean of layer {k}'s output over all positions, padding too")];
         }
     }
     Vec::new()

@@ -131,11 +131,10 @@ impl Pair<'_> {
 pub(crate) fn axes_in_order(ours: &Tensor, golden: &Tensor) -> Option<Vec<usize>> {
     let tolerance = if golden.values().len() == ours.values().len() { Tolerance::FLOAT32 } else { return None };
     let pair = Pair { ours, golden, tolerance };
-    let found = orders(ours.shape().len()).into_iter().find(|order| {
+    orders(ours.shape().len()).into_iter().find(|order| {
         let (shape, values) = permuted(ours, order);
         shape == golden.shape() && pair.equals(&values)
-    });
-    found
+    })
 }
 
 /// Every order of so many axes; none of more than four.

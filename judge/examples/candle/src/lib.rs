@@ -17,7 +17,12 @@ impl Linear {
     /// # Errors
     /// The last axis has another size.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        x.broadcast_matmul(&self.weight.t()?)?.broadcast_add(&self.bias)
+        let (out, width) = self.weight.dims2()?;
+        let mut shape = x.dims().to_vec();
+        shape.pop();
+        shape.push(out);
+        let rows = x.contiguous()?.reshape(((), width))?;
+        rows.matmul(&self.weight.t()?)?.broadcast_add(&self.bias)?.reshape(shape)
     }
 }
 

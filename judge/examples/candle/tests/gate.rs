@@ -52,7 +52,8 @@ fn attend(case: &Case, attention: &Attention) -> Result<Attended> {
     let item_seq = ids(case, "in.item_seq");
     let items = look_up(&tensor(case, "param.item_embedding.weight"), &item_seq)?;
     let x = norm(case, "LayerNorm").forward(&items)?;
-    let position = tensor(case, "param.position_embedding.weight").unsqueeze(0)?.broadcast_as(x.shape())?.contiguous()?;
+    let position =
+        tensor(case, "param.position_embedding.weight").unsqueeze(0)?.broadcast_as(x.shape())?.contiguous()?;
     // `pooling_mode: sum`: the vectors of an item's tokens are added, padding tokens left out.
     let tokens = ids(case, "in.item_feat.categories");
     let table = tensor(case, "param.feature_embed_layer_list.0.token_seq_embedding");
@@ -109,7 +110,8 @@ fn a_softmax_without_scale_and_mask_departs() {
     let case = Case::bundled("gate").unwrap_or_else(|e| panic!("{e}"));
     let mut right = dump(&case, &attention(&case));
     let probs = tensor(&case, "out.layer.0.fused_scores");
-    let unmasked = probs.exp().and_then(|e| e.broadcast_div(&e.sum_keepdim(D::Minus1)?)).unwrap_or_else(|e| panic!("{e}"));
+    let unmasked =
+        probs.exp().and_then(|e| e.broadcast_div(&e.sum_keepdim(D::Minus1)?)).unwrap_or_else(|e| panic!("{e}"));
     put(&mut right, "attention_probs", &unmasked);
     let judge = Judge::of(&case).require(STAGES).unwrap_or_else(|e| panic!("{e}"));
     let text = judge.judge(&right).unwrap_or_else(|e| panic!("{e}")).to_string();
