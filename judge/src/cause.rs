@@ -268,7 +268,7 @@ impl fmt::Display for Cause {
                 }
                 match dump_next {
                     Some(key) => write!(f, "; dump `{key}` to tell them apart"),
-                    None if each.len() > 1 => write!(f, "; this case gives them the same numbers"),
+                    None if each.len() > 1 => write!(f, "; the table of this case does not tell them apart"),
                     None => Ok(()),
                 }
             }

@@ -138,8 +138,8 @@ fn faults_that_the_dump_cannot_tell_apart_are_named_together_with_what_tells() {
     assert_eq!(found(&case, &[("out.loss.item", 6.0)]), (same, None, None));
     let report = Judge::of(&case).judge(&dump(&case, &[("out.loss.item", 6.0)])).unwrap_or_else(|e| panic!("{e}"));
     assert!(report.to_string().ends_with(
-        "one of: what is wrong with loss_summed; or what is wrong with loss_twice (reproduces every number of the dump); this \
-         case gives them the same numbers"
+        "one of: what is wrong with loss_summed; or what is wrong with loss_twice (reproduces every number of the dump); the \
+         table of this case does not tell them apart"
     ));
 }
 
