@@ -127,3 +127,12 @@ impl From<tch::TchError> for Error {
         error
     }
 }
+
+impl From<judge::Error> for Error {
+    /// The judge's sentence is of the same form.
+    fn from(source: judge::Error) -> Self {
+        let mut error = Self::new(source.to_string());
+        error.0.source = Some(Box::new(source));
+        error
+    }
+}

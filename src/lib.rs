@@ -9,7 +9,7 @@
 //!                                                                              │
 //!                                        eval::Ranking ─► eval::MetricValues ◄─┘ ─► run_folder
 //! run_folder ─► verdict::Record ─► verdict::Verdict ─► report
-//! golden/ ─► golden::Case ─► golden::verify
+//! golden/ ─► golden::Case ─► golden::verify ─► judge (a crate of its own: any implementation's dumps)
 //! public archives ─► fetch::fetch ─► *.inter *.item
 //! ```
 //!

@@ -62,9 +62,8 @@ enum Command {
     /// Hold the model, or another implementation's dump, to golden cases.
     ///
     /// A case is a folder with config.yaml and tensors.safetensors. With --against, what another implementation computed
-    /// on the case is compared with it, the first stage that departs is named, and the fault that reproduces its numbers
-    /// (docs/verify.md).
-    Verify(VerifyArgs),
+    /// on the case is compared with it, and the first stage that departs is named with its cause (docs/verify.md).
+    Verify(verify::VerifyArgs),
     /// The items that a model expects next, for users or for a history, as TSV or (--json) JSON lines.
     Recommend(recommend::RecommendArgs),
     /// Make a checkpoint of RecBole's parameters, with the configuration and the data set that they were trained on.
@@ -137,22 +136,6 @@ struct EvaluateArgs {
     run: PathBuf,
     #[command(flatten)]
     config_args: ConfigArgs,
-}
-
-#[derive(Debug, Args)]
-struct VerifyArgs {
-    /// Folders in the golden case format; files among them are passed over.
-    #[arg(required = true, value_name = "DIR")]
-    cases: Vec<PathBuf>,
-    /// Another implementation's dump of the one DIR: safetensors, any of the case's names, float32 or float64.
-    #[arg(long, value_name = "DUMP")]
-    against: Option<PathBuf>,
-    /// Hold the fast path to the cases, in float32, instead of the reference path.
-    #[arg(long, conflicts_with = "against")]
-    fast: bool,
-    /// Compute on the first GPU.
-    #[arg(long, conflicts_with_all = ["against", "fast"])]
-    gpu: bool,
 }
 
 #[derive(Debug, Args)]

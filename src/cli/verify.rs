@@ -2,13 +2,38 @@
 
 use std::path::{Path, PathBuf};
 
+use clap::Args;
 use dif_sr::config::ComputePath;
 use dif_sr::device::gpu;
-use dif_sr::golden::{AgainstReport, Case, CaseReport, Dump, Group, against, verify};
+use dif_sr::golden::{Case, CaseReport, against, judge_of, verify};
 use dif_sr::{Error, Result};
-use tch::Device;
+use judge::{Dump, Judge, Report};
+use tch::{Device, Kind};
 
-use super::{Outcome, VerifyArgs, output};
+use super::{Outcome, output};
+
+#[derive(Debug, Args)]
+pub struct VerifyArgs {
+    /// Folders in the golden case format; files among them are passed over. Beside --against also the name of a case that
+    /// comes with the program, such as `gate`.
+    #[arg(required = true, value_name = "DIR")]
+    cases: Vec<PathBuf>,
+    /// Another implementation's dump of the one DIR: safetensors, keys of docs/verify.md, float64 or float32.
+    #[arg(long, value_name = "DUMP")]
+    against: Option<PathBuf>,
+    /// What the dump must hold: stages, with commas between them [default: scores,losses,gradients,optimizer_steps].
+    #[arg(long, value_name = "STAGES", requires = "against", value_delimiter = ',')]
+    require: Option<Vec<String>>,
+    /// A deliberate deviation, reported and not held against the dump: a fault, a stage or a key, and the reason.
+    #[arg(long, value_name = "NAME=REASON", requires = "against")]
+    accept: Vec<String>,
+    /// Hold the fast path to the cases, in float32, instead of the reference path.
+    #[arg(long, conflicts_with = "against")]
+    fast: bool,
+    /// Compute on the first GPU.
+    #[arg(long, conflicts_with_all = ["against", "fast"])]
+    gpu: bool,
+}
 
 pub fn run(args: &VerifyArgs, json: bool) -> Result<Outcome> {
     // A glob over golden/ names its JSON files and README too.
@@ -21,7 +46,7 @@ pub fn run(args: &VerifyArgs, json: bool) -> Result<Outcome> {
     tch::set_num_threads(1);
     if let Some(dump) = &args.against {
         return match folders[..] {
-            [case] => run_against(dump, case, json),
+            [case] => run_against(dump, case, args, json),
             _ => Err(Error::new(format!("expected one case beside --against, found {}", folders.len()))
                 .hint("name the case that the dump was computed on")),
         };
@@ -62,44 +87,51 @@ pub fn run(args: &VerifyArgs, json: bool) -> Result<Outcome> {
     Ok(if failed.is_empty() { Outcome::Holds } else { Outcome::DoesNotHold })
 }
 
-fn run_against(dump: &Path, case: &Path, json: bool) -> Result<Outcome> {
-    let report = against(&Case::load(case)?, &Dump::read(dump)?)?;
-    if json {
-        output::print_json(&report)?;
-    } else {
-        output::print(&text_against(&report))?;
+fn run_against(dump: &Path, case: &Path, args: &VerifyArgs, json: bool) -> Result<Outcome> {
+    let dump = Dump::read(dump)?;
+    // A name alone is a case that comes with the program, where no folder is called so.
+    let bundled = case.to_str().filter(|name| !case.exists() && judge::Case::names().any(|known| known == *name));
+    match bundled {
+        Some(name) => {
+            let case = judge::Case::bundled(name)?;
+            told(&asked(Judge::of(&case), args)?.judge(&dump)?, json)
+        }
+        None => {
+            let case = Case::load(case)?;
+            told(&against(&case, &asked(judge_of(&case, Kind::Double), args)?, &dump)?, json)
+        }
     }
-    Ok(if report.holds { Outcome::Holds } else { Outcome::DoesNotHold })
+}
+
+/// The judge with what `--require` and `--accept` say.
+fn asked<'a>(mut judge: Judge<'a>, args: &VerifyArgs) -> Result<Judge<'a>> {
+    if let Some(stages) = &args.require {
+        judge = judge.require(stages)?;
+    }
+    for deviation in &args.accept {
+        let (name, reason) = deviation.split_once('=').unwrap_or((deviation, ""));
+        judge = judge.accept(name, reason)?;
+    }
+    Ok(judge)
+}
+
+fn told(report: &Report, json: bool) -> Result<Outcome> {
+    if json {
+        output::print_json(report)?;
+    } else {
+        output::print(&report.to_string())?;
+    }
+    Ok(if report.holds() { Outcome::Holds } else { Outcome::DoesNotHold })
 }
 
 /// A line for each stage: how many tensors, and the largest error beside what is allowed.
 fn text(report: &CaseReport) -> String {
-    format!("{}\n{}\n", report.case, stages(&report.groups, |group| format!("FAIL {}", group.worst)))
-}
-
-/// The stages, what was not compared, and the first departure.
-fn text_against(report: &AgainstReport) -> String {
-    let mut lines = vec![format!("{}, held to {} in {}", report.dump.display(), report.case, report.precision)];
-    lines.push(stages(&report.stages, |_| "departs".to_owned()));
-    let listed = |what: &str, names: Vec<String>| {
-        if names.is_empty() { None } else { Some(format!("  {what}: {}", names.join(", "))) }
-    };
-    lines.extend(listed("not in the dump", report.not_dumped.iter().map(ToString::to_string).collect()));
-    lines.extend(listed("not in the case, passed over", report.unknown.clone()));
-    lines.push(match &report.departure {
-        Some(departure) => format!("\n{departure}"),
-        None => "\npass: every tensor of the dump is within tolerance".to_owned(),
-    });
-    lines.join("\n")
-}
-
-fn stages(groups: &[Group], broken: impl Fn(&Group) -> String) -> String {
     let mut rows = vec![["  stage", "tensors", "error", "allowed", "verdict"].map(str::to_owned).into()];
-    for group in groups {
+    for group in &report.groups {
         let (error, allowed) = group.worst.error_and_bound();
-        let verdict = if group.worst.holds() { "pass".to_owned() } else { broken(group) };
+        let verdict = if group.holds() { "pass".to_owned() } else { format!("FAIL {}", group.worst) };
         let numbers = [group.tensors.to_string(), format!("{error:.1e}"), format!("{allowed:.1e}"), verdict];
         rows.push([vec![format!("  {}", group.name)], numbers.into()].concat());
     }
-    output::table(&rows)
+    format!("{}\n{}\n", report.case, output::table(&rows))
 }

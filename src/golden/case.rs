@@ -1,6 +1,7 @@
 //! A golden case: a folder with `config.yaml` and `tensors.safetensors` (golden README).
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use tch::{Device, Kind, Tensor};
@@ -27,6 +28,8 @@ pub struct Case {
     pub batch: Batch,
     /// `out.*`, `grad.*`, `train.loss.*` and `after5.*`.
     pub expected: BTreeMap<String, Tensor>,
+    /// The case as the judge reads it.
+    pub judged: judge::Case,
 }
 
 impl Case {
@@ -35,8 +38,15 @@ impl Case {
     /// # Errors
     /// A file that is missing or not of the case format, with the tensor or the key.
     pub fn load(path: &Path) -> Result<Self> {
-        let config = ModelConfig::from_case(&path.join("config.yaml"))?;
-        Self::of(path, config, TensorFile::read(&path.join(TENSORS))?)
+        let (config, tensors) = (path.join("config.yaml"), path.join(TENSORS));
+        let parsed = ModelConfig::from_case(&config)?;
+        let bytes = fs::read(&tensors).map_err(|e| {
+            Error::io(&tensors, "read the file", e).hint("check the path: a .safetensors file is expected there")
+        })?;
+        Self::of(path, parsed, TensorFile::parse(&tensors, &bytes)?, || {
+            let text = fs::read_to_string(&config).map_err(|e| Error::io(&config, "read the file", e))?;
+            Ok(judge::Case::parse(path, &text, &bytes)?)
+        })
     }
 
     /// Reads a case from the content of its two files as [`Case::load`] does; `path` is for messages.
@@ -44,11 +54,18 @@ impl Case {
     /// # Errors
     /// As [`Case::load`].
     pub fn parse(path: &Path, config: &str, tensors: &[u8]) -> Result<Self> {
-        let config = ModelConfig::parse_case(config, &path.join("config.yaml"))?;
-        Self::of(path, config, TensorFile::parse(&path.join(TENSORS), tensors)?)
+        let parsed = ModelConfig::parse_case(config, &path.join("config.yaml"))?;
+        Self::of(path, parsed, TensorFile::parse(&path.join(TENSORS), tensors)?, || {
+            Ok(judge::Case::parse(path, config, tensors)?)
+        })
     }
 
-    fn of(path: &Path, (config, shape): (ModelConfig, CaseShape), mut file: TensorFile) -> Result<Self> {
+    fn of(
+        path: &Path,
+        (config, shape): (ModelConfig, CaseShape),
+        mut file: TensorFile,
+        judged: impl FnOnce() -> Result<judge::Case>,
+    ) -> Result<Self> {
         let tensors_path = &path.join(TENSORS);
         let features = (shape.attributes.iter())
             .map(|attribute| {
@@ -84,7 +101,7 @@ impl Case {
                 .at(tensors_path)
                 .hint("rename or remove it: an unknown tensor would go unchecked"));
         }
-        Ok(Self { path: path.to_path_buf(), shape, model, batch, expected })
+        Ok(Self { path: path.to_path_buf(), shape, model, batch, expected, judged: judged()? })
     }
 
     /// The folder's name.
@@ -95,25 +112,6 @@ impl Case {
     /// What the case was computed in.
     pub fn kind(&self) -> Kind {
         self.model.named_parameters().first().map_or(Kind::Double, |(_, parameter)| parameter.kind())
-    }
-
-    /// Every tensor of the case under its name: inputs, initial parameters and what the reference computed.
-    pub fn tensors(&self) -> BTreeMap<String, Tensor> {
-        let Batch { item_seq, item_seq_len, pos_items, neg_items, .. } = &self.batch;
-        let batch = [("item_seq", item_seq), ("item_seq_len", item_seq_len), ("pos_items", pos_items)].into_iter();
-        let batch = batch.chain(neg_items.as_ref().map(|items| ("neg_items", items)));
-        let mut all: BTreeMap<_, _> = batch.map(|(name, t)| (format!("in.{name}"), t.shallow_clone())).collect();
-        for feature in self.model.features() {
-            let ids = match feature.kind {
-                AttributeKind::Token => feature.ids.flatten(0, -1),
-                AttributeKind::TokenSeq => feature.ids.shallow_clone(),
-            };
-            all.insert(format!("in.item_feat.{}", feature.name), ids);
-        }
-        let parameters = self.model.named_parameters().into_iter().chain(self.model.named_tables());
-        all.extend(parameters.map(|(name, parameter)| (format!("param.{name}"), parameter.detach())));
-        all.extend(self.expected.iter().map(|(name, tensor)| (name.clone(), tensor.shallow_clone())));
-        all
     }
 }
 

@@ -1,7 +1,5 @@
 //! Ways in which implementations of DIF-SR depart from it: hypotheses on a dump's first departure.
 
-use serde::{Serialize, Serializer};
-
 use super::Case;
 use crate::config::{Activation, Architecture, AttributeKind, Fusion, Loss, ModelConfig, Pooling, Predictor};
 
@@ -87,6 +85,34 @@ impl Fault {
         faults
     }
 
+    /// The name that the tables of causes have for it.
+    pub fn id(self, case: &Case) -> String {
+        let config = case.model.config();
+        match self {
+            Self::PaddingRowZeroed => "padding_row_zeroed".into(),
+            Self::LeftPadding => "left_padding".into(),
+            Self::PositionAddedToInput => "position_added_to_input".into(),
+            Self::LayerNormEps(eps) => format!("layer_norm_eps_{eps:e}").replace('-', "_"),
+            Self::Pooling(pooling) => format!("pooling_{}", name(pooling)),
+            Self::MaskBeforeFusion => "mask_before_fusion".into(),
+            Self::FutureNotMasked => "future_not_masked".into(),
+            Self::PaddingNotMasked => "padding_not_masked".into(),
+            Self::Scale(1) => "no_scale".into(),
+            Self::Scale(size) if size == config.hidden_size => "scale_by_hidden_size".into(),
+            Self::Scale(_) => "scale_by_attribute_head_size".into(),
+            Self::TanhGelu => "tanh_gelu".into(),
+            Self::Activation(activation) => format!("activation_{}", name(activation)),
+            Self::OffByOneGather => "off_by_one_gather".into(),
+            Self::GatherAtEnd => "output_at_end".into(),
+            Self::ItemLossWithoutPadding => "item_loss_without_padding".into(),
+            Self::LabelClippedTo1 => "label_clipped_to_1".into(),
+            Self::Index0InAttributeLoss => "index_0_in_attribute_loss".into(),
+            Self::Unweighted => "unweighted".into(),
+            Self::PaddingRowGradient => "padding_row_gradient".into(),
+            Self::AttributeTableTrained => "attribute_table_trained".into(),
+        }
+    }
+
     /// What is wrong, beside what is right.
     pub fn describe(self, case: &Case) -> String {
         let config = case.model.config();
@@ -138,13 +164,6 @@ impl Fault {
                 "the attribute tables are trained; the reference keeps them from the optimizer".into()
             }
         }
-    }
-}
-
-/// The fault's name as the variant is called, numbers included.
-impl Serialize for Fault {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(&format_args!("{self:?}"))
     }
 }
 

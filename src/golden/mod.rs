@@ -1,22 +1,17 @@
-//! Golden values: cases on disk, the one comparison, the model held to a case, and any implementation held to one.
+//! Golden values: cases on disk, and the model held to them. What is compared, and how closely, is [`judge`]'s.
 
 mod against;
 mod case;
-mod cause;
-mod compare;
 mod compute;
 mod fault;
-mod judge;
 mod rounding;
-mod stage;
+mod tensors;
 mod verify;
 mod what_if;
 
-pub use against::{AgainstReport, Departure, Dump, against};
+pub use against::against;
 pub use case::Case;
-pub use cause::Cause;
-pub use compare::{Comparison, Tolerance, compare};
-pub use fault::Fault;
+pub use judge::{Comparison, Tolerance};
 pub use rounding::rounding_noise;
-pub use stage::{Group, Part, Stage};
-pub use verify::{CaseReport, verify};
+pub use tensors::{compare, to_judge};
+pub use verify::{CaseReport, judge_of, verify};

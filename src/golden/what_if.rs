@@ -7,8 +7,9 @@ use std::collections::BTreeMap;
 
 use tch::{Device, Kind, Reduction, Tensor, no_grad};
 
+use super::Case;
 use super::compute::optimize;
-use super::{Case, Fault};
+use super::fault::Fault;
 use crate::config::{Fusion, Loss, ModelConfig, Predictor};
 use crate::model::{FeatureSeqEmbLayer, FusionLayer, Linear, names};
 use crate::train::Adam;
@@ -279,8 +280,9 @@ impl<'a> WhatIf<'a> {
 mod tests {
     use std::path::Path;
 
-    use super::super::compare;
-    use super::super::judge::Judge;
+    use judge::{Dump, Judge};
+
+    use super::super::{judge_of, to_judge};
     use super::*;
 
     #[test]
@@ -294,15 +296,14 @@ mod tests {
             let case = Case::load(&path).unwrap_or_else(|e| panic!("{e}"));
             let ours = WhatIf::new(&case, &[], Kind::Float).train();
             let exact = WhatIf::new(&case, &[], Kind::Double).train();
-            for (ours, judge) in [(&ours, Judge::of_model(&case)), (&exact, Judge::of_any(&case, case.kind()))] {
-                for (name, golden) in &case.expected {
-                    let found = judge.compare(name, &ours[name], golden);
-                    assert!(found.as_ref().is_none_or(|c| c.holds()), "{}: {found:?}", path.display());
-                }
+            let judge = judge_of(&case, Kind::Double).require_nothing();
+            for (ours, judge) in [(&ours, judge.clone().float32_labels()), (&exact, judge)] {
+                let dump: Dump = case.expected.keys().map(|name| (name.clone(), to_judge(&ours[name]))).collect();
+                let report = Judge::judge(&judge, &dump).unwrap_or_else(|e| panic!("{e}"));
+                assert!(report.holds(), "{}: {report}", path.display());
             }
             let forward = WhatIf::new(&case, &[], Kind::Float).forward();
-            let same =
-                |name: &String| compare(name, &forward[name], &ours[name], super::super::Tolerance::EXACT).holds();
+            let same = |name: &String| forward[name].equal(&ours[name]);
             assert!(forward.keys().all(same), "{}", path.display());
         }
     }

@@ -47,15 +47,15 @@ def ids(kind, vocab, n_items, generator):
     return values if kind == "token_seq" else values.squeeze(1)
 
 
-def batch(sizes, generator):
+def batch(sizes, generator, rows=ROWS):
     """Right-padded sequences, the first of them full and the last of one item."""
     length, n_items = sizes["MAX_ITEM_LIST_LENGTH"], sizes["n_items"]
-    lengths = torch.randint(1, length + 1, (ROWS,), generator=generator)
+    lengths = torch.randint(1, length + 1, (rows,), generator=generator)
     lengths[0], lengths[-1] = length, 1
-    items = torch.randint(1, n_items, (ROWS, length), generator=generator)
+    items = torch.randint(1, n_items, (rows, length), generator=generator)
     items[torch.arange(length) >= lengths.unsqueeze(1)] = 0
-    positive = torch.randint(1, n_items, (ROWS,), generator=generator)
-    negative = (positive + torch.randint(0, n_items - 2, (ROWS,), generator=generator)) % (n_items - 1) + 1
+    positive = torch.randint(1, n_items, (rows,), generator=generator)
+    negative = (positive + torch.randint(0, n_items - 2, (rows,), generator=generator)) % (n_items - 1) + 1
     return {"item_seq": items, "item_seq_len": lengths, "pos_items": positive, "neg_items": negative}
 
 
@@ -71,18 +71,18 @@ def value(name, parameter, generator):
     return mean + std * torch.randn(parameter.shape, dtype=torch.float64, generator=generator)
 
 
-def write(folder, seed, model, fields, keys):
+def write(folder, seed, config, fields, rows=ROWS, value=value):
+    """A case of this configuration and these attributes, its parameters drawn by `value(name, parameter, generator)`."""
     generator = torch.Generator().manual_seed(seed)
-    config = {"model": model} | SIZES | keys
     config["attributes"] = [{"name": name, "type": kind, "vocab": vocab} for name, kind, vocab in fields]
     if fields:
         config["selected_features"] = [name for name, *_ in fields]
-    attributes = [Attribute(*field, ids(*field[1:], SIZES["n_items"], generator)) for field in fields]
-    own = train.model_of(config, SIZES["n_items"], attributes).double()
+    attributes = [Attribute(*field, ids(*field[1:], config["n_items"], generator)) for field in fields]
+    own = train.model_of(config, config["n_items"], attributes).double()
     with torch.no_grad():
-        for name, parameter in own.named_parameters():
+        for name, parameter in train.parameters(own).items():
             parameter.copy_(value(name, parameter, generator))
-    inputs = batch(SIZES, generator)
+    inputs = batch(config, generator, rows)
     tensors = case.compute(own.train(), inputs, config).tensors
     inputs |= {f"item_feat.{attribute.name}": attribute.ids for attribute in attributes}
     folder.mkdir(parents=True, exist_ok=True)
@@ -95,8 +95,8 @@ def main():
     parser.add_argument("folder", type=Path)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    for seed, (name, parts) in enumerate(CASES.items(), 212):
-        write(arguments.folder / name, seed, *parts)
+    for seed, (name, (model, fields, keys)) in enumerate(CASES.items(), 212):
+        write(arguments.folder / name, seed, {"model": model} | SIZES | keys, fields)
         print(arguments.folder / name)
 
 

@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from .config import stop
-from .model import PortableDropout
+from .encoder import PortableDropout
+from .model import Trained
 
 COLUMNS = {
     **{"USER_ID_FIELD": "user_id", "ITEM_ID_FIELD": "item_id", "LIST_SUFFIX": "_list", "NEG_PREFIX": "neg_"},
@@ -51,7 +52,7 @@ def build(options, n_items, attributes, portable_dropout=True):
     """RecBole's model, with its own initial values, drawn from the global generator."""
     recbole = class_of(options["model"])
 
-    class Baseline(recbole):
+    class Baseline(Trained, recbole):
         def attribute_tables(self):
             """None that are not trained."""
             return {}

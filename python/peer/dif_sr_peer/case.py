@@ -1,6 +1,6 @@
 """One golden model case: the peer built from it, and everything that it computes on it.
 
-    python -m dif_sr_peer.case CASE_DIR OUT.safetensors     # the peer's dump, by the exporter
+    python -m dif_sr_peer.case CASE_DIR OUT.safetensors [--further]     # the peer's dump, by the exporter
 """
 
 import argparse
@@ -52,28 +52,45 @@ def stages(config):
     return where
 
 
+def further_stages(config):
+    """Where the peer computes what no golden case holds: with them the first departure is found more closely."""
+    names = [attribute["name"] for attribute in config["attributes"]]
+    where = {"out.input": Input("trm_encoder")}
+    where |= {f"out.pooled.{name}": Output(f"feature_embed_layer_list.{i}") for i, name in enumerate(names)}
+    for k in range(config["n_layers"]):
+        attention, streams = f"trm_encoder.layer.{k}.multi_head_attention", f"out.layer.{k}.stream_scores"
+        where |= {
+            f"{streams}.item": Method(attention, "item_scores"),
+            f"{streams}.position": Method(attention, "position_scores"),
+        }
+        for i, name in enumerate(names):
+            where[f"{streams}.{name}"] = Method(attention, "attribute_scores", lambda scores, i=i: scores[i])
+    return where
+
+
 def exact_attribute_losses(model, seq_output, items):
     """`attribute.<name>` as the golden cases hold it: with labels in float64.
 
     The authors' labels are float32, and `BCEWithLogitsLoss` returns the type of its labels. In a float64 case the total
     loss and its gradients therefore carry an attribute loss rounded to float32 (1e-8 relative), which is not this one.
     """
+    if getattr(model, "attribute_predictor", None) != "linear":
+        return {}
     return {
-        f"attribute.{attribute.name}": model.attribute_mean(
-            model.attribute_loss_fct(predictor(seq_output), model.attribute_labels(attribute, items).double())
-        )
-        for attribute, predictor in zip(model.attributes, getattr(model, "ap", []))
+        f"attribute.{attribute.name}": model.attribute_loss(i, seq_output, items, exact=True)
+        for i, attribute in enumerate(model.attributes)
     }
 
 
-def compute(model, inputs, config, also_trained=()):
-    """Forward, losses, gradients and Adam steps -> an exporter's `Dump` with all keys of the case but the inputs.
+def compute(model, inputs, config, further=False, train=True):
+    """Forward, losses, gradients and optimizer steps -> an exporter's `Dump` with all keys of the case but the inputs.
 
-    `also_trained` are tensors given to Adam beside the model's parameters (a planted fault).
+    `further` adds the stages that no golden case holds; without `train` it ends with the losses.
     """
-    dump = Dump(model, {name: name for name, _ in model.named_parameters()}, stages(config))
-    for name, table in model.attribute_tables().items():
-        dump.record(f"param.{name}", table)
+    where = stages(config) | (further_stages(config) if further else {})
+    names = {name: name for name, _ in model.named_parameters()}
+    tables = {name: table for name, table in model.attribute_tables().items() if name not in names}
+    dump = Dump(model, names, where, outside=tables)
 
     def losses():
         seq_output = model(inputs["item_seq"], inputs["item_seq_len"])
@@ -83,10 +100,11 @@ def compute(model, inputs, config, also_trained=()):
         values, seq_output = losses()
         model.full_sort_scores(seq_output)  # BPR's loss has no use for it
     dump.losses(values | exact_attribute_losses(model, seq_output, inputs["pos_items"]))
+    if not train:
+        return dump
     values["total"].backward()
     dump.gradients()
-    optimizer = torch.optim.Adam([*model.parameters(), *also_trained], lr=config["learning_rate"])
-    dump.train(lambda: losses()[0]["total"], optimizer, config["train_steps"])
+    dump.train(lambda: losses()[0]["total"], model.optimizer(config["learning_rate"]), config["train_steps"])
     return dump
 
 
@@ -94,9 +112,10 @@ def main():
     parser = argparse.ArgumentParser(prog="dif_sr_peer.case", description="write the peer's dump of a golden case")
     parser.add_argument("case_dir")
     parser.add_argument("out")
+    parser.add_argument("--further", action="store_true", help="with the stages that the case itself does not hold")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    dump = compute(*build(arguments.case_dir))
+    dump = compute(*build(arguments.case_dir), further=arguments.further)
     dump.save(arguments.out)
     print(f"{arguments.out}: {len(dump.tensors)} tensors")
 

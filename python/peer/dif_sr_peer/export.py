@@ -7,15 +7,18 @@ Copy this file: it needs only `torch` and `safetensors`. It knows nothing of you
 * `stages`: golden key -> where the value appears: `Output("module.path")`, `Input("module.path")` or
   `Method("module.path", "name")`, each with an optional function that picks the tensor.
 
-Any subset of keys is a valid dump; the more stages it holds, the closer `verify` comes to the fault.
+Any subset of keys is a valid dump; the more stages it holds, the closer `verify` comes to the fault. What is no tensor of
+the case goes into the file's metadata, as JSON: `missing_gradients`, `optimizer`, `dropout_sites`, `determinism`.
 """
 
+import json
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Callable, Optional
 
 import torch
 from safetensors.torch import load_file, save_file
+from torch.overrides import TorchFunctionMode
 
 
 @dataclass
@@ -60,25 +63,34 @@ class Dump:
     dump.gradients()
     dump.train(lambda: my_losses(model)["total"], optimizer)   # five steps on the same batch
     dump.save("dump.safetensors")
+
+    Beside the case, if you like: `initial_values`, `dropout_sites`, `determinism`.
     """
 
-    def __init__(self, model, parameters, stages):
-        self.model, self.stages, self.tensors = model, stages, {}
+    def __init__(self, model, parameters, stages, outside=None):
+        """`outside`: golden name -> tensor, for attribute tables that no `state_dict` lists, as the authors keep theirs.
+        Such a table gets a gradient that nobody uses: of it are kept its values, and those after training if they moved.
+        """
+        self.model, self.stages, self.tensors, self.metadata = model, stages, {}, {}
         self.parameters = {k: v if callable(v) else (lambda own, name=v: own[name]) for k, v in parameters.items()}
-        self.record_parameters("param")
+        self.outside = dict(outside or {})
+        self.record_parameters("param", self.own())
+        for key, tensor in self.outside.items():
+            self.record(f"param.{key}", tensor)
+
+    def own(self):
+        return dict(self.model.state_dict(keep_vars=True))
 
     def record(self, key, tensor):
         """Adds one tensor by hand."""
         self.tensors[key] = tensor.detach().cpu().clone().contiguous()
 
-    def record_parameters(self, prefix, own=None):
-        own = dict(self.model.state_dict(keep_vars=True)) if own is None else own
+    def record_parameters(self, prefix, own):
         for key, find in self.parameters.items():
             try:
                 self.record(f"{prefix}.{key}", find(own))
             except KeyError as missing:
-                if prefix != "grad":  # a frozen or unused tensor has no gradient
-                    raise KeyError(f"{prefix}.{key}: the model has no tensor {missing}") from None
+                raise KeyError(f"{prefix}.{key}: the model has no tensor {missing}") from None
 
     @contextmanager
     def forward(self):
@@ -128,19 +140,97 @@ class Dump:
             self.record(f"out.loss.{name}", loss)
 
     def gradients(self):
-        """After `backward()`."""
-        own = self.model.state_dict(keep_vars=True)
-        self.record_parameters("grad", {k: p.grad for k, p in own.items() if p.grad is not None})
+        """After `backward()`. A parameter without a gradient is evidence too: it is named in `missing_gradients`."""
+        own, missing = {k: p.grad for k, p in self.own().items() if p.grad is not None}, []
+        for key, find in self.parameters.items():
+            try:
+                self.record(f"grad.{key}", find(own))
+            except KeyError:  # frozen, detached or unused
+                missing.append(key)
+        self.metadata["missing_gradients"] = missing
 
     def train(self, total_loss, optimizer, steps=5):
         """`steps` optimizer steps on the case's batch: losses before each, parameters after the last."""
+        self.metadata["optimizer"] = self.settings(optimizer)
         for step in range(1, steps + 1):
             optimizer.zero_grad()
             loss = total_loss()
             self.record(f"train.loss.{step}", loss)
             loss.backward()
             optimizer.step()
-        self.record_parameters(f"after{steps}")
+        self.record_parameters(f"after{steps}", self.own())
+        for key, tensor in self.outside.items():
+            if not torch.equal(self.tensors[f"param.{key}"], tensor.detach().cpu()):
+                self.record(f"after{steps}.{key}", tensor)
+
+    def settings(self, optimizer):
+        """Class, hyper-parameters by group, and which of the model's tensors the optimizer does not hold."""
+        names = {id(tensor): name for name, tensor in (self.own() | self.outside).items()}
+        groups, held = [], set()
+        for group in optimizer.param_groups:
+            ours = [names.get(id(tensor), "unknown") for tensor in group["params"]]
+            held |= set(ours)
+            plain = {k: v for k, v in group.items() if k != "params" and isinstance(v, (bool, int, float, str, tuple, list))}
+            groups.append(plain | {"parameters": ours})
+        return {"class": type(optimizer).__name__, "groups": groups, "not_held": sorted(set(names.values()) - held)}
+
+    def initial_values(self, model=None, outside=None):
+        """`init.*`: the parameters of a model that was just built, with your settings and nothing loaded into it."""
+        own = dict((model or self.model).state_dict())
+        for key, find in self.parameters.items():
+            self.record(f"init.{key}", find(own))
+        for key, tensor in (outside or {}).items():
+            self.record(f"init.{key}", tensor)
+
+    def dropout_sites(self, run):
+        """Every dropout in one training pass, in order: `run()` is a forward pass of a model with your usual rates."""
+        with DropoutSites() as sites:
+            run()
+        self.metadata["dropout_sites"] = sites.seen
+
+    def determinism(self, run):
+        """`run()` twice, with dropout 0 or in `eval()`: the largest difference of what it returns, 0.0 if it is equal."""
+        with torch.no_grad():
+            first, second = run(), run()
+        self.metadata["determinism"] = {"largest_difference": (first - second).abs().max().item()}
 
     def save(self, path):
-        save_file(self.tensors, path)
+        save_file(self.tensors, path, {name: json.dumps(value) for name, value in self.metadata.items()})
+
+
+class DropoutSites(TorchFunctionMode):
+    """Sees `nn.Dropout`, `functional.dropout` and modules that are called a dropout, whoever wrote them."""
+
+    def __enter__(self):
+        self.seen, self.inside = [], 0
+        hooks = torch.nn.modules.module
+        self.hooks = [
+            hooks.register_module_forward_pre_hook(self.enter_module),
+            hooks.register_module_forward_hook(self.leave_module, always_call=True),
+        ]
+        return super().__enter__()
+
+    def __exit__(self, *error):
+        for hook in self.hooks:
+            hook.remove()
+        return super().__exit__(*error)
+
+    def add(self, tensor, rate):
+        self.seen.append({"shape": list(tensor.shape), "rate": rate})
+
+    def enter_module(self, module, args):
+        if "dropout" in type(module).__name__.lower():
+            self.inside += 1
+            if self.inside == 1 and module.training:
+                self.add(args[0], module.p)
+
+    def leave_module(self, module, _args, _output):
+        self.inside -= "dropout" in type(module).__name__.lower()
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if function is torch.nn.functional.dropout and not self.inside:
+            named = dict(zip(("input", "p", "training"), args)) | kwargs
+            if named.get("training", True):
+                self.add(named["input"], named.get("p", 0.5))
+        return function(*args, **kwargs)

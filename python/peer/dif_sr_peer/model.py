@@ -5,15 +5,16 @@ reference path: same operations, same order, same random draws. Names of classes
 of the authors' `state_dict`, so that `str(model)` prints the module tree of their notebook.
 
 Dimensions: B sequences, L positions, H hidden size, n attributes, S tokens of an item, V items with the padding id.
-Small methods (`fuse`, `probabilities`, `last_position`, ...) are one decision each: `faults` overrides them.
+Small methods (`fuse`, `probabilities`, `last_position`, ...) are one decision each: `faults` overrides them. What is
+trained, and how, is a decision too (`trained`, `optimizer`).
 """
 
-import copy
-import math
 from dataclasses import dataclass
 
 import torch
 from torch import nn
+
+from .encoder import DeTransformerEncoder, PortableDropout
 
 
 @dataclass
@@ -24,34 +25,6 @@ class Attribute:
     type: str
     vocab: int
     ids: torch.Tensor
-
-
-class PortableDropout(nn.Dropout):
-    """Dropout whose mask is `torch.rand(float64) < q`.
-
-    Equal bit for bit to `nn.Dropout` on AMD processors; on Intel ones PyTorch draws `bernoulli_` from MKL instead.
-    """
-
-    def forward(self, x):
-        if not self.training or self.p == 0:
-            return x
-        keep = 1 - self.p
-        mask = (torch.rand(x.shape, dtype=torch.float64, device=x.device) < keep).to(x.dtype)
-        return x * mask.div_(keep)
-
-
-PortableDropout.__name__ = "Dropout"  # as the module tree prints it
-
-
-def gelu(x):
-    return x * 0.5 * (1.0 + torch.erf(x / math.sqrt(2.0)))
-
-
-def swish(x):
-    return x * torch.sigmoid(x)
-
-
-ACTIVATIONS = {"gelu": gelu, "relu": nn.functional.relu, "swish": swish, "tanh": torch.tanh, "sigmoid": torch.sigmoid}
 
 
 class FeatureSeqEmbLayer(nn.Module):
@@ -78,9 +51,13 @@ class FeatureSeqEmbLayer(nn.Module):
 
     def forward(self, item_seq):
         """[B, L] -> [B, L, d]"""
-        tokens = self.ids[item_seq]
+        tokens = self.tokens(item_seq)
         embedding = self.table(tokens)
         return embedding if self.type == "token" else self.pool(tokens, embedding)
+
+    def tokens(self, item_seq):
+        """[B, L] -> [B, L] or [B, L, S]"""
+        return self.ids[item_seq]
 
     def pool(self, tokens, embedding):
         """[B, L, S], [B, L, S, d] -> [B, L, d]; the mask is float32 whatever the table's type."""
@@ -96,147 +73,22 @@ class FeatureSeqEmbLayer(nn.Module):
         return torch.div(summed, count + epsilon)  # in float32 the epsilon vanishes
 
 
-class VanillaAttention(nn.Module):
-    """The gate: weights of the streams from their scores, and the weighted sum."""
-
-    def __init__(self, size):
-        super().__init__()
-        self.projection = nn.Sequential(nn.Linear(size, size), nn.ReLU(True), nn.Linear(size, 1))
-
-    def forward(self, streams):
-        """[B, heads, L, streams, L] -> [B, heads, L, L], [B, heads, L, streams]"""
-        energy = self.projection(streams)
-        weights = torch.softmax(energy.squeeze(-1), dim=-1)
-        return (streams * weights.unsqueeze(-1)).sum(dim=-2), weights
-
-
-class DeMultiHeadAttention(nn.Module):
-    """Decoupled attention: item, position and attribute scores are computed apart and fused (the paper's eq. 6 to 8)."""
-
-    def __init__(self, c, dropout):
-        super().__init__()
-        size, attribute_sizes, length = c["hidden_size"], c["attribute_hidden_size"], c["MAX_ITEM_LIST_LENGTH"]
-        self.heads = c["n_heads"]
-        self.head_size = size // self.heads
-        self.attribute_head_sizes = [s // self.heads for s in attribute_sizes]
-        self.fusion_type = c["fusion_type"]
-
-        self.query = nn.Linear(size, size)
-        self.key = nn.Linear(size, size)
-        self.value = nn.Linear(size, size)
-        self.query_p = nn.Linear(size, size)
-        self.key_p = nn.Linear(size, size)
-        self.query_layers = nn.ModuleList([nn.Linear(s, s) for s in attribute_sizes])
-        self.key_layers = nn.ModuleList([nn.Linear(s, s) for s in attribute_sizes])
-        if self.fusion_type == "concat":
-            self.fusion_layer = nn.Linear(length * (2 + len(attribute_sizes)), length)
-        elif self.fusion_type == "gate":
-            self.fusion_layer = VanillaAttention(length)
-        self.attn_dropout = dropout(c["attn_dropout_prob"])
-        self.dense = nn.Linear(size, size)
-        self.LayerNorm = nn.LayerNorm(size, eps=c["layer_norm_eps"])
-        self.out_dropout = dropout(c["hidden_dropout_prob"])
-
-    def forward(self, x, attributes, positions, mask):
-        """[B, L, H], n of [B, L, d], [B, L, H], [B, 1, L, L] -> [B, L, H]"""
-        query = self.split(self.query(x), self.head_size)
-        key = self.split(self.key(x), self.head_size)
-        value = self.split(self.value(x), self.head_size)
-        query_p = self.split(self.query_p(positions), self.head_size)
-        key_p = self.split(self.key_p(positions), self.head_size)
-        item_scores = torch.matmul(query, key.transpose(-1, -2))
-        position_scores = torch.matmul(query_p, key_p.transpose(-1, -2))
-        attribute_scores = []
-        for i, attribute in enumerate(attributes):
-            query_a = self.split(self.query_layers[i](attribute), self.attribute_head_sizes[i])
-            key_a = self.split(self.key_layers[i](attribute), self.attribute_head_sizes[i])
-            attribute_scores.append(torch.matmul(query_a, key_a.transpose(-1, -2)))
-
-        probabilities = self.attend(attribute_scores, item_scores, position_scores, mask)
-        context = torch.matmul(self.attn_dropout(probabilities), value)
-        context = context.permute(0, 2, 1, 3).contiguous().flatten(-2)
-        return self.LayerNorm(self.out_dropout(self.dense(context)) + x)
-
-    def split(self, x, head_size):
-        """[B, L, heads * head_size] -> [B, heads, L, head_size]"""
-        return x.view(x.shape[:-1] + (self.heads, head_size)).permute(0, 2, 1, 3)
-
-    def attend(self, attribute_scores, item_scores, position_scores, mask):
-        """n + 2 of [B, heads, L, L] -> [B, heads, L, L]: the mask comes after the fusion."""
-        return self.probabilities(self.fuse(attribute_scores, item_scores, position_scores), mask)
-
-    def fuse(self, attribute_scores, item_scores, position_scores):
-        """n + 2 of [B, heads, L, L] -> [B, heads, L, L]"""
-        attributes = torch.stack(attribute_scores, dim=-2)
-        if self.fusion_type == "sum":
-            return torch.sum(attributes, dim=-2) + item_scores + position_scores
-        if self.fusion_type == "concat":
-            return self.fusion_layer(torch.cat([attributes.flatten(-2), item_scores, position_scores], dim=-1))
-        streams = torch.cat([attributes, item_scores.unsqueeze(-2), position_scores.unsqueeze(-2)], dim=-2)
-        return self.fusion_layer(streams)[0]
-
-    def scale(self):
-        """The item head size, whatever the attributes' head sizes."""
-        return math.sqrt(self.head_size)
-
-    def probabilities(self, fused, mask):
-        """[B, heads, L, L] -> [B, heads, L, L]"""
-        return torch.softmax(fused / self.scale() + mask, dim=-1)
-
-
-class FeedForward(nn.Module):
-    def __init__(self, c, dropout):
-        super().__init__()
-        self.dense_1 = nn.Linear(c["hidden_size"], c["inner_size"])
-        self.activation = ACTIVATIONS[c["hidden_act"]]
-        self.dense_2 = nn.Linear(c["inner_size"], c["hidden_size"])
-        self.LayerNorm = nn.LayerNorm(c["hidden_size"], eps=c["layer_norm_eps"])
-        self.dropout = dropout(c["hidden_dropout_prob"])
-
-    def forward(self, x):
-        """[B, L, H] -> [B, L, H]"""
-        hidden = self.dense_2(self.activation(self.dense_1(x)))
-        return self.LayerNorm(self.dropout(hidden) + x)
-
-
-class DeTransformerLayer(nn.Module):
-    def __init__(self, c, dropout):
-        super().__init__()
-        self.multi_head_attention = DeMultiHeadAttention(c, dropout)
-        self.feed_forward = FeedForward(c, dropout)
-
-    def forward(self, x, attributes, positions, mask):
-        """[B, L, H] -> [B, L, H]"""
-        return self.feed_forward(self.multi_head_attention(x, attributes, positions, mask))
-
-
-class ModuleList(nn.ModuleList):
-    """Prints every layer, as PyTorch 1.8 did in the notebook: newer versions print `(0-3): 4 x`."""
-
-    __repr__ = nn.Module.__repr__
-
-
-class DeTransformerEncoder(nn.Module):
-    """`n_layers` copies of one layer: the random generator is drawn from once."""
-
-    def __init__(self, c, dropout):
-        super().__init__()
-        layer = DeTransformerLayer(c, dropout)
-        self.layer = ModuleList([copy.deepcopy(layer) for _ in range(c["n_layers"])])
-
-    def forward(self, x, attributes, positions, mask):
-        """[B, L, H] -> [B, L, H]"""
-        for layer in self.layer:
-            x = layer(x, attributes, positions, mask)
-        return x
-
-
 class BPRLoss(nn.Module):
     def forward(self, positive, negative):
         return -torch.log(1e-10 + torch.sigmoid(positive - negative)).mean()
 
 
-class SASRecD(nn.Module):
+class Trained:
+    """What is trained, and by which optimizer."""
+
+    def trained(self):
+        return list(self.parameters())
+
+    def optimizer(self, learning_rate, weight_decay=0.0):
+        return torch.optim.Adam(self.trained(), lr=learning_rate, weight_decay=weight_decay)
+
+
+class SASRecD(Trained, nn.Module):
     """The model. `c` is a mapping of RecBole's keys, `attributes` the selected ones in order, `n_items` counts id 0."""
 
     def __init__(self, c, n_items, attributes, portable_dropout=True):
@@ -281,17 +133,36 @@ class SASRecD(nn.Module):
 
     def forward(self, item_seq, item_seq_len):
         """[B, L], [B] -> [B, H]"""
-        item_emb = self.item_embedding(item_seq)
-        position_ids = torch.arange(item_seq.size(1), dtype=torch.long, device=item_seq.device)
-        positions = self.position_embedding(position_ids.unsqueeze(0).expand_as(item_seq))
-        attributes = [layer(item_seq) for layer in self.feature_embed_layer_list]
-        x = self.dropout(self.LayerNorm(self.encoder_input(item_emb, positions)))
+        items, positions = self.item_vectors(item_seq), self.position_vectors(item_seq)
+        attributes = self.attribute_vectors(item_seq)
+        x = self.dropout(self.input_norm(self.encoder_input(items, positions)))
         output = self.trm_encoder(x, attributes, positions, self.attention_mask(item_seq))
         return self.last_position(output, item_seq_len)
 
-    def encoder_input(self, item_emb, positions):
+    def item_vectors(self, items):
+        """[...] -> [..., H]"""
+        return self.item_embedding(items)
+
+    def position_ids(self, item_seq):
+        """[B, L] -> [B, L]: 0 to L - 1, padding or not."""
+        ids = torch.arange(item_seq.size(1), dtype=torch.long, device=item_seq.device)
+        return ids.unsqueeze(0).expand_as(item_seq)
+
+    def position_vectors(self, item_seq):
+        """[B, L] -> [B, L, H]"""
+        return self.position_embedding(self.position_ids(item_seq))
+
+    def attribute_vectors(self, item_seq):
+        """[B, L] -> n of [B, L, d]"""
+        return [layer(item_seq) for layer in self.feature_embed_layer_list]
+
+    def encoder_input(self, items, positions):
         """[B, L, H], [B, L, H] -> [B, L, H]: items alone."""
-        return item_emb
+        return items
+
+    def input_norm(self, x):
+        """[B, L, H] -> [B, L, H]"""
+        return self.LayerNorm(x)
 
     def attention_mask(self, item_seq):
         """[B, L] -> [B, 1, L, L]: 0 where a key is seen, -10000 where it is padding or in the future."""
@@ -321,21 +192,36 @@ class SASRecD(nn.Module):
         """[B, vocab] -> []: index 0 is left out."""
         return torch.mean(loss[:, 1:])
 
-    def losses(self, seq_output, pos_items, neg_items=None):
-        """[B, H], [B] -> `total`, `item`, and `attribute.<name>` where they are predicted."""
+    def attribute_logits(self, i, seq_output):
+        """[B, H] -> [B, vocab]"""
+        return self.ap[i](seq_output)
+
+    def attribute_loss(self, i, seq_output, pos_items, exact=False):
+        """[B, H], [B] -> []: labels are float32, and with them the loss, unless they shall be `exact`."""
+        labels = self.attribute_labels(self.attributes[i], pos_items)
+        labels = labels.to(seq_output.dtype) if exact else labels
+        return self.attribute_mean(self.attribute_loss_fct(self.attribute_logits(i, seq_output), labels))
+
+    def item_loss(self, seq_output, pos_items, neg_items):
+        """[B, H], [B], [B] -> []"""
         if self.loss_type == "BPR":
-            positive = torch.sum(seq_output * self.item_embedding(pos_items), dim=-1)
-            negative = torch.sum(seq_output * self.item_embedding(neg_items), dim=-1)
-            return {"total": self.loss_fct(positive, negative)}
-        loss = self.loss_fct(self.full_sort_scores(seq_output), pos_items)
+            positive = torch.sum(seq_output * self.item_vectors(pos_items), dim=-1)
+            negative = torch.sum(seq_output * self.item_vectors(neg_items), dim=-1)
+            return self.loss_fct(positive, negative)
+        return self.loss_fct(self.full_sort_scores(seq_output), pos_items)
+
+    def total(self, item_loss, attribute_losses):
+        """[], n of [] -> []"""
+        weighted = [lamda * loss for lamda, loss in zip(self.lamdas, attribute_losses)]
+        return item_loss + sum(weighted[1:], weighted[0])
+
+    def losses(self, seq_output, pos_items, neg_items=None):
+        """[B, H], [B], [B] -> `total`, `item`, and `attribute.<name>` where they are predicted."""
+        loss = self.item_loss(seq_output, pos_items, neg_items)
+        if self.loss_type == "BPR":
+            return {"total": loss}
         if self.attribute_predictor != "linear":
             return {"total": loss, "item": loss}
-        losses = {"item": loss}
-        for attribute, predictor in zip(self.attributes, self.ap):
-            labels = self.attribute_labels(attribute, pos_items)
-            losses[f"attribute.{attribute.name}"] = self.attribute_mean(
-                self.attribute_loss_fct(predictor(seq_output), labels)
-            )
-        weighted = [lamda * losses[f"attribute.{a.name}"] for lamda, a in zip(self.lamdas, self.attributes)]
-        losses["total"] = loss + sum(weighted[1:], weighted[0])
-        return losses
+        attribute_losses = [self.attribute_loss(i, seq_output, pos_items) for i in range(len(self.attributes))]
+        losses = {f"attribute.{a.name}": loss for a, loss in zip(self.attributes, attribute_losses)}
+        return {"item": loss} | losses | {"total": self.total(loss, attribute_losses)}

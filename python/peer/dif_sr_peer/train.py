@@ -15,12 +15,10 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from . import baselines
+from . import baselines, faults, record
 from . import config as configuration
 from . import data as pipeline
-from . import record
 from .config import stop
-from .faults import FAULTS
 from .model import SASRecD
 
 
@@ -94,18 +92,15 @@ def train(
     max_batches=None,
     max_epochs=None,
     device="cpu",
-    also_trained=(),
     on_event=lambda *_: None,
 ):
     """The run, as a mapping with the goldens' keys. `on_event(kind, ...)` hears of batches, epochs and evaluations.
 
-    `also_trained` are tensors given to Adam beside the model's parameters (a planted fault).
     """
     if options["loss_type"] != "CE" or options.get("learner", "adam") != "adam":
         stop("the peer trains with loss_type CE and learner adam only")
     model.to(device)
-    trained = [*model.parameters(), *(tensor.requires_grad_() for tensor in also_trained)]
-    optimizer = torch.optim.Adam(trained, lr=options["learning_rate"], weight_decay=options["weight_decay"])
+    optimizer = model.optimizer(options["learning_rate"], options["weight_decay"])
     evaluate = Evaluation(options, data)
     valid_metric = options["valid_metric"].lower()
     result = {"batches": [], "epoch_losses": [], "valid": [], "evaluated": [], "epoch_seconds": [], "valid_seconds": []}
@@ -190,7 +185,7 @@ def main():
     parser.add_argument("--dropout", choices=["portable", "torch"], default="portable", help="how masks are drawn")
     parser.add_argument("--json", metavar="OUT", help="write the run as JSON, with the goldens' keys")
     parser.add_argument("--record", metavar="OUT", help="write the run as a record that `dif-sr gate` judges")
-    parser.add_argument("--fault", choices=FAULTS, metavar="NAME", help="plant a fault: " + ", ".join(FAULTS))
+    parser.add_argument("--fault", metavar="NAME", help="plant a fault: docs/faults.md lists them")
     parser.add_argument("--save_init", metavar="FILE", help="write the initial parameters (.safetensors)")
     parser.add_argument("--save_step1", metavar="FILE", help="write gradients of batch 1 and parameters after its step")
     arguments, options = configuration.of_command(parser)
@@ -201,11 +196,16 @@ def main():
         stop("--record: a run of some --batches is not tested; leave one of them out")
     if arguments.fault and options.get("model", "SASRecD") != "SASRecD":
         stop(f"--fault: the faults are DIF-SR's, and {options['model']} is another model")
+    if arguments.fault:
+        known = faults.of(options)
+        if arguments.fault not in known:
+            stop(f"--fault {arguments.fault}: no fault of this configuration; {faults.nearest(arguments.fault, known)}")
     if arguments.record:
         Path(arguments.record).parent.mkdir(parents=True, exist_ok=True)
     data = pipeline.load(options)
     model = build(options, data, arguments.dropout == "portable")
-    also_trained = (FAULTS[arguments.fault](model) or ()) if arguments.fault else ()
+    if arguments.fault:
+        known[arguments.fault].plant(model)
     print(model, f"Trainable parameters: {trainable(model)}", sep="\n")
 
     if arguments.save_init:
@@ -228,7 +228,6 @@ def main():
         max_batches=arguments.batches,
         max_epochs=arguments.epochs,
         device=arguments.device,
-        also_trained=also_trained,
         on_event=on_event,
     )
     if arguments.json:

@@ -7,12 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
-from torch import nn
 
-from dif_sr_peer import baseline_cases, case, config, data, faults, goldens, planted_faults, recbole_training, train
-from dif_sr_peer.export import Dump, Input, Method, Output
-from dif_sr_peer.model import Attribute, PortableDropout, SASRecD
+from dif_sr_peer import baseline_cases, case, config, data, faults, goldens, recbole_training, train
+from dif_sr_peer.encoder import PortableDropout
+from dif_sr_peer.model import Attribute, SASRecD
 
 GOLDEN = Path(__file__).parents[3] / "golden"
 BASELINES = Path(__file__).parents[3] / "fixtures" / "baselines"
@@ -105,8 +103,9 @@ def test_a_fault_trains_what_it_says(trained):
     model = train.build(options, splits)
     (table,) = model.attribute_tables().values()
     before = table.detach().clone()
-    also = faults.attribute_table_trained(model) if trained else ()
-    train.train(options, splits, model, max_batches=1, also_trained=also)
+    if trained:
+        faults.of(options)["attribute_table_trained"].plant(model)
+    train.train(options, splits, model, max_batches=1)
     assert torch.equal(before, table) != trained
 
 
@@ -145,80 +144,3 @@ def test_max_pooling_is_chaotic_as_documented():
     nudged = case.compute(model, inputs, options).tensors
     key = "grad.trm_encoder.layer.1.multi_head_attention.query_layers.0.bias"
     assert (nudged[key] - plain[key]).abs().max() > 1e-8 * plain[key].abs().max()
-
-
-FIRST = {
-    "scale_by_attribute_head_size": "out.layer.0.attention_probs",
-    "mask_before_fusion": "out.layer.0.fused_scores",
-    "attribute_table_trained": "train.loss.2",
-    "padding_row_zeroed": "param.item_embedding.weight",
-    "position_added_to_input": "out.layer.0.fused_scores",
-    "off_by_one_gather": "out.seq_output",
-    "left_padding": "out.layer.0.fused_scores",
-    "label_clipped_to_1": "out.loss.attribute.categories",
-    "index_0_in_attribute_loss": "out.loss.attribute.categories",
-    "tanh_gelu": "out.layer.0.output",
-    "layer_norm_eps_1e_5": "out.layer.0.fused_scores",
-}
-
-
-@pytest.mark.parametrize("fault", planted_faults.FAULTS)
-def test_a_planted_fault_shows_first_where_it_was_planted(fault, tmp_path):
-    dump = planted_faults.faulty_dump(GOLDEN / "gate", fault)
-    dump.save(tmp_path / "dump.safetensors")
-    assert load_file(tmp_path / "dump.safetensors").keys() == dump.tensors.keys()
-    assert dump.tensors.keys() <= load_file(GOLDEN / "gate" / "tensors.safetensors").keys()
-    assert planted_faults.compare(GOLDEN / "gate", dump)[0] == FIRST[fault]
-
-
-class Foreign(nn.Module):
-    """Query and key in one matrix, the fusion in a method: names and layout of someone else."""
-
-    def __init__(self):
-        super().__init__()
-        self.in_proj, self.norm = nn.Linear(4, 8), nn.LayerNorm(4)
-
-    def mix(self, x):
-        return x * 2
-
-    def forward(self, x):
-        query, key = self.in_proj(x).chunk(2, -1)
-        return self.norm(self.mix(query) + key)
-
-
-def test_the_exporter_maps_a_foreign_module(tmp_path):
-    torch.manual_seed(0)
-    model, x = Foreign(), torch.randn(3, 4)
-    dump = Dump(
-        model,
-        {"LayerNorm.bias": "norm.bias", "query.weight": lambda own: own["in_proj.weight"][:4]},
-        {
-            "out.layer.0.fused_scores": Method("", "mix"),
-            "out.layer.0.attention_output": Input("norm"),
-            "out.layer.0.output": Output("norm", lambda value: value + 1),
-        },
-    )
-    with dump.forward():
-        loss = model(x).pow(3).sum()
-    dump.losses({"total": loss})
-    loss.backward()
-    dump.gradients()
-    optimizer = torch.optim.Adam(model.parameters())
-    dump.train(lambda: model(x).pow(3).sum(), optimizer)
-    dump.save(tmp_path / "dump.safetensors")
-    tensors = load_file(tmp_path / "dump.safetensors")
-    names = ("LayerNorm.bias", "query.weight")
-    expected = {f"{prefix}.{name}" for prefix in ("param", "grad", "after5") for name in names} | set(dump.stages)
-    assert tensors.keys() == expected | {"out.loss.total"} | {f"train.loss.{step}" for step in range(1, 6)}
-    assert tensors["grad.query.weight"].shape == (4, 4)
-    assert not torch.equal(tensors["param.query.weight"], tensors["after5.query.weight"])
-    assert "mix" not in model.__dict__
-
-
-def test_the_exporter_names_a_stage_that_never_came():
-    model = Foreign()
-    dump = Dump(model, {}, {"out.layer.0.output": Output("in_proj"), "out.scores": Method("", "mix")})
-    with pytest.raises(RuntimeError, match="out.layer.0.output, out.scores"), dump.forward():
-        pass
-    with pytest.raises(KeyError, match="param.query.weight"):
-        Dump(model, {"query.weight": "query.weight"}, {})

@@ -3,7 +3,8 @@
 use std::fmt;
 
 use serde::Serialize;
-use tch::{Kind, Tensor};
+
+use crate::{Dtype, Tensor};
 
 /// |ours − golden| may reach `rtol · max|golden tensor| + atol`.
 ///
@@ -11,9 +12,9 @@ use tch::{Kind, Tensor};
 /// summed, for which an element near zero makes no allowance.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Tolerance {
-    /// The share of the golden tensor's largest value.
+    /// Relative to the golden tensor's largest absolute value.
     pub rtol: f64,
-    /// What is allowed beside it.
+    /// Absolute.
     pub atol: f64,
 }
 
@@ -22,28 +23,27 @@ impl Tolerance {
     pub const FLOAT64: Self = Self { rtol: 1e-9, atol: 1e-12 };
     /// Float32 rounding through all layers and five optimizer steps.
     pub const FLOAT32: Self = Self { rtol: 2e-4, atol: 1e-6 };
-
     /// For what is handed over and not computed.
     pub const EXACT: Self = Self { rtol: 0.0, atol: 0.0 };
 
-    /// The tolerance for a comparison in which the less precise side is of this kind.
-    pub fn of(kind: Kind) -> Self {
-        if kind == Kind::Double { Self::FLOAT64 } else { Self::FLOAT32 }
+    /// The tolerance for a comparison in which the less precise side is of this type.
+    pub fn of(dtype: Dtype) -> Self {
+        if dtype == Dtype::Float64 { Self::FLOAT64 } else { Self::FLOAT32 }
     }
 
-    fn bound(self, golden: &Tensor) -> f64 {
-        let finite = golden.abs().nan_to_num(0.0, 0.0, 0.0);
-        self.rtol * finite.max().double_value(&[]) + self.atol
+    /// What is allowed for a tensor whose largest absolute value is this.
+    pub fn bound(self, largest: f64) -> f64 {
+        self.rtol * largest + self.atol
     }
 }
 
 /// How far one tensor lies from its golden.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Comparison {
-    /// The tensor's name.
+    /// The tensor's key.
     pub name: String,
-    #[serde(flatten)]
     /// The largest error, or what makes an error meaningless.
+    #[serde(flatten)]
     pub outcome: Outcome,
 }
 
@@ -51,8 +51,26 @@ pub struct Comparison {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
-    Shapes { ours: Vec<i64>, golden: Vec<i64> },
-    Compared { error: f64, bound: f64, index: Vec<i64>, ours: f64, golden: f64 },
+    /// They have no elements in common.
+    Shapes {
+        /// The shape that was found.
+        ours: Vec<usize>,
+        /// The shape that was expected.
+        golden: Vec<usize>,
+    },
+    /// The element with the largest error.
+    Compared {
+        /// |ours − golden|.
+        error: f64,
+        /// What is allowed.
+        bound: f64,
+        /// Where.
+        index: Vec<usize>,
+        /// What was found there.
+        ours: f64,
+        /// What was expected there.
+        golden: f64,
+    },
 }
 
 impl Comparison {
@@ -96,34 +114,47 @@ impl fmt::Display for Comparison {
 }
 
 /// Compares shape first, then values; the result names the element with the largest error.
+///
+/// ```
+/// use judge::{Tensor, Tolerance, compare};
+///
+/// let golden = Tensor::new(&[2, 2], &[1.0, 2.0, 3.0, 4.0])?;
+/// let ours = Tensor::new(&[2, 2], &[1.0, 2.0, 3.5, 4.1])?;
+/// let found = compare("x", &ours, &golden, Tolerance { rtol: 0.1, atol: 0.0 });
+/// assert!(!found.holds());
+/// assert!(found.to_string().starts_with("`x` at [1, 0]: expected 3.0"));
+/// # Ok::<(), judge::Error>(())
+/// ```
 pub fn compare(name: &str, ours: &Tensor, golden: &Tensor, tolerance: Tolerance) -> Comparison {
     let name = name.to_owned();
-    if ours.size() != golden.size() {
-        return Comparison { name, outcome: Outcome::Shapes { ours: ours.size(), golden: golden.size() } };
+    if ours.shape() != golden.shape() {
+        let (ours, golden) = (ours.shape().into(), golden.shape().into());
+        return Comparison { name, outcome: Outcome::Shapes { ours, golden } };
     }
-    if golden.numel() == 0 {
+    let bound = tolerance.bound(largest(golden.values()));
+    let pairs = ours.values().iter().zip(golden.values()).enumerate();
+    // Equal infinities and paired NaNs are no error; a lone NaN counts as the largest.
+    let errors = pairs.map(|(at, (&x, &y))| (at, if x == y || x.is_nan() && y.is_nan() { 0.0 } else { (x - y).abs() }));
+    let Some((at, error)) = errors.reduce(|most, next| if larger(next.1, most.1) { next } else { most }) else {
         let outcome = Outcome::Compared { error: 0.0, bound: 0.0, index: vec![], ours: 0.0, golden: 0.0 };
         return Comparison { name, outcome };
-    }
-    let flat = |t: &Tensor| t.detach().to_device(tch::Device::Cpu).to_kind(Kind::Double).flatten(0, -1);
-    let (ours, theirs) = (flat(ours), flat(golden));
-    // Equal infinities and paired NaNs are no error; a lone NaN counts as the largest.
-    let same = ours.eq_tensor(&theirs).logical_or(&ours.isnan().logical_and(&theirs.isnan()));
-    let errors = (&ours - &theirs).abs().where_scalarother(&same.logical_not(), 0.0);
-    let at = errors.argmax(None, false).int64_value(&[]);
-    let outcome = Outcome::Compared {
-        error: errors.double_value(&[at]),
-        bound: tolerance.bound(&theirs),
-        index: unravel(at, &golden.size()),
-        ours: ours.double_value(&[at]),
-        golden: theirs.double_value(&[at]),
     };
-    Comparison { name, outcome }
+    let (index, ours, golden) = (unravel(at, golden.shape()), ours.values()[at], golden.values()[at]);
+    Comparison { name, outcome: Outcome::Compared { error, bound, index, ours, golden } }
+}
+
+fn larger(next: f64, most: f64) -> bool {
+    !most.is_nan() && (next.is_nan() || next > most)
+}
+
+/// The largest finite absolute value.
+pub(crate) fn largest(values: &[f64]) -> f64 {
+    values.iter().map(|v| v.abs()).filter(|v| v.is_finite()).fold(0.0, f64::max)
 }
 
 /// The index of a flat position.
-fn unravel(mut flat: i64, shape: &[i64]) -> Vec<i64> {
-    let mut index: Vec<i64> = shape.iter().rev().map(|&n| (flat % n, flat /= n).0).collect();
+pub(crate) fn unravel(mut flat: usize, shape: &[usize]) -> Vec<usize> {
+    let mut index: Vec<usize> = shape.iter().rev().map(|&n| (flat % n, flat /= n).0).collect();
     index.reverse();
     index
 }
@@ -132,28 +163,30 @@ fn unravel(mut flat: i64, shape: &[i64]) -> Vec<i64> {
 mod tests {
     use super::*;
 
+    fn of(values: &[f64]) -> Tensor {
+        Tensor::new(&[values.len()], values).unwrap_or_else(|e| panic!("{e}"))
+    }
+
     #[test]
-    fn the_largest_error_is_named_with_its_index() {
-        let golden = Tensor::from_slice(&[1.0, 2.0, 3.0, 4.0]).view([2, 2]);
-        let ours = Tensor::from_slice(&[1.0, 2.0, 3.5, 4.1]).view([2, 2]);
-        let found = compare("x", &ours, &golden, Tolerance { rtol: 0.1, atol: 0.0 });
-        assert!(!found.holds());
+    fn the_error_is_told_in_relation_to_what_is_allowed() {
+        let found = compare("x", &of(&[1.0, 3.5]), &of(&[1.0, 4.0]), Tolerance { rtol: 0.1, atol: 0.0 });
         assert_eq!(found.ratio(), 0.5 / 0.4);
-        assert!(found.to_string().starts_with("`x` at [1, 0]: expected 3.0"), "{found}");
     }
 
     #[test]
     fn shapes_are_compared_before_values() {
-        let found = compare("x", &Tensor::from_slice(&[1.0]), &Tensor::from_slice(&[1.0, 1.0]), Tolerance::FLOAT64);
+        let found = compare("x", &of(&[1.0]), &of(&[1.0, 1.0]), Tolerance::FLOAT64);
         assert_eq!(found.to_string(), "`x`: expected shape [2], found [1]");
         assert!(!found.holds() && found.ratio().is_infinite());
     }
 
     #[test]
     fn a_lone_nan_never_holds_and_equal_infinities_do() {
-        let infinite = Tensor::from_slice(&[f64::INFINITY, 1.0]);
-        assert!(compare("x", &infinite, &infinite, Tolerance { rtol: 0.0, atol: 0.0 }).holds());
-        let nan = Tensor::from_slice(&[f64::NAN, 1.0]);
-        assert!(!compare("x", &nan, &Tensor::from_slice(&[1.0, 1.0]), Tolerance { rtol: 1.0, atol: 1.0 }).holds());
+        let infinite = of(&[f64::INFINITY, 1.0]);
+        assert!(compare("x", &infinite, &infinite, Tolerance::EXACT).holds());
+        let wide = Tolerance { rtol: 1.0, atol: 1.0 };
+        assert!(!compare("x", &of(&[f64::NAN, 1.0]), &of(&[1.0, 1.0]), wide).holds());
+        assert!(!compare("x", &of(&[9.0, f64::NAN]), &of(&[1.0, 1.0]), wide).holds());
+        assert!(compare("x", &of(&[f64::NAN]), &of(&[f64::NAN]), wide).holds());
     }
 }

@@ -1,0 +1,268 @@
+//! What real implementations get wrong outside of a case: initial values, dropout, determinism, the optimizer's settings.
+
+//!
+//! Initial values are tensors, `init.<parameter>`; the others are JSON in the dump's metadata (docs/verify.md).
+
+use std::collections::BTreeMap;
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::compare::largest;
+use crate::rules::Rules;
+use crate::{Case, Dump, Error, Result, Tensor};
+
+/// RecBole's `initializer_range`: the deviation of every trained weight.
+const TRAINED: f64 = 0.02;
+/// Of PyTorch's `nn.Embedding`, which nothing overwrites in attribute tables.
+const TABLE: f64 = 1.0;
+/// How many standard errors an estimate may be off: one in a million is.
+const SIGMAS: f64 = 5.0;
+/// What is checked outside of the golden tensors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// `init.<parameter>`: the distribution of a new model's parameters.
+    InitialValues,
+    /// `dropout_sites`: where and by which rate elements are dropped.
+    Dropout,
+    /// `determinism`: what differs between two forward passes.
+    Determinism,
+    /// `optimizer`: its class and settings.
+    OptimizerSettings,
+}
+
+/// One such check.
+#[derive(Debug, Clone, Serialize)]
+pub struct Fact {
+    pub kind: Kind,
+    /// The key; the name that `--accept` takes.
+    pub name: String,
+    pub holds: bool,
+    /// Whether it departs and is accepted.
+    pub accepted: bool,
+    /// What was found, beside what is expected.
+    pub found: String,
+}
+
+impl Kind {
+    pub(crate) const ALL: [Self; 4] = [Self::InitialValues, Self::Dropout, Self::Determinism, Self::OptimizerSettings];
+
+    /// The name that `--require` takes.
+    pub fn id(self) -> &'static str {
+        match self {
+            Self::InitialValues => "initial_values",
+            Self::Dropout => "dropout",
+            Self::Determinism => "determinism",
+            Self::OptimizerSettings => "optimizer_settings",
+        }
+    }
+
+    /// What to dump for it: a key of a tensor, or of the metadata.
+    pub(crate) fn key(self) -> &'static str {
+        match self {
+            Self::InitialValues => "init.<parameter>",
+            Self::Dropout => "dropout_sites",
+            Self::Determinism => "determinism",
+            Self::OptimizerSettings => "optimizer",
+        }
+    }
+}
+
+/// Everything that a dump says of itself outside of the golden tensors; `initial` are its `init.*`.
+///
+/// # Errors
+/// A key that is none, or metadata of another form.
+pub(crate) fn facts(case: &Case, rules: &Rules, dump: &Dump, initial: &BTreeMap<&str, &Tensor>) -> Result<Vec<Fact>> {
+    let mut facts = Vec::new();
+    for (name, tensor) in initial {
+        facts.push(initial_value(case, name, name.strip_prefix("init.").unwrap_or(name), tensor)?);
+    }
+    if let Some(sites) = metadata::<Vec<Site>>(dump, Kind::Dropout)? {
+        facts.push(dropout_sites(case, &sites));
+    }
+    if let Some(Determinism { largest_difference }) = metadata(dump, Kind::Determinism)? {
+        facts.push(determinism(case, rules, largest_difference));
+    }
+    if let Some(optimizer) = metadata::<Optimizer>(dump, Kind::OptimizerSettings)? {
+        facts.push(settings(case, &optimizer));
+    }
+    Ok(facts)
+}
+
+fn metadata<T: DeserializeOwned>(dump: &Dump, kind: Kind) -> Result<Option<T>> {
+    let read = |text: &String| {
+        serde_json::from_str(text).map_err(|e| {
+            Error::new(format!(
+                "metadata `{}`: expected JSON of the form that docs/verify.md gives, found: {e}",
+                kind.key()
+            ))
+            .hint("write it as python/peer/dif_sr_peer/export.py does, or leave it out")
+        })
+    };
+    dump.metadata.get(kind.key()).map(read).transpose()
+}
+
+fn fact(kind: Kind, name: &str, holds: bool, found: String) -> Fact {
+    Fact { kind, name: name.to_owned(), holds, accepted: false, found }
+}
+
+/// Whether values may be drawn as the reference draws them: N(0, 0.02²) for weights, N(0, 1) for attribute tables, 0 for
+/// biases, 1 for the weights of a LayerNorm.
+fn initial_value(case: &Case, name: &str, parameter: &str, tensor: &Tensor) -> Result<Fact> {
+    if !case.tensors.contains_key(&format!("param.{parameter}")) {
+        let parameters = case.tensors.keys().filter_map(|key| key.strip_prefix("param."));
+        let near = crate::error::nearest(parameter, parameters).map_or("", |(near, _)| near);
+        return Err(Error::new(format!("found `{name}`, which is no parameter of {}", case.name))
+            .hint(format!("is `init.{near}` meant?")));
+    }
+    let values = tensor.values();
+    let constant = match () {
+        () if parameter.ends_with("LayerNorm.weight") => Some(1.0),
+        () if parameter.ends_with(".bias") => Some(0.0),
+        () => None,
+    };
+    let kind = Kind::InitialValues;
+    if let Some(constant) = constant {
+        let holds = values.iter().all(|&value| value == constant);
+        return Ok(fact(kind, name, holds, format!("{}, expected {constant} everywhere", range(values))));
+    }
+    let deviation = if parameter.contains("feature_embed_layer_list") { TABLE } else { TRAINED };
+    let n = values.len() as f64;
+    let mean = values.iter().sum::<f64>() / n;
+    let found = (values.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / n).sqrt();
+    let kurtosis = values.iter().map(|value| ((value - mean) / found).powi(4)).sum::<f64>() / n;
+    let width = tensor.shape().last().copied().unwrap_or(1);
+    let padding_is_zero = parameter == "item_embedding.weight" && values.iter().take(width).all(|&value| value == 0.0);
+    // Without a zero row the estimate is of the others alone.
+    let drawn =
+        (found / deviation - 1.0).abs() <= SIGMAS / (2.0 * n).sqrt() && mean.abs() <= SIGMAS * deviation / n.sqrt();
+    let normal = n < 200.0 || (kurtosis - 3.0).abs() <= SIGMAS * (24.0 / n).sqrt() + 0.1;
+    let mut text = format!("mean {mean:.4}, deviation {found:.4}, expected 0 and {deviation}");
+    if padding_is_zero {
+        text += "; row 0, the padding item's, is zero, expected to be drawn like all others";
+    }
+    if drawn && !normal {
+        text += &format!("; kurtosis {kurtosis:.2}, expected 3, a normal distribution's");
+    }
+    Ok(fact(kind, name, drawn && normal && !padding_is_zero, text))
+}
+
+fn range(values: &[f64]) -> String {
+    let (low, high) = values.iter().fold((f64::INFINITY, f64::NEG_INFINITY), |(a, b), &v| (a.min(v), b.max(v)));
+    if low == high { format!("{low}") } else { format!("{low:.4} to {high:.4}") }
+}
+
+/// What differs between two forward passes with dropout 0 or in evaluation.
+#[derive(Deserialize)]
+struct Determinism {
+    largest_difference: f64,
+}
+
+fn determinism(case: &Case, rules: &Rules, difference: f64) -> Fact {
+    let most = case.tensors.get("out.scores").map_or(1.0, |scores| largest(scores.values()));
+    // An order of additions that varies from pass to pass is no fault.
+    let holds = difference <= rules.tolerance("out.scores").bound(most);
+    let found = match holds {
+        true if difference == 0.0 => "two passes are equal".to_owned(),
+        true => format!("two passes differ by {difference:.1e}, rounding"),
+        false => format!(
+            "two passes differ by {difference:.1e}, expected to be equal: something is drawn in each, as by dropout"
+        ),
+    };
+    fact(Kind::Determinism, "determinism", holds, found)
+}
+
+/// The optimizer's class and the settings of its groups, in PyTorch's names.
+#[derive(Deserialize)]
+struct Optimizer {
+    class: String,
+    groups: Vec<Group>,
+}
+
+#[derive(Deserialize)]
+struct Group {
+    lr: Option<f64>,
+    betas: Option<[f64; 2]>,
+    eps: Option<f64>,
+    weight_decay: Option<f64>,
+    amsgrad: Option<bool>,
+    maximize: Option<bool>,
+}
+
+fn settings(case: &Case, optimizer: &Optimizer) -> Fact {
+    let mut wrong = Vec::new();
+    if optimizer.class != "Adam" {
+        wrong.push(format!("{}, expected Adam", optimizer.class));
+    }
+    let mut expect = |name: &str, found: Option<f64>, expected: f64| {
+        if let Some(found) = found.filter(|found| (found - expected).abs() > 1e-9 * expected.abs()) {
+            wrong.push(format!("{name} {found}, expected {expected}"));
+        }
+    };
+    for group in &optimizer.groups {
+        expect("lr", group.lr, case.config.learning_rate);
+        expect("beta1", group.betas.map(|betas| betas[0]), 0.9);
+        expect("beta2", group.betas.map(|betas| betas[1]), 0.999);
+        expect("eps", group.eps, 1e-8);
+        expect("weight_decay", group.weight_decay, 0.0);
+        expect("amsgrad", group.amsgrad.map(f64::from), 0.0);
+        expect("maximize", group.maximize.map(f64::from), 0.0);
+    }
+    wrong.dedup();
+    let found = if wrong.is_empty() { "Adam with the case's settings".to_owned() } else { wrong.join("; ") };
+    fact(Kind::OptimizerSettings, "optimizer", wrong.is_empty(), found)
+}
+
+/// A call of dropout, in training with the usual rates.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+struct Site {
+    rate: f64,
+    shape: Vec<usize>,
+}
+
+impl Site {
+    /// Attention probabilities `[B, heads, L, L]`, not vectors `[B, L, H]`.
+    fn is_of_attention(&self) -> bool {
+        matches!(self.shape[..], [_, _, queries, keys] if queries == keys)
+    }
+}
+
+impl std::fmt::Display for Site {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} of {:?}", self.rate, self.shape)
+    }
+}
+
+/// DIF-SR drops of the encoder's input, and in each layer of the probabilities, behind the dense layer and behind the
+/// feed-forward network: probabilities at one rate, vectors at another, each the same everywhere.
+fn dropout_sites(case: &Case, found: &[Site]) -> Fact {
+    let layer = [true, false, false];
+    let expected: Vec<bool> = std::iter::once(false).chain((0..case.config.n_layers).flat_map(|_| layer)).collect();
+    let mut wrong = Vec::new();
+    let of_attention: Vec<bool> = found.iter().map(Site::is_of_attention).collect();
+    if of_attention != expected {
+        let count = |sites: &[bool]| {
+            let attention = sites.iter().filter(|attention| **attention).count();
+            format!("{} calls, {attention} of attention probabilities", sites.len())
+        };
+        wrong.push(match count(&of_attention) == count(&expected) {
+            true => "the calls are in another order".to_owned(),
+            false => format!("{}, expected {}", count(&of_attention), count(&expected)),
+        });
+    }
+    for (attention, what) in [(true, "attention probabilities"), (false, "vectors")] {
+        let mut rates: Vec<f64> = found.iter().filter(|s| s.is_of_attention() == attention).map(|s| s.rate).collect();
+        rates.dedup();
+        if rates.len() > 1 {
+            wrong.push(format!("{what} are dropped at rates {rates:?}, expected one"));
+        }
+    }
+    let (b, l, h) = (case.batch(), case.config.max_len, case.config.hidden_size);
+    let shapes = [vec![b, l, h], vec![b, case.config.n_heads, l, l]];
+    let other = found.iter().find(|site| !shapes.contains(&site.shape) && !wrong.is_empty());
+    wrong.extend(other.map(|site| format!("none of DIF-SR's: {site}")));
+    let holds = wrong.is_empty();
+    let text = if holds { format!("{} calls, as expected", found.len()) } else { wrong.join("; ") };
+    fact(Kind::Dropout, "dropout_sites", holds, text)
+}

@@ -1,0 +1,466 @@
+"""Projections, heads, streams, scale, mask, softmax."""
+
+import math
+
+import torch
+
+from .registry import attentions, drop, fault, faults, learned_fusion, replace, two_attributes
+
+
+def projections(attention):
+    """name -> linear layers that a fault names together."""
+    return {
+        "query": [attention.query],
+        "key": [attention.key],
+        "value": [attention.value],
+        "item": [attention.query, attention.key, attention.value],
+        "position": [attention.query_p, attention.key_p],
+        "attribute": [*attention.query_layers, *attention.key_layers],
+    }
+
+
+@faults(common=("all_projection_biases_missing",))
+def biases(c):
+    def without(*names):
+        def plant(model):
+            for attention in attentions(model):
+                for name in names:
+                    for linear in projections(attention)[name]:
+                        drop(linear, "bias")
+
+        return plant
+
+    right = "in the reference every projection has one"
+    yield "query_bias_missing", f"the item query has no bias; {right}", without("query")
+    yield "key_bias_missing", f"the item key has no bias; {right}", without("key")
+    yield "value_bias_missing", f"the value has no bias; {right}", without("value")
+    yield "item_biases_missing", f"query, key and value of the items have no bias; {right}", without("item")
+    yield "position_biases_missing", f"query and key of the positions have no bias; {right}", without("position")
+    yield "attribute_biases_missing", f"query and key of the attributes have no bias; {right}", without("attribute")
+    yield (
+        "all_projection_biases_missing",
+        f"queries, keys and values have no bias, in no stream; {right}",
+        without("item", "position", "attribute"),
+    )
+
+
+@faults(common=("split_without_transpose", "merge_without_transpose", "heads_interleaved"))
+def heads(c):
+    def split_without_transpose(_, attention, x, size):
+        return x.reshape(len(x), attention.heads, x.shape[1], size)
+
+    def split_interleaved(_, attention, x, size):
+        return x.view(x.shape[:-1] + (size, attention.heads)).permute(0, 3, 1, 2)
+
+    def merge_without_transpose(_, attention, context):
+        return context.reshape(len(context), context.shape[2], -1)
+
+    def merge_interleaved(_, attention, context):
+        return context.permute(0, 2, 3, 1).flatten(-2)
+
+    def plant(split=None, merge=None):
+        def planted(model):
+            for attention in attentions(model):
+                if split:
+                    replace(attention, "split", lambda original, x, size, a=attention: split(original, a, x, size))
+                if merge:
+                    replace(attention, "merge", lambda original, context, a=attention: merge(original, a, context))
+
+        return planted
+
+    right = "the reference takes head h from columns h · d to (h + 1) · d"
+    yield (
+        "split_without_transpose",
+        f"[B, L, H] is reshaped to [B, heads, L, d] without a transpose, which mixes positions and heads; {right}",
+        plant(split=split_without_transpose),
+    )
+    yield (
+        "split_interleaved",
+        f"head h is split off as every heads-th column, but merged in blocks; {right}",
+        plant(split=split_interleaved),
+    )
+    yield (
+        "merge_without_transpose",
+        f"[B, heads, L, d] is reshaped to [B, L, H] without a transpose, which mixes positions and heads; {right}",
+        plant(merge=merge_without_transpose),
+    )
+    yield (
+        "merge_interleaved",
+        f"heads are split off in blocks, but merged column by column; {right}",
+        plant(merge=merge_interleaved),
+    )
+    yield (
+        "heads_interleaved",
+        f"head h is every heads-th column, in the split and in the merge; {right}",
+        plant(split_interleaved, merge_interleaved),
+    )
+    yield (
+        "heads_reshaped_without_transpose",
+        f"heads are split and merged by reshapes alone, without a transpose; {right}",
+        plant(split_without_transpose, merge_without_transpose),
+    )
+
+
+STREAMS = {"item": "item_scores", "position": "position_scores", "attribute": "attribute_scores"}
+
+
+def stream(names, compute):
+    """`compute(scores)` in place of the scores of the named streams."""
+
+    def plant(model):
+        for attention in attentions(model):
+            for name in names:
+
+                def scores(original, x):
+                    found = original(x)
+                    return [compute(one) for one in found] if isinstance(found, list) else compute(found)
+
+                replace(attention, STREAMS[name], scores)
+
+    return plant
+
+
+@faults(common=("query_key_swapped",))
+def query_and_key(c):
+    transposed = lambda scores: scores.transpose(-1, -2)
+    yield (
+        "query_key_swapped",
+        "queries and keys are swapped in every stream: scores come out transposed",
+        stream(STREAMS, transposed),
+    )
+    for name in STREAMS:
+        text = f"query and key of the {name} stream are swapped: its scores come out transposed"
+        yield f"query_key_swapped_{name}", text, stream([name], transposed)
+
+    def shared(name, pairs):
+        def plant(model):
+            for attention in attentions(model):
+                for query, key in pairs(attention):
+                    replace(key, "forward", lambda _, x, query=query: query(x))
+                    drop(key, "weight", "bias")
+
+        return f"key_is_query_{name}", f"keys of the {name} stream are made by its query layer; they have their own", plant
+
+    yield shared("item", lambda a: [(a.query, a.key)])
+    yield shared("position", lambda a: [(a.query_p, a.key_p)])
+    yield shared("attribute", lambda a: zip(a.query_layers, a.key_layers))
+
+
+@fault("positions go through the query and key layers of the items; they have their own", common=True)
+def position_shares_projections(model):
+    for attention in attentions(model):
+        replace(attention, "position_scores", lambda _, x, a=attention: a.scores(a.query, a.key, x, a.head_size))
+        drop(attention, "query_p", "key_p")
+
+
+@fault(
+    "all attributes go through the query and key layers of the first; each has its own",
+    when=lambda c: two_attributes(c) and len(set(c["attribute_hidden_size"])) == 1,
+)
+def attributes_share_projections(model):
+    for attention in attentions(model):
+        for layers in (attention.query_layers, attention.key_layers):
+            for other in list(layers)[1:]:
+                replace(other, "forward", lambda _, x, first=layers[0]: first(x))
+                drop(other, "weight", "bias")
+
+
+def remember_input(model):
+    """A list that holds the encoder's input once the encoder runs."""
+    first = []
+
+    def forward(original, x, *rest):
+        first[:] = [x]
+        return original(x, *rest)
+
+    replace(model.trm_encoder, "forward", forward)
+    return first
+
+
+@fault("item queries and keys of every layer are made from the encoder's input; the reference takes the layer before")
+def item_scores_of_input(model):
+    first = remember_input(model)
+    for attention in attentions(model):
+        replace(attention, "item_scores", lambda original, x: original(first[0]))
+
+
+@fault("values of every layer are made from the encoder's input; the reference takes the layer before", family="values")
+def values_of_input(model):
+    first = remember_input(model)
+    for attention in attentions(model):
+        replace(attention, "values", lambda original, x: original(first[0]))
+
+
+def with_positions(model, *methods):
+    """Feeds methods of the attention with x + positions."""
+    for attention in attentions(model):
+        latest = []
+
+        def forward(original, x, attributes, positions, mask, latest=latest):
+            latest[:] = [positions]
+            return original(x, attributes, positions, mask)
+
+        replace(attention, "forward", forward)
+        for method in methods:
+            replace(attention, method, lambda original, x, latest=latest: original(x + latest[0]))
+
+
+@fault("values hold the position: value(x + position); in DIF-SR they are made from the items alone", family="values", common=True)
+def values_with_position(model):
+    with_positions(model, "values")
+
+
+@fault("item queries and keys hold the position, as in SASRec; in DIF-SR positions have their own", common=True)
+def position_in_item_scores(model):
+    with_positions(model, "item_scores")
+
+
+@fault("position queries and keys are made from x + position; in DIF-SR from positions alone")
+def hidden_in_position_scores(model):
+    def plant(attention):
+        latest = []
+
+        def forward(original, x, attributes, positions, mask):
+            latest[:] = [x]
+            return original(x, attributes, positions, mask)
+
+        replace(attention, "forward", forward)
+        replace(attention, "position_scores", lambda original, positions: original(positions + latest[0]))
+
+    for attention in attentions(model):
+        plant(attention)
+
+
+@fault("values are not projected: heads take the layer's input itself", family="values")
+def values_not_projected(model):
+    for attention in attentions(model):
+        replace(attention, "values", lambda _, x, a=attention: a.split(x, a.head_size))
+        drop(attention, "value")
+
+
+def before_fusion(compute):
+    """`compute(attention, index of the stream, scores)` on every stream before the fusion; the item's is −2, the position's −1."""
+
+    def plant(model):
+        for attention in attentions(model):
+
+            def fuse(original, attributes, item, position, a=attention):
+                attributes = [compute(a, i, scores) for i, scores in enumerate(attributes)]
+                return original(attributes, compute(a, -2, item), compute(a, -1, position))
+
+            replace(attention, "fuse", fuse)
+
+    return plant
+
+
+@faults(
+    common=("no_scale", "scale_by_hidden_size", "scale_by_attribute_head_size", "scale_per_stream", "scale_before_fusion")
+)
+def scale(c):
+    def by(number):
+        def plant(model):
+            for attention in attentions(model):
+                replace(attention, "scale", lambda _: number)
+
+        return plant
+
+    def early(compute, late=1.0):
+        def plant(model):
+            before_fusion(compute)(model)
+            by(late)(model)
+
+        return plant
+
+    head, hidden, n = c["hidden_size"] // c["n_heads"], c["hidden_size"], len(c["attributes"])
+    right = "the reference divides fused scores by √{head}, the root of the item head size"
+    seen = {head}
+    for size, attribute in list(zip(c["attribute_hidden_size"], c["attributes"]))[::-1]:
+        own = size // c["n_heads"]
+        if own not in seen:
+            name = "scale_by_attribute_head_size" + (f"_{attribute['name']}" if len(seen) > 1 else "")
+            text = f"fused scores are divided by √{own}, the head size of attribute `{attribute['name']}`; {right}"
+            yield name, text, by(math.sqrt(own))
+        seen.add(own)
+    yield "no_scale", f"fused scores are not divided by anything; {right}", by(1.0)
+    yield "scale_by_hidden_size", f"fused scores are divided by √{{hidden}}; {right}", by(math.sqrt(hidden))
+    yield "scale_without_root", f"fused scores are divided by {{head}}; {right}", by(float(head))
+    yield "scale_multiplied", f"fused scores are multiplied by √{{head}}; {right}", by(1 / math.sqrt(head))
+    yield (
+        "scale_by_streams",
+        f"fused scores are divided by √({{head}} · {n + 2}), the streams counted; {right}",
+        by(math.sqrt(head * (n + 2))),
+    )
+    yield (
+        "scale_by_number_of_heads",
+        f"fused scores are divided by √{c['n_heads']}, the number of heads; {right}",
+        by(math.sqrt(c["n_heads"])),
+    )
+    root = math.sqrt(head)
+    own_root = lambda a, i, scores: scores / (math.sqrt(a.attribute_head_sizes[i]) if i >= 0 else root)
+    yield (
+        "scale_per_stream",
+        "each stream is divided by the root of its own head size before the fusion; " + right,
+        early(own_root),
+    )
+    yield (
+        "scale_before_fusion",
+        f"every stream is divided by √{{head}} before the fusion; {right}",
+        early(lambda a, i, scores: scores / root),
+    )
+    yield (
+        "scale_before_and_after",
+        f"streams are divided by √{{head}} before the fusion, and fused scores again; {right}",
+        early(lambda a, i, scores: scores / root, root),
+    )
+    yield (
+        "attributes_scaled_before_fusion",
+        f"attribute scores are divided by the root of their head size before the fusion, and fused scores again; {right}",
+        early(lambda a, i, scores: own_root(a, i, scores) if i >= 0 else scores, root),
+    )
+
+
+@faults(common=("mask_before_fusion", "mask_on_item_stream"))
+def mask_of_streams(c):
+    def masked(streams_of):
+        """The mask on some streams; `fuse` sees none, so it is kept from `attend`."""
+
+        def plant(model):
+            for attention in attentions(model):
+
+                def attend(original, attributes, item, position, mask):
+                    on_attributes, on_item, on_position = streams_of(attributes, item, position, mask)
+                    return original(on_attributes, on_item, on_position, torch.zeros_like(mask))
+
+                replace(attention, "attend", attend)
+
+        return plant
+
+    yield (
+        "mask_before_fusion",
+        "the mask is added to every stream before the fusion, not after it",
+        masked(lambda attributes, item, position, m: ([scores + m for scores in attributes], item + m, position + m)),
+    )
+    if learned_fusion(c):
+        yield (
+            "mask_on_item_stream",
+            "the mask is added to the item stream before the fusion, not to the fused scores after it",
+            masked(lambda attributes, item, position, m: (attributes, item + m, position)),
+        )
+
+
+def seen_to_mask(seen):
+    return (~seen).to(torch.float64) * -10000.0
+
+
+@faults(common=("future_not_masked", "padding_not_masked", "mask_value_minus_inf", "self_masked"))
+def mask(c):
+    def masks(compute):
+        """`compute(seen [B, 1, L, L], item_seq)`: the mask from which keys are seen."""
+
+        def plant(model):
+            def attention_mask(original, item_seq):
+                found = compute(original(item_seq) == 0, item_seq)
+                return (seen_to_mask(found) if found.dtype == torch.bool else found).to(model.item_embedding.weight.dtype)
+
+            replace(model, "attention_mask", attention_mask)
+
+        return plant
+
+    items = lambda item_seq: (item_seq > 0).unsqueeze(1).unsqueeze(2)
+    past = lambda seen: torch.ones_like(seen).tril()
+    right = "the reference adds −10000 at padded and later keys, and 0 elsewhere"
+    yield (
+        "future_not_masked",
+        "keys later than the query are not masked",
+        masks(lambda seen, seq: items(seq).expand_as(seen)),
+    )
+    yield "padding_not_masked", "padded keys are not masked", masks(lambda seen, seq: past(seen))
+    yield "nothing_masked", "neither padded nor later keys are masked", masks(lambda seen, seq: torch.ones_like(seen))
+    yield (
+        "mask_transposed",
+        "keys earlier than the query are masked instead of later ones",
+        masks(lambda seen, seq: past(seen).transpose(-1, -2) & items(seq)),
+    )
+    yield (
+        "self_masked",
+        "a query does not see its own position",
+        masks(lambda seen, seq: seen & torch.ones_like(seen).tril(diagonal=-1)),
+    )
+    yield (
+        "padded_queries_masked",
+        "padding is masked for queries instead of for keys",
+        masks(lambda seen, seq: past(seen) & items(seq).transpose(-1, -2)),
+    )
+    yield "mask_inverted", f"the mask is the wrong way round: {right}", masks(lambda seen, seq: ~seen)
+    yield (
+        "mask_of_ones",
+        f"the mask itself, 1 for a key that is seen and 0 elsewhere, is added to the scores; {right}",
+        masks(lambda seen, seq: seen.to(torch.float64)),
+    )
+    for name, value in {"minus_1e9": -1e9, "minus_inf": -torch.inf}.items():
+        text = f"masked keys get {'−∞' if value == -torch.inf else f'{value:g}'.replace('-', '−')}; {right}"
+        yield f"mask_value_{name}", text, masks(lambda seen, seq, v=value: torch.where(seen, 0.0, v).to(torch.float64))
+
+
+@faults(common=("softmax_over_queries", "softmax_over_heads", "mask_after_softmax"))
+def softmax(c):
+    def by(compute):
+        def plant(model):
+            for attention in attentions(model):
+                replace(attention, "softmax", lambda original, scores: compute(scores))
+
+        return plant
+
+    def probabilities(compute):
+        def plant(model):
+            for attention in attentions(model):
+                replace(attention, "probabilities", lambda _, fused, mask, a=attention: compute(a, fused / a.scale(), mask))
+
+        return plant
+
+    right = "the reference takes it over the keys"
+    yield "softmax_over_queries", f"the softmax runs over the queries; {right}", by(lambda s: torch.softmax(s, dim=-2))
+    yield "softmax_over_heads", f"the softmax runs over the heads; {right}", by(lambda s: torch.softmax(s, dim=1))
+    yield "softmax_missing", "scores are not brought through a softmax", by(lambda s: s)
+    yield "sigmoid_for_softmax", "a sigmoid stands in place of the softmax over the keys", by(torch.sigmoid)
+    yield (
+        "softmax_in_float32",
+        "the softmax over the keys is computed in float32",
+        by(lambda s: torch.softmax(s.float(), dim=-1).to(s.dtype)),
+    )
+    yield "softmax_twice", "the softmax over the keys is taken twice", by(lambda s: torch.softmax(torch.softmax(s, -1), -1))
+    yield (
+        "mask_after_softmax",
+        "probabilities of masked keys are set to zero after the softmax, which they took part in",
+        probabilities(lambda a, scores, mask: a.softmax(scores) * (mask == 0)),
+    )
+    yield (
+        "mask_multiplied",
+        "scores of masked keys are multiplied by 0; the reference adds −10000 to them",
+        probabilities(lambda a, scores, mask: a.softmax(scores * (mask == 0))),
+    )
+    yield (
+        "padded_queries_zeroed",
+        "rows of padded queries are zero after the softmax; the reference leaves them",
+        probabilities(lambda a, scores, mask: a.softmax(scores + mask) * (mask.diagonal(dim1=-2, dim2=-1) == 0).unsqueeze(-1)),
+    )
+
+
+def softmax_of_streams(model, last):
+    for attention in attentions(model):
+
+        def attend(_, attributes, item, position, mask, a=attention):
+            soft = lambda scores: torch.softmax(scores / a.scale() + mask, dim=-1)
+            return last(a, a.fuse([soft(scores) for scores in attributes], soft(item), soft(position)), mask)
+
+        replace(attention, "attend", attend)
+
+
+@fault("every stream has a softmax of its own before the fusion, and there is none after it", family="softmax", common=True)
+def softmax_before_fusion(model):
+    softmax_of_streams(model, lambda attention, fused, mask: fused)
+
+
+@fault("every stream has a softmax of its own before the fusion, beside the one after it", family="softmax")
+def softmax_before_and_after_fusion(model):
+    softmax_of_streams(model, lambda attention, fused, mask: attention.softmax(fused + mask))
