@@ -134,7 +134,9 @@ class Case:
     def noise(self, planted, tensors):
         """Keys that are left to rounding: those of the forward pass that one unit in the last place of the parameters moves
         by a good part of what is allowed, and all that comes after scores so large that they swallow the others."""
-        if planted and all(torch.equal(tensors.get(key, NOTHING), self.plain[key]) for key in self.plain if key[:9] == "out.layer"):
+        if planted and all(
+            torch.equal(tensors.get(key, NOTHING), self.plain[key]) for key in self.plain if key[:9] == "out.layer"
+        ):
             return frozenset()  # the fault comes later than scores
         scores = [tensors[key].abs().max() for key in tensors if "_scores" in key]
         chaotic = {key for key in tensors if key.startswith(MAX_POOLING)} if max(scores) > CHAOS else set()
@@ -168,7 +170,7 @@ class Case:
             a, b = one.tensors.get(key), other.tensors.get(key)
             if (a is None) != (b is None):
                 return False
-            if a is not None and not key in one.unstable | other.unstable and self.differs(key, a, b):
+            if a is not None and key not in one.unstable | other.unstable and self.differs(key, a, b):
                 return False
         return True
 

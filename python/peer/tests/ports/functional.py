@@ -16,7 +16,10 @@ def shapes(c):
         found |= {f"w_{name}": (n, size, h, d), f"b_{name}": (n, h, d)}
     for attribute, wide in zip(c["attributes"], c["attribute_hidden_size"]):
         for name in ("q", "k"):
-            found |= {f"w_{name}_{attribute['name']}": (n, wide, h, wide // h), f"b_{name}_{attribute['name']}": (n, h, wide // h)}
+            found |= {
+                f"w_{name}_{attribute['name']}": (n, wide, h, wide // h),
+                f"b_{name}_{attribute['name']}": (n, h, wide // h),
+            }
         found |= {f"w_{attribute['name']}": (size, attribute["vocab"]), f"b_{attribute['name']}": (attribute["vocab"],)}
     found |= {"w_o": (n, h, d, size), "b_o": (n, size), "w_1": (n, size, inner), "b_1": (n, inner)}
     found |= {"w_2": (n, inner, size), "b_2": (n, size)}
@@ -56,7 +59,10 @@ def attend(c, p, k, x, attributes, seen, keep):
 def losses(c, p, tables, tokens, batch, keep=lambda key, tensor: None):
     """-> total, item, `attribute.<name>`. `tables` are not trained; `tokens` maps an attribute to [V] or [V, S]."""
     seq, length = batch["item_seq"], batch["item_seq_len"]
-    size, seen = p["item_table"].shape[-1:], torch.tril(torch.ones(2 * (seq.shape[1],), dtype=torch.bool)) & (seq > 0)[:, None, None]
+    size, seen = (
+        p["item_table"].shape[-1:],
+        torch.tril(torch.ones(2 * (seq.shape[1],), dtype=torch.bool)) & (seq > 0)[:, None, None],
+    )
     norm = lambda x, name, *k: layer_norm(x, size, p[f"{name}_scale"][k], p[f"{name}_shift"][k], 1e-12)
     attributes = {}
     for name, ids in tokens.items():

@@ -32,13 +32,19 @@ def dump(case_dir):
         for i, a in enumerate(c["attributes"]):
             own |= {f"query_layers.{i}": f"q_{a['name']}", f"key_layers.{i}": f"k_{a['name']}"}
         for theirs, name in own.items():
-            names |= {f"{attention}{theirs}.weight": matrix(f"w_{name}", k), f"{attention}{theirs}.bias": vector(f"b_{name}", k)}
+            names |= {
+                f"{attention}{theirs}.weight": matrix(f"w_{name}", k),
+                f"{attention}{theirs}.bias": vector(f"b_{name}", k),
+            }
         names[f"{attention}dense.weight"] = matrix("w_o", k, c["hidden_size"])
         names[f"{attention}dense.bias"] = vector("b_o", k)
         for j in (1, 2):
             names |= {f"{forward}dense_{j}.weight": matrix(f"w_{j}", k), f"{forward}dense_{j}.bias": vector(f"b_{j}", k)}
         for place, name in ((attention, "ln1"), (forward, "ln2")):
-            names |= {f"{place}LayerNorm.weight": vector(f"{name}_scale", k), f"{place}LayerNorm.bias": vector(f"{name}_shift", k)}
+            names |= {
+                f"{place}LayerNorm.weight": vector(f"{name}_scale", k),
+                f"{place}LayerNorm.bias": vector(f"{name}_shift", k),
+            }
         if c["fusion_type"] == "gate":
             gate = f"{attention}fusion_layer.projection."
             names |= {f"{gate}0.weight": lambda own, k=k: own["gate_1"][k], f"{gate}0.bias": vector("gate_1_b", k)}
