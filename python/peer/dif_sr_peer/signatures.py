@@ -129,7 +129,8 @@ class Case:
             return True
         if torch.equal(tensor, other):
             return False
-        return not (tensor - other).abs().nan_to_num(0.0).max().item() <= share * self.allowed(key, tensor)
+        difference = torch.where(tensor == other, 0.0, (tensor - other).abs())  # −∞ equals itself, NaN nothing
+        return not difference.max().item() <= share * self.allowed(key, tensor)
 
     def noise(self, planted, tensors):
         """Keys that are left to rounding: those of the forward pass that one unit in the last place of the parameters moves
