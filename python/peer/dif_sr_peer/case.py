@@ -1,6 +1,6 @@
 """One golden model case: the peer built from it, and everything that it computes on it.
 
-    python -m dif_sr_peer.case CASE_DIR OUT.safetensors [--further]     # the peer's dump, by the exporter
+python -m dif_sr_peer.case CASE_DIR OUT.safetensors [--further]     # the peer's dump, by the exporter
 """
 
 import argparse
@@ -23,9 +23,7 @@ def build(case_dir):
     """-> the model in float64 with the case's parameters, its inputs, its configuration."""
     case_dir, config = Path(case_dir), configuration(case_dir)
     inputs, values = load_case(case_dir / "tensors.safetensors")
-    attributes = [
-        Attribute(a["name"], a["type"], a["vocab"], inputs[f"item_feat.{a['name']}"]) for a in config["attributes"]
-    ]
+    attributes = [Attribute(a["name"], a["type"], a["vocab"], inputs[f"item_feat.{a['name']}"]) for a in config["attributes"]]
     model = model_of(config, config["n_items"], attributes).double()
     own = parameters(model)
     if own.keys() != values.keys():

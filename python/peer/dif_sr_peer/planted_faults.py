@@ -90,8 +90,8 @@ def markdown(cases_dir, causes):
     page = [
         "# Faults that the judge knows by name",
         "",
-        f"{len(listed)} ways to get DIF-SR wrong, by the stage that shows them first, in the first case that does (`gate`, if it",
-        "shows there). The [PyTorch peer](../python/peer/README.md) plants each of them in every bundled case, and",
+        f"{len(listed)} ways to get DIF-SR wrong, by the stage that shows them first in `gate`, or else in the first case that",
+        "shows them. The [PyTorch peer](../python/peer/README.md) plants each of them in every bundled case, and",
         "[the tables](../judge/causes/README.md) keep what comes out. `python -m dif_sr_peer.planted_faults --markdown",
         "docs/faults.md` writes this page from the tables.",
     ]

@@ -1,13 +1,14 @@
 """Faults that re-implementations of DIF-SR have or may have: the catalogue.
 
 One decision of the model, the losses or the training is one method of the peer; a fault puts another decision in its
-place. The modules follow the computation: `inputs`, `pooling`, `scores`, `fusion`, `layers`, `output`, `losses`, `training`.
+place. The modules follow the computation.
 Which faults show in a case is measured, not declared: `signatures` leaves out those that change nothing there.
 """
 
 import difflib
 
-from . import inputs, pooling, scores, fusion, layers, output, losses, training  # noqa: F401,I001: the computation's order
+# In the order of the computation: each adds its faults to the catalogue.
+from . import inputs, pooling, scores, masks, fusion, layers, output, losses, attribute_losses, training  # noqa: F401,I001
 from .registry import CATALOGUE, Fault
 
 __all__ = ["Fault", "nearest", "of"]

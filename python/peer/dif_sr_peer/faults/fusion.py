@@ -45,7 +45,11 @@ def streams(c):
     if two_attributes(c):
         for k, attribute in enumerate(c["attributes"]):
             missing = before_fusion(lambda a, i, scores, k=k: scores * (i != k))
-            yield f"{attribute['name']}_missing_in_fusion", f"attribute `{attribute['name']}` does not enter the fusion", missing
+            yield (
+                f"{attribute['name']}_missing_in_fusion",
+                f"attribute `{attribute['name']}` does not enter the fusion",
+                missing,
+            )
         mean = lambda attributes, item, position: sum(attributes) / len(attributes) + item + position
         if not learned_fusion(c):
             yield "attributes_averaged", "attribute scores are averaged before they are added; they are summed", fused(mean)
@@ -156,8 +160,10 @@ def gate_weights(c):
         f"the gate's softmax runs over the queries; {right}",
         by(lambda _, e: torch.softmax(e, dim=2)),
     )
-    yield "gate_hard", f"the stream of the largest energy is taken alone; {right}", by(
-        lambda _, e: nn.functional.one_hot(e.argmax(dim=-1), e.shape[-1]).to(e.dtype)
+    yield (
+        "gate_hard",
+        f"the stream of the largest energy is taken alone; {right}",
+        by(lambda _, e: nn.functional.one_hot(e.argmax(dim=-1), e.shape[-1]).to(e.dtype)),
     )
     yield (
         "gate_scaled",
@@ -175,8 +181,10 @@ def gate_weights(c):
         "gate energies are averaged over the heads; the reference has weights for each head",
         by(lambda original, e: original(e.mean(dim=1, keepdim=True).expand_as(e))),
     )
-    yield "gate_times_streams", f"gate weights are multiplied by the number of streams; {right}", by(
-        lambda original, e: original(e) * e.shape[-1]
+    yield (
+        "gate_times_streams",
+        f"gate weights are multiplied by the number of streams; {right}",
+        by(lambda original, e: original(e) * e.shape[-1]),
     )
     yield (
         "gate_detached",

@@ -198,7 +198,11 @@ def layer_norm(c):
     yield (
         "layer_norm_in_float32",
         "LayerNorm is computed in float32",
-        each(lambda original, m, x: nn.functional.layer_norm(x.float(), m.normalized_shape, eps=m.eps).to(x.dtype) * m.weight + m.bias),
+        each(
+            lambda original, m, x: (
+                nn.functional.layer_norm(x.float(), m.normalized_shape, eps=m.eps).to(x.dtype) * m.weight + m.bias
+            )
+        ),
     )
 
     def without(*names):
@@ -209,7 +213,11 @@ def layer_norm(c):
         return plant
 
     yield "layer_norm_without_bias", "LayerNorms have no bias; in the reference they have", without("bias")
-    yield "layer_norm_without_affine", "LayerNorms have neither weight nor bias; in the reference both", without("weight", "bias")
+    yield (
+        "layer_norm_without_affine",
+        "LayerNorms have neither weight nor bias; in the reference both",
+        without("weight", "bias"),
+    )
 
 
 @faults(common=("tanh_gelu", "quick_gelu", "activation_relu"))
@@ -294,7 +302,11 @@ def feed_forward(c):
                 ),
             )
 
-    yield "activation_after_dense_2", "the activation follows the second layer too; in the reference nothing does", second_activation
+    yield (
+        "activation_after_dense_2",
+        "the activation follows the second layer too; in the reference nothing does",
+        second_activation,
+    )
     yield "feed_forward_missing", "layers have no feed-forward network; in the reference each has one", missing
     yield (
         "feed_forward_residual_of_layer_input",
@@ -370,6 +382,14 @@ def stack(c):
 
     yield "last_layer_twice", "the last layer runs twice", once_more
     yield "layers_backwards", "layers run in reverse order", backwards
-    yield "attributes_in_first_layer_only", "attributes enter the first layer alone; in the reference every one", first_layer_only(0)
-    yield "positions_in_first_layer_only", "positions enter the first layer alone; in the reference every one", first_layer_only(1)
+    yield (
+        "attributes_in_first_layer_only",
+        "attributes enter the first layer alone; in the reference every one",
+        first_layer_only(0),
+    )
+    yield (
+        "positions_in_first_layer_only",
+        "positions enter the first layer alone; in the reference every one",
+        first_layer_only(1),
+    )
     yield "layers_share_weights", "all layers are one; in the reference each has weights of its own", shared

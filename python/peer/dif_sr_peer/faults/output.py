@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from .registry import fault, faults, replace
+from .registry import faults, replace
 
 
 @faults(common=("off_by_one_gather", "output_at_end", "mean_of_sequence"))
@@ -103,7 +103,7 @@ def scores(c):
     yield "scores_sigmoid", f"item scores are brought through a sigmoid; {right}", then(lambda s, x: torch.sigmoid(s))
     yield (
         "scores_mask_padding",
-        f"the score of item 0 is −∞ already in training; the reference hides it in evaluation alone",
+        "the score of item 0 is −∞ already in training; the reference hides it in evaluation alone",
         then(lambda s, x: torch.cat([torch.full_like(s[:, :1], -torch.inf), s[:, 1:]], dim=1)),
     )
     yield (

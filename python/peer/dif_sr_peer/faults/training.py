@@ -235,11 +235,15 @@ def steps(c):
             f"the learning rate warms up over {n} steps; {constant}",
             set_rate(lambda step, n=n: own * min(1, step / n)),
         )
-    yield "rate_halved_each_step", f"the learning rate is halved after each step; {constant}", set_rate(
-        lambda step: own * 0.5 ** (step - 1)
+    yield (
+        "rate_halved_each_step",
+        f"the learning rate is halved after each step; {constant}",
+        set_rate(lambda step: own * 0.5 ** (step - 1)),
     )
-    yield "rate_decays", f"the learning rate decays by 1 % after each step; {constant}", set_rate(
-        lambda step: own * 0.99 ** (step - 1)
+    yield (
+        "rate_decays",
+        f"the learning rate decays by 1 % after each step; {constant}",
+        set_rate(lambda step: own * 0.99 ** (step - 1)),
     )
 
     def accumulate(model, parameters, lr):
