@@ -25,7 +25,7 @@ impl File {
 /// Every file that follows from the records in `folder`: the README with its tables, and the figures.
 ///
 /// # Errors
-/// What [`readme`] and [`figures`] refuse.
+/// A page without its markers; records or forms of figures that cannot be read, or that do not belong together.
 pub fn published(folder: &Path) -> Result<Vec<File>> {
     let readme = File { path: folder.join("README.md"), text: readme(folder)? };
     Ok(std::iter::once(readme).chain(figures(folder)?).collect())
