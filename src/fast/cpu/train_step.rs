@@ -75,7 +75,7 @@ impl FastPath {
 
 /// Takes every micro-batch through all layers.
 fn forward(step: &StepContext, view: BatchView, micro_batches: &mut [Activations], workers: &mut [Worker]) {
-    // Of every thread: one that gets no micro-batch of a small batch still holds the gradient of the last.
+    // Of every thread: one that gets no micro-batch still holds the gradient of the last step.
     let sizes = step.score_table_sizes();
     workers.par_iter_mut().for_each(|worker| worker.grads.clear(step.layout, &sizes));
     let per_worker = micro_batches.len().div_ceil(workers.len());

@@ -92,15 +92,7 @@ impl<'a> StepContext<'a> {
             Fusion::new(&parts)
         });
         let fusions = fusions.collect();
-        let position_embedding = &flat[layout.position_embedding.clone()];
-        let tables = layout.layers.par_iter().map(|layer| {
-            let table = |linear: &Linear, vectors: &[f32]| ScoreTable::new(&weights, linear, vectors, heads);
-            let attributes = attributes.iter().zip(&layer.attributes);
-            let attributes =
-                attributes.map(|(attribute, linear)| attribute.tabulated.then(|| table(linear, &attribute.vectors)));
-            attributes.chain(layer.position.as_ref().map(|linear| Some(table(linear, position_embedding)))).collect()
-        });
-        let score_tables = tables.collect();
+        let score_tables = score_tables(parts, &weights);
         let (stream, item_cache) = match mode {
             Mode::Train(stream) => (stream, None),
             Mode::Evaluate { positions } if matches!(input, Input::Item) => {
@@ -190,6 +182,20 @@ impl<'a> StepContext<'a> {
             Some(TabulatedStream { layer, index, table, linear, vectors, trained })
         })
     }
+}
+
+/// The tables of every layer: of the attributes that have few vectors, and of the positions.
+fn score_tables(parts: &EncoderParts, weights: &Weights) -> Vec<Vec<Option<ScoreTable>>> {
+    let EncoderParts { config, layout, attributes, .. } = parts;
+    let position_embedding = &weights.flat[layout.position_embedding.clone()];
+    let table = |linear: &Linear, vectors: &[f32]| ScoreTable::new(weights, linear, vectors, config.n_heads as usize);
+    let layers = layout.layers.par_iter().map(|layer| {
+        let attributes = attributes.iter().zip(&layer.attributes);
+        let attributes =
+            attributes.map(|(attribute, linear)| attribute.tabulated.then(|| table(linear, &attribute.vectors)));
+        attributes.chain(layer.position.as_ref().map(|linear| Some(table(linear, position_embedding)))).collect()
+    });
+    layers.collect()
 }
 
 /// A side stream that has a score table.
