@@ -41,7 +41,7 @@ impl Work {
     }
 }
 
-/// The gradients of [`super::forward`]'s inputs (see [`super`]) from that of its output.
+/// The gradients of the forward pass's inputs from that of its output, by the equations of `attention/mod.rs`.
 #[multiversion::multiversion(targets("x86_64+avx512f", "x86_64+avx2+fma", "aarch64+neon"))]
 pub fn backward(
     attention: Attention,

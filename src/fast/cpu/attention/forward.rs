@@ -15,7 +15,7 @@ struct Work {
     weights: Vec<Lanes>,
 }
 
-/// The context of every query and head (see [`super`]); keeps the scores for [`super::backward`].
+/// The context of every query and head, by the equations of `attention/mod.rs`; keeps the scores for the backward pass.
 #[multiversion::multiversion(targets("x86_64+avx512f", "x86_64+avx2+fma", "aarch64+neon"))]
 pub fn forward(attention: Attention, inputs: AttentionInputs, saved: &mut SavedScores, out: Context) {
     let Attention { geometry, dropout, .. } = attention;

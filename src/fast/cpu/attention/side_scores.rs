@@ -7,7 +7,7 @@ use crate::fast::cpu::ops::simd::{axpy, copy, dot_heads};
 /// The scores of one stream: of an attribute, or of the positions.
 #[derive(Debug, Clone, Copy)]
 pub enum SideScores<'a> {
-    /// Looked up among the scores between n vectors ([`super::score_table`]).
+    /// Looked up among the scores between n vectors (`score_table.rs`).
     Table {
         /// By query and key, `[n, n, heads]`.
         scores: &'a [f32],
