@@ -1,37 +1,12 @@
 //! What a departing tensor's numbers say of themselves, where no known fault gives them. Each sentence is a fact: it holds
 //! for every element, or it is not said.
 
-use std::collections::BTreeMap;
-
+use crate::context::Context;
 use crate::numbers::Names;
 use crate::relations::Pair;
-use crate::rules::Rules;
-use crate::{Case, Comparison, Part, Stage, Tensor, optimizer, parts};
-
-/// A dump at its first departure.
-pub(crate) struct Context<'a> {
-    pub case: &'a Case,
-    pub rules: &'a Rules,
-    /// The tensors that the case knows.
-    pub dump: &'a BTreeMap<&'a str, &'a Tensor>,
-    pub first: &'a Comparison,
-    pub stage: Stage,
-    /// Whether it computed in float32.
-    pub single: bool,
-}
+use crate::{Part, Stage, optimizer, parts};
 
 impl<'a> Context<'a> {
-    /// The dump's tensor of a name, or else the case's.
-    pub fn own_or_golden(&self, name: &str) -> Option<&'a Tensor> {
-        self.dump.get(name).copied().or_else(|| self.case.golden(name))
-    }
-
-    /// A tensor of the dump beside what it should be.
-    pub fn pair(&self, name: &str) -> Option<Pair<'a>> {
-        let tolerance = self.rules.tolerance(name);
-        Some(Pair { ours: self.dump.get(name).copied()?, golden: self.case.golden(name)?, tolerance })
-    }
-
     /// Everything that can be said.
     pub fn known(&self) -> Vec<String> {
         let Some(pair) = self.pair(&self.first.name) else { return Vec::new() };

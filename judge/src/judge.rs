@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::cause::{Search, Surroundings};
-use crate::derive::Context;
+use crate::context::Context;
 use crate::error::nearest;
 use crate::keys::{Keys, patterns};
 use crate::outside::{self, Fact, Kind};

@@ -33,6 +33,7 @@ mod case;
 mod cause;
 mod compare;
 mod config;
+mod context;
 mod derive;
 mod dump;
 mod error;

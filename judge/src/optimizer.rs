@@ -1,7 +1,7 @@
 //! What can be said of gradients, and of the optimizer's steps, from the dump's own numbers.
 
 use crate::compare::largest;
-use crate::derive::Context;
+use crate::context::Context;
 use crate::numbers::Names;
 
 /// Adam's steps in a case.

@@ -1,7 +1,7 @@
 //! What can be said of single stages: attention probabilities, the sequence output, and losses.
 
 use crate::compare::largest;
-use crate::derive::Context;
+use crate::context::Context;
 use crate::numbers::Names;
 use crate::relations::Pair;
 
