@@ -26,6 +26,27 @@ pub unsafe fn load_cuda() {
     }
 }
 
+/// Starts the program again with `OMP_WAIT_POLICY=passive`, so that libtorch's threads sleep where they wait for each
+/// other. By default they spin for a while, and take from the thread that they wait for the core that it needs as soon
+/// as anything else runs beside it: an epoch then takes five to ten times as long.
+///
+/// OpenMP reads the variable when a program is loaded, so that it cannot be set later. Does nothing where it or
+/// `GOMP_SPINCOUNT` is set, and where the system does not start the program.
+pub fn wait_passively() {
+    use std::os::unix::process::CommandExt;
+    let decided = [WAIT_POLICY, "GOMP_SPINCOUNT"].into_iter().any(|name| std::env::var_os(name).is_some());
+    let Ok(program) = std::env::current_exe() else { return };
+    let mut arguments = std::env::args_os();
+    if let (false, Some(name)) = (decided, arguments.next()) {
+        // The same process, its files and its place in the terminal. It comes back where it fails; the work then takes
+        // longer beside others, which is no reason to end it.
+        let _ = std::process::Command::new(program).arg0(name).args(arguments).env(WAIT_POLICY, "passive").exec();
+    }
+}
+
+/// How OpenMP's threads wait.
+const WAIT_POLICY: &str = "OMP_WAIT_POLICY";
+
 /// The device that `use_gpu` and `gpu_id` name.
 ///
 /// Left at its default, `use_gpu` means a GPU if there is one; `True` demands it.

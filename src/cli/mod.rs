@@ -163,6 +163,9 @@ pub fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => return arguments::usage(error, &arguments, takes_keys),
     };
+    if cli.command.computes() {
+        dif_sr::device::wait_passively();
+    }
     // libtorch's errors inside of the model (no memory left, say) arrive as panics: one sentence for these too.
     std::panic::set_hook(Box::new(output::note_panic));
     match std::panic::catch_unwind(|| cli.run(&overrides)) {
@@ -171,6 +174,13 @@ pub fn main() -> ExitCode {
         Ok(Ok(Outcome::Undecided)) => ExitCode::from(3),
         Ok(Err(error)) => output::fail(&error),
         Err(panic) => output::fail(&output::of_panic(panic.as_ref())),
+    }
+}
+
+impl Command {
+    /// Whether a command computes with a model for more than a moment.
+    fn computes(&self) -> bool {
+        matches!(self, Self::Reproduce(_) | Self::Train(_) | Self::Evaluate(_) | Self::Recommend(_))
     }
 }
 

@@ -7,7 +7,7 @@ use tch::{Kind, Tensor, no_grad};
 use crate::model::Model;
 use crate::splitmix;
 
-/// How far rounding alone moves each tensor that `compute` gives for a model: the largest change of an element under eight random
+/// How far rounding alone moves each tensor that `compute` gives for a model, by its name: the largest absolute change of an element under eight random
 /// perturbations of the parameters by at most one unit in the last place of `kind`, in which the perturbed models compute, too.
 ///
 /// A computation of the same function in `kind` may depart as far, and has then no fault.

@@ -64,7 +64,8 @@ impl Attention {
     /// Mixes the input's values by the scores; `side` is there where the model has side streams.
     ///
     /// # Shapes
-    /// hidden `[B, L, H]`, mask `[B, 1, L, L]`: 0 where a query may see a key, −10000 elsewhere
+    /// hidden `[B, L, H]`, mask `[B, 1, L, L]` (0 where a query may see a key, −10000 elsewhere) → scores and
+    /// probabilities `[B, heads, L, L]`, output `[B, L, H]`
     pub fn forward(&self, hidden: &Tensor, side: Option<&SideStreams>, mask: &Tensor, train: bool) -> AttentionOutput {
         let query = split(&self.query.forward(hidden), self.heads);
         let key = split(&self.key.forward(hidden), self.heads);

@@ -190,7 +190,8 @@ impl Model {
     /// Encodes sequences.
     ///
     /// # Shapes
-    /// item_seq `[B, L]` (right-padded with 0), item_seq_len `[B]` (1 to L)
+    /// item_seq `[B, L]` (right-padded with 0), item_seq_len `[B]` (1 to L) → the output of each layer `[B, L, H]`,
+    /// seq_output `[B, H]`
     pub fn forward(&self, item_seq: &Tensor, item_seq_len: &Tensor, train: bool) -> Encoded {
         let length = item_seq.size()[1];
         let item = self.item_embedding.forward(item_seq);
@@ -223,13 +224,20 @@ impl Model {
         seq_output.matmul(&self.item_embedding.weight.transpose(0, 1))
     }
 
-    /// Encodes a batch and computes its losses.
+    /// Encodes a batch and computes its losses: [`Model::losses_of`].
+    ///
+    /// # Panics
+    /// As [`Model::losses_of`].
     pub fn losses(&self, batch: &Batch, train: bool) -> Losses {
         let seq_output = self.forward(&batch.item_seq, &batch.item_seq_len, train).seq_output;
         self.losses_of(&seq_output, batch)
     }
 
-    /// The losses of an encoded batch (equations 11 to 13).
+    /// The losses of an encoded batch (equations 11 to 13): the item loss is a mean over B rows, an attribute's over
+    /// B rows and its vocabulary without padding; the total is the item loss and the attributes' by `lamdas`.
+    ///
+    /// # Shapes
+    /// seq_output `[B, H]`, pos_items `[B]` → `[]` each
     ///
     /// Known behaviours: the softmax runs over all items, the padding item included; BPR ignores the predictors.
     ///
@@ -256,6 +264,9 @@ impl Model {
     }
 
     /// The attribute losses of an encoded batch, computed with labels of this kind; none without a predictor.
+    ///
+    /// # Shapes
+    /// seq_output `[B, H]`, pos_items `[B]` → one `[]` for each attribute
     pub fn attribute_losses(&self, seq_output: &Tensor, pos_items: &Tensor, labels: Kind) -> Vec<Tensor> {
         let ap = self.ap.as_ref();
         ap.map_or_else(Vec::new, |ap| ap.losses(seq_output, &self.features, pos_items, labels))

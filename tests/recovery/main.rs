@@ -304,3 +304,21 @@ fn reproduce_goes_on_to_its_verdict() {
     let verdict: Value = serde_json::from_str(&text(&place.path("run/verdict.json"))).expect("JSON");
     assert_eq!(verdict["outcome"], "pass");
 }
+
+#[test]
+fn a_training_has_its_threads_sleep_while_they_wait_unless_told_otherwise() {
+    let place = Place::new(&[]);
+    for (out, own, expected) in [("run", None, "OMP_WAIT_POLICY=passive"), ("own", Some("active"), "OMP_WAIT_POLICY=active")]
+    {
+        let mut command = place.command(&[&["train", &format!("--out={out}")], &place.keys[..]].concat());
+        ["OMP_WAIT_POLICY", "GOMP_SPINCOUNT"].into_iter().for_each(|name| drop(command.env_remove(name)));
+        own.into_iter().for_each(|policy| drop(command.env("OMP_WAIT_POLICY", policy)));
+        let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("the binary runs");
+        // The process goes on under the number that it was started with.
+        wait_until("the run to begin", || place.path(out).join("log.txt").exists());
+        let environment = fs::read(format!("/proc/{}/environ", child.id())).expect("the process's environment");
+        let variables: Vec<&[u8]> = environment.split(|&byte| byte == 0).collect();
+        assert!(variables.contains(&expected.as_bytes()), "{out}: {}", String::from_utf8_lossy(&environment));
+        assert!(ended(child).success(), "{out}");
+    }
+}

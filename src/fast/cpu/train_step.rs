@@ -34,7 +34,8 @@ pub struct Masks {
 const CLEARED: usize = 1 << 16;
 
 impl FastPath {
-    /// The losses of a batch; leaves their gradient for [`FastPath::gradient`]. `None` drops nothing.
+    /// The losses of a batch, as [`crate::model::Model::losses`] defines them; leaves their gradient for
+    /// [`FastPath::gradient`]. `None` drops nothing.
     ///
     /// # Panics
     /// With `loss_type: BPR` and a batch without `neg_items`.

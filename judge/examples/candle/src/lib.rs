@@ -1,4 +1,4 @@
-//! The attention of a DIF-SR layer in candle, with the gate that fuses its streams (equations 9 to 13 of the paper).
+//! The attention of a DIF-SR layer in candle, with the gate that fuses its streams (equations 6 to 9 of the paper).
 
 use candle_core::{D, Result, Tensor};
 
