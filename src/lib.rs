@@ -1,5 +1,5 @@
-//! DIF-SR (Xie, Zhou, Kim: *Decoupled Side Information Fusion for Sequential Recommendation*, SIGIR 2022) on libtorch, and
-//! the harness that proves that it is DIF-SR.
+//! DIF-SR (Xie, Zhou, Kim: *Decoupled Side Information Fusion for Sequential Recommendation*, SIGIR 2022; RecBole's
+//! `SASRecD`) on libtorch, and the harness that proves that it is DIF-SR.
 //!
 //! Data flows through the modules in one direction, each arrow one type:
 //!
@@ -13,9 +13,27 @@
 //! public archives ─► fetch::fetch ─► *.inter *.item
 //! ```
 //!
-//! A module knows those to its left. [`tensors`] reads and writes named tensors for all of them.
+//! Imports have no circle. [`tensors`] reads and writes named tensors for all of them.
 //!
-//! The model is the authors' model if it computes what theirs computed:
+//! Scores and losses of a batch:
+//!
+//! ```
+//! use dif_sr::config::RunConfig;
+//! use dif_sr::data::RowTensors;
+//! use dif_sr::train::Prepared;
+//!
+//! let config = RunConfig::load(&["configs/ml-100k.yaml".into()], &[])?;
+//! let Prepared { model, splits, .. } = Prepared::new(&config)?; // with its initial values
+//! let batch = RowTensors::new(&splits.test, model.device()).batches(32).next().expect("rows to test");
+//! let encoded = model.forward(&batch.item_seq, &batch.item_seq_len, false);
+//! assert_eq!(model.scores(&encoded.seq_output).size(), [32, model.n_items()]);
+//! assert_eq!(model.losses(&batch, true).item.size(), [0; 0]); // with dropout
+//! # Ok::<(), dif_sr::Error>(())
+//! ```
+//!
+//! [`train::run()`] trains it, and leaves a run folder; [`train::Checkpoint`] reads its best model.
+//!
+//! The model is the authors' model if it computes what theirs computed (paths are those of the repository):
 //!
 //! ```
 //! use dif_sr::config::ComputePath;

@@ -204,7 +204,7 @@ fn side_scores<'a>(batch: &'a MicroBatch, classes: &'a [u32], tables: &'a [Vec<f
 /// The rows of sequences of full length, as training has them.
 fn full_sequences() -> MicroBatch {
     let (items, len) = (vec![1; SEQUENCES * LENGTH], vec![LENGTH as i64; SEQUENCES]);
-    let view = BatchView { items: &items, len: &len, padding: Padding::WithoutValues, share_first: false };
+    let view = BatchView { items: &items, len: &len, padding: Padding::Masked, share_first: false };
     let mut batch = MicroBatch::default();
     batch.fill(view, 0..SEQUENCES, &[], &mut ClassIndex::new(&[]));
     batch

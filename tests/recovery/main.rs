@@ -311,8 +311,7 @@ fn a_training_has_its_threads_sleep_while_they_wait_unless_told_otherwise() {
     for (out, own, expected) in [("run", None, "OMP_WAIT_POLICY=passive"), ("own", Some("active"), "OMP_WAIT_POLICY=active")]
     {
         let mut command = place.command(&[&["train", &format!("--out={out}")], &place.keys[..]].concat());
-        ["OMP_WAIT_POLICY", "GOMP_SPINCOUNT"].into_iter().for_each(|name| drop(command.env_remove(name)));
-        own.into_iter().for_each(|policy| drop(command.env("OMP_WAIT_POLICY", policy)));
+        command.env_remove("OMP_WAIT_POLICY").env_remove("GOMP_SPINCOUNT").envs(own.map(|own| ("OMP_WAIT_POLICY", own)));
         let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("the binary runs");
         // The process goes on under the number that it was started with.
         wait_until("the run to begin", || place.path(out).join("log.txt").exists());

@@ -141,6 +141,6 @@ fn padding_of(model: &Model) -> Padding {
     match (config.model, config.fusion_type) {
         _ if model.outweighs_mask() => Padding::Kept,
         (Architecture::SasRec | Architecture::SasRecF, _) | (_, Fusion::Sum) => Padding::LeftOut,
-        (_, Fusion::Concat | Fusion::Gate) => Padding::WithoutValues,
+        (_, Fusion::Concat | Fusion::Gate) => Padding::Masked,
     }
 }

@@ -103,7 +103,7 @@ fn single_key(
 ) {
     let (query_strides, key_strides) = (geometry.query_strides(inputs.sequences), geometry.key_strides());
     let (h, heads, sequence) = (geometry.h, geometry.heads, lanes.sequence);
-    let value = geometry.values(sequence).first;
+    let value = sequence.keys.first;
     into.key[sequence.keys.first * h..][..h].fill(0.0);
     for query in geometry.queries(lanes) {
         let dvalue = match geometry.queries {
@@ -131,15 +131,15 @@ fn dropped_probabilities(
     work: &mut Work,
 ) {
     let SequenceLanes { sequence, .. } = lanes;
-    let (heads, width, values) = (geometry.heads, lanes.width(), geometry.values(sequence));
+    let (heads, width) = (geometry.heads, lanes.width());
     let contexts = HeadRows { data: dcontext.rows, strides: geometry.query_strides(inputs.sequences) };
     let value_rows = HeadRows { data: inputs.value, strides: geometry.key_strides() };
     let dweights = work.dweights.as_flattened_mut();
     for (q, query) in geometry.queries(lanes).enumerate() {
         let of_heads = query.row * heads..(query.row + 1) * heads;
-        for j in 0..sequence.n_values {
+        for j in 0..sequence.n_attended {
             let to = &mut dweights[j * width + q * heads..][..heads];
-            dot_per_head(contexts, query.row, value_rows, values.row(j), to);
+            dot_per_head(contexts, query.row, value_rows, sequence.keys.row(j), to);
             dcontext.prob_sums.get(of_heads.clone()).into_iter().for_each(|dsums| axpy(1.0, dsums, to));
         }
     }
@@ -187,7 +187,7 @@ fn softmax_block(
     let (scale, dfused) = (geometry.scale(), &mut dfused[..sequence.n_keys]);
     let mut mean = [0.0; LANES];
     dfused.fill([0.0; LANES]);
-    for (j, dprob) in dfused[..sequence.n_values].iter_mut().enumerate() {
+    for (j, dprob) in dfused[..sequence.n_attended].iter_mut().enumerate() {
         let at = j * blocks + block;
         for lane in 0..LANES {
             dprob[lane] = dweights[at][lane] * masks.dropped[at][lane];
@@ -250,14 +250,17 @@ fn queries(geometry: Geometry, inputs: AttentionInputs, lanes: SequenceLanes, wo
 fn values(geometry: Geometry, lanes: SequenceLanes, dcontext: ContextGrad, work: &mut Work, into: &mut AttentionGrads) {
     let SequenceLanes { sequence, .. } = lanes;
     let (heads, width, strides) = (geometry.heads, lanes.width(), geometry.key_strides());
-    let (values, first, count) = (geometry.values(sequence), first_row(geometry, lanes), n_queries(geometry, lanes));
+    let (first, count) = (first_row(geometry, lanes), n_queries(geometry, lanes));
+    for j in sequence.n_attended..sequence.n_keys {
+        into.value[sequence.keys.row(j) * geometry.h..][..geometry.h].fill(0.0);
+    }
     for head in 0..heads {
-        for j in 0..sequence.n_values {
+        for j in 0..sequence.n_attended {
             let weights = &work.weights.as_flattened()[j * width + head..];
             let offset = |q| strides.start(first + q, head);
             // From a query to the next.
             let terms = WeightedRows { weights, stride: heads, rows: dcontext.rows, offset, count };
-            let to = &mut into.value[strides.range(values.row(j), head)];
+            let to = &mut into.value[strides.range(sequence.keys.row(j), head)];
             if j < geometry.first_query() {
                 terms.sum(&mut work.row[..to.len()]);
                 axpy(1.0, &work.row[..to.len()], to);
@@ -304,7 +307,7 @@ fn rows(
     for j in 0..sequence.n_keys {
         let to = &mut into.key[sequence.keys.row(j) * h..][..h];
         by_head(&dscores[j * width..], inputs.query).sum(to);
-        if j < sequence.n_values {
+        if j < sequence.n_attended {
             by_head(&weights[j * width..], dcontext.rows).sum(&mut work.row);
             axpy(1.0, &work.row, to);
         }

@@ -62,7 +62,7 @@ fn single_key(
     out: &mut Context,
 ) {
     let (queries, keys) = (geometry.query_strides(inputs.sequences), geometry.key_strides());
-    let value = geometry.values(lanes.sequence).first;
+    let value = lanes.sequence.keys.first;
     for query in geometry.queries(lanes) {
         for (head, &weight) in masks.single_key(query.row).iter().enumerate() {
             let to = &mut out.rows[queries.range(query.row, head)];
@@ -144,7 +144,7 @@ fn probabilities(
     }
 }
 
-/// The context: Σⱼ weightⱼ valueⱼ over the keys that have a value.
+/// The context: Σⱼ weightⱼ valueⱼ over the keys that have a probability.
 #[inline(always)]
 fn weighted_values(
     geometry: Geometry,
@@ -155,15 +155,15 @@ fn weighted_values(
 ) {
     let SequenceLanes { sequence, .. } = lanes;
     let (queries, keys) = (geometry.query_strides(inputs.sequences), geometry.key_strides());
-    let (values, stride) = (geometry.values(sequence), lanes.width());
+    let stride = lanes.width();
     for (q, query) in geometry.queries(lanes).enumerate() {
         for head in 0..geometry.heads {
             let weights = &weights.as_flattened()[q * geometry.heads + head..];
-            let offset = |j| keys.start(values.row(j), head);
-            WeightedRows { weights, stride, rows: inputs.value, offset, count: sequence.n_values }
+            let offset = |j| keys.start(sequence.keys.row(j), head);
+            WeightedRows { weights, stride, rows: inputs.value, offset, count: sequence.n_attended }
                 .sum(&mut out.rows[queries.range(query.row, head)]);
             if let Some(sum) = out.prob_sums.get_mut(query.row * geometry.heads + head) {
-                *sum = weights.iter().step_by(stride).take(sequence.n_values).sum();
+                *sum = weights.iter().step_by(stride).take(sequence.n_attended).sum();
             }
         }
     }

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use crate::fast::cpu::batch::sequence::{RowSpan, Sequence};
+use crate::fast::cpu::batch::sequence::Sequence;
 use crate::fast::cpu::ops::simd::LANES;
 
 /// The queries of a layer.
@@ -155,14 +155,5 @@ impl Geometry {
             Queries::Last => (0, self.h),
         };
         HeadStrides { row: self.h, head, width }
-    }
-
-    /// The rows of a sequence's values.
-    #[inline(always)]
-    pub fn values(self, sequence: Sequence) -> RowSpan {
-        match self.queries {
-            Queries::All => sequence.values,
-            Queries::Last => sequence.keys,
-        }
     }
 }

@@ -26,7 +26,7 @@ pub struct AttentionInputs<'a> {
     pub query_bias: &'a [f32],
     /// `[rows, H]`
     pub key: &'a [f32],
-    /// `[values, H]`; where queries are absorbed `[rows, H]`.
+    /// `[rows, H]`
     pub value: &'a [f32],
     /// Those of the attributes, then those of the positions; none where these enter the input.
     pub side_scores: &'a [SideScores<'a>],
@@ -57,7 +57,7 @@ pub struct AttentionGrads<'a> {
     pub query_bias: &'a mut [f32],
     /// `[rows, H]`; where queries are absorbed that of the rows, as keys and as values.
     pub key: &'a mut [f32],
-    /// `[values, H]`; empty where queries are absorbed.
+    /// `[rows, H]`; empty where queries are absorbed.
     pub value: &'a mut [f32],
     /// Of every table or of its projections.
     pub side_scores: &'a mut [&'a mut [f32]],

@@ -31,7 +31,7 @@
 //! | every row a query ([`Queries::All`](geometry::Queries)) | `item_scores` to `weighted_values`, back to `keys` |
 //! | one absorbed query ([`Queries::Last`](geometry::Queries)) | the same, with `rows` for `values` and `keys` |
 //! | a side stream with a score table, or without | [`SideScores`](side_scores::SideScores) |
-//! | padded keys that have no value | scored, since they enter the fusion, and left out of the sums of values |
+//! | padded keys | scored, since they enter the fusion, and left out of the sums of values, where they have no probability |
 
 pub mod absorbed;
 pub mod backward;

@@ -24,8 +24,6 @@ pub struct MicroBatch {
     pub last: Vec<u32>,
     /// Their numbers in the whole batch, `[sequences]`.
     pub last_numbers: Vec<u64>,
-    /// The rows that have a value, `[values]`.
-    pub with_value: Vec<u32>,
     pub attributes: Vec<AttributeRows>,
 }
 
@@ -52,17 +50,17 @@ pub struct BatchView<'a> {
     pub share_first: bool,
 }
 
-/// What is computed for padded positions. Where these have no values, a first position has itself as its only key:
+/// What is computed for padded positions. Where these get no probability, a first position has itself as its only key:
 /// whatever its query, the result is its value. It is separate: its row precedes those of the sequences, and it has no
 /// query.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Padding {
     /// Nothing. Under `sum`, and in SASRec and SASRecF, they reach no true position.
     LeftOut,
-    /// All but values. Under `concat` and `gate` their scores enter the fusion, and the mask then leaves them no
-    /// probability. Nothing for a sequence of one true item.
-    WithoutValues,
-    /// Everything. Under SASRecD's `max` pooling scores are so large that the mask of −10000 does not outweigh them.
+    /// Under `concat` and `gate` their scores enter the fusion, and the mask then leaves them no probability. Nothing
+    /// for a sequence of one true item.
+    Masked,
+    /// As true ones. Under SASRecD's `max` pooling scores are so large that the mask of −10000 does not outweigh them.
     Kept,
 }
 
@@ -101,40 +99,37 @@ impl MicroBatch {
         self.n_first = 0;
         self.sequences.clear();
         [&mut self.row_numbers, &mut self.last_numbers].into_iter().for_each(Vec::clear);
-        [&mut self.items, &mut self.positions, &mut self.last, &mut self.with_value].into_iter().for_each(Vec::clear);
+        [&mut self.items, &mut self.positions, &mut self.last].into_iter().for_each(Vec::clear);
     }
 
-    /// Separate first positions, each with a value.
+    /// Separate first positions.
     fn push_first_positions(&mut self, batch: BatchView, range: Range<usize>) {
         for sequence in range.clone().filter(|&sequence| batch.begins_anew(sequence, range.start)) {
             self.push_row(batch, sequence, 0);
         }
         self.n_first = self.items.len();
-        self.with_value.extend(0..self.n_first as u32);
     }
 
     /// The rows of a sequence; `begun`: how many sequences up to it began anew.
     fn push_sequence(&mut self, batch: BatchView, sequence: usize, begun: usize) {
         let (length, len) = (batch.length(), batch.len[sequence] as usize);
-        let (n_keys, n_values) = match batch.padding {
+        let (n_keys, n_attended) = match batch.padding {
             Padding::LeftOut => (len, len),
             // A single key has the whole probability, whatever its score.
-            Padding::WithoutValues if len == 1 => (1, 1),
-            Padding::WithoutValues => (length, len),
+            Padding::Masked if len == 1 => (1, 1),
+            Padding::Masked => (length, len),
             Padding::Kept => (length, length),
         };
         let separate = batch.padding != Padding::Kept;
-        let span = |next: usize| match separate {
+        let next = self.items.len();
+        let keys = match separate {
             true => RowSpan { first: begun - 1, second: next },
             false => RowSpan { first: next, second: next + 1 },
         };
-        let (keys, values) = (span(self.items.len()), span(self.with_value.len()));
-        self.sequences.push(Sequence { keys, n_keys, len, values, n_values });
+        self.sequences.push(Sequence { keys, n_keys, len, n_attended });
         self.last_numbers.push((sequence * length + len - 1) as u64);
         self.last.push(keys.row(len - 1) as u32);
-        let own = usize::from(separate);
-        self.with_value.extend((own..n_values).map(|position| keys.row(position) as u32));
-        (own..n_keys).for_each(|position| self.push_row(batch, sequence, position));
+        (usize::from(separate)..n_keys).for_each(|position| self.push_row(batch, sequence, position));
     }
 
     fn push_row(&mut self, batch: BatchView, sequence: usize, position: usize) {
@@ -147,11 +142,6 @@ impl MicroBatch {
     /// How many rows there are.
     pub fn n_rows(&self) -> usize {
         self.items.len()
-    }
-
-    /// Whether every row has a value.
-    pub fn all_have_values(&self) -> bool {
-        self.with_value.len() == self.items.len()
     }
 }
 

@@ -9,10 +9,8 @@ pub struct Sequence {
     pub n_keys: usize,
     /// Its true items, 1 to L.
     pub len: usize,
-    /// Its rows among the values.
-    pub values: RowSpan,
-    /// How many values it has, those of its first keys: the probabilities of all later keys are exactly 0.
-    pub n_values: usize,
+    /// How many of its keys, from the first, have a probability: that of all later ones is exactly 0.
+    pub n_attended: usize,
 }
 
 /// The rows of a sequence: that of its first position, which may be separate, and those of the others, which are

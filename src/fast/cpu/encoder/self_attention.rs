@@ -26,9 +26,7 @@ pub struct AttentionActivations {
     query: Vec<f32>,
     /// `[rows, H]`, but of the last layer.
     key: Vec<f32>,
-    /// The rows of the input that have a value, `[values, H]`; unused where all have.
-    value_input: Vec<f32>,
-    /// `[values, H]`, but of the last layer.
+    /// `[rows, H]`, but of the last layer.
     value: Vec<f32>,
     /// In the last layer: the absorbed queries.
     absorbed_query: AbsorbedRows,
@@ -53,7 +51,7 @@ pub struct AttentionScratch {
     dcontext: Vec<f32>,
     /// The gradient of the keys, or in the last layer that of the rows, `[rows, H]`.
     dkey: Vec<f32>,
-    /// `[values, H]`
+    /// `[rows, H]`
     dvalue: Vec<f32>,
     /// By attribute, as the projections are.
     dprojections: Vec<Vec<f32>>,
@@ -100,19 +98,14 @@ pub fn forward(
 fn project_inputs(layer: LayerContext, batch: &MicroBatch, x: &[f32], saved: &mut AttentionActivations) {
     let (step, layout, h) = (layer.step, layer.layout(), layer.step.h);
     if let (Some(cache), 0) = (&step.item_cache, layer.k) {
-        let with_value = batch.with_value.iter().map(|&row| &batch.items[row as usize]);
         gather(&cache.query, batch.items[batch.n_first..].iter(), h, &mut saved.query);
         gather(&cache.key, batch.items.iter(), h, &mut saved.key);
-        gather(&cache.value, with_value, h, &mut saved.value);
+        gather(&cache.value, batch.items.iter(), h, &mut saved.value);
         return;
     }
     step.weights.forward(&layout.query, &x[batch.n_first * h..], &mut saved.query);
     step.weights.forward(&layout.key, x, &mut saved.key);
-    let value_input = match batch.all_have_values() {
-        true => x,
-        false => gather(x, batch.with_value.iter(), h, &mut saved.value_input),
-    };
-    step.weights.forward(&layout.value, value_input, &mut saved.value);
+    step.weights.forward(&layout.value, x, &mut saved.value);
 }
 
 /// The context of every row.
@@ -177,7 +170,7 @@ pub fn backward(
         step.weights.backward_params(linear, &attribute.distinct, dprojections, &mut into.flat);
     }
     match layer.queries() {
-        Queries::All => project_inputs_backward(layer, batch, x, saved, scratch, grad, into),
+        Queries::All => project_inputs_backward(layer, batch, x, scratch, grad, into),
         Queries::Last => {
             let AttentionScratch { rows: dquery, dkey: drows, .. } = scratch;
             step.weights.backward_params(&layout.query, &saved.query_input, dquery, &mut into.flat);
@@ -257,7 +250,6 @@ fn project_inputs_backward(
     layer: LayerContext,
     batch: &MicroBatch,
     x: &[f32],
-    saved: &AttentionActivations,
     scratch: &mut AttentionScratch,
     grad: &mut [f32],
     into: &mut Grads,
@@ -269,15 +261,8 @@ fn project_inputs_backward(
     step.weights.backward_input(&layout.query, rows, &mut grad[first..], Epilogue::Accumulate);
     step.weights.backward_params(&layout.key, x, dkey, flat);
     step.weights.backward_input(&layout.key, dkey, grad, Epilogue::Accumulate);
-    if batch.all_have_values() {
-        step.weights.backward_params(&layout.value, x, dvalue, flat);
-        step.weights.backward_input(&layout.value, dvalue, grad, Epilogue::Accumulate);
-    } else {
-        step.weights.backward_params(&layout.value, &saved.value_input, dvalue, flat);
-        rows.resize(dvalue.len(), 0.0);
-        step.weights.backward_input(&layout.value, dvalue, rows, Epilogue::Overwrite);
-        scatter_add(rows, &batch.with_value, h, grad);
-    }
+    step.weights.backward_params(&layout.value, x, dvalue, flat);
+    step.weights.backward_input(&layout.value, dvalue, grad, Epilogue::Accumulate);
 }
 
 fn attention<'b>(layer: LayerContext<'b>, batch: &'b MicroBatch) -> Attention<'b> {
