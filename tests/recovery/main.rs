@@ -308,10 +308,14 @@ fn reproduce_goes_on_to_its_verdict() {
 #[test]
 fn a_training_has_its_threads_sleep_while_they_wait_unless_told_otherwise() {
     let place = Place::new(&[]);
-    for (out, own, expected) in [("run", None, "OMP_WAIT_POLICY=passive"), ("own", Some("active"), "OMP_WAIT_POLICY=active")]
+    for (out, own, expected) in
+        [("run", None, "OMP_WAIT_POLICY=passive"), ("own", Some("active"), "OMP_WAIT_POLICY=active")]
     {
         let mut command = place.command(&[&["train", &format!("--out={out}")], &place.keys[..]].concat());
-        command.env_remove("OMP_WAIT_POLICY").env_remove("GOMP_SPINCOUNT").envs(own.map(|own| ("OMP_WAIT_POLICY", own)));
+        command
+            .env_remove("OMP_WAIT_POLICY")
+            .env_remove("GOMP_SPINCOUNT")
+            .envs(own.map(|own| ("OMP_WAIT_POLICY", own)));
         let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("the binary runs");
         // The process goes on under the number that it was started with.
         wait_until("the run to begin", || place.path(out).join("log.txt").exists());
