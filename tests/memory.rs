@@ -4,12 +4,15 @@
 //! input of about a megabyte, made to be as costly as its form allows, is read.
 #![cfg(target_os = "linux")]
 
+use std::fs::File;
+use std::io::{BufWriter, Write};
 use std::path::Path;
 use std::time::Instant;
 
 use dif_sr::config::{ModelConfig, RunConfig};
-use dif_sr::data::Dataset;
 use dif_sr::data::atomic::{Format, parse};
+use dif_sr::data::split::split;
+use dif_sr::data::{Dataset, RowTensors};
 use dif_sr::golden::Case;
 use dif_sr::tensors::{TensorFile, write};
 use dif_sr::train::Checkpoint;
@@ -48,6 +51,48 @@ fn no_input_takes_more_memory_than_a_multiple_of_its_size() {
     for (name, config, tensors) in cases() {
         hold(name, config.len() + tensors.len(), || drop(Case::parse(Path::new(name), &config, &tensors)));
     }
+    interactions_are_kept_once();
+}
+
+/// What is kept for a training grows by at most 40 bytes with each interaction, however long sequences may be.
+fn interactions_are_kept_once() {
+    let n = std::env::var("DIF_SR_INTERACTIONS").map_or(2_000_000, |n| n.parse().expect("a number of interactions"));
+    for length in [50, 200] {
+        let [half, whole] = [n / 2, n].map(|n| kept(n, length));
+        let each = whole.saturating_sub(half) as f64 / (n - n / 2) as f64;
+        println!("{n} interactions, L = {length}: {whole} bytes are kept, {each:.1} for each interaction more");
+        assert!(each <= 40.0, "{each:.1} bytes an interaction at L = {length}");
+    }
+}
+
+/// Bytes that are kept of a data set of 50,000 users and 20,000 items, with its splits and the order of training.
+fn kept(interactions: usize, length: usize) -> usize {
+    let folder = tempfile::tempdir().expect("a folder can be made");
+    let path = folder.path().join("made/made.inter");
+    std::fs::create_dir(folder.path().join("made")).expect("a folder can be made");
+    let mut file = BufWriter::new(File::create(path).expect("a file can be made"));
+    writeln!(file, "user_id:token\titem_id:token\ttimestamp:float").expect("written");
+    for i in 0..interactions {
+        // Multiplication by a prime scatters the items.
+        writeln!(file, "{}\t{}\t{i}", i % 50_000, (i / 50_000 * 7919 + i * 31) % 20_000).expect("written");
+    }
+    file.into_inner().expect("written");
+    let keys = [
+        ("dataset", "made".to_owned()),
+        ("data_path", folder.path().display().to_string()),
+        ("model", "SASRec".to_owned()),
+        ("MAX_ITEM_LIST_LENGTH", length.to_string()),
+    ];
+    let config = RunConfig::load(&[], &keys.map(|(key, value)| (key.to_owned(), value)));
+    let config = config.unwrap_or_else(|e| panic!("{e}")).data;
+    let before = resident();
+    let dataset = Dataset::load(&config).unwrap_or_else(|e| panic!("{e}"));
+    let splits = split(&dataset, &config).unwrap_or_else(|e| panic!("{e}"));
+    let order = RowTensors::new(&splits.train, tch::Device::Cpu);
+    let kept = resident().saturating_sub(before);
+    assert_eq!(dataset.user.len(), interactions);
+    drop((dataset, splits, order));
+    kept
 }
 
 /// Every item's tags are padded to the longest list: one line could ask for the square of the file's size, and so could
@@ -121,16 +166,20 @@ fn hold(name: &str, size: usize, read: impl FnOnce()) {
 
 /// How far the resident set grows, at most, while `work` runs.
 fn peak(work: impl FnOnce()) -> usize {
+    let before = resident();
+    std::fs::write("/proc/self/clear_refs", "5").expect("the peak can be set back");
+    work();
+    status("VmHWM:").saturating_sub(before)
+}
+
+/// The resident set, without what earlier work has freed: it would be taken again unseen.
+fn resident() -> usize {
     unsafe extern "C" {
         fn malloc_trim(pad: usize) -> i32;
     }
-    // What earlier work has freed would be taken again unseen.
     // SAFETY: glibc's function has no precondition.
     unsafe { malloc_trim(0) };
-    std::fs::write("/proc/self/clear_refs", "5").expect("the peak can be set back");
-    let before = status("VmRSS:");
-    work();
-    status("VmHWM:").saturating_sub(before)
+    status("VmRSS:")
 }
 
 /// A line of `/proc/self/status`, in bytes.

@@ -1,21 +1,18 @@
-//! Rows as tensors, and batches of them.
+//! Batches of rows as tensors.
 
 use tch::{Device, Tensor};
 
-use super::split::Rows;
+use super::rows::Rows;
 use crate::{Error, Result, splitmix};
 
-/// Rows on a device, in the order in which batches are taken.
+/// Rows in the order in which batches are taken.
 #[derive(Debug)]
 pub struct RowTensors {
+    rows: Rows,
     /// `[n]`.
-    user: Tensor,
-    /// `[n, L]`.
-    item_seq: Tensor,
-    /// `[n]`.
-    item_seq_len: Tensor,
-    /// `[n]`.
-    pos_items: Tensor,
+    order: Vec<u32>,
+    /// Where batches go.
+    device: Device,
 }
 
 /// B rows; `i64` tensors.
@@ -34,34 +31,33 @@ pub struct Batch {
 }
 
 impl RowTensors {
-    /// Copies the rows to `device`.
+    /// The rows in their own order, for batches on `device`.
     pub fn new(rows: &Rows, device: Device) -> Self {
-        let column = |values: &[i64]| Tensor::from_slice(values).to_device(device);
-        Self {
-            user: column(&rows.user),
-            item_seq: column(&rows.seq).view([rows.n() as i64, rows.l as i64]),
-            item_seq_len: column(&rows.len),
-            pos_items: column(&rows.target),
-        }
+        Self { rows: rows.clone(), order: (0..rows.n() as u32).collect(), device }
     }
 
     /// The number of rows.
     pub fn n(&self) -> i64 {
-        self.user.size()[0]
+        self.order.len() as i64
     }
 
-    /// All rows as one batch of views.
+    /// All rows as one batch.
     pub fn all(&self) -> Batch {
-        self.narrow(0, self.n() as usize)
+        self.batch(&self.order)
     }
 
-    fn narrow(&self, start: usize, rows: usize) -> Batch {
-        let narrow = |column: &Tensor| column.narrow(0, start as i64, rows as i64);
+    fn batch(&self, rows: &[u32]) -> Batch {
+        let of = |value: &dyn Fn(usize) -> i64| {
+            let values: Vec<i64> = rows.iter().map(|&row| value(row as usize)).collect();
+            Tensor::from_slice(&values).to_device(self.device)
+        };
+        let histories: Vec<i64> = rows.iter().flat_map(|&row| self.rows.padded(row as usize)).collect();
+        let shape = [rows.len() as i64, self.rows.l() as i64];
         Batch {
-            user: narrow(&self.user),
-            item_seq: narrow(&self.item_seq),
-            item_seq_len: narrow(&self.item_seq_len),
-            pos_items: narrow(&self.pos_items),
+            user: of(&|row| self.rows.user(row)),
+            item_seq: Tensor::from_slice(&histories).view(shape).to_device(self.device),
+            item_seq_len: of(&|row| self.rows.history(row).len() as i64),
+            pos_items: of(&|row| self.rows.target(row)),
             neg_items: None,
         }
     }
@@ -70,17 +66,16 @@ impl RowTensors {
     /// that the permutations of several epochs compound.
     ///
     /// # Shapes
-    /// `permutation`: `[n]`, a permutation of 0..n, on the rows' device.
+    /// `permutation`: `[n]`, a permutation of 0..n.
     pub fn permute(&mut self, permutation: &Tensor) {
-        for column in [&mut self.user, &mut self.item_seq, &mut self.item_seq_len, &mut self.pos_items] {
-            *column = column.index_select(0, permutation);
-        }
+        let mut places = vec![0_i64; self.order.len()];
+        permutation.to_device(Device::Cpu).copy_data(&mut places, self.order.len());
+        self.order = places.iter().map(|&place| self.order[place as usize]).collect();
     }
 
-    /// All rows in order, `size` at a time, the last batch being what is left. Batches are views, not copies.
+    /// All rows in order, `size` at a time, the last batch being what is left.
     pub fn batches(&self, size: usize) -> impl ExactSizeIterator<Item = Batch> {
-        let n = self.n() as usize;
-        (0..n).step_by(size.max(1)).map(move |start| self.narrow(start, size.max(1).min(n - start)))
+        self.order.chunks(size.max(1)).map(|rows| self.batch(rows))
     }
 }
 
@@ -125,12 +120,11 @@ pub struct NegativeSampler {
 impl NegativeSampler {
     /// A sampler for the users of `train` among the items 1 to `n_items` − 1, started at `seed`.
     pub fn new(train: &Rows, n_items: usize, seed: u64) -> Self {
-        let n_users = train.user.iter().max().map_or(0, |&user| user as usize + 1);
-        let mut chosen = vec![Vec::new(); n_users];
+        let n_users = (0..train.n()).map(|row| train.user(row) as usize + 1).max().unwrap_or(0);
+        let mut chosen: Vec<Vec<i64>> = vec![Vec::new(); n_users];
         for row in 0..train.n() {
-            let items: &mut Vec<i64> = &mut chosen[train.user[row] as usize];
-            items.push(train.target[row]);
-            items.extend(&train.seq_of(row)[..train.len[row] as usize]);
+            let history = train.history(row).iter().map(|&item| item.into());
+            chosen[train.user(row) as usize].extend(history.chain([train.target(row)]));
         }
         for items in &mut chosen {
             items.sort_unstable();
@@ -192,7 +186,7 @@ mod tests {
 
     /// One user with three training rows over items 2, 4 and 5; L = 2.
     fn rows() -> Rows {
-        Rows { l: 2, user: vec![1, 1, 1], target: vec![4, 5, 2], seq: vec![2, 0, 2, 4, 4, 5], len: vec![1, 2, 2] }
+        Rows::new(2, [(1, vec![2], 4), (1, vec![2, 4], 5), (1, vec![4, 5], 2)])
     }
 
     #[test]
@@ -209,11 +203,11 @@ mod tests {
         let mut tensors = RowTensors::new(&rows(), Device::Cpu);
         let permutation = Tensor::from_slice(&[1i64, 2, 0]);
         tensors.permute(&permutation);
-        assert_eq!(Vec::<i64>::try_from(&tensors.pos_items).unwrap(), [5, 2, 4]);
+        assert_eq!(Vec::<i64>::try_from(&tensors.all().pos_items).unwrap(), [5, 2, 4]);
         tensors.permute(&permutation);
-        assert_eq!(Vec::<i64>::try_from(&tensors.pos_items).unwrap(), [2, 4, 5]);
-        assert_eq!(Vec::<i64>::try_from(&tensors.item_seq_len).unwrap(), [2, 1, 2]);
-        assert_eq!(Vec::<i64>::try_from(tensors.item_seq.view([-1])).unwrap(), [4, 5, 2, 0, 2, 4]);
+        assert_eq!(Vec::<i64>::try_from(&tensors.all().pos_items).unwrap(), [2, 4, 5]);
+        assert_eq!(Vec::<i64>::try_from(&tensors.all().item_seq_len).unwrap(), [2, 1, 2]);
+        assert_eq!(Vec::<i64>::try_from(tensors.all().item_seq.view([-1])).unwrap(), [4, 5, 2, 0, 2, 4]);
     }
 
     #[test]
@@ -239,7 +233,7 @@ mod tests {
 
     #[test]
     fn a_user_who_has_chosen_every_item_is_an_error() {
-        let rows = Rows { l: 1, user: vec![1], target: vec![2], seq: vec![1], len: vec![1] };
+        let rows = Rows::new(1, [(1, [1], 2)]);
         assert_eq!(NegativeSampler::new(&rows, 4, 0).without_negatives(), None);
         assert_eq!(NegativeSampler::new(&rows, 3, 0).without_negatives(), Some(1));
         let error = NegativeSampler::new(&rows, 3, 0).sample(&[1]).unwrap_err();

@@ -114,11 +114,11 @@ impl Copy {
 }
 
 fn pairs(dataset: &Dataset) -> String {
-    digest(dataset.user.iter().zip(&dataset.item).map(|(&user, &item)| pair(dataset, user, item)))
+    digest(dataset.user.iter().zip(&dataset.item).map(|(&user, &item)| pair(dataset, user.into(), item.into())))
 }
 
 fn targets(dataset: &Dataset, rows: &Rows) -> impl Iterator<Item = String> {
-    rows.user.iter().zip(&rows.target).map(|(&user, &item)| pair(dataset, user, item))
+    (0..rows.n()).map(|row| pair(dataset, rows.user(row), rows.target(row)))
 }
 
 fn pair(dataset: &Dataset, user: i64, item: i64) -> String {

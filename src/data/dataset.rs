@@ -29,9 +29,9 @@ pub struct Dataset {
     /// In the order of `selected_features`.
     pub attributes: Vec<Attribute>,
     /// The user of each interaction. Interactions are in the order of the file, or of time after `rm_dup_inter`.
-    pub user: Vec<i64>,
+    pub user: Vec<u32>,
     /// The item of each interaction.
-    pub item: Vec<i64>,
+    pub item: Vec<u32>,
     /// The time of each interaction, as in the file: finite or infinite, never NaN.
     pub time: Vec<f64>,
     /// The splits that the files state, under `benchmark_filename`.
@@ -68,7 +68,7 @@ impl Dataset {
 
         // Ids.
         let mut user_ids = Renumbering::new(&inter.users.vocabulary);
-        let user = core.rows.iter().map(|&row| user_ids.id(inter.users.ids[row])).collect();
+        let user = core.rows.iter().map(|&row| user_ids.id(inter.users.ids[row]) as u32).collect();
         // Listed users without interactions come last, where nothing asks for interactions of theirs.
         let from_none = |interval: &Interval| interval.low <= 0.0;
         if config.benchmark_filename.is_some() || config.user_inter_num_interval.as_ref().is_none_or(from_none) {
@@ -77,7 +77,7 @@ impl Dataset {
             }
         }
         let mut item_ids = Renumbering::new(&all_items);
-        let item = core.rows.iter().map(|&row| item_ids.id(inter.items.ids[row])).collect();
+        let item = core.rows.iter().map(|&row| item_ids.id(inter.items.ids[row]) as u32).collect();
         let item_rows: Vec<(usize, i64)> = item_file
             .iter()
             .flat_map(|file| &file.rows)

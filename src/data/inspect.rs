@@ -8,7 +8,8 @@ use serde_json::{Map, Value, json};
 
 use super::dataset::Dataset;
 use super::interactions::Filtering;
-use super::split::{Hashes, Histories, Rows, Splits, at_precision, n_held_out};
+use super::rows::{Hashes, Rows};
+use super::split::{Histories, Splits, at_precision, n_held_out};
 use crate::config::{DataConfig, TimePrecision};
 
 /// Everything that `dif-sr data inspect` prints; serialised under the keys of the golden files.
@@ -122,12 +123,7 @@ pub struct Ties {
 
 impl Statistics {
     /// The figures of interactions between `user[i]` and `item[i]`, in a data set of `n_users` and `n_items` with padding.
-    fn new<'a>(
-        n_users: usize,
-        n_items: usize,
-        user: impl Iterator<Item = &'a i64>,
-        item: impl Iterator<Item = &'a i64>,
-    ) -> Self {
+    fn new(n_users: usize, n_items: usize, user: impl Iterator<Item = i64>, item: impl Iterator<Item = i64>) -> Self {
         let (inters, with_users) = count(n_users, user);
         let (_, with_items) = count(n_items, item);
         let n = inters as f64;
@@ -143,9 +139,9 @@ impl Statistics {
 }
 
 /// The number of ids, all below `n`, and of distinct ones.
-fn count<'a>(n: usize, ids: impl Iterator<Item = &'a i64>) -> (usize, usize) {
+fn count(n: usize, ids: impl Iterator<Item = i64>) -> (usize, usize) {
     let mut seen = vec![false; n];
-    let total = ids.map(|&id| seen[id as usize] = true).count();
+    let total = ids.map(|id| seen[id as usize] = true).count();
     (total, seen.into_iter().filter(|&seen| seen).count())
 }
 
@@ -153,9 +149,10 @@ impl Summary {
     /// The block of the log, which RecBole writes before augmentation.
     pub fn new(dataset: &Dataset) -> Self {
         let (users, items) = (dataset.users.len(), dataset.items.len());
+        let [user, item] = [&dataset.user, &dataset.item].map(|ids| ids.iter().map(|&id| id.into()));
         Self {
             name: dataset.name.clone(),
-            statistics: Statistics::new(users, items, dataset.user.iter(), dataset.item.iter()),
+            statistics: Statistics::new(users, items, user, item),
             remain_fields: dataset.remain_fields.clone(),
         }
     }
@@ -184,7 +181,7 @@ impl Agreement {
         let mut latest_training: Vec<(i64, f64)> = Vec::new();
         let mut tests: Vec<(i64, f64)> = Vec::new();
         for (user, history) in histories.iter() {
-            let items: Vec<i64> = history.iter().map(|&interaction| dataset.item[interaction]).collect();
+            let items: Vec<u32> = history.iter().map(|&interaction| dataset.item[interaction]).collect();
             duplicate_pairs += items.len() - items.iter().collect::<HashSet<_>>().len();
             let time = |index: usize| at_precision(dataset.time[history[index]], precision);
             if items.len() > 1 {
@@ -243,8 +240,8 @@ impl Inspection {
             stats: Statistics::new(
                 dataset.users.len(),
                 dataset.items.len(),
-                all.iter().flat_map(|rows| &rows.user),
-                all.iter().flat_map(|rows| &rows.target),
+                all.iter().flat_map(|rows| (0..rows.n()).map(|row| rows.user(row))),
+                all.iter().flat_map(|rows| (0..rows.n()).map(|row| rows.target(row))),
             ),
             log: Summary::new(dataset),
             filtering: dataset.filtering,
@@ -268,7 +265,12 @@ impl Inspection {
 
 /// The first four rows.
 fn first_rows(rows: &Rows) -> Vec<Row> {
-    let row = |i| Row { user: rows.user[i], seq: rows.seq_of(i).to_vec(), len: rows.len[i], pos: rows.target[i] };
+    let row = |i| Row {
+        user: rows.user(i),
+        seq: rows.padded(i).collect(),
+        len: rows.history(i).len() as i64,
+        pos: rows.target(i),
+    };
     (0..rows.n().min(4)).map(row).collect()
 }
 

@@ -13,7 +13,8 @@ use std::path::Path;
 
 use super::dataset::Dataset;
 use super::parts::Parts;
-use super::split::{Histories, Rows, Splits};
+use super::rows::{Rows, SharedRows};
+use super::split::{Histories, Splits};
 use super::table::Ragged;
 use crate::config::DataConfig;
 use crate::{Error, Result};
@@ -21,25 +22,21 @@ use crate::{Error, Result};
 impl Parts {
     /// The rows of each file.
     pub(super) fn split(&self, dataset: &Dataset, config: &DataConfig) -> Result<Splits> {
-        let mut rows: [Rows; 3] = std::array::from_fn(|_| Rows::new(config.max_item_list_length));
-        match &self.lists {
-            Some(lists) => {
-                for interaction in (0..dataset.user.len()).filter(|&i| !lists.row(i).is_empty()) {
-                    let (user, item) = (dataset.user[interaction], dataset.item[interaction]);
-                    rows[self.of(interaction)].push(user, lists.row(interaction), item);
-                }
-            }
+        let length = config.max_item_list_length;
+        let [train, valid, test] = match &self.lists {
+            Some(lists) => [0, 1, 2].map(|part| {
+                let stated = (0..dataset.user.len()).filter(|&i| self.of(i) == part && !lists.row(i).is_empty());
+                Rows::new(length, stated.map(|i| (dataset.user[i].into(), lists.row(i), dataset.item[i].into())))
+            }),
             None => {
-                let histories = Histories::new(dataset, config.time_precision);
-                for (user, history) in histories.iter() {
-                    let items: Vec<i64> = history.iter().map(|&interaction| dataset.item[interaction]).collect();
-                    for target in 1..items.len() {
-                        rows[self.of(history[target])].push(user, &items[..target], items[target]);
-                    }
+                let mut rows = SharedRows::new(length);
+                for (user, history) in Histories::new(dataset, config.time_precision).iter() {
+                    let items = history.iter().map(|&interaction| dataset.item[interaction].into());
+                    rows.user(user, items, |target| self.of(history[target]));
                 }
+                rows.finish()
             }
-        }
-        let [train, valid, test] = rows;
+        };
         for (rows, part) in [(&train, 0), (&test, 2)] {
             if rows.n() == 0 {
                 let name = config.benchmark_filename.as_ref().map_or("", |names| &names[part]);
@@ -54,9 +51,10 @@ impl Parts {
     /// What a user chose, oldest first: the latest stated history with its target, and before it what others name besides.
     pub(super) fn history(&self, dataset: &Dataset, interactions: &[usize]) -> Vec<i64> {
         let Some((&last, lists)) = interactions.last().zip(self.lists.as_ref()) else {
-            return interactions.iter().map(|&interaction| dataset.item[interaction]).collect();
+            return interactions.iter().map(|&interaction| dataset.item[interaction].into()).collect();
         };
-        let stated = |interaction: usize| lists.row(interaction).iter().chain([&dataset.item[interaction]]).copied();
+        let stated =
+            |interaction: usize| lists.row(interaction).iter().copied().chain([i64::from(dataset.item[interaction])]);
         let mut seen: HashSet<i64> = stated(last).collect();
         let others = interactions.iter().flat_map(|&interaction| stated(interaction)).filter(|&item| seen.insert(item));
         let others: Vec<i64> = others.collect();

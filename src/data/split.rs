@@ -7,12 +7,9 @@
 
 use std::cmp::Ordering;
 
-use serde::Serialize;
-use sha2::{Digest, Sha256};
-
 use super::dataset::Dataset;
+use super::rows::{Rows, SharedRows};
 use crate::config::{DataConfig, TimePrecision};
-use crate::tensors::hex;
 use crate::{Error, Result};
 
 /// Rows to train on, to stop by and to judge by.
@@ -24,76 +21,6 @@ pub struct Splits {
     pub valid: Rows,
     /// To judge by: the last item of each user.
     pub test: Rows,
-}
-
-/// Histories, each with the item to predict. All columns have n rows.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Rows {
-    /// L: the length of `seq`'s rows.
-    pub l: usize,
-    /// `[n]`.
-    pub user: Vec<i64>,
-    /// `[n]`: the item to predict.
-    pub target: Vec<i64>,
-    /// `[n, L]`, row-major: the last L items before the target, oldest first, right-padded with 0.
-    pub seq: Vec<i64>,
-    /// `[n]`: how many items of `seq` are no padding, 1 to L.
-    pub len: Vec<i64>,
-}
-
-/// SHA-256 of each column of [`Rows`] as little-endian `i64`, row-major; under RecBole's names of the columns.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Hashes {
-    /// Of the users.
-    pub user_id: String,
-    /// The target.
-    pub item_id: String,
-    /// Of the histories.
-    pub item_id_list: String,
-    /// Of their lengths.
-    pub item_length: String,
-}
-
-impl Rows {
-    /// No rows, of sequences of length `l`.
-    pub(super) fn new(l: usize) -> Self {
-        Self { l, user: Vec::new(), target: Vec::new(), seq: Vec::new(), len: Vec::new() }
-    }
-
-    /// Adds a row; of `history`, oldest first, the last L items are kept.
-    pub(super) fn push(&mut self, user: i64, history: &[i64], target: i64) {
-        let kept = &history[history.len().saturating_sub(self.l)..];
-        self.user.push(user);
-        self.target.push(target);
-        self.seq.extend(kept);
-        self.seq.resize(self.user.len() * self.l, 0);
-        self.len.push(kept.len() as i64);
-    }
-
-    /// The number of rows.
-    pub fn n(&self) -> usize {
-        self.user.len()
-    }
-
-    /// The row's sequence with its padding, `[L]`. Panics if there is no such row.
-    pub fn seq_of(&self, row: usize) -> &[i64] {
-        &self.seq[row * self.l..][..self.l]
-    }
-
-    /// What identifies the rows and their order.
-    pub fn hashes(&self) -> Hashes {
-        Hashes {
-            user_id: sha256(&self.user),
-            item_id: sha256(&self.target),
-            item_id_list: sha256(&self.seq),
-            item_length: sha256(&self.len),
-        }
-    }
-}
-
-fn sha256(values: &[i64]) -> String {
-    let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
-    hex(&Sha256::digest(bytes))
 }
 
 /// A time as the configured precision sees it.
@@ -160,7 +87,7 @@ pub fn history_of(dataset: &Dataset, histories: &Histories, user: i64) -> Vec<i6
     let interactions = histories.of(user);
     match &dataset.parts {
         Some(parts) => parts.history(dataset, interactions),
-        None => interactions.iter().map(|&interaction| dataset.item[interaction]).collect(),
+        None => interactions.iter().map(|&interaction| dataset.item[interaction].into()).collect(),
     }
 }
 
@@ -182,23 +109,18 @@ pub fn split(dataset: &Dataset, config: &DataConfig) -> Result<Splits> {
     let first_row = |history: &[usize]| at_precision(dataset.time[history[1]], config.time_precision);
     users.sort_by(|(_, a), (_, b)| compare(first_row(a), first_row(b)));
 
-    let rows = || Rows::new(config.max_item_list_length);
-    let mut splits = Splits { train: rows(), valid: rows(), test: rows() };
-    let mut items = Vec::new();
+    let mut rows = SharedRows::new(config.max_item_list_length);
     for (user, history) in users {
-        items.clear();
-        items.extend(history.iter().map(|&interaction| dataset.item[interaction]));
-        let held_out = n_held_out(items.len() - 1);
-        for target in 1..items.len() {
-            let rows = match items.len() - target {
-                1 if held_out >= 1 => &mut splits.test,
-                2 if held_out == 2 => &mut splits.valid,
-                _ => &mut splits.train,
-            };
-            rows.push(user, &items[..target], items[target]);
-        }
+        let held_out = n_held_out(history.len() - 1);
+        let part = |target: usize| match history.len() - target {
+            1 if held_out >= 1 => 2,
+            2 if held_out == 2 => 1,
+            _ => 0,
+        };
+        rows.user(user, history.iter().map(|&interaction| dataset.item[interaction].into()), part);
     }
-    Ok(splits)
+    let [train, valid, test] = rows.finish();
+    Ok(Splits { train, valid, test })
 }
 
 #[cfg(test)]
@@ -228,10 +150,11 @@ mod tests {
     fn sequences_are_the_last_l_items_padded_on_the_right() {
         let interactions = [10, 20, 30, 40, 50, 60].map(|time| (1, time / 10, time as f64));
         let splits = split(&sample::dataset(&interactions), &sample::config()).unwrap();
-        assert_eq!(splits.train.seq, [1, 0, 0, 1, 2, 0, 1, 2, 3]);
-        assert_eq!((splits.train.len, splits.train.target), (vec![1, 2, 3], vec![2, 3, 4]));
-        assert_eq!((splits.valid.seq, splits.valid.target), (vec![2, 3, 4], vec![5]));
-        assert_eq!((splits.test.seq, splits.test.target), (vec![3, 4, 5], vec![6]));
+        let padded = |rows: &Rows| (0..rows.n()).map(|row| rows.padded(row).collect()).collect::<Vec<Vec<_>>>();
+        assert_eq!(padded(&splits.train), [[1, 0, 0], [1, 2, 0], [1, 2, 3]]);
+        assert_eq!(plain(&splits.train).into_iter().map(|row| row.2).collect::<Vec<_>>(), [2, 3, 4]);
+        assert_eq!(plain(&splits.valid), [(1, vec![2, 3, 4], 5)]);
+        assert_eq!(plain(&splits.test), [(1, vec![3, 4, 5], 6)]);
     }
 
     #[test]
@@ -239,10 +162,10 @@ mod tests {
         let dataset = sample::dataset(&[(1, 1, 881_250_949.0), (1, 2, 881_250_940.0), (1, 3, 891_250_949.0)]);
         let items = |time_precision| {
             let config = DataConfig { time_precision, ..sample::config() };
-            split(&dataset, &config).unwrap().test.seq
+            split(&dataset, &config).unwrap().test.history(0).to_vec()
         };
-        assert_eq!(items(TimePrecision::Float32), [1, 2, 0]);
-        assert_eq!(items(TimePrecision::Float64), [2, 1, 0]);
+        assert_eq!(items(TimePrecision::Float32), [1, 2]);
+        assert_eq!(items(TimePrecision::Float64), [2, 1]);
     }
 
     /// The reference's way, literally: sort by (user, time), make rows, sort rows by time, group, cut.
@@ -254,9 +177,9 @@ mod tests {
         let mut rows = Vec::new();
         for (position, &target) in order.iter().enumerate() {
             let same = order[..position].iter().filter(|&&i| dataset.user[i] == dataset.user[target]);
-            let history: Vec<i64> = same.map(|&i| dataset.item[i]).collect();
+            let history: Vec<i64> = same.map(|&i| dataset.item[i].into()).collect();
             if !history.is_empty() {
-                rows.push((time(target), (dataset.user[target], history, dataset.item[target])));
+                rows.push((time(target), (dataset.user[target].into(), history, dataset.item[target].into())));
             }
         }
         rows.sort_by(|a, b| a.0.partial_cmp(&b.0).unwrap());
@@ -282,7 +205,8 @@ mod tests {
 
     /// Rows as (user, sequence without padding, target).
     fn plain(rows: &Rows) -> Vec<(i64, Vec<i64>, i64)> {
-        let row = |i: usize| (rows.user[i], rows.seq_of(i)[..rows.len[i] as usize].to_vec(), rows.target[i]);
+        let history = |i| rows.history(i).iter().map(|&item| item.into()).collect();
+        let row = |i: usize| (rows.user(i), history(i), rows.target(i));
         (0..rows.n()).map(row).collect()
     }
 
@@ -313,7 +237,7 @@ mod tests {
             let config = DataConfig { max_item_list_length: 50, ..sample::config() };
             let Ok(splits) = split(&dataset, &config) else { return Ok(()) };
             for (user, history) in Histories::new(&dataset, config.time_precision).iter() {
-                let items: Vec<i64> = history.iter().map(|&i| dataset.item[i]).collect();
+                let items: Vec<i64> = history.iter().map(|&i| dataset.item[i].into()).collect();
                 // Training, validation and test rows of a user, in this order, are its history, each row one item on.
                 let rows = [&splits.train, &splits.valid, &splits.test].map(plain).concat();
                 let rows: Vec<_> = rows.into_iter().filter(|row| row.0 == user).collect();

@@ -292,8 +292,7 @@ mod tests {
         model: &Model,
         read_together: usize,
     ) -> (Vec<usize>, Vec<Losses<f64>>, Result<Fitted>) {
-        let rows =
-            |n: usize| Rows { l: 3, user: vec![1; n], target: vec![4; n], seq: [1, 2, 0].repeat(n), len: vec![2; n] };
+        let rows = |n: usize| Rows::new(3, vec![(1, [1, 2], 4); n]);
         let splits = Splits { train: rows(10), valid: rows(0), test: rows(0) };
         let mut training = Training::new(config, model, &splits).unwrap_or_else(|e| panic!("{e}"));
         training.read_together = read_together;

@@ -215,8 +215,8 @@ fn introduce(config: &RunConfig, dataset: &Dataset, model: &Model, recorder: &mu
 /// The place of every test target.
 fn ranks<'a>(dataset: &'a Dataset, rows: &'a Rows, ranking: &'a Ranking) -> impl Iterator<Item = RankRow> + 'a {
     ranking.rank.iter().zip(&ranking.ties).enumerate().map(|(row, (&rank, &ties))| {
-        let user = dataset.users.token(rows.user[row]).unwrap_or_default().to_owned();
-        let item = dataset.items.token(rows.target[row]).unwrap_or_default().to_owned();
+        let user = dataset.users.token(rows.user(row)).unwrap_or_default().to_owned();
+        let item = dataset.items.token(rows.target(row)).unwrap_or_default().to_owned();
         RankRow { user, item, rank, ties }
     })
 }

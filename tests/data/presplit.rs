@@ -23,7 +23,7 @@ fn pre_split(length: usize) -> (DataConfig, Value) {
 
 /// User, history without padding and target of every row, as ids.
 fn plain_rows(rows: &Rows) -> Value {
-    let row = |i: usize| json!([rows.user[i], rows.seq_of(i)[..rows.len[i] as usize], rows.target[i]]);
+    let row = |i: usize| json!([rows.user(i), rows.history(i), rows.target(i)]);
     (0..rows.n()).map(row).collect()
 }
 
@@ -54,7 +54,7 @@ fn stated_histories_are_cut_to_their_last_items_and_say_so() {
     let (config, recbole) = pre_split(2);
     let (dataset, splits) = load(&config).unwrap();
     let stated = recbole["test"][0][1].as_array().unwrap();
-    assert_eq!(json!(splits.test.seq_of(0)), json!(stated[stated.len() - 2..]));
+    assert_eq!(json!(splits.test.history(0)), json!(stated[stated.len() - 2..]));
     assert!(
         dataset
             .warnings

@@ -258,7 +258,7 @@ fn filtered_once() -> Caught {
     let (ours, raw) = (loaded(&chain, "chain", "[2,inf)"), loaded(&chain, "chain", "None"));
     assert_eq!(ours.user.len(), pipeline::k_core(&raw, 2, false).len());
     let least = |items: &mut dyn Iterator<Item = i64>| pipeline::counts(items).into_values().min();
-    assert_eq!(least(&mut ours.item.iter().copied()), Some(2));
+    assert_eq!(least(&mut ours.item.iter().map(|&item| item.into())), Some(2));
     let faulty = pipeline::k_core(&raw, 2, true);
     assert_eq!(least(&mut faulty.iter().map(|pair| pair.1)), Some(1), "an item with too few is left");
 
@@ -298,7 +298,9 @@ fn permuted_afresh() -> Caught {
         // Seeds the generator and draws the initial parameters from it.
         let fixed = [("data_path", ML_100K.as_str())];
         let prepared = Prepared::new(&common::config("ml-100k", &fixed)).unwrap_or_else(|e| panic!("{e}"));
-        pipeline::first_targets(&prepared.splits.train.target, 2048, 3, fresh)
+        let train = &prepared.splits.train;
+        let targets: Vec<i64> = (0..train.n()).map(|row| train.target(row)).collect();
+        pipeline::first_targets(&targets, 2048, 3, fresh)
     };
     assert_eq!(targets(false), expected);
     let faulty = targets(true);

@@ -20,7 +20,7 @@ pub fn splits(dataset: &Dataset, l: usize, stable: bool) -> [(&'static str, Rows
     }
 
     // A row by its place in `order`; its history are the places before it of the same user.
-    let user_at = |place: usize| dataset.user[order[place]];
+    let user_at = |place: usize| i64::from(dataset.user[order[place]]);
     let mut rows: Vec<usize> = (1..order.len()).filter(|&place| user_at(place - 1) == user_at(place)).collect();
     let by_time = |a: &usize, b: &usize| time(&order[*a]).total_cmp(&time(&order[*b]));
     if stable {
@@ -35,8 +35,7 @@ pub fn splits(dataset: &Dataset, l: usize, stable: bool) -> [(&'static str, Rows
         let user = user_at(place);
         rows_of.entry(user).or_insert_with(|| (users.push(user), Vec::new()).1).push(place);
     }
-    let empty = || Rows { l, user: vec![], target: vec![], seq: vec![], len: vec![] };
-    let mut splits = [("train", empty()), ("valid", empty()), ("test", empty())];
+    let mut splits = [const { Vec::new() }; 3];
     for user in users {
         let places = &rows_of[&user];
         for (i, &place) in places.iter().enumerate() {
@@ -46,17 +45,12 @@ pub fn splits(dataset: &Dataset, l: usize, stable: bool) -> [(&'static str, Rows
                 _ => 0,
             };
             let start = (0..place).rev().take_while(|&p| user_at(p) == user).last().expect("a row has a history");
-            let history: Vec<i64> =
-                order[start.max(place.saturating_sub(l))..place].iter().map(|&i| dataset.item[i]).collect();
-            let rows = &mut splits[split].1;
-            rows.user.push(user);
-            rows.target.push(dataset.item[order[place]]);
-            rows.len.push(history.len() as i64);
-            rows.seq.extend(history);
-            rows.seq.resize(rows.user.len() * l, 0);
+            let history: Vec<i64> = order[start..place].iter().map(|&i| dataset.item[i].into()).collect();
+            splits[split].push((user, history, dataset.item[order[place]].into()));
         }
     }
-    splits
+    let [train, valid, test] = splits.map(|rows| Rows::new(l, rows));
+    [("train", train), ("valid", valid), ("test", test)]
 }
 
 /// The first key of a golden file that the rows do not have: `train_sha256.item_id`, …
@@ -73,7 +67,8 @@ pub fn first_difference(splits: &[(&'static str, Rows)], golden: &Value) -> Opti
 /// What filtering by the interval `[k,inf)` of users and of items leaves: (user, item) pairs, counted anew until nothing
 /// changes, or once.
 pub fn k_core(dataset: &Dataset, k: usize, once: bool) -> Vec<(i64, i64)> {
-    let mut pairs: Vec<(i64, i64)> = dataset.user.iter().copied().zip(dataset.item.iter().copied()).collect();
+    let mut pairs: Vec<(i64, i64)> =
+        dataset.user.iter().zip(&dataset.item).map(|(&user, &item)| (user.into(), item.into())).collect();
     loop {
         let before = pairs.len();
         let (of_user, of_item) = (counts(pairs.iter().map(|p| p.0)), counts(pairs.iter().map(|p| p.1)));

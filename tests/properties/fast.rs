@@ -161,13 +161,9 @@ proptest! {
     fn the_fast_path_ranks_as_the_reference_path(shape in any_model(), rows in 1..300_i64) {
         let shape = Shape { rows, n_items: 40, ..shape };
         let (model, batch) = (shape.model_of(Kind::Float), shape.batch());
-        let rows = Rows {
-            l: shape.length as usize,
-            user: vec![0; rows as usize],
-            target: ids(&batch.pos_items),
-            seq: ids(&batch.item_seq),
-            len: ids(&batch.item_seq_len),
-        };
+        let (seq, l) = (ids(&batch.item_seq), shape.length as usize);
+        let histories = seq.chunks(l).zip(ids(&batch.item_seq_len)).map(|(row, len)| &row[..len as usize]);
+        let rows = Rows::new(l, histories.zip(ids(&batch.pos_items)).map(|(history, target)| (0, history, target)));
         let rows = RowTensors::new(&rows, model.device());
         let mut told = 0;
         let ours = fast(&model).rank(&rows, |done| { told = done; Ok(()) }).expect("finite scores");
