@@ -70,6 +70,7 @@ unsafe impl Plain for f64 {}
 pub struct Group {
     /// Held during an exchange: all members must take part in the same ones in the same order.
     handle: Mutex<Handle>,
+    rank: usize,
     size: usize,
     /// Bytes that this member has sent to others.
     sent: AtomicU64,
@@ -126,7 +127,8 @@ impl Group {
         // SAFETY: the strings outlive the call, which sets `group` to an object that is ours, or returns a message.
         unsafe { checked(dif_sr_ranks_join(&meeting, &mut group)) }.map_err(|e| nobody_came(launch, &e))?;
         let handle = NonNull::new(group).ok_or_else(|| Error::new("libtorch made no group of ranks"))?;
-        Ok(Self { handle: Mutex::new(Handle(handle)), size: launch.size, sent: AtomicU64::new(0) })
+        let Launch { rank, size, .. } = *launch;
+        Ok(Self { handle: Mutex::new(Handle(handle)), rank, size, sent: AtomicU64::new(0) })
     }
 
     /// Every rank's `own`, all of one length, in the order of the ranks.
@@ -162,7 +164,7 @@ impl Group {
         let mut all = vec![T::default(); received.iter().sum()];
         let bytes = |counts: &[usize]| counts.iter().map(|n| (n * size_of::<T>()) as i64).collect::<Vec<i64>>();
         let (sent, received) = (bytes(sent), bytes(received));
-        self.count(size_of_val(own));
+        self.count(size_of_val(own) - sent[self.rank] as usize);
         self.call(|group| {
             let (own, all) = (own.as_ptr().cast(), all.as_mut_ptr().cast());
             let (sent, received) = (sent.as_ptr(), received.as_ptr());
