@@ -1,6 +1,6 @@
 //! Records libtorch's folder as the run-time search path, so that binaries, tests, benches and doctests start with
-//! nothing exported by hand (cargo's `[env]` cannot set `LD_LIBRARY_PATH`), and the commit that is built. Compiles the one
-//! C++ file there is, against libtorch's headers.
+//! nothing exported by hand (cargo's `[env]` cannot set `LD_LIBRARY_PATH`), and the commit that is built. Compiles the
+//! C++ files, against libtorch's headers.
 //!
 //! A missing libtorch cannot be reported here: torch-sys, whose C++ needs it, is built first and fails first, with
 //! `torch/torch.h: No such file or directory`. The cure is `./setup` (docs/setup.md).
@@ -26,14 +26,17 @@ fn main() {
     }
 }
 
-/// What tch lacks of libtorch (src/libtorch.rs).
+/// What tch lacks of libtorch (src/libtorch.rs, src/ranks/group.rs).
 ///
 /// Cargo runs this program at every change of the sources, for the commit; libtorch's headers take seconds to compile, so
 /// that the library of the last time is kept while what it was made from is the same.
 fn compile_cpp(lib: &Path) {
-    const SOURCE: &str = "src/libtorch.cpp";
+    const SOURCES: [&str; 2] = ["src/libtorch.cpp", "src/ranks.cpp"];
+    const HEADERS: [&str; 2] = ["src/caught.h", GLOO];
     let out = PathBuf::from(std::env::var_os("OUT_DIR").expect("cargo sets it"));
-    let made_from = format!("{}\n{}", lib.display(), fs::read_to_string(SOURCE).unwrap_or_default());
+    let text = |file: &&str| fs::read_to_string(file).unwrap_or_default();
+    let texts: String = SOURCES.iter().chain(&HEADERS).map(text).collect();
+    let made_from = format!("{}\n{texts}", lib.display());
     let stamp = out.join("libtorch.stamp");
     if fs::read_to_string(&stamp).is_ok_and(|last| last == made_from) {
         println!("cargo:rustc-link-search=native={}", out.display());
@@ -41,17 +44,34 @@ fn compile_cpp(lib: &Path) {
         println!("cargo:rustc-link-lib=stdc++");
         return;
     }
+    stand_in_for_gloo(&out);
     // As torch-sys finds them: beside the libraries unless they are named. Libtorch 2.11 has the new C++ ABI everywhere,
     // which is the compilers' default.
     let root = std::env::var("LIBTORCH_INCLUDE").map_or_else(|_| lib.join(".."), Into::into);
+    let include = root.join("include");
     cc::Build::new()
         .cpp(true)
         .std("c++17")
         .warnings(false)
-        .include(root.join("include"))
-        .file(SOURCE)
+        .includes([&out, &include, &include.join("torch/csrc/api/include")])
+        .files(SOURCES)
         .compile("dif_sr_libtorch");
     fs::write(stamp, made_from).expect("cargo's folder is writable");
+}
+
+/// What libtorch's headers need of gloo.
+const GLOO: &str = "src/ranks/gloo.h";
+
+/// Puts it where libtorch's headers look for gloo's, which are not in libtorch.
+fn stand_in_for_gloo(out: &Path) {
+    let root = out.join("gloo");
+    for folder in ["common", "rendezvous", "transport"] {
+        fs::create_dir_all(root.join(folder)).expect("cargo's folder is writable");
+    }
+    fs::copy(GLOO, root.join("declarations.h")).expect("cargo's folder is writable");
+    for name in ["algorithm.h", "common/error.h", "context.h", "rendezvous/store.h", "transport/device.h"] {
+        fs::write(root.join(name), "#include <gloo/declarations.h>\n").expect("cargo's folder is writable");
+    }
 }
 
 /// The commit, with `-dirty` if tracked files differ from it; `unknown` outside of a git checkout.

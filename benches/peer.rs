@@ -129,7 +129,7 @@ impl<'a> Ours<'a> {
         let start = Instant::now();
         let mut losses = Vec::new();
         for _ in 0..steps {
-            losses.push(self.stepper.losses(&self.batches[self.next]));
+            losses.push(self.stepper.losses(&self.batches[self.next]).expect("there is one rank"));
             self.stepper.update();
             self.next = (self.next + 1) % self.batches.len();
         }

@@ -56,7 +56,7 @@ fn data_set(c: &mut Criterion, name: &str, data_path: &str) {
         group.bench_function(format!("step of {} rows/{path}", batch.user.size()[0]), |b| {
             b.iter_custom(|n| {
                 timed(device, n, || {
-                    stepper.losses(&batch);
+                    stepper.losses(&batch).expect("there is one rank");
                     stepper.update();
                 })
             });
@@ -67,7 +67,7 @@ fn data_set(c: &mut Criterion, name: &str, data_path: &str) {
                 timed(device, n, || {
                     train.permute(&Tensor::randperm(train.n(), (Kind::Int64, Device::Cpu)).to_device(device));
                     for batch in train.batches(config.train.train_batch_size).take(SLICE) {
-                        stepper.losses(&batch);
+                        stepper.losses(&batch).expect("there is one rank");
                         stepper.update();
                     }
                 })

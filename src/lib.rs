@@ -10,6 +10,7 @@
 //!                                        eval::Ranking ─► eval::MetricValues ◄─┘ ─► run_folder
 //! run_folder ─► verdict::Record ─► verdict::Verdict ─► report
 //! golden/ ─► golden::Case ─► golden::verify ─► judge (a crate of its own: any implementation's dumps)
+//! ranks: several processes that train one model
 //! public archives ─► fetch::fetch ─► *.inter *.item
 //! ```
 //!
@@ -64,6 +65,7 @@ pub mod golden;
 mod libtorch;
 pub mod model;
 mod python;
+pub mod ranks;
 pub mod report;
 pub mod run_folder;
 mod splitmix;

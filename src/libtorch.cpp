@@ -1,4 +1,6 @@
-// What tch lacks of libtorch. Functions that can fail return a message when they do.
+// What tch lacks of libtorch.
+#include "caught.h"
+
 #include <ATen/Context.h>
 #include <ATen/autocast_mode.h>
 #include <ATen/core/Generator.h>
@@ -14,7 +16,6 @@
 #include <torch/headeronly/version.h>
 
 #include <mutex>
-#include <string>
 #include <vector>
 
 namespace {
@@ -23,17 +24,6 @@ namespace {
 at::Device device(int cuda) { return cuda < 0 ? at::Device(at::kCPU) : at::Device(at::kCUDA, cuda); }
 
 at::Generator generator(int cuda) { return at::globalContext().defaultGenerator(device(cuda)); }
-
-template <typename F> const char *caught(F f) {
-    static thread_local std::string message;
-    try {
-        f();
-        return nullptr;
-    } catch (const std::exception &e) {
-        message = e.what();
-        return message.c_str();
-    }
-}
 
 } // namespace
 

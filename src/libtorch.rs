@@ -154,7 +154,7 @@ fn index(device: Device) -> c_int {
 
 /// # Safety
 /// `message` is null or a C string.
-unsafe fn checked(message: *const c_char) -> Result<()> {
+pub(crate) unsafe fn checked(message: *const c_char) -> Result<()> {
     if message.is_null() {
         return Ok(());
     }

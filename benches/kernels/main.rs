@@ -13,6 +13,7 @@ use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main};
 use dif_sr::config::{Fusion, Precision};
 use dif_sr::fast::kernels::*;
+use dif_sr::ranks::Team;
 use tch::{Device, Kind, Reduction, Tensor};
 
 use attention_case::AttentionCase;
@@ -155,15 +156,20 @@ fn cross_entropy_of_items(c: &mut Criterion) {
     let (x, e) = (floats(&sequences), floats(&table));
     let targets: Vec<i64> = Vec::try_from(&targets).expect("int64");
     let items = ItemEmbedding { rows: &e, h: H, precision: Precision::Float32 };
-    let mut shards = ItemShard::all(ITEMS, 1);
+    let team = Team::alone(1);
+    let mut catalogue = Catalogue::new(ITEMS, &team);
+    let batch = Targets { sequences: &x, targets: &targets, wanted: &[] };
     let (mut dx, mut de) = (vec![0.0; B * H], vec![0.0; ITEMS * H]);
-    let found = cross_entropy(items, &mut shards, &x, &targets, &mut dx, &mut de);
+    let mut item_loss = |dx: &mut [f32], de: &mut [f32]| {
+        catalogue.cross_entropy(&team, items, batch, dx, de).expect("there is one rank")
+    };
+    let found = item_loss(&mut dx, &mut de);
     check("loss", &[found as f32], &loss, FLOAT32);
     check("sequences", &dx, &gradients[0], FLOAT32);
     check("items", &de, &gradients[1], FLOAT32);
     group.throughput(Throughput::Elements(3 * 2 * (B * H * ITEMS) as u64));
     group.bench_function(format!("{B} of {ITEMS}/fast"), |bench| {
-        bench.iter(|| cross_entropy(items, &mut shards, &x, &targets, &mut dx, &mut de));
+        bench.iter(|| item_loss(&mut dx, &mut de));
     });
     group.bench_function(format!("{B} of {ITEMS}/libtorch"), |bench| bench.iter(reference));
     group.finish();

@@ -11,6 +11,7 @@ mod output;
 mod power;
 mod progress;
 mod publish;
+mod ranks;
 mod recommend;
 mod record;
 mod report;
@@ -126,6 +127,8 @@ struct TrainArgs {
     /// Begin a new run from the state of another, finished or not, which stays as it is: --from RUN --epochs=300.
     #[arg(long, value_name = "RUN")]
     from: Option<PathBuf>,
+    #[command(flatten)]
+    ranks: ranks::RanksArgs,
     #[command(flatten)]
     config_args: ConfigArgs,
 }

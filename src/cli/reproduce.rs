@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use dif_sr::config::RunConfig;
+use dif_sr::ranks::Ranks;
 use dif_sr::report::{Run, page};
 use dif_sr::tensors::replace;
 use dif_sr::verdict::{Expectation, Record};
@@ -11,7 +12,7 @@ use serde_json::json;
 
 use super::training::Training;
 use super::watch::Watch;
-use super::{Outcome, ReproduceArgs, output, verdict};
+use super::{Outcome, ReproduceArgs, output, ranks, verdict};
 
 /// What is reproduced where nothing is named.
 const DEFAULT: &str = "configs/ml-100k.yaml";
@@ -19,9 +20,10 @@ const DEFAULT: &str = "configs/ml-100k.yaml";
 const EXPECTATION: &str = "expectation.yaml";
 
 pub fn run(args: ReproduceArgs, overrides: &[(String, String)], json: bool) -> Result<Outcome> {
+    let ranks = ranks::alone()?;
     let (mut training, expectation) = match &args.resume {
-        Some(run) => resume(run, &args, overrides)?,
-        None => begin(args, overrides)?,
+        Some(run) => resume(run, &args, overrides, &ranks)?,
+        None => begin(args, overrides, &ranks)?,
     };
     // Before hours are spent, and beside the verdict once more.
     let other_copy = training.other_copy();
@@ -49,7 +51,7 @@ pub fn run(args: ReproduceArgs, overrides: &[(String, String)], json: bool) -> R
 }
 
 /// A new run, whose folder keeps what is expected of it.
-fn begin(args: ReproduceArgs, overrides: &[(String, String)]) -> Result<(Training, Expectation)> {
+fn begin(args: ReproduceArgs, overrides: &[(String, String)], ranks: &Ranks) -> Result<(Training, Expectation)> {
     let mut files = args.config_args.files()?;
     if let Some(config) = args.config {
         files.insert(0, config);
@@ -68,12 +70,17 @@ fn begin(args: ReproduceArgs, overrides: &[(String, String)]) -> Result<(Trainin
     let expectation = Expectation::load(&path)?;
     expectation.check(&config)?;
     let expected = Expectation::text_for_elsewhere(&path)?;
-    let training = Training::begin(config, args.out)?;
+    let training = Training::begin(config, args.out, ranks)?;
     replace(&training.folder.path().join(EXPECTATION), expected.as_bytes())?;
     Ok((training, expectation))
 }
 
-fn resume(run: &Path, args: &ReproduceArgs, overrides: &[(String, String)]) -> Result<(Training, Expectation)> {
+fn resume(
+    run: &Path,
+    args: &ReproduceArgs,
+    overrides: &[(String, String)],
+    ranks: &Ranks,
+) -> Result<(Training, Expectation)> {
     let path = args.expect.clone().unwrap_or_else(|| run.join(EXPECTATION));
     // Of a finished run another sentence speaks.
     if run.is_dir() && !path.is_file() && !run.join("result.json").exists() {
@@ -81,7 +88,7 @@ fn resume(run: &Path, args: &ReproduceArgs, overrides: &[(String, String)]) -> R
             .at(path)
             .hint("name it with --expect, or go on with `dif-sr train --resume`"));
     }
-    let training = Training::resume(run, &args.config_args, overrides)?;
+    let training = Training::resume(run, &args.config_args, overrides, ranks)?;
     let expectation = Expectation::load(&path)?;
     expectation.check(&training.config)?;
     Ok((training, expectation))

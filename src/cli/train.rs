@@ -5,15 +5,21 @@ use dif_sr::config::RunConfig;
 use dif_sr::run_folder::{RunFolder, RunResult};
 use serde_json::json;
 
-use super::training::Training;
+use super::training::{Training, follow};
 use super::watch::Watch;
-use super::{Outcome, TrainArgs, output};
+use super::{Outcome, TrainArgs, output, ranks};
 
 pub fn run(args: TrainArgs, overrides: &[(String, String)], json: bool) -> Result<Outcome> {
+    let ranks = ranks::join(&args.ranks)?;
+    if !ranks.is_first() {
+        let is_begun = args.resume.is_some() || args.from.is_some();
+        let config = (!is_begun).then(|| args.config_args.load(overrides));
+        return follow(config, &ranks).map(|()| Outcome::Holds);
+    }
     let mut training = match (&args.resume, &args.from) {
-        (Some(run), _) => Training::resume(run, &args.config_args, overrides)?,
-        (None, Some(run)) => Training::begin_from(run, &args.config_args, overrides, args.out)?,
-        (None, None) => Training::begin(args.config_args.load(overrides)?, args.out)?,
+        (Some(run), _) => Training::resume(run, &args.config_args, overrides, &ranks)?,
+        (None, Some(run)) => Training::begin_from(run, &args.config_args, overrides, args.out, &ranks)?,
+        (None, None) => Training::begin(ranks.together(args.config_args.load(overrides))?, args.out, &ranks)?,
     };
     let mut watch = Watch::new(&training.config);
     watch.introduce(&training.in_words());

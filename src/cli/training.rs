@@ -7,8 +7,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use dif_sr::config::{ComputePath, RunConfig};
 use dif_sr::data::copies::difference;
+use dif_sr::ranks::Ranks;
 use dif_sr::run_folder::{RunFolder, RunResult};
-use dif_sr::train::{Prepared, Start, run};
+use dif_sr::train::{self, Prepared, Start, run};
 use dif_sr::{Error, Result};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
@@ -28,14 +29,10 @@ pub struct Training {
 
 impl Training {
     /// A new run. All that can be wrong with the input is found out before a folder is made.
-    pub fn begin(config: RunConfig, out: Option<PathBuf>) -> Result<Self> {
+    pub fn begin(config: RunConfig, out: Option<PathBuf>, ranks: &Ranks) -> Result<Self> {
         let stop = stop_on_signals()?;
-        let prepared = Prepared::new(&config)?;
-        if stop.load(Ordering::Relaxed) {
-            return Err(Error::interruption("interrupted while the data were loaded; no run has begun")
-                .hint("give the command again"));
-        }
-        let folder = RunFolder::create(out, &config, None)?;
+        let prepared = prepare(&config, ranks, &stop, None)?;
+        let folder = ranks.together(RunFolder::create(out, &config, None))?;
         Ok(Self { config, folder, prepared, stop })
     }
 
@@ -45,41 +42,51 @@ impl Training {
         config_args: &ConfigArgs,
         overrides: &[(String, String)],
         out: Option<PathBuf>,
+        ranks: &Ranks,
     ) -> Result<Self> {
-        if !config_args.files()?.is_empty() {
-            return Err(Error::new("a run from another one has its configuration: --config_files cannot be given")
-                .at(run)
-                .hint("leave it away, and give --epochs=… and other keys that may change by themselves"));
-        }
         let stop = stop_on_signals()?;
-        let start = Start::read(run)?;
-        let config = start.config(&config_args.overrides(overrides))?;
-        let mut prepared = Prepared::new(&config)?;
-        start.check(&config, &prepared)?;
-        if stop.load(Ordering::Relaxed) {
-            return Err(Error::interruption("interrupted while the data were loaded; no run has begun")
-                .hint("give the command again"));
-        }
-        let folder = RunFolder::create(out, &config, Some(start.origin.clone()))?;
+        let read = || {
+            if !config_args.files()?.is_empty() {
+                return Err(Error::new("a run from another one has its configuration: --config_files cannot be given")
+                    .at(run)
+                    .hint("leave it away, and give --epochs=… and other keys that may change by themselves"));
+            }
+            let start = Start::read(run)?;
+            let config = start.config(&config_args.overrides(overrides))?;
+            Ok((start, config))
+        };
+        let (start, config) = ranks.together(read())?;
+        tell(&config, ranks)?;
+        let mut prepared = prepare(&config, ranks, &stop, None)?;
+        let create = || {
+            start.check(&config, &prepared)?;
+            RunFolder::create(out, &config, Some(start.origin.clone()))
+        };
+        let folder = ranks.together(create())?;
         prepared.start = Some(start);
         Ok(Self { config, folder, prepared, stop })
     }
 
     /// A run that was interrupted, with the configuration of its folder.
-    pub fn resume(path: &Path, config_args: &ConfigArgs, overrides: &[(String, String)]) -> Result<Self> {
-        if !config_args.files()?.is_empty() {
-            return Err(Error::new("a run goes on as it was begun: --config_files cannot be given")
-                .at(path)
-                .hint("leave it away"));
-        }
+    pub fn resume(
+        path: &Path,
+        config_args: &ConfigArgs,
+        overrides: &[(String, String)],
+        ranks: &Ranks,
+    ) -> Result<Self> {
         let stop = stop_on_signals()?;
-        let (folder, config) = RunFolder::open(path, &config_args.overrides(overrides))?;
-        let prepared = Prepared::new(&config)?;
-        if stop.load(Ordering::Relaxed) {
-            let run = path.display();
-            return Err(Error::interruption(format!("interrupted while the data were loaded; {run} is as it was"))
-                .hint(format!("go on with --resume={run}")));
-        }
+        let open = || {
+            if !config_args.files()?.is_empty() {
+                return Err(Error::new("a run goes on as it was begun: --config_files cannot be given")
+                    .at(path)
+                    .hint("leave it away"));
+            }
+            RunFolder::open(path, &config_args.overrides(overrides))
+        };
+        let (folder, config) = ranks.together(open())?;
+        tell(&config, ranks)?;
+        let prepared = prepare(&config, ranks, &stop, Some(path))?;
+        let folder = ranks.together(Ok(folder))?;
         Ok(Self { config, folder, prepared, stop })
     }
 
@@ -94,7 +101,7 @@ impl Training {
         let (train, model) = (&config.train, config.model.model.name());
         let device = match prepared.model.device() {
             Device::Cuda(index) => format!("GPU {index}"),
-            _ => output::counted(tch::get_num_threads() as usize, "thread") + " of the CPU",
+            _ => self.threads() + " of the CPU",
         };
         let path = match config.run.compute_path {
             ComputePath::Reference => "reference",
@@ -113,6 +120,15 @@ impl Training {
         )
     }
 
+    /// `2 threads`, or `4 ranks of 2 threads`.
+    fn threads(&self) -> String {
+        let threads = output::counted(tch::get_num_threads() as usize, "thread");
+        match &self.prepared.ranks {
+            ranks if ranks.is_alone() => threads,
+            ranks => format!("{} of {threads}", output::counted(ranks.size(), "rank")),
+        }
+    }
+
     /// Trains to the end and tests, unless a signal interrupts it.
     pub fn run(&mut self, mut watch: Watch) -> Result<RunResult> {
         // Libtorch's errors inside of the model arrive as panics, which pass by what ends a training in order.
@@ -128,6 +144,49 @@ impl Training {
             Err(self.folder.stopped(output::of_panic(panic.as_ref()).and(&saved)))
         })
     }
+}
+
+/// Takes part in a run whose folder rank 0 owns: as `config` says, or, in a run from another one or that goes on, as rank 0
+/// says.
+pub fn follow(config: Option<Result<RunConfig>>, ranks: &Ranks) -> Result<()> {
+    let follow = || {
+        let stop = stop_on_signals()?;
+        let config = match config {
+            Some(config) => ranks.together(config)?,
+            None => {
+                ranks.together(Ok(()))?;
+                let yaml = ranks.from_first(Vec::new())?;
+                RunConfig::from_yaml(&String::from_utf8_lossy(&yaml), "the configuration of rank 0".as_ref())?
+            }
+        };
+        let prepared = prepare(&config, ranks, &stop, None)?;
+        ranks.together(Ok(()))?;
+        let followed = catch_unwind(AssertUnwindSafe(|| train::follow(&config, &prepared, &stop)));
+        followed.unwrap_or_else(|panic| Err(output::of_panic(panic.as_ref())))
+    };
+    let result: Result<()> = follow();
+    result.map_err(|e| if e.is_interruption() { e } else { Error::new(format!("rank {}: {e}", ranks.rank())) })
+}
+
+/// Gives the other ranks the configuration that rank 0 has read.
+fn tell(config: &RunConfig, ranks: &Ranks) -> Result<()> {
+    ranks.from_first(config.to_yaml().into_bytes()).map(drop)
+}
+
+/// Loads the data, at all ranks at once, who must then agree. `resumed` is the run that would have gone on, for messages.
+fn prepare(config: &RunConfig, ranks: &Ranks, stop: &AtomicBool, resumed: Option<&Path>) -> Result<Prepared> {
+    let mut prepared = ranks.together(Prepared::new(config))?;
+    prepared.ranks = ranks.clone();
+    train::agree(config, &prepared)?;
+    if !ranks.any(stop.load(Ordering::Relaxed))? {
+        return Ok(prepared);
+    }
+    Err(match resumed.map(Path::display) {
+        None => Error::interruption("interrupted while the data were loaded; no run has begun")
+            .hint("give the command again"),
+        Some(run) => Error::interruption(format!("interrupted while the data were loaded; {run} is as it was"))
+            .hint(format!("go on with --resume={run}")),
+    })
 }
 
 /// A flag that SIGINT and SIGTERM set; a second signal ends the process at once.

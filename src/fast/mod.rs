@@ -7,4 +7,4 @@ mod cpu;
 
 #[doc(hidden)]
 pub use cpu::kernels;
-pub use cpu::{AdamFactors, FastPath, Masks};
+pub use cpu::{AdamFactors, FastPath, Masks, backend_name};

@@ -116,7 +116,9 @@ fn test(record: &Record, metric: &str) -> f64 {
 fn machine(record: &Record) -> String {
     let of = |key: &str| record.environment.get(key);
     let text = |key: &str| of(key).and_then(Value::as_str);
-    let threads = of("threads").and_then(Value::as_u64).map(|n| format!("{n} thread{}", if n == 1 { "" } else { "s" }));
+    let ranks = of("ranks").map_or(String::new(), |ranks| format!("{ranks} ranks of "));
+    let threads = of("threads").and_then(Value::as_u64);
+    let threads = threads.map(|n| format!("{ranks}{n} thread{}", if n == 1 { "" } else { "s" }));
     if text("device").is_some_and(|device| device.starts_with("cuda")) {
         return record.environment("gpus");
     }

@@ -34,8 +34,11 @@ pub struct Environment {
     pub vectors: String,
     /// The names of the NVIDIA cards.
     pub gpus: Vec<String>,
-    /// Threads of libtorch.
+    /// Threads of libtorch in each process.
     pub threads: i32,
+    /// The processes that trained together; not noted of one alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ranks: Option<usize>,
     /// The run's seed.
     pub seed: i64,
     /// The local time, with its offset.
@@ -74,6 +77,7 @@ impl Environment {
             vectors: vectors().to_owned(),
             gpus: gpus(),
             threads: tch::get_num_threads(),
+            ranks: None,
             seed: config.run.seed,
             started: jiff::ZonedDateTime::now().strftime("%Y-%m-%dT%H:%M:%S%:z").to_string(),
             resumed: Vec::new(),

@@ -29,6 +29,8 @@ pub struct RunFolder {
     resumed: bool,
     /// Where the run began, if not at the beginning.
     origin: Option<Origin>,
+    /// The processes that train together, if there are several.
+    ranks: Option<usize>,
     /// Held until the folder is dropped or the process ends, however it ends.
     _lock: File,
 }
@@ -124,7 +126,8 @@ impl RunFolder {
         let file = |name: &str| append(&path.join(name), !resumed);
         let (log, losses, metrics) = (file(LOG)?, file(LossRow::FILE)?, file(MetricsLine::FILE)?);
         let (calibrations, path) = (file(Calibration::FILE)?, path.to_path_buf());
-        Ok(Self { log, losses, metrics, calibrations, events: None, path, resumed, origin, _lock: lock })
+        let (events, ranks) = (None, None);
+        Ok(Self { log, losses, metrics, calibrations, events, path, resumed, origin, ranks, _lock: lock })
     }
 
     /// Where the folder is.
@@ -280,11 +283,21 @@ impl RunFolder {
         [(LOG, &self.log), (LossRow::FILE, &self.losses), (MetricsLine::FILE, &self.metrics)]
     }
 
+    /// Notes in `environment.json` that several processes train the run; one that goes on notes it where it does.
+    pub(crate) fn trained_by(&mut self, ranks: usize) -> Result<()> {
+        self.ranks = (ranks > 1).then_some(ranks);
+        if self.resumed || self.ranks.is_none() {
+            return Ok(());
+        }
+        let environment = Environment { ranks: self.ranks, ..environment(&self.path)? };
+        self.write_json(Environment::FILE, &environment)
+    }
+
     /// Adds where a run goes on to `environment.json`, once nothing refuses it any more.
     pub(crate) fn resumed_here(&self, config: &RunConfig) -> Result<()> {
         end_with_a_line(&self.path.join(Calibration::FILE), &self.calibrations)?;
         let mut environment = environment(&self.path)?;
-        environment.resumed.push(Environment::here(config)?);
+        environment.resumed.push(Environment { ranks: self.ranks, ..Environment::here(config)? });
         self.write_json(Environment::FILE, &environment)
     }
 

@@ -11,6 +11,7 @@ use crate::config::{Loss, RunConfig};
 use crate::data::{Batch, NegativeSampler, RowTensors, Splits};
 use crate::eval::{MetricAt, MetricValues};
 use crate::model::{Losses, Model};
+use crate::ranks::Ranks;
 use crate::{Error, Result};
 
 /// What the loop tells as it goes.
@@ -125,6 +126,14 @@ impl<'a> Training<'a> {
     /// # Errors
     /// As [`Stepper::new`].
     pub fn new(config: &'a RunConfig, model: &'a Model, splits: &Splits) -> Result<Self> {
+        Self::over(config, model, splits, &Ranks::alone())
+    }
+
+    /// The same over ranks, each of which has the whole training, and a part of every step.
+    ///
+    /// # Errors
+    /// As [`Stepper::new`].
+    pub fn over(config: &'a RunConfig, model: &'a Model, splits: &Splits, ranks: &Ranks) -> Result<Self> {
         let settings = &config.train;
         let train = RowTensors::new(&splits.train, model.device());
         let stopping = EarlyStopping::new(settings.stopping_step);
@@ -136,7 +145,7 @@ impl<'a> Training<'a> {
             train,
             negatives: (config.model.loss_type == Loss::Bpr)
                 .then(|| NegativeSampler::new(&splits.train, model.n_items() as usize, config.run.seed as u64)),
-            stepper: Stepper::new(config, model)?,
+            stepper: Stepper::over(config, model, ranks)?,
             position: Position { epoch: 0, batch: 0, sums: Losses::default(), seconds: 0.0, stopping, best: None },
             read_together: if model.device() == Device::Cpu { 1 } else { READ_TOGETHER },
         })
@@ -164,7 +173,7 @@ impl<'a> Training<'a> {
     /// dropout masks batch by batch.
     ///
     /// # Errors
-    /// A loss that is not a finite number, and what `listen` returns.
+    /// A loss that is not a finite number; a lost rank; what `listen` returns.
     pub fn run(&mut self, mut listen: impl FnMut(Event, &Self) -> Result<()>) -> Result<Fitted> {
         while self.position.epoch < self.config.train.epochs && !self.position.stopping.is_over() {
             self.epoch(&mut listen)?;
@@ -195,7 +204,7 @@ impl<'a> Training<'a> {
                 Some(sampler) => batch.with_negatives(sampler)?,
                 None => batch,
             };
-            unread.push(self.stepper.losses(&batch));
+            unread.push(self.stepper.losses(&batch)?);
             if unread.len() < self.read_together && i + 1 < count {
                 self.stepper.update();
                 continue;

@@ -4,6 +4,7 @@ use std::sync::atomic::AtomicBool;
 
 use tch::Device;
 
+use super::over_ranks::{Accord, ended, share_state};
 use super::record::Recorder;
 use super::saved::fingerprint;
 use super::stepper::rank_rows;
@@ -15,6 +16,7 @@ use crate::device::device;
 use crate::eval::{MetricValues, Ranking};
 use crate::libtorch::deterministic;
 use crate::model::{ItemFeature, Model};
+use crate::ranks::Ranks;
 use crate::run_folder::{RankRow, RunFolder, RunResult, TestResult};
 use crate::{Error, Result};
 
@@ -29,6 +31,8 @@ pub struct Prepared {
     pub model: Model,
     /// The state of another run that the training begins from.
     pub start: Option<Start>,
+    /// The processes that train it together; one, unless it is said otherwise.
+    pub ranks: Ranks,
 }
 
 impl Prepared {
@@ -62,7 +66,7 @@ impl Prepared {
         let mut model = Model::new(&config.model, dataset.items.len() as i64, length, features, tch::Kind::Float);
         model.initialize();
         model.to_device(device);
-        Ok(Self { dataset, splits, model, start: None })
+        Ok(Self { dataset, splits, model, start: None, ranks: Ranks::alone() })
     }
 }
 
@@ -104,7 +108,18 @@ pub fn evaluate_rows(
     rows: &Rows,
     progress: impl FnMut(usize) -> Result<()>,
 ) -> Result<(Ranking, TestResult)> {
-    let ranking = rank_rows(config, model, rows, progress)?;
+    evaluate_over(config, model, rows, &Ranks::alone(), progress)
+}
+
+/// The same over ranks, each of which ranks a part of the rows and gets the result of all.
+pub(super) fn evaluate_over(
+    config: &RunConfig,
+    model: &Model,
+    rows: &Rows,
+    ranks: &Ranks,
+    progress: impl FnMut(usize) -> Result<()>,
+) -> Result<(Ranking, TestResult)> {
+    let ranking = rank_rows(config, model, rows, ranks, progress)?;
     let exact = MetricValues::of(&config.eval, &ranking);
     let decimals = config.eval.metric_decimal_place;
     let worst_order =
@@ -114,10 +129,11 @@ pub fn evaluate_rows(
 }
 
 /// Trains what was prepared, tests the best epoch and fills the run folder, but for `result.json`
-/// ([`RunFolder::finish`]). A run that had begun before goes on where it was last saved.
+/// ([`RunFolder::finish`]). A run that had begun before goes on where it was last saved. Over ranks, rank 0 does this and
+/// the others [`follow`](super::follow).
 ///
 /// # Errors
-/// What ends a training; an interruption ([`Error::is_interruption`]) once `stop` is set.
+/// What ends a training; a lost rank; an interruption ([`Error::is_interruption`]) once `stop` is set.
 pub fn run(
     config: &RunConfig,
     prepared: &Prepared,
@@ -125,25 +141,37 @@ pub fn run(
     report: &mut dyn Report,
     stop: &AtomicBool,
 ) -> Result<RunResult> {
-    let Prepared { dataset, splits, model, start } = prepared;
-    let mut training = Training::new(config, model, splits)?;
-    let resumed = folder.is_resumed();
-    let mut recorder = Recorder::new(config, (dataset, fingerprint(dataset, splits)), folder, report, stop);
-    if !resumed || !recorder.resume(&mut training)? {
-        recorder.say(&format!("\n{}", config.log_block()))?;
-        introduce(config, dataset, model, &mut recorder)?;
-        start.iter().try_for_each(|start| recorder.begin_from(start, &mut training))?;
-    }
+    let Prepared { dataset, splits, model, ranks, .. } = prepared;
+    let mut training = Training::over(config, model, splits, ranks)?;
+    let accord = Accord::new(ranks, stop);
+    let mut recorder = Recorder::new(config, (dataset, fingerprint(dataset, splits)), folder, report, accord.flag());
+    ranks.together(begin(prepared, &mut training, &mut recorder))?;
+    share_state(ranks, &training, &recorder.folder.last())?;
     recorder.calibrate(model)?;
-    let fitted = training.run(|event, training| recorder.listen(event, training));
+    let fitted = training.run(|event, training| {
+        accord.hear(&event, training)?;
+        recorder.listen(event, training)
+    });
     let fitted = fitted.and_then(|fitted| recorder.finish(&training).map(|()| fitted));
-    let fitted = fitted.map_err(|error| recorder.ended_by(error))?;
-    test(prepared, &fitted, &mut recorder).map_err(|error| recorder.ended_by(error))
+    let result = fitted.and_then(|fitted| test(prepared, &fitted, &accord, &mut recorder));
+    ended(ranks, result.map_err(|error| recorder.ended_by(error)))
+}
+
+/// Puts a training where it begins: where the run was last saved, where another run was, or at its start.
+fn begin(prepared: &Prepared, training: &mut Training, recorder: &mut Recorder) -> Result<()> {
+    recorder.folder.trained_by(prepared.ranks.size())?;
+    if recorder.folder.is_resumed() && recorder.resume(training)? {
+        return Ok(());
+    }
+    let Prepared { dataset, model, start, .. } = prepared;
+    recorder.say(&format!("\n{}", recorder.config.log_block()))?;
+    introduce(recorder.config, dataset, model, recorder)?;
+    start.iter().try_for_each(|start| recorder.begin_from(start, training))
 }
 
 /// Tests the best model on the held-out rows.
-fn test(prepared: &Prepared, fitted: &Fitted, recorder: &mut Recorder) -> Result<RunResult> {
-    let Prepared { dataset, splits, model, .. } = prepared;
+fn test(prepared: &Prepared, fitted: &Fitted, accord: &Accord, recorder: &mut Recorder) -> Result<RunResult> {
+    let Prepared { dataset, splits, model, ranks, .. } = prepared;
     let (config, train_seconds) = (recorder.config, recorder.seconds());
     let path = recorder.folder.best();
     match &fitted.best {
@@ -157,14 +185,17 @@ fn test(prepared: &Prepared, fitted: &Fitted, recorder: &mut Recorder) -> Result
     let Checkpoint { model: mut best, epoch: best_epoch, .. } = Checkpoint::load(&path)?;
     best.to_device(model.device());
 
+    ranks.broadcast_parameters(best.named_parameters())?;
+
     recorder.calibrate(model)?;
 
     let rows = &splits.test;
-    let (ranking, test) = evaluate_rows(config, &best, rows, |done| {
+    let (ranking, test) = evaluate_over(config, &best, rows, ranks, |done| {
         recorder.report.testing(done, rows.n());
+        accord.ask()?;
         if recorder.is_asked_to_stop() { Err(recorder.interruption("in the test")) } else { Ok(()) }
     })?;
-    recorder.folder.ranks(ranks(dataset, rows, &ranking))?;
+    recorder.folder.ranks(places(dataset, rows, &ranking))?;
     let best_valid = fitted.best.as_ref().map(|(_, valid)| valid.clone());
     if let Some(valid) = &best_valid {
         recorder.say(&format!("best valid : {}", python_dict(valid)))?;
@@ -213,7 +244,7 @@ fn introduce(config: &RunConfig, dataset: &Dataset, model: &Model, recorder: &mu
 }
 
 /// The place of every test target.
-fn ranks<'a>(dataset: &'a Dataset, rows: &'a Rows, ranking: &'a Ranking) -> impl Iterator<Item = RankRow> + 'a {
+fn places<'a>(dataset: &'a Dataset, rows: &'a Rows, ranking: &'a Ranking) -> impl Iterator<Item = RankRow> + 'a {
     ranking.rank.iter().zip(&ranking.ties).enumerate().map(|(row, (&rank, &ties))| {
         let user = dataset.users.token(rows.user(row)).unwrap_or_default().to_owned();
         let item = dataset.items.token(rows.target(row)).unwrap_or_default().to_owned();

@@ -9,6 +9,7 @@ use crate::eval::{Ranking, rank};
 use crate::fast::{FastPath, Masks};
 use crate::libtorch::in_bfloat16;
 use crate::model::{Losses, Model};
+use crate::ranks::Ranks;
 
 /// A model in training.
 #[derive(Debug)]
@@ -29,6 +30,14 @@ impl<'a> Stepper<'a> {
     /// # Errors
     /// As [`FastPath::new`].
     pub fn new(config: &'a RunConfig, model: &'a Model) -> Result<Self> {
+        Self::over(config, model, &Ranks::alone())
+    }
+
+    /// The same over ranks, who all take the same steps.
+    ///
+    /// # Errors
+    /// As [`FastPath::new`].
+    pub fn over(config: &'a RunConfig, model: &'a Model, ranks: &Ranks) -> Result<Self> {
         let settings = &config.train;
         Ok(Self {
             model,
@@ -37,12 +46,15 @@ impl<'a> Stepper<'a> {
             precision: config.run.precision,
             eval_batch_size: config.eval.eval_batch_size,
             adam: Adam::new(model.named_parameters(), settings.learning_rate, settings.weight_decay),
-            fast: fast(config, model)?,
+            fast: fast(config, model, ranks)?,
         })
     }
 
     /// The losses of a batch, with dropout, on the model's device; leaves their gradients for [`Stepper::update`].
-    pub fn losses(&mut self, batch: &Batch) -> Losses {
+    ///
+    /// # Errors
+    /// A lost rank.
+    pub fn losses(&mut self, batch: &Batch) -> Result<Losses> {
         match &mut self.fast {
             None => {
                 self.adam.zero_grad();
@@ -52,11 +64,11 @@ impl<'a> Stepper<'a> {
                     Precision::Bf16 => in_bfloat16(self.model.device(), compute),
                 };
                 losses.total.backward();
-                losses.detach()
+                Ok(losses.detach())
             }
             Some(fast) => {
                 let masks = Masks { seed: self.seed, step: self.adam.steps() };
-                fast.losses(batch, Some(masks)).tensors()
+                Ok(fast.try_losses(batch, Some(masks))?.tensors())
             }
         }
     }
@@ -73,7 +85,15 @@ impl<'a> Stepper<'a> {
             }
             Some(fast) => {
                 if let Some(clip) = clip {
+                    let (own, all) = (fast.team().threads() as i32, fast.team().all() as i32);
+                    // Libtorch divides the sum of a norm among its threads: here as one process would.
+                    if own != all {
+                        tch::set_num_threads(all);
+                    }
                     clip_grad_norm(fast.gradients().into_iter(), clip);
+                    if own != all {
+                        tch::set_num_threads(own);
+                    }
                 }
                 self.adam.step_fast(fast);
             }
@@ -97,10 +117,11 @@ pub(super) fn rank_rows(
     config: &RunConfig,
     model: &Model,
     rows: &Rows,
+    ranks: &Ranks,
     progress: impl FnMut(usize) -> Result<()>,
 ) -> Result<Ranking> {
     let rows = RowTensors::new(rows, model.device());
-    rank_with(fast(config, model)?.as_mut(), model, &rows, config.eval.eval_batch_size, progress)
+    rank_with(fast(config, model, ranks)?.as_mut(), model, &rows, config.eval.eval_batch_size, progress)
 }
 
 /// Ranks on the fast path if there is one.
@@ -117,9 +138,9 @@ pub(super) fn rank_with(
     }
 }
 
-fn fast(config: &RunConfig, model: &Model) -> Result<Option<FastPath>> {
+fn fast(config: &RunConfig, model: &Model, ranks: &Ranks) -> Result<Option<FastPath>> {
     match config.run.compute_path {
         ComputePath::Reference => Ok(None),
-        ComputePath::Fast => FastPath::new(model, config.run.precision).map(Some),
+        ComputePath::Fast => FastPath::over(model, config.run.precision, ranks.clone()).map(Some),
     }
 }

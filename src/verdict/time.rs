@@ -7,7 +7,7 @@ use super::statistics::{mean, median, of_runs, quantile};
 use super::{Finding, Outcome, Record, Row, percent};
 
 /// What decides about a machine's speed: times of different ones do not compare, calibrated or not.
-const MACHINE: [&str; 4] = ["cpu", "gpus", "threads", "device"];
+const MACHINE: [&str; 5] = ["cpu", "gpus", "threads", "ranks", "device"];
 /// What decides about how a run computes.
 const PATH: [&str; 2] = ["compute_path", "precision"];
 

@@ -16,6 +16,7 @@ use super::threads::Worker;
 use crate::Result;
 use crate::data::RowTensors;
 use crate::eval::{Ranking, not_finite};
+use crate::ranks::team::of_elements;
 
 /// The most sequences that a thread encodes and ranks at a time: the scores of some ten thousand items lie in the last
 /// cache.
@@ -44,17 +45,20 @@ impl FastPath {
     pub fn encode(&mut self, item_seq: &Tensor, item_seq_len: &Tensor) -> Vec<f32> {
         let (items, len) = (integers(item_seq), integers(item_seq_len));
         let view = BatchView { items: &items, len: &len, padding: self.padding, share_first: true };
-        self.evaluate(view, MICRO_BATCH, |_| (), |encoded, ()| encoded.output.to_vec(), |_| Ok(()))
+        let all = 0..len.len().div_ceil(MICRO_BATCH);
+        let part = Part { size: MICRO_BATCH, rounds: self.rounds(all.len()), own: all };
+        self.evaluate(view, part, |_| (), |encoded, ()| encoded.output.to_vec(), |_| Ok(()))
             .expect("nobody stops it")
             .concat()
     }
 
     /// Ranks the target of every row, as [`crate::eval::rank`] does; `progress` gets the number of rows done now and
-    /// then.
+    /// then. Over ranks each ranks a part of the rows and gets the places of all; `progress` is called equally often at
+    /// each.
     ///
     /// # Errors
-    /// A score that is not a finite number, and what `progress` returns.
-    pub fn rank(&mut self, rows: &RowTensors, progress: impl FnMut(usize) -> Result<()>) -> Result<Ranking> {
+    /// A score that is not a finite number; a lost rank; what `progress` returns.
+    pub fn rank(&mut self, rows: &RowTensors, mut progress: impl FnMut(usize) -> Result<()>) -> Result<Ranking> {
         let rows = rows.all();
         // Sequences that begin alike stand side by side, to share the rows of their first positions.
         let order = rows.item_seq.select(1, 0).argsort(0, false);
@@ -62,28 +66,48 @@ impl FastPath {
             .map(|column| integers(&column.index_select(0, &order)));
         let view = BatchView { items: &items, len: &len, padding: self.padding, share_first: true };
         let size = (SCORES / self.n_items).min(self.encoder.sequences_at_a_time()).clamp(1, EVALUATED);
+        let (n, team) = (targets.len(), self.team.clone());
+        let micro_batches = team.even(n.div_ceil(size));
+        let rounds = self.rounds(micro_batches.iter().map(Range::len).max().unwrap_or(0));
         let prefilter = |step: &StepContext| Prefilter::new(step.items);
         let rank = |encoded: Encoded, prefilter: &Option<Prefilter>| {
             let Encoded { step, range, output, scores } = encoded;
-            rank::rank(step.items, prefilter.as_ref(), output, &targets[range], scores)
+            places(rank::rank(step.items, prefilter.as_ref(), output, &targets[range.clone()], scores), range.len())
         };
-        let mut all = Ranking { rank: vec![0; targets.len()], ties: vec![0; targets.len()] };
-        let mut row = integers(&order).into_iter();
-        for part in self.evaluate(view, size, prefilter, rank, progress)? {
-            let Ranking { rank, ties } = part.ok_or_else(not_finite)?;
-            for ((rank, ties), row) in rank.into_iter().zip(ties).zip(&mut row) {
-                (all.rank[row as usize], all.ties[row as usize]) = (rank, ties);
+        let rows =
+            |micro_batches: &Range<usize>| (micro_batches.start * size).min(n)..(micro_batches.end * size).min(n);
+        // Of all ranks, each of which has done so many micro-batches, or all that it has.
+        let progress = |done: usize| {
+            progress(
+                micro_batches.iter().map(|part| rows(&(part.start..(part.start + done).min(part.end))).len()).sum(),
+            )
+        };
+        let part = Part { size, own: micro_batches[team.rank()].clone(), rounds };
+        let own = self.evaluate(view, part, prefilter, rank, progress)?.concat();
+        let parts: Vec<Range<usize>> = micro_batches.iter().map(rows).collect();
+        let places = team.gather(own, &of_elements(&parts, 2))?;
+        let mut all = Ranking { rank: vec![0; n], ties: vec![0; n] };
+        for (place, row) in places.chunks_exact(2).zip(integers(&order)) {
+            let [rank, ties] = [place[0], place[1]];
+            if rank == NOT_FINITE {
+                return Err(not_finite());
             }
+            (all.rank[row as usize], all.ties[row as usize]) = (rank as usize, ties as usize);
         }
         Ok(all)
     }
 
-    /// Encodes sequences, `size` at a time, and gives what `each` makes of them, on the thread that encoded them, with
-    /// what `prepare` made of the step.
+    /// Calls of `progress` for so many micro-batches.
+    fn rounds(&self, micro_batches: usize) -> usize {
+        micro_batches.div_ceil(PROGRESS * self.workers.len())
+    }
+
+    /// Encodes sequences, and gives what `each` makes of them, on the thread that encoded them, with what `prepare` made
+    /// of the step. `progress` gets the number of micro-batches done, if there were as many.
     fn evaluate<P: Send + Sync, T: Send>(
         &mut self,
         view: BatchView,
-        size: usize,
+        part: Part,
         prepare: impl FnOnce(&StepContext) -> P + Send,
         each: impl Fn(Encoded, &P) -> T + Sync,
         mut progress: impl FnMut(usize) -> Result<()>,
@@ -96,9 +120,13 @@ impl FastPath {
             let prepared = prepare(&step);
             (step, prepared)
         });
-        let starts: Vec<usize> = (0..n).step_by(size).collect();
+        let Part { size, own, rounds } = part;
+        let starts: Vec<usize> = own.map(|micro_batch| micro_batch * size).collect();
         let mut all = Vec::with_capacity(starts.len());
-        for starts in starts.chunks(PROGRESS * workers.len()) {
+        let (mut rest, each_round) = (&starts[..], PROGRESS * workers.len());
+        for round in 1..=rounds {
+            let (starts, others) = rest.split_at(rest.len().min(each_round));
+            rest = others;
             // Whoever is free takes the next micro-batch, since its result does not depend on the thread.
             let next = AtomicUsize::new(0);
             let take_all = |worker: &mut Worker| {
@@ -117,10 +145,29 @@ impl FastPath {
             let mut done: Vec<(usize, T)> = done.into_iter().flatten().collect();
             done.sort_unstable_by_key(|(start, _)| *start);
             all.extend(done.into_iter().map(|(_, result)| result));
-            progress((all.len() * size).min(n))?;
+            progress(round * each_round)?;
         }
         Ok(all)
     }
+}
+
+/// What of an evaluation is computed here.
+struct Part {
+    /// Sequences of a micro-batch.
+    size: usize,
+    /// Which micro-batches.
+    own: Range<usize>,
+    /// How often `progress` is called.
+    rounds: usize,
+}
+
+/// In the place of a rank where a score is no finite number.
+const NOT_FINITE: u64 = u64::MAX;
+
+/// Rank and ties of every row, one after the other.
+fn places(ranking: Option<Ranking>, rows: usize) -> Vec<u64> {
+    let Some(Ranking { rank, ties }) = ranking else { return vec![NOT_FINITE; 2 * rows] };
+    rank.into_iter().zip(ties).flat_map(|(rank, ties)| [rank as u64, ties as u64]).collect()
 }
 
 impl EncoderParts {

@@ -32,6 +32,7 @@ mod rank;
 mod threads;
 mod train_step;
 
+pub use gemm::backend_name;
 pub use ops::adam::AdamFactors;
 pub use path::FastPath;
 pub use train_step::Masks;

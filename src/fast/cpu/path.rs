@@ -10,13 +10,14 @@ use super::encoder::Activations;
 use super::encoder::input::Input;
 use super::encoder::step::{EncoderParts, Parameters};
 use super::gemm::tensor_mut;
-use super::loss::cross_entropy::ItemShard;
+use super::loss::cross_entropy::Catalogue;
 use super::ops::adam::{AdamFactors, adam};
 use super::params::layout::Layout;
 use super::params::tensors::{floats, floats_mut};
 use super::threads::{Worker, pool};
 use crate::config::{Architecture, Fusion, Loss, Precision};
 use crate::model::{Model, names};
+use crate::ranks::{Ranks, Team};
 use crate::{Error, Result};
 
 /// Sequences of a micro-batch: its rows are enough for the matrix kernels, and what it keeps of a layer fits in a
@@ -27,6 +28,8 @@ pub const MICRO_BATCH: usize = 64;
 #[derive(Debug)]
 pub struct FastPath {
     pub(super) pool: ThreadPool,
+    /// The threads of all ranks.
+    pub(super) team: Team,
     pub(super) encoder: EncoderParts,
     pub(super) n_items: usize,
     pub(super) parameters: Vec<(String, Tensor)>,
@@ -35,10 +38,10 @@ pub struct FastPath {
     pub(super) padding: Padding,
     /// The gathered parameters, in the layout's ranges.
     pub(super) flat: Vec<f32>,
-    /// Those of a training step.
+    /// This rank's of a training step.
     pub(super) micro_batches: Vec<Activations>,
     pub(super) workers: Vec<Worker>,
-    pub(super) shards: Vec<ItemShard>,
+    pub(super) catalogue: Catalogue,
     /// The gradient of the item embedding, `[n_items, H]`.
     pub(super) ditem_embedding: Vec<f32>,
 }
@@ -49,6 +52,15 @@ impl FastPath {
     /// # Errors
     /// The model is not in float32 on the CPU; the system starts no more threads.
     pub fn new(model: &Model, precision: Precision) -> Result<Self> {
+        Self::over(model, precision, Ranks::alone())
+    }
+
+    /// The same over ranks, each of which has as many threads as libtorch has in its process. All must make the same calls
+    /// in the same order.
+    ///
+    /// # Errors
+    /// As [`FastPath::new`].
+    pub fn over(model: &Model, precision: Precision, ranks: Ranks) -> Result<Self> {
         let parameters = model.named_parameters();
         let on_cpu = model.device() == Device::Cpu && parameters.iter().all(|(_, p)| p.kind() == Kind::Float);
         if !on_cpu {
@@ -59,6 +71,7 @@ impl FastPath {
         let config = model.config().clone();
         let n_items = model.n_items() as usize;
         let (layout, attributes) = (Layout::new(model), attributes_of(model));
+        let team = Team::new(ranks, threads);
         Ok(Self {
             pool: pool(threads)?,
             n_items,
@@ -68,7 +81,8 @@ impl FastPath {
             flat: vec![0.0; layout.len],
             micro_batches: Vec::new(),
             workers: (0..threads).map(|_| Worker::new(&attributes, layout.len)).collect(),
-            shards: ItemShard::all(n_items, threads),
+            catalogue: Catalogue::new(n_items, &team),
+            team,
             ditem_embedding: vec![0.0; n_items * config.hidden_size as usize],
             parameters,
             encoder: EncoderParts {
@@ -98,6 +112,11 @@ impl FastPath {
             None if name == names::weight(names::ITEM_EMBEDDING) => &self.ditem_embedding,
             None => panic!("expected the name of a parameter, found {name}"),
         }
+    }
+
+    /// The threads of all ranks.
+    pub fn team(&self) -> &Team {
+        &self.team
     }
 
     /// Whether the loss reaches a parameter: BPR is a loss without predictors.

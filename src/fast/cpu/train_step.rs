@@ -2,7 +2,10 @@
 //!
 //! The batch is cut into micro-batches. Each thread takes its micro-batches through all layers, then the threads divide
 //! the items for the loss, then they take the gradient back through their micro-batches. Who computes what is fixed
-//! beforehand and sums are taken in a fixed order, so that a step is repeatable with the same number of threads.
+//! beforehand and sums are taken in a fixed order, so that a step is repeatable with the same number of threads,
+//! whichever ranks they are in ([`crate::ranks`]).
+
+use std::ops::Range;
 
 use rayon::prelude::*;
 
@@ -12,14 +15,18 @@ use super::encoder::Activations;
 use super::encoder::step::{EncoderParts, Mode, StepContext};
 use super::loss::attribute::Predictor;
 use super::loss::bpr::{ItemPairs, bpr};
-use super::loss::cross_entropy::{ItemShard, cross_entropy};
+use super::loss::cross_entropy::{Catalogue, Targets};
 use super::ops::dropout::Stream;
+use super::ops::simd::axpy;
 use super::params::tensors::integers;
 use super::path::{FastPath, MICRO_BATCH, gather};
 use super::threads::Worker;
+use crate::Result;
 use crate::config::Loss;
 use crate::data::Batch;
 use crate::model::Losses;
+use crate::ranks::team::of_elements;
+use crate::ranks::{Team, Tree};
 
 /// Which dropout masks to draw: those of a step of a seeded run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,33 +40,89 @@ pub struct Masks {
 /// Elements that a thread clears at a time.
 const CLEARED: usize = 1 << 16;
 
+/// How a batch is divided among the threads of all ranks.
+struct Division {
+    /// Micro-batches of a thread.
+    each: usize,
+    /// This rank's micro-batches.
+    micro_batches: Range<usize>,
+    /// The sequences of each rank's micro-batches.
+    sequences: Vec<Range<usize>>,
+    /// Sequences of a thread in the attribute losses, which the micro-batches do not bind.
+    predicted_each: usize,
+    /// Those of each rank.
+    predicted: Vec<Range<usize>>,
+}
+
+impl Division {
+    fn new(team: &Team, batch_size: usize) -> Self {
+        let micro_batches = batch_size.div_ceil(MICRO_BATCH);
+        let (each, predicted_each) = (micro_batches.div_ceil(team.all()), batch_size.div_ceil(team.all()));
+        Self {
+            each,
+            micro_batches: team.ranges(micro_batches, each)[team.rank()].clone(),
+            sequences: team.ranges(batch_size, each * MICRO_BATCH),
+            predicted_each,
+            predicted: team.ranges(batch_size, predicted_each),
+        }
+    }
+
+    /// The sequences whose gradients each rank works on, between the first and the last of either kind.
+    fn wanted(&self) -> Vec<Range<usize>> {
+        let both = self.sequences.iter().zip(&self.predicted);
+        let both = both.map(|(a, b)| match (a.is_empty(), b.is_empty()) {
+            (_, true) => a.clone(),
+            (true, _) => b.clone(),
+            _ => a.start.min(b.start)..a.end.max(b.end),
+        });
+        both.collect()
+    }
+}
+
 impl FastPath {
     /// The losses of a batch, as [`crate::model::Model::losses`] defines them; leaves their gradient for
     /// [`FastPath::gradient`]. `None` drops nothing.
     ///
     /// # Panics
-    /// With `loss_type: BPR` and a batch without `neg_items`.
+    /// With `loss_type: BPR` and a batch without `neg_items`; over ranks, if another one is lost
+    /// ([`FastPath::try_losses`]).
     pub fn losses(&mut self, batch: &Batch, masks: Option<Masks>) -> Losses<f64> {
-        let Self { pool, encoder, parameters, labels, padding, flat, micro_batches, workers, .. } = self;
-        let Self { n_items, shards, ditem_embedding, .. } = self;
+        self.try_losses(batch, masks).unwrap_or_else(|e| panic!("{e}"))
+    }
+
+    /// The same of a run over ranks, who all have the same whole batch and end with the same gradient.
+    ///
+    /// # Errors
+    /// A lost rank.
+    ///
+    /// # Panics
+    /// With `loss_type: BPR` and a batch without `neg_items`.
+    pub fn try_losses(&mut self, batch: &Batch, masks: Option<Masks>) -> Result<Losses<f64>> {
+        let Self { pool, team, encoder, parameters, labels, padding, flat, micro_batches, workers, .. } = self;
+        let Self { catalogue, ditem_embedding, .. } = self;
+        let team = &*team;
         let items = integers(&batch.item_seq);
         let (len, targets) = (integers(&batch.item_seq_len), integers(&batch.pos_items));
         let negatives = batch.neg_items.as_ref().map(integers);
         let view = BatchView { items: &items, len: &len, padding: *padding, share_first: false };
         let parameters = gather(&encoder.layout, parameters, flat);
         let stream = masks.map(|masks| Stream::new(masks.seed).substream(masks.step));
-        micro_batches.resize_with(len.len().div_ceil(MICRO_BATCH), Activations::default);
+        let division = Division::new(team, len.len());
+        micro_batches.resize_with(division.micro_batches.len(), Activations::default);
         pool.install(|| {
             let step = StepContext::new(encoder, parameters, Mode::Train(stream));
-            forward(&step, view, micro_batches, workers);
+            forward(&step, view, &division, micro_batches, workers);
             let encoded: Vec<f32> = micro_batches.iter().flat_map(|micro_batch| &micro_batch.output).copied().collect();
+            let encoded = team.gather(encoded, &of_elements(&division.sequences, step.h))?;
             let mut grad = vec![0.0; encoded.len()];
             ditem_embedding.par_chunks_mut(CLEARED).for_each(|part| part.fill(0.0));
             let (item, attributes) = match (encoder.config.loss_type, &negatives) {
                 (Loss::Ce, _) => {
-                    let item = cross_entropy(step.items, shards, &encoded, &targets, &mut grad, ditem_embedding);
+                    let batch = Targets { sequences: &encoded, targets: &targets, wanted: &division.wanted() };
+                    let item = catalogue.cross_entropy(team, step.items, batch, &mut grad, ditem_embedding)?;
+                    let losses = PredictorLosses { step: &step, team, division: &division, encoded: &encoded };
                     let predictors = predictors(encoder, labels, len.len());
-                    (item, predictor_losses(&step, predictors, &encoded, &targets, &mut grad, workers))
+                    (item, losses.of(predictors, &targets, &mut grad, workers)?)
                 }
                 (Loss::Bpr, negatives) => {
                     let negative = negatives.as_ref().expect("BPR batches carry negative items");
@@ -67,25 +130,32 @@ impl FastPath {
                     (bpr(step.items, &encoded, pairs, &mut grad, ditem_embedding), Vec::new())
                 }
             };
-            backward(&step, &grad, micro_batches, workers);
-            scatter(&step, *n_items, shards, micro_batches, ditem_embedding);
+            let own = of_elements(&division.sequences, step.h)[team.rank()].clone();
+            backward(&step, &grad[own], &division, micro_batches, workers);
+            reduce(&step, team, workers)?;
+            scatter(&step, team, catalogue, micro_batches, ditem_embedding)?;
             let lamdas = attributes.iter().zip(&encoder.config.lamdas);
             let weighted = lamdas.map(|(loss, lamda): (&f64, _)| loss * lamda).sum::<f64>();
-            Losses { total: item + weighted, item, attributes }
+            Ok(Losses { total: item + weighted, item, attributes })
         })
     }
 }
 
-/// Takes every micro-batch through all layers.
-fn forward(step: &StepContext, view: BatchView, micro_batches: &mut [Activations], workers: &mut [Worker]) {
+/// Takes every micro-batch of this rank through all layers.
+fn forward(
+    step: &StepContext,
+    view: BatchView,
+    division: &Division,
+    micro_batches: &mut [Activations],
+    workers: &mut [Worker],
+) {
     // Of every thread: one that gets no micro-batch still holds the gradient of the last step.
     let sizes = step.score_table_sizes();
     workers.par_iter_mut().for_each(|worker| worker.grads.clear(step.layout, &sizes));
-    let per_worker = micro_batches.len().div_ceil(workers.len());
-    let parts = micro_batches.par_chunks_mut(per_worker).zip(workers.par_iter_mut()).enumerate();
+    let parts = micro_batches.par_chunks_mut(division.each).zip(workers.par_iter_mut()).enumerate();
     parts.for_each(|(part, (micro_batches, worker))| {
         for (i, micro_batch) in micro_batches.iter_mut().enumerate() {
-            let start = (part * per_worker + i) * MICRO_BATCH;
+            let start = (division.micro_batches.start + part * division.each + i) * MICRO_BATCH;
             let range = start..(start + MICRO_BATCH).min(view.len.len());
             micro_batch.batch.fill(view, range, step.attributes, &mut worker.classes);
             micro_batch.forward(step, &mut worker.scratch);
@@ -102,53 +172,142 @@ fn predictors<'a>(
     predictors.map(move |((linear, labels), &lamda)| Predictor { linear, labels, lamda, batch_size })
 }
 
-/// The loss of every predictor, without λ. Adds to the gradients of the sequences and of each thread.
-fn predictor_losses<'a>(
-    step: &StepContext,
-    predictors: impl Iterator<Item = Predictor<'a>>,
-    encoded: &[f32],
-    targets: &[i64],
-    grad: &mut [f32],
-    workers: &mut [Worker],
-) -> Vec<f64> {
-    let part = targets.len().div_ceil(workers.len());
-    let losses = predictors.map(|predictor| {
-        let rows = encoded.par_chunks(part * step.h).zip(targets.par_chunks(part));
-        let rows = rows.zip(grad.par_chunks_mut(part * step.h)).zip(workers.par_iter_mut());
-        let losses = rows.map(|(((rows, targets), grad), worker)| {
-            predictor.loss(&step.weights, rows, targets, grad, &mut worker.grads)
-        });
-        losses.collect::<Vec<f64>>().iter().sum()
-    });
-    losses.collect()
+/// What the attribute losses of a step read.
+struct PredictorLosses<'a> {
+    step: &'a StepContext<'a>,
+    team: &'a Team,
+    division: &'a Division,
+    /// `[B, H]`
+    encoded: &'a [f32],
 }
 
-/// Takes the gradient of the outputs back through every micro-batch, and reduces the threads' gradients into the
-/// first's.
-fn backward(step: &StepContext, grad: &[f32], micro_batches: &mut [Activations], workers: &mut [Worker]) {
+impl PredictorLosses<'_> {
+    /// The loss of every predictor, without λ. Adds to the gradients of the sequences and of each thread.
+    fn of<'a>(
+        &self,
+        predictors: impl Iterator<Item = Predictor<'a>>,
+        targets: &[i64],
+        grad: &mut [f32],
+        workers: &mut [Worker],
+    ) -> Result<Vec<f64>> {
+        let Self { step, team, division, encoded } = self;
+        let (h, part, own) = (step.h, division.predicted_each, division.predicted[team.rank()].clone());
+        let (encoded, targets) = (&encoded[own.start * h..own.end * h], &targets[own.clone()]);
+        let losses = predictors.map(|predictor| {
+            let rows = encoded.par_chunks(part * h).zip(targets.par_chunks(part));
+            let grad = grad[own.start * h..own.end * h].par_chunks_mut(part * h);
+            let losses = rows.zip(grad).zip(workers.par_iter_mut()).map(|(((rows, targets), grad), worker)| {
+                predictor.loss(&step.weights, rows, targets, grad, &mut worker.grads)
+            });
+            losses.collect()
+        });
+        let losses: Vec<Vec<f64>> = losses.collect();
+        self.hand_over(grad, losses.len())?;
+        // A loss of every predictor and thread that has sequences, rank by rank.
+        let threads: Vec<usize> = division.predicted.iter().map(|rows| rows.len().div_ceil(part)).collect();
+        let ends = threads.iter().scan(0, |end, threads| {
+            *end += threads;
+            Some(*end)
+        });
+        let places: Vec<Range<usize>> = ends.zip(&threads).map(|(end, threads)| end - threads..end).collect();
+        losses.into_iter().map(|own| Ok(team.gather(own, &places)?.iter().sum::<f64>())).collect()
+    }
+
+    /// Hands gradients of sequences over to the ranks whose micro-batches they are in, where these are others than those
+    /// whose predictors have added to them.
+    fn hand_over(&self, grad: &mut [f32], predictors: usize) -> Result<()> {
+        let Self { step, team, division: Division { sequences, predicted, .. }, .. } = self;
+        if predictors == 0 || sequences == predicted {
+            return Ok(());
+        }
+        let rank = team.rank();
+        let common = |from: usize, to: usize| {
+            let (from, to) = (&predicted[from], &sequences[to]);
+            let (start, end) = (from.start.max(to.start), from.end.min(to.end));
+            start * step.h..end.max(start) * step.h
+        };
+        let to: Vec<Vec<f32>> = (0..sequences.len()).map(|other| grad[common(rank, other)].to_vec()).collect();
+        let received: Vec<Range<usize>> = (0..sequences.len()).map(|other| common(other, rank)).collect();
+        let mut rest = &team.exchange(&to, &received.iter().map(Range::len).collect::<Vec<_>>())?[..];
+        for part in received {
+            let (values, others) = rest.split_at(part.len());
+            grad[part].copy_from_slice(values);
+            rest = others;
+        }
+        Ok(())
+    }
+}
+
+/// Takes the gradient of the outputs back through every micro-batch of this rank.
+fn backward(
+    step: &StepContext,
+    grad: &[f32],
+    division: &Division,
+    micro_batches: &mut [Activations],
+    workers: &mut [Worker],
+) {
     let outputs = micro_batches.iter_mut().zip(grad.chunks(MICRO_BATCH * step.h));
     outputs.for_each(|(micro_batch, grad)| micro_batch.output.copy_from_slice(grad));
-    let per_worker = micro_batches.len().div_ceil(workers.len());
-    micro_batches.par_chunks_mut(per_worker).zip(workers.par_iter_mut()).for_each(|(micro_batches, worker)| {
+    micro_batches.par_chunks_mut(division.each).zip(workers.par_iter_mut()).for_each(|(micro_batches, worker)| {
         let Worker { scratch, grads, .. } = worker;
         micro_batches.iter_mut().for_each(|micro_batch| micro_batch.backward(step, scratch, grads));
     });
-    let (first, others) = workers.split_first_mut().expect("there is a thread");
-    others.iter().for_each(|other| first.grads.add(&other.grads));
-    step.reduce(&mut first.grads);
 }
 
-/// Adds the gradients of the items' vectors to that of the item embedding.
+/// Reduces the gradients of all threads of all ranks into the first thread's.
+fn reduce(step: &StepContext, team: &Team, workers: &mut [Worker]) -> Result<()> {
+    let tree = Tree::new(team.ranges(team.all(), 1));
+    tree.add_own(team.rank(), workers, |to, from| to.grads.add(&from.grads));
+    if !team.is_alone() {
+        let branches: Vec<Vec<f32>> =
+            tree.branches(team.rank()).into_iter().map(|branch| workers[branch].grads.pack()).collect();
+        let branches: Vec<&[f32]> = branches.iter().map(|branch| &branch[..]).collect();
+        workers[0].grads.unpack(&team.sum(&tree, &branches)?);
+    }
+    step.reduce(&mut workers[0].grads);
+    Ok(())
+}
+
+/// Adds the gradients of the items' vectors to that of the item embedding, each rank for the items that it has, and gives
+/// all ranks the whole.
 fn scatter(
     step: &StepContext,
-    n_items: usize,
-    shards: &[ItemShard],
+    team: &Team,
+    catalogue: &Catalogue,
     micro_batches: &[Activations],
     ditem_embedding: &mut [f32],
-) {
-    let (h, size) = (step.h, n_items.div_ceil(shards.len()));
-    ditem_embedding.par_chunks_mut(size * h).enumerate().for_each(|(part, ditem_embedding)| {
-        let items = part * size..part * size + ditem_embedding.len() / h;
-        micro_batches.iter().for_each(|micro_batch| micro_batch.scatter(items.clone(), ditem_embedding));
+) -> Result<()> {
+    let (h, size, own) = (step.h, catalogue.shard_size(), catalogue.items(team.rank()));
+    let shards = ditem_embedding[own.start * h..own.end * h].par_chunks_mut(size * h).enumerate();
+    let items = |part: usize, ditems: &[f32]| {
+        let start = own.start + part * size;
+        start..start + ditems.len() / h
+    };
+    if team.is_alone() {
+        shards.for_each(|(part, ditems)| {
+            micro_batches.iter().for_each(|micro_batch| micro_batch.scatter(items(part, ditems), ditems));
+        });
+        return Ok(());
+    }
+    // The item and the bits of the gradient of every row, for the rank that has the item.
+    let mut to = vec![Vec::new(); team.ranks()];
+    for (item, grad) in micro_batches.iter().flat_map(|micro_batch| micro_batch.item_gradients()) {
+        let to = &mut to[catalogue.owner(item as usize, team.threads())];
+        to.push(item);
+        to.extend(grad.iter().map(|x| x.to_bits()));
+    }
+    let rows = team.exchange_unknown(&to)?;
+    shards.for_each(|(part, ditems)| {
+        let items = items(part, ditems);
+        let mut grad = vec![0.0; h];
+        for row in rows.chunks_exact(1 + h).filter(|row| items.contains(&(row[0] as usize))) {
+            grad.iter_mut().zip(&row[1..]).for_each(|(x, &bits)| *x = f32::from_bits(bits));
+            axpy(1.0, &grad, &mut ditems[(row[0] as usize - items.start) * h..][..h]);
+        }
     });
+    let all: Vec<Range<usize>> = (0..team.ranks()).map(|rank| catalogue.items(rank)).collect();
+    let all = of_elements(&all, h);
+    let whole = team.gather(ditem_embedding[all[team.rank()].clone()].to_vec(), &all)?;
+    ditem_embedding.copy_from_slice(&whole);
+    Ok(())
 }

@@ -78,12 +78,18 @@ impl Activations {
     /// # Shapes
     /// ditem_embedding `[items, H]`
     pub fn scatter(&self, items: Range<usize>, ditem_embedding: &mut [f32]) {
-        let h = self.output.len() / self.batch.n_rows();
-        for (&item, grad) in self.batch.items.iter().zip(self.output.chunks_exact(h)) {
-            let item = item as usize;
-            if item != 0 && items.contains(&item) {
+        for (item, grad) in self.item_gradients() {
+            let (item, h) = (item as usize, grad.len());
+            if items.contains(&item) {
                 axpy(1.0, grad, &mut ditem_embedding[(item - items.start) * h..][..h]);
             }
         }
+    }
+
+    /// The item and the gradient of every row but those of the padding item.
+    pub fn item_gradients(&self) -> impl Iterator<Item = (u32, &[f32])> {
+        let h = self.output.len() / self.batch.n_rows();
+        let rows = self.batch.items.iter().copied().zip(self.output.chunks_exact(h));
+        rows.filter(|(item, _)| *item != 0)
     }
 }

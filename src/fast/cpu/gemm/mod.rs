@@ -60,6 +60,17 @@ fn backend(precision: Precision) -> Backend {
     Backend::Libtorch
 }
 
+/// The name of what computes products here.
+pub fn backend_name(precision: Precision) -> &'static str {
+    match backend(precision) {
+        Backend::Libtorch => "libtorch",
+        #[cfg(target_arch = "x86_64")]
+        Backend::Avx512 => "AVX-512",
+        #[cfg(target_arch = "x86_64")]
+        Backend::Amx => "AMX",
+    }
+}
+
 /// A right operand packed for [`gemm`], where its backend packs.
 pub fn pack_operand(precision: Precision, matrix: MatRef) -> Operand {
     match backend(precision) {

@@ -1,8 +1,8 @@
 //! Cross-entropy over all items (equation 11), block by block: no more than some rows of scores exist at a time,
 //! whatever the batch and the number of items.
 //!
-//! With scores s = x Eᵀ of a sequence x, the loss is log Σⱼ eˢʲ − s_target. Items are divided among threads
-//! ([`ItemShard`]) and into blocks, each of which keeps exp(s − m_b) with its own maximum m_b, and the sum of these.
+//! With scores s = x Eᵀ of a sequence x, the loss is log Σⱼ eˢʲ − s_target. Items are divided among the threads of all
+//! ranks ([`Catalogue`]) and into blocks, each of which keeps exp(s − m_b) with its own maximum m_b, and the sum of these.
 //! From all blocks follow the row's maximum m = max m_b and sum Σ_b sum_b · exp(m_b − m), and from these the gradient
 //! of a block's scores, (softmax − \[target\]) / B, in place.
 
@@ -10,10 +10,13 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
+use crate::Result;
 use crate::fast::cpu::gemm::{Epilogue, MatRef, Operand, gemm, pack_operand};
 use crate::fast::cpu::ops::rows::zero;
 use crate::fast::cpu::ops::simd::{axpy, exp, max, sum};
 use crate::fast::cpu::params::item_embedding::ItemEmbedding;
+use crate::ranks::team::of_elements;
+use crate::ranks::{Team, Tree};
 
 /// Items of a block: its scores of some rows stay in a core's cache.
 const BLOCK: usize = 1024;
@@ -40,7 +43,7 @@ struct ItemBlock {
 
 /// The items that a thread computes.
 #[derive(Debug)]
-pub struct ItemShard {
+struct ItemShard {
     blocks: Vec<ItemBlock>,
     /// Its part of the gradient of some rows, `[rows, H]`.
     drows: Vec<f32>,
@@ -72,62 +75,164 @@ struct RowGradients<'a> {
     weight: f32,
 }
 
-/// The mean loss over the batch, the padding item being an item like others. Writes the gradient of the sequences and
-/// adds that of the item embedding.
-///
-/// # Shapes
-/// sequences, dsequences `[B, H]`, targets `[B]`, ditem_embedding `[n_items, H]`
-pub fn cross_entropy(
-    items: ItemEmbedding,
-    shards: &mut [ItemShard],
-    sequences: &[f32],
-    targets: &[i64],
-    dsequences: &mut [f32],
-    ditem_embedding: &mut [f32],
-) -> f64 {
-    let (h, batch_size) = (items.h, targets.len());
-    let n_rows = (SCORES / items.n_items()).clamp(16, ROWS);
-    let operands = |shard: &ItemShard| shard.operands(items, batch_size > n_rows);
-    let operands: Vec<Vec<BlockOperands>> = shards.par_iter().map(operands).collect();
-    let batch = sequences.chunks(n_rows * h).zip(targets.chunks(n_rows)).zip(dsequences.chunks_mut(n_rows * h));
-    let mut loss = 0.0;
-    for ((sequences, targets), dsequences) in batch {
-        shards.par_iter_mut().zip(&operands).for_each(|(shard, operands)| {
-            let blocks = shard.blocks.iter_mut().zip(operands);
-            blocks.for_each(|(block, operands)| block.score(items, &operands.transposed, sequences, targets));
-        });
-        let statistics = RowStatistics::reduce(shards, targets.len());
-        let rows = statistics.sum.iter().zip(&statistics.max);
-        loss += rows.map(|(sum, max)| f64::from(sum.ln()) + f64::from(*max)).sum::<f64>();
-        loss -= shards.iter().flat_map(|shard| &shard.blocks).map(|block| block.target_scores).sum::<f64>();
+/// The sequences of a batch with the items that follow them.
+#[derive(Debug, Clone, Copy)]
+pub struct Targets<'a> {
+    /// `[B, H]`
+    pub sequences: &'a [f32],
+    /// `[B]`
+    pub targets: &'a [i64],
+    /// The sequences whose gradient each rank gets; one process gets all.
+    pub wanted: &'a [Range<usize>],
+}
 
-        let packed = pack_operand(items.precision, MatRef::new(sequences, h));
-        let gradients =
-            RowGradients { sequences: &packed, targets, statistics: &statistics, weight: 1.0 / batch_size as f32 };
-        let size = shards[0].items().len() * h;
-        let shards_of = shards.par_iter_mut().zip(&operands).zip(ditem_embedding.par_chunks_mut(size));
-        shards_of.for_each(|((shard, operands), ditem_embedding)| {
-            zero(&mut shard.drows, sequences.len());
-            shard.backward(items, operands, gradients, ditem_embedding);
+/// The items as the threads of all ranks share them out, with the shards of this rank.
+#[derive(Debug)]
+pub struct Catalogue {
+    shards: Vec<ItemShard>,
+    /// Items of a shard, of which the last may have fewer.
+    size: usize,
+    /// The order in which shards' gradients of the sequences are added.
+    tree: Tree,
+    /// The items of each rank.
+    items: Vec<Range<usize>>,
+    /// The blocks of each rank, numbered through.
+    blocks: Vec<Range<usize>>,
+}
+
+impl Catalogue {
+    pub fn new(n_items: usize, team: &Team) -> Self {
+        let size = n_items.div_ceil(team.all());
+        let mut shards = ItemShard::all(n_items, size);
+        let owners = team.ranges(shards.len(), 1);
+        let mut end = 0;
+        let blocks = owners.iter().map(|own| {
+            let start = end;
+            end += shards[own.clone()].iter().map(|shard| shard.blocks.len()).sum::<usize>();
+            start..end
         });
-        dsequences.copy_from_slice(&shards[0].drows);
-        shards[1..].iter().for_each(|shard| axpy(1.0, &shard.drows, dsequences));
+        let blocks = blocks.collect();
+        let own = owners[team.rank()].clone();
+        shards.truncate(own.end);
+        shards.drain(..own.start);
+        Self { shards, size, tree: Tree::new(owners), items: team.ranges(n_items, size), blocks }
     }
-    loss / batch_size as f64
+
+    /// Items of a shard.
+    pub fn shard_size(&self) -> usize {
+        self.size
+    }
+
+    /// The items of a rank.
+    pub fn items(&self, rank: usize) -> Range<usize> {
+        self.items[rank].clone()
+    }
+
+    /// The rank that has an item, each having so many threads.
+    pub fn owner(&self, item: usize, threads: usize) -> usize {
+        item / (self.size * threads)
+    }
+
+    /// The mean loss over the batch, the padding item being an item like others. Writes the gradient of the sequences, over
+    /// ranks of those that are wanted here, and adds that of the items that this rank has.
+    ///
+    /// # Shapes
+    /// dsequences `[B, H]`, ditem_embedding `[n_items, H]`
+    ///
+    /// # Errors
+    /// A lost rank.
+    pub fn cross_entropy(
+        &mut self,
+        team: &Team,
+        items: ItemEmbedding,
+        batch: Targets,
+        dsequences: &mut [f32],
+        ditem_embedding: &mut [f32],
+    ) -> Result<f64> {
+        let Targets { sequences, targets, wanted } = batch;
+        let (h, batch_size, own) = (items.h, targets.len(), self.items(team.rank()));
+        let n_rows = (SCORES / items.n_items()).clamp(16, ROWS);
+        let operands = |shard: &ItemShard| shard.operands(items, batch_size > n_rows);
+        let operands: Vec<Vec<BlockOperands>> = self.shards.par_iter().map(operands).collect();
+        let ditem_embedding = &mut ditem_embedding[own.start * h..own.end * h];
+        let left = self.tree.branches(team.rank());
+        let mut branches = vec![Vec::new(); left.len()];
+        let (mut of_rows, mut of_targets) = (Vec::new(), Vec::new());
+        let batch = sequences.chunks(n_rows * h).zip(targets.chunks(n_rows)).zip(dsequences.chunks_mut(n_rows * h));
+        for ((sequences, targets), dsequences) in batch {
+            self.shards.par_iter_mut().zip(&operands).for_each(|(shard, operands)| {
+                let blocks = shard.blocks.iter_mut().zip(operands);
+                blocks.for_each(|(block, operands)| block.score(items, &operands.transposed, sequences, targets));
+            });
+            let statistics = self.statistics(team, targets.len())?;
+            let rows = statistics.sum.iter().zip(&statistics.max);
+            of_rows.push(rows.map(|(sum, max)| f64::from(sum.ln()) + f64::from(*max)).sum::<f64>());
+            of_targets.extend(self.shards.iter().flat_map(|shard| &shard.blocks).map(|block| block.target_scores));
+
+            let packed = pack_operand(items.precision, MatRef::new(sequences, h));
+            let weight = 1.0 / batch_size as f32;
+            let gradients = RowGradients { sequences: &packed, targets, statistics: &statistics, weight };
+            let parts = ditem_embedding.par_chunks_mut(self.size * h);
+            self.shards.par_iter_mut().zip(&operands).zip(parts).for_each(|((shard, operands), ditem_embedding)| {
+                zero(&mut shard.drows, sequences.len());
+                shard.backward(items, operands, gradients, ditem_embedding);
+            });
+            self.tree.add_own(team.rank(), &mut self.shards, |to, from| axpy(1.0, &from.drows, &mut to.drows));
+            if team.is_alone() {
+                dsequences.copy_from_slice(&self.shards[0].drows);
+            } else {
+                let left = left.iter().zip(&mut branches);
+                left.for_each(|(&left, branch)| branch.extend_from_slice(&self.shards[left].drows));
+            }
+        }
+        if !team.is_alone() {
+            let branches: Vec<&[f32]> = branches.iter().map(|branch| &branch[..]).collect();
+            let wanted = of_elements(wanted, h);
+            let sum = team.sum_parts(&self.tree, &branches, &wanted)?;
+            dsequences[wanted[team.rank()].clone()].copy_from_slice(&sum);
+        }
+        Ok(self.loss(team, &of_rows, of_targets)? / batch_size as f64)
+    }
+
+    /// The sum of the losses: of each part of the batch what its rows give, less the targets' scores block by block.
+    fn loss(&self, team: &Team, of_rows: &[f64], of_targets: Vec<f64>) -> Result<f64> {
+        let parts = of_elements(&self.blocks, of_rows.len());
+        let of_targets = team.gather(of_targets, &parts)?;
+        let mut loss = 0.0;
+        for (part, of_rows) in of_rows.iter().enumerate() {
+            loss += of_rows;
+            let of_part =
+                self.blocks.iter().zip(&parts).flat_map(|(blocks, all)| {
+                    of_targets[all.clone()].iter().skip(part * blocks.len()).take(blocks.len())
+                });
+            loss -= of_part.sum::<f64>();
+        }
+        Ok(loss)
+    }
+
+    /// The statistics of some rows from those of all blocks of all ranks.
+    fn statistics(&self, team: &Team, n_rows: usize) -> Result<RowStatistics> {
+        let own = || self.shards.iter().flat_map(|shard| &shard.blocks);
+        if team.is_alone() {
+            return Ok(RowStatistics::reduce(n_rows, || own().map(|block| (&block.row_max[..], &block.row_sum[..]))));
+        }
+        let values = own().flat_map(|block| block.row_max.iter().chain(&block.row_sum)).copied().collect();
+        let all = team.gather(values, &of_elements(&self.blocks, 2 * n_rows))?;
+        Ok(RowStatistics::reduce(n_rows, || all.chunks_exact(2 * n_rows).map(|block| block.split_at(n_rows))))
+    }
 }
 
 impl RowStatistics {
-    /// From those of all blocks.
-    fn reduce(shards: &[ItemShard], n_rows: usize) -> Self {
-        let blocks = || shards.iter().flat_map(|shard| &shard.blocks);
+    /// From the maxima and sums of all blocks.
+    fn reduce<'a, Blocks: Iterator<Item = (&'a [f32], &'a [f32])>>(n_rows: usize, blocks: impl Fn() -> Blocks) -> Self {
         let mut max = vec![f32::NEG_INFINITY; n_rows];
-        for block in blocks() {
-            max.iter_mut().zip(&block.row_max).for_each(|(max, &other)| *max = max.max(other));
+        for (row_max, _) in blocks() {
+            max.iter_mut().zip(row_max).for_each(|(max, &other)| *max = max.max(other));
         }
         let mut sum = vec![0.0_f32; n_rows];
-        for block in blocks() {
+        for (row_max, row_sum) in blocks() {
             for (i, sum) in sum.iter_mut().enumerate() {
-                *sum += block.row_sum[i] * exp(block.row_max[i] - max[i]);
+                *sum += row_sum[i] * exp(row_max[i] - max[i]);
             }
         }
         Self { max, sum }
@@ -135,9 +240,8 @@ impl RowStatistics {
 }
 
 impl ItemShard {
-    /// Divides the items among threads.
-    pub fn all(n_items: usize, threads: usize) -> Vec<Self> {
-        let size = n_items.div_ceil(threads);
+    /// Divides the items into shards of this size.
+    fn all(n_items: usize, size: usize) -> Vec<Self> {
         let shards = (0..n_items).step_by(size).map(|start| {
             let end = (start + size).min(n_items);
             let block = |from: usize| ItemBlock::new(from..(from + BLOCK).min(end));

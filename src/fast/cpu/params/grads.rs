@@ -41,6 +41,23 @@ impl Grads {
         fusion.chain(tables).for_each(|(to, from)| axpy(1.0, from, to));
     }
 
+    /// All of it, one after the other, to travel.
+    pub fn pack(&self) -> Vec<f32> {
+        let fusion = self.fusion.iter().flat_map(|x| x.as_flattened());
+        self.flat.iter().chain(fusion).chain(self.score_tables.iter().flatten().flatten()).copied().collect()
+    }
+
+    /// The reverse of [`Grads::pack`], into one of the same shape.
+    pub fn unpack(&mut self, mut from: &[f32]) {
+        let fusion = self.fusion.iter_mut().map(|x| x.as_flattened_mut());
+        let tables = self.score_tables.iter_mut().flatten().map(|x| &mut x[..]);
+        for to in std::iter::once(&mut self.flat[..]).chain(fusion).chain(tables) {
+            let (values, rest) = from.split_at(to.len());
+            to.copy_from_slice(values);
+            from = rest;
+        }
+    }
+
     /// The gradients of a LayerNorm's parameters.
     pub fn layer_norm(&mut self, range: &LayerNormRange) -> LayerNormGrads<'_> {
         let (weight, bias) = self.flat[range.weight.start..range.bias.end].split_at_mut(range.weight.len());

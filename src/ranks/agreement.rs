@@ -1,0 +1,172 @@
+//! What the ranks of a run must agree on: that all are well, that they are ranks of one run, when to stop, and what the
+//! parameters are.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use tch::{Kind, Tensor};
+
+use super::Ranks;
+use crate::{Error, Result};
+
+/// Something that is equal at all ranks of a run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fact {
+    /// What it is, for a reader.
+    pub name: String,
+    /// Its value here.
+    pub value: String,
+}
+
+impl Fact {
+    /// A fact.
+    pub fn new(name: impl Into<String>, value: impl ToString) -> Self {
+        Self { name: name.into(), value: value.to_string() }
+    }
+}
+
+impl Ranks {
+    /// Goes on where every rank could do something, and ends all where one could not.
+    ///
+    /// # Errors
+    /// This rank's own error, or the first of another rank's; a lost rank, likewise below.
+    pub fn together<T>(&self, result: Result<T>) -> Result<T> {
+        if self.is_alone() {
+            return result;
+        }
+        let told = result.as_ref().err().map(|e| format!("{}{e}", if e.is_interruption() { '!' } else { '?' }));
+        let all = self.gather_texts(&told.unwrap_or_default())?;
+        let result = result?;
+        let Some((rank, told)) = all.iter().enumerate().find(|(_, told)| !told.is_empty()) else { return Ok(result) };
+        let sentence = format!("rank {rank} has ended: {}", &told[1..]);
+        Err(if told.starts_with('!') { Error::interruption(sentence) } else { Error::new(sentence) })
+    }
+
+    /// Whether any rank says yes.
+    ///
+    /// # Errors
+    /// As above.
+    pub fn any(&self, own: bool) -> Result<bool> {
+        if self.is_alone() {
+            return Ok(own);
+        }
+        Ok(self.gather(&[u8::from(own)])?.contains(&1))
+    }
+
+    /// Checks that all ranks have the same facts.
+    ///
+    /// # Errors
+    /// One of them differs.
+    pub fn agree(&self, facts: &[Fact]) -> Result<()> {
+        if self.is_alone() {
+            return Ok(());
+        }
+        let own: Vec<String> = facts.iter().map(|fact| format!("{}\u{1}{}", fact.name, fact.value)).collect();
+        let all = self.gather_texts(&own.join("\u{0}"))?;
+        let facts = |text: &'_ str| -> Vec<(String, String)> {
+            let pairs = text.split('\u{0}').filter_map(|fact| fact.split_once('\u{1}'));
+            pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
+        };
+        let first = facts(&all[0]);
+        let value = |facts: &[(String, String)], name: &str| {
+            facts.iter().find(|(other, _)| other == name).map_or("nothing".to_owned(), |(_, value)| value.clone())
+        };
+        for (rank, theirs) in all.iter().enumerate().skip(1) {
+            let theirs = facts(theirs);
+            let mut names = first.iter().chain(&theirs).map(|(name, _)| name);
+            let Some(name) = names.find(|name| value(&first, name) != value(&theirs, name)) else { continue };
+            let (expected, found) = (value(&first, name), value(&theirs, name));
+            return Err(Error::new(format!(
+                "the ranks are none of one run: {name} is `{expected}` at rank 0 and `{found}` at rank {rank}"
+            ))
+            .hint("give every rank the same command, the same program and the same files"));
+        }
+        Ok(())
+    }
+
+    /// Checks that all ranks have the same parameters, by a checksum of each.
+    ///
+    /// # Errors
+    /// A parameter that differs.
+    pub fn agree_on_parameters(&self, parameters: &[(String, Tensor)], when: &str) -> Result<()> {
+        if self.is_alone() {
+            return Ok(());
+        }
+        let sums: Vec<u32> = parameters.iter().map(|(_, parameter)| checksum(parameter)).collect();
+        let all = self.gather(&sums)?;
+        for (rank, theirs) in all.chunks(sums.len().max(1)).enumerate() {
+            if let Some(at) = theirs.iter().zip(&all).position(|(theirs, first)| theirs != first) {
+                return Err(Error::new(format!(
+                    "{when}, parameter `{}` of rank {rank} is no longer that of rank 0",
+                    parameters[at].0
+                ))
+                .hint("processors or memory compute differently: run on equal machines, and go on with --resume"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes parameters what they are at rank 0.
+    ///
+    /// # Errors
+    /// As above.
+    pub fn broadcast_parameters(&self, parameters: Vec<(String, Tensor)>) -> Result<()> {
+        for (_, mut parameter) in parameters.into_iter().filter(|_| !self.is_alone()) {
+            let mut values = Vec::<f32>::try_from(parameter.detach().flatten(0, -1))?;
+            self.broadcast(&mut values)?;
+            tch::no_grad(|| parameter.copy_(&Tensor::from_slice(&values).view_as(&parameter)));
+        }
+        Ok(())
+    }
+
+    /// Every rank's text.
+    fn gather_texts(&self, own: &str) -> Result<Vec<String>> {
+        let lengths = self.gather(&[own.len() as u64])?;
+        let most = lengths.iter().max().copied().unwrap_or(0) as usize;
+        let mut bytes = own.as_bytes().to_vec();
+        bytes.resize(most, 0);
+        let all = self.gather(&bytes)?;
+        let text = |(rank, &length): (usize, &u64)| {
+            String::from_utf8_lossy(&all[rank * most..][..length as usize]).into_owned()
+        };
+        Ok(lengths.iter().enumerate().map(text).collect())
+    }
+}
+
+/// A CRC-32C of a tensor's elements.
+fn checksum(tensor: &Tensor) -> u32 {
+    let tensor = tensor.detach().to_device(tch::Device::Cpu).to_kind(Kind::Float).contiguous();
+    let mut bytes = vec![0; tensor.numel() * 4];
+    tensor.copy_data_u8(&mut bytes, tensor.numel());
+    crc32c::crc32c(&bytes)
+}
+
+/// A request to stop that reaches all ranks at the same step: a signal at one of them must not leave the others waiting.
+#[derive(Debug)]
+pub struct StopTogether<'a> {
+    ranks: &'a Ranks,
+    /// What a signal sets here.
+    own: &'a AtomicBool,
+    agreed: AtomicBool,
+}
+
+impl<'a> StopTogether<'a> {
+    /// Nobody has asked yet.
+    pub fn new(ranks: &'a Ranks, own: &'a AtomicBool) -> Self {
+        Self { ranks, own, agreed: AtomicBool::new(false) }
+    }
+
+    /// Asks all ranks, who must all ask; sets [`StopTogether::flag`].
+    ///
+    /// # Errors
+    /// A lost rank.
+    pub fn ask(&self) -> Result<bool> {
+        let stop = self.ranks.any(self.own.load(Ordering::Relaxed))?;
+        self.agreed.store(stop, Ordering::Relaxed);
+        Ok(stop)
+    }
+
+    /// What was agreed last; of one process alone, the flag that a signal sets.
+    pub fn flag(&self) -> &AtomicBool {
+        if self.ranks.is_alone() { self.own } else { &self.agreed }
+    }
+}

@@ -1,0 +1,143 @@
+//! Steps and evaluations of many models, with ranks as threads of this process: losses, gradients and places, to the bit.
+
+use std::path::Path;
+use std::time::Duration;
+
+use dif_sr::config::*;
+use dif_sr::data::{RowTensors, Rows};
+use dif_sr::fast::{FastPath, Masks};
+use dif_sr::model::Model;
+use dif_sr::ranks::launch::Meeting;
+use dif_sr::ranks::{Launch, Ranks};
+use proptest::strategy::{Strategy, ValueTree};
+use proptest::test_runner::TestRunner;
+use tch::Kind;
+
+use super::sample::{AttributeShape, FUSIONS, SUM_OR_MEAN, Shape, baselines, ids, shapes};
+
+/// A model with the sizes of its batches, which one fast path takes one after the other.
+#[derive(Debug, Clone)]
+struct Case {
+    shape: Shape,
+    rows: [i64; 2],
+    precision: Precision,
+}
+
+/// Batches of several micro-batches and of fewer rows than threads; fewer items than threads and several blocks of them.
+fn cases() -> Vec<Case> {
+    let mut runner = TestRunner::deterministic();
+    let mut draw =
+        |shapes: proptest::strategy::BoxedStrategy<Shape>| shapes.new_tree(&mut runner).expect("a shape").current();
+    let many = AttributeShape { kind: AttributeKind::Token, vocab: 4000, head_size: 3, width: 1 };
+    let mut all = Vec::new();
+    for (i, rows) in [[333, 130], [65, 1], [300, 2], [64, 7], [150, 97], [700, 3]].into_iter().enumerate() {
+        let fusion: &'static [Fusion] = &FUSIONS[i % 3..][..1];
+        let dif = draw(shapes(fusion, &SUM_OR_MEAN).boxed());
+        let dif = Shape { predictor: if i == 4 { Predictor::Not } else { Predictor::Linear }, ..dif };
+        let mut attributes = dif.attributes.clone();
+        attributes.extend((i == 3).then_some(many));
+        let wide = Shape { n_items: 2900, attributes, ..dif.clone() };
+        let bpr = Shape { loss: Loss::Bpr, predictor: Predictor::Not, ..dif.clone() };
+        let baseline = draw(baselines().boxed());
+        for (shape, precision) in [
+            (dif, Precision::Float32),
+            (wide, if i % 2 == 0 { Precision::Float32 } else { Precision::Bf16 }),
+            (bpr, Precision::Float32),
+            (baseline, Precision::Float32),
+        ] {
+            all.push(Case { shape, rows, precision });
+        }
+    }
+    all
+}
+
+/// All that a case comes to.
+struct Outcome {
+    losses: Vec<Vec<u64>>,
+    gradients: Vec<(String, Vec<u32>)>,
+    places: Vec<usize>,
+}
+
+impl Outcome {
+    /// What of it is another one's not.
+    fn difference(&self, other: &Self) -> Option<String> {
+        if self.losses != other.losses {
+            return Some(format!("losses {:x?} for {:x?}", self.losses, other.losses));
+        }
+        let mut both = self.gradients.iter().zip(&other.gradients);
+        let gradient = both.find(|(a, b)| a != b).map(|((name, _), _)| format!("the gradient of {name}"));
+        gradient.or_else(|| (self.places != other.places).then(|| "the places".to_owned()))
+    }
+}
+
+fn outcome(case: &Case, ranks: &Ranks, threads: usize) -> Outcome {
+    let config = ModelConfig { hidden_dropout_prob: 0.3, attn_dropout_prob: 0.3, ..case.shape.config() };
+    let model: Model = case.shape.model_with(&config, Kind::Float);
+    // Libtorch sets a thread up when it is first asked.
+    tch::get_num_threads();
+    tch::set_num_threads(threads as i32);
+    let mut fast = FastPath::over(&model, case.precision, ranks.clone()).expect("a float32 model on the CPU");
+    assert_eq!(fast.team().all(), ranks.size() * threads);
+    let (mut losses, mut gradients, mut places) = (Vec::new(), Vec::new(), Vec::new());
+    for (step, rows) in case.rows.into_iter().enumerate() {
+        let batch = Shape { rows, ..case.shape.clone() }.batch();
+        let masks = Some(Masks { seed: case.shape.seed, step: step as u64 });
+        let found = fast.try_losses(&batch, masks).unwrap_or_else(|e| panic!("{e}"));
+        let found = [&[found.total, found.item], &found.attributes[..]].concat();
+        losses.push(found.into_iter().map(f64::to_bits).collect());
+        for (name, _) in model.named_parameters() {
+            let bits = fast.gradient(&name).iter().map(|x| x.to_bits()).collect();
+            gradients.push((format!("{name}, step {step}"), bits));
+        }
+        let rows = Rows {
+            l: case.shape.length as usize,
+            user: vec![0; rows as usize],
+            target: ids(&batch.pos_items),
+            seq: ids(&batch.item_seq),
+            len: ids(&batch.item_seq_len),
+        };
+        let mut told = 0;
+        let ranking = fast.rank(&RowTensors::new(&rows, model.device()), |done| {
+            told = done;
+            Ok(())
+        });
+        let ranking = ranking.expect("finite scores");
+        assert_eq!(told, rows.n());
+        places.extend(ranking.rank.into_iter().chain(ranking.ties));
+    }
+    Outcome { losses, gradients, places }
+}
+
+/// What each of several ranks, or one process, finds in all cases.
+fn outcomes(cases: &[Case], folder: &Path, size: usize, threads: usize) -> Vec<Vec<Outcome>> {
+    std::thread::scope(|scope| {
+        let one = |rank: usize| {
+            let meeting = Meeting::File(folder.join(format!("{size}x{threads}")));
+            let launch = Launch { rank, size, meeting, interface: None, timeout: Duration::from_secs(60) };
+            scope.spawn(move || {
+                let ranks = Ranks::join(&launch).unwrap_or_else(|e| panic!("{e}"));
+                cases.iter().map(|case| outcome(case, &ranks, threads)).collect()
+            })
+        };
+        let threads: Vec<_> = (0..size).map(one).collect();
+        threads.into_iter().map(|thread| thread.join().expect("a rank")).collect()
+    })
+}
+
+#[test]
+fn steps_and_evaluations_of_ranks_are_those_of_threads_in_every_model() {
+    let (cases, folder) = (cases(), tempfile::tempdir().expect("a temporary folder"));
+    for (all, shapes) in
+        [(2, &[(2, 1)][..]), (3, &[(3, 1)]), (4, &[(2, 2), (4, 1)]), (6, &[(2, 3), (3, 2)]), (12, &[(3, 4), (4, 3)])]
+    {
+        let alone = outcomes(&cases, folder.path(), 1, all).remove(0);
+        for &(size, threads) in shapes {
+            for (rank, found) in outcomes(&cases, folder.path(), size, threads).into_iter().enumerate() {
+                for ((case, found), alone) in cases.iter().zip(found).zip(&alone) {
+                    let difference = found.difference(alone);
+                    assert_eq!(difference, None, "rank {rank} of {size}x{threads}: {case:?}");
+                }
+            }
+        }
+    }
+}
