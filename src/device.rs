@@ -68,7 +68,8 @@ pub fn gpu(index: usize) -> Result<Device> {
     let found = Cuda::device_count();
     if !Cuda::is_available() || found == 0 {
         return Err(Error::new("a GPU is asked for, but libtorch finds no CUDA device").hint(
-            "compute on the CPU (`use_gpu: False`, `verify` without `--gpu`), or run `./setup --cuda` on a machine with an NVIDIA driver",
+            "compute on the CPU (`use_gpu: False`, `verify` without `--gpu`), or see that `nvidia-smi` works and that libtorch \
+             is one for CUDA: `./setup --cuda`, or a PyTorch with CUDA",
         ));
     }
     if i64::try_from(index).is_ok_and(|index| index < found) {

@@ -55,6 +55,11 @@ impl Case {
         bundled::ALL.iter().map(|case| case.name)
     }
 
+    /// `config.yaml` and `tensors.safetensors` of a case that comes with the crate, as [`Case::parse`] takes them.
+    pub fn bundled_files(name: &str) -> Option<(&'static str, &'static [u8])> {
+        bundled::ALL.iter().find(|case| case.name == name).map(|case| (case.config, case.tensors))
+    }
+
     /// Reads a folder with `config.yaml` and `tensors.safetensors`. A copy of a bundled case is that case; another one
     /// may have a `causes.safetensors` beside.
     ///

@@ -14,8 +14,8 @@ use super::{Outcome, output};
 
 #[derive(Debug, Args)]
 pub struct VerifyArgs {
-    /// Folders in the golden case format; files among them are passed over. Beside --against also the name of a case that
-    /// comes with the program, such as `gate`.
+    /// Folders in the golden case format, or names of cases that come with the program, such as `gate`; files among them
+    /// are passed over.
     #[arg(required = true, value_name = "DIR")]
     cases: Vec<PathBuf>,
     /// Another implementation's dump of the one DIR: safetensors, keys of docs/verify.md, float64 or float32.
@@ -55,7 +55,7 @@ pub fn run(args: &VerifyArgs, json: bool) -> Result<Outcome> {
     let device = if args.gpu { gpu(0)? } else { Device::Cpu };
     let (mut reports, mut unreadable) = (Vec::new(), Vec::new());
     for folder in folders {
-        match Case::load(folder).and_then(|case| verify(&case, path, device)) {
+        match load(folder).and_then(|case| verify(&case, path, device)) {
             Ok(report) => {
                 if !json {
                     output::print(&text(&report))?;
@@ -89,9 +89,7 @@ pub fn run(args: &VerifyArgs, json: bool) -> Result<Outcome> {
 
 fn run_against(dump: &Path, case: &Path, args: &VerifyArgs, json: bool) -> Result<Outcome> {
     let dump = Dump::read(dump)?;
-    // A name alone is a case that comes with the program, where no folder is called so.
-    let bundled = case.to_str().filter(|name| !case.exists() && judge::Case::names().any(|known| known == *name));
-    match bundled {
+    match bundled(case) {
         Some(name) => {
             let case = judge::Case::bundled(name)?;
             told(&asked(Judge::of(&case), args)?.judge(&dump)?, json)
@@ -100,6 +98,18 @@ fn run_against(dump: &Path, case: &Path, args: &VerifyArgs, json: bool) -> Resul
             let case = Case::load(case)?;
             told(&against(&case, &asked(judge_of(&case, Kind::Double), args)?, &dump)?, json)
         }
+    }
+}
+
+/// The name of a case that comes with the program, where no folder is called so.
+fn bundled(case: &Path) -> Option<&str> {
+    case.to_str().filter(|name| !case.exists() && judge::Case::names().any(|known| known == *name))
+}
+
+fn load(case: &Path) -> Result<Case> {
+    match bundled(case).and_then(judge::Case::bundled_files) {
+        Some((config, tensors)) => Case::parse(case, config, tensors),
+        None => Case::load(case),
     }
 }
 

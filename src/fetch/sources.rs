@@ -120,7 +120,7 @@ pub fn find(name: &str) -> Result<&'static Source> {
         let names: Vec<&str> = SOURCES.iter().map(|source| source.name).collect();
         let error = Error::new(format!("expected one of {}, found `{name}`", names.join(", ")));
         match wanted.as_str() {
-            "ml-100k" => error.hint("`./setup` fetches ml-100k and holds it to setup.sums"),
+            "ml-100k" => error.hint("`./setup` fetches ml-100k into the repository and holds it to setup.sums"),
             _ => error.hint("docs/data.md says where they come from, and how to bring data of your own"),
         }
     })

@@ -34,6 +34,18 @@ fn verify_passes_a_true_case_and_names_what_a_false_one_breaks() {
 }
 
 #[test]
+fn verify_needs_no_folder_for_a_case_that_comes_with_the_program() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let output = dif_sr(folder.path(), &["verify", "gate", "gate_token"]);
+    assert_eq!(code(&output), 0, "{}", stderr(&output));
+    assert!(stdout(&output).ends_with("pass: 2 cases within tolerance\n"), "{}", stdout(&output));
+    // A folder of that name is the one that is meant.
+    fs::create_dir(folder.path().join("gate")).expect("a folder");
+    let sentence = refusal(&dif_sr(folder.path(), &["verify", "gate"]));
+    assert!(sentence.starts_with("gate/config.yaml: cannot read"), "{sentence}");
+}
+
+#[test]
 fn verify_refuses_what_it_does_not_read_and_what_proves_nothing() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let case = root().join("golden/gate").display().to_string();
