@@ -89,13 +89,9 @@ fn outcome(case: &Case, ranks: &Ranks, threads: usize) -> Outcome {
             let bits = fast.gradient(&name).iter().map(|x| x.to_bits()).collect();
             gradients.push((format!("{name}, step {step}"), bits));
         }
-        let rows = Rows {
-            l: case.shape.length as usize,
-            user: vec![0; rows as usize],
-            target: ids(&batch.pos_items),
-            seq: ids(&batch.item_seq),
-            len: ids(&batch.item_seq_len),
-        };
+        let (seq, l) = (ids(&batch.item_seq), case.shape.length as usize);
+        let histories = seq.chunks(l).zip(ids(&batch.item_seq_len)).map(|(row, len)| &row[..len as usize]);
+        let rows = Rows::new(l, histories.zip(ids(&batch.pos_items)).map(|(history, target)| (0, history, target)));
         let mut told = 0;
         let ranking = fast.rank(&RowTensors::new(&rows, model.device()), |done| {
             told = done;
