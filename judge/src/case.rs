@@ -18,6 +18,8 @@ const CAUSES: &str = "causes.safetensors";
 pub struct Case {
     pub name: String,
     pub config: Config,
+    /// The text of `config.yaml`, which holds more than the judge needs: what builds a model of the case.
+    pub yaml: String,
     /// Inputs (`in.*`), initial parameters (`param.*`) and what the authors' code computed (`out.*`, `grad.*`,
     /// `train.loss.*`, `after5.*`).
     pub tensors: BTreeMap<String, Tensor>,
@@ -90,6 +92,7 @@ impl Case {
     /// As [`Case::load`].
     pub fn parse(path: &Path, config: &str, tensors: &[u8]) -> Result<Self> {
         let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
+        let yaml = config.to_owned();
         let config = Config::parse(&path.join("config.yaml"), config)?;
         let place = path.join(TENSORS);
         let file = tensor::parse(&place, tensors)?;
@@ -106,7 +109,7 @@ impl Case {
                 return Err(Error::new(format!("expected {kind}, found {}", tensor.dtype())).at(&place).tensor(key));
             }
         }
-        let mut case = Self { name, config, tensors: file.tensors, table: None, noise: None };
+        let mut case = Self { name, config, yaml, tensors: file.tensors, table: None, noise: None };
         case.expect_shape(&place, "in.item_seq")?;
         if let Some(found) = bundled::ALL.iter().find(|bundled| bundled.tensors == tensors) {
             case.complete(found)?;
@@ -140,6 +143,11 @@ impl Case {
     pub fn faults(&self) -> impl Iterator<Item = (&str, &str)> {
         let faults = self.table.iter().flat_map(|table| &table.faults);
         faults.map(|fault| (fault.id.as_str(), fault.text.as_str()))
+    }
+
+    /// What a model computes on its way to the losses, by key: the case's own tensors and the further stages of its table.
+    pub fn stages(&self) -> impl Iterator<Item = (&str, &Tensor)> {
+        self.keys().filter(|key| key.starts_with("out.")).filter_map(|key| Some((key, self.golden(key)?)))
     }
 
     /// B: the rows of the batch.

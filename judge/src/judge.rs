@@ -252,7 +252,7 @@ impl<'a> Judge<'a> {
         let names: Vec<String> = serde_json::from_str(text).map_err(|e| {
             Error::new(format!("metadata `{MISSING_GRADIENTS}`: expected a JSON list of parameters, found: {e}"))
                 .at(&dump.path)
-                .hint("write it as python/peer/dif_sr_peer/export.py does, or leave it out")
+                .hint("write it as python/dif_sr/dump.py does, or leave it out")
         })?;
         let mut whole = dump.clone();
         for name in names {
@@ -289,7 +289,26 @@ impl<'a> Judge<'a> {
             });
             named.map(str::to_owned).collect()
         };
-        self.accept.iter().map(|deviation| (of(deviation), deviation)).collect()
+        let mut accepted: Vec<_> = self.accept.iter().map(|deviation| (of(deviation), deviation)).collect();
+        self.accept_what_follows(departing().collect(), &mut accepted);
+        accepted
+    }
+
+    /// A table keeps a choice of a stage's keys. Those that it does not keep go with an accepted fault where all that it keeps of
+    /// their stage does.
+    fn accept_what_follows(&self, departing: Vec<&str>, accepted: &mut [(BTreeSet<String>, &Deviation)]) {
+        let Some(table) = self.case.table.as_ref() else { return };
+        let stage = |name: &str| Stage::of(name).map(|(stage, _)| stage);
+        let of_fault = |name: &str, accepted: &[(BTreeSet<String>, &Deviation)]| {
+            accepted.iter().position(|(keys, deviation)| deviation.fault().is_some() && keys.contains(name))
+        };
+        for &name in departing.iter().filter(|name| !table.knows(name)) {
+            let kept = departing.iter().filter(|other| table.knows(other) && stage(other) == stage(name));
+            let followed: Option<Vec<usize>> = kept.map(|other| of_fault(other, accepted)).collect();
+            if let Some(&first) = followed.as_ref().and_then(|faults| faults.first()) {
+                accepted[first].0.insert(name.to_owned());
+            }
+        }
     }
 
     /// Whether a tensor that departs is what an accepted fault makes of it, alone or with another accepted one.

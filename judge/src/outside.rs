@@ -97,7 +97,7 @@ fn metadata<T: DeserializeOwned>(dump: &Dump, kind: Kind) -> Result<Option<T>> {
                 "metadata `{}`: expected JSON of the form that docs/verify.md gives, found: {e}",
                 kind.key()
             ))
-            .hint("write it as python/peer/dif_sr_peer/export.py does, or leave it out")
+            .hint("write it as python/dif_sr/dump.py does, or leave it out")
         })
     };
     dump.metadata.get(kind.key()).map(read).transpose()

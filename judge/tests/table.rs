@@ -180,6 +180,23 @@ fn behind_an_accepted_fault_everything_is_held_to_what_the_fault_makes_of_it() {
 }
 
 #[test]
+fn keys_that_the_table_does_not_keep_go_with_an_accepted_fault_where_those_that_it_keeps_do() {
+    let case = case();
+    let judge = Judge::of(&case).require(["scores"]).and_then(|judge| judge.accept("late_scale", "as in version 2"));
+    let judge = judge.unwrap_or_else(|e| panic!("{e}"));
+    let stage = |keys: &[(&str, f64)]| {
+        let report = judge.judge(&dump(&case, keys)).unwrap_or_else(|e| panic!("{e}"));
+        report.departure.map(|departure| departure.stage)
+    };
+    // `train.loss.1` is a loss, of which the table keeps the item's; of gradients it keeps that of the positions.
+    let kept = [("out.scores", 1.5), ("out.loss.item", 1.2)];
+    assert_eq!(stage(&[&kept[..], &[("train.loss.1", 1.1)]].concat()), None);
+    assert_eq!(stage(&[("out.scores", 1.5), ("out.loss.item", 1.3), ("train.loss.1", 1.1)]), Some(Stage::Losses));
+    assert_eq!(stage(&[("out.scores", 1.5), ("train.loss.1", 1.1)]), Some(Stage::Losses));
+    assert_eq!(stage(&[&kept[..], &[("grad.LayerNorm.bias", 1.1)]].concat()), Some(Stage::Gradients));
+}
+
+#[test]
 fn a_further_stage_of_the_table_is_judged() {
     let case = case();
     let mut dump = dump(&case, &[("out.scores", 1.0)]);

@@ -1,6 +1,6 @@
 """One golden model case: the peer built from it, and everything that it computes on it.
 
-python -m dif_sr_peer.case CASE_DIR OUT.safetensors [--further]     # the peer's dump, by the exporter
+python -m dif_sr_peer.case CASE_DIR OUT.safetensors [--further]     # the peer's dump, by `dif_sr.dump`
 """
 
 import argparse
@@ -8,9 +8,9 @@ from pathlib import Path
 
 import torch
 import yaml
+from dif_sr.dump import Dump, Input, Method, Output, load_case
 
 from .config import stop
-from .export import Dump, Input, Method, Output, load_case
 from .model import Attribute
 from .train import model_of, parameters
 
@@ -35,7 +35,7 @@ def build(case_dir):
 
 
 def stages(config):
-    """Where the peer computes what the golden cases hold: the map of the exporter."""
+    """Where the peer computes what the golden cases hold: the map of `Dump`."""
     where = {"out.seq_output": Method("", "last_position"), "out.scores": Method("", "full_sort_scores")}
     for k in range(config["n_layers"]):
         layer = f"trm_encoder.layer.{k}"
@@ -81,7 +81,7 @@ def exact_attribute_losses(model, seq_output, items):
 
 
 def compute(model, inputs, config, further=False, train=True):
-    """Forward, losses, gradients and optimizer steps -> an exporter's `Dump` with all keys of the case but the inputs.
+    """Forward, losses, gradients and optimizer steps -> a `Dump` with all keys of the case but the inputs.
 
     `further` adds the stages that no golden case holds; without `train` it ends with the losses.
     """

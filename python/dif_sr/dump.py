@@ -1,24 +1,28 @@
-"""Writes what a DIF-SR implementation computes on a golden case, for `dif-sr verify --against DUMP CASE`.
+"""What a DIF-SR implementation computes on a case, under the case's keys: the maps are given, nothing is guessed.
 
-Copy this file: it needs only `torch` and `safetensors`. It knows nothing of your model but two maps:
+`check` finds the maps by itself; this is what it writes with. For a model of which you want to say everything yourself:
 
 * `parameters`: golden name -> your name, or a function of {your name: tensor} where you keep it in another layout.
   It serves parameters, their gradients and the parameters after training alike.
 * `stages`: golden key -> where the value appears: `Output("module.path")`, `Input("module.path")` or
   `Method("module.path", "name")`, each with an optional function that picks the tensor.
 
-Any subset of keys is a valid dump; the more stages it holds, the closer `verify` comes to the fault. What is no tensor of
+Any subset of keys is a valid dump; the more stages it holds, the closer the judge comes to the fault. What is no tensor of
 the case goes into the file's metadata, as JSON: `missing_gradients`, `optimizer`, `dropout_sites`, `determinism`.
+Needs `torch` and `safetensors` alone.
 """
 
 import json
+import math
+from collections.abc import Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Callable, Optional
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch.overrides import TorchFunctionMode
+
+from .dropout import DropoutSites
 
 
 @dataclass
@@ -67,11 +71,12 @@ class Dump:
     Beside the case, if you like: `initial_values`, `dropout_sites`, `determinism`.
     """
 
-    def __init__(self, model, parameters, stages, outside=None):
-        """`outside`: golden name -> tensor, for attribute tables that no `state_dict` lists, as the authors keep theirs.
-        Such a table gets a gradient that nobody uses: of it are kept its values, and those after training if they moved.
+    def __init__(self, model, parameters, stages=None, outside=None):
+        """`model`: a module, or {your name: tensor}. `outside`: golden name -> tensor, for attribute tables that no
+        `state_dict` lists, as the authors keep theirs: such a table gets a gradient that nobody uses, so of it are kept its
+        values, and those after training if they moved.
         """
-        self.model, self.stages, self.tensors, self.metadata = model, stages, {}, {}
+        self.model, self.stages, self.tensors, self.metadata = model, dict(stages or {}), {}, {}
         self.parameters = {k: v if callable(v) else (lambda own, name=v: own[name]) for k, v in parameters.items()}
         self.outside = dict(outside or {})
         self.record_parameters("param", self.own())
@@ -79,7 +84,7 @@ class Dump:
             self.record(f"param.{key}", tensor)
 
     def own(self):
-        return dict(self.model.state_dict(keep_vars=True))
+        return dict(self.model) if isinstance(self.model, Mapping) else dict(self.model.state_dict(keep_vars=True))
 
     def record(self, key, tensor):
         """Adds one tensor by hand."""
@@ -176,7 +181,7 @@ class Dump:
 
     def initial_values(self, model=None, outside=None):
         """`init.*`: the parameters of a model that was just built, with your settings and nothing loaded into it."""
-        own = dict((model or self.model).state_dict())
+        own = self.own() if model is None else dict(model.state_dict())
         for key, find in self.parameters.items():
             self.record(f"init.{key}", find(own))
         for key, tensor in (outside or {}).items():
@@ -192,45 +197,9 @@ class Dump:
         """`run()` twice, with dropout 0 or in `eval()`: the largest difference of what it returns, 0.0 if it is equal."""
         with torch.no_grad():
             first, second = run(), run()
-        self.metadata["determinism"] = {"largest_difference": (first - second).abs().max().item()}
+        difference = (first - second).abs().max().item()
+        if math.isfinite(difference):  # else there is no number to write, and the stages show it
+            self.metadata["determinism"] = {"largest_difference": difference}
 
     def save(self, path):
         save_file(self.tensors, path, {name: json.dumps(value) for name, value in self.metadata.items()})
-
-
-class DropoutSites(TorchFunctionMode):
-    """Sees `nn.Dropout`, `functional.dropout` and modules that are called a dropout, whoever wrote them."""
-
-    def __enter__(self):
-        self.seen, self.inside = [], 0
-        hooks = torch.nn.modules.module
-        self.hooks = [
-            hooks.register_module_forward_pre_hook(self.enter_module),
-            hooks.register_module_forward_hook(self.leave_module, always_call=True),
-        ]
-        return super().__enter__()
-
-    def __exit__(self, *error):
-        for hook in self.hooks:
-            hook.remove()
-        return super().__exit__(*error)
-
-    def add(self, tensor, rate):
-        self.seen.append({"shape": list(tensor.shape), "rate": rate})
-
-    def enter_module(self, module, args):
-        if "dropout" in type(module).__name__.lower():
-            self.inside += 1
-            if self.inside == 1 and module.training:
-                self.add(args[0], module.p)
-
-    def leave_module(self, module, _args, _output):
-        self.inside -= "dropout" in type(module).__name__.lower()
-
-    def __torch_function__(self, function, types, args=(), kwargs=None):
-        kwargs = kwargs or {}
-        if function is torch.nn.functional.dropout and not self.inside:
-            named = dict(zip(("input", "p", "training"), args)) | kwargs
-            if named.get("training", True):
-                self.add(named["input"], named.get("p", 0.5))
-        return function(*args, **kwargs)

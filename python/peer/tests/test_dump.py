@@ -1,4 +1,4 @@
-"""The exporter, on a module of someone else and on the peer."""
+"""`dif_sr.dump`, on a module of someone else and on the peer."""
 
 import json
 
@@ -8,7 +8,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import nn
 
-from dif_sr_peer.export import Dump, Input, Method, Output
+from dif_sr.dump import Dump, Input, Method, Output
 from dif_sr_peer.model import Attribute, SASRecD
 
 
@@ -27,7 +27,7 @@ class Foreign(nn.Module):
         return self.norm(self.mix(query) + key)
 
 
-def test_the_exporter_maps_a_foreign_module(tmp_path):
+def test_a_dump_maps_a_foreign_module(tmp_path):
     torch.manual_seed(0)
     model, x = Foreign(), torch.randn(3, 4)
     dump = Dump(
@@ -56,7 +56,7 @@ def test_the_exporter_maps_a_foreign_module(tmp_path):
     assert "mix" not in model.__dict__
 
 
-def test_the_exporter_names_a_stage_that_never_came():
+def test_a_dump_names_a_stage_that_never_came():
     model = Foreign()
     dump = Dump(model, {}, {"out.layer.0.output": Output("in_proj"), "out.scores": Method("", "mix")})
     with pytest.raises(RuntimeError, match="out.layer.0.output, out.scores"), dump.forward():
@@ -77,7 +77,7 @@ def test_a_missing_gradient_is_kept_as_evidence(tmp_path):
         assert "grad.query.weight" in file.keys() and "grad.query.bias" not in file.keys()
 
 
-def test_the_exporter_keeps_the_optimizer_s_settings_and_what_it_does_not_hold():
+def test_a_dump_keeps_the_optimizer_s_settings_and_what_it_does_not_hold():
     model = Foreign()
     dump = Dump(model, {}, {}, outside={"table": torch.ones(2, 3)})
     optimizer = torch.optim.AdamW([model.in_proj.weight, model.in_proj.bias], lr=0.01, weight_decay=0.1)
@@ -103,7 +103,7 @@ def peer(attn=0.3, hidden=0.5):
 BATCH = torch.tensor([[3, 4, 0, 0, 0], [5, 6, 7, 8, 9], [1, 0, 0, 0, 0]]), torch.tensor([2, 5, 1])
 
 
-def test_the_exporter_sees_every_dropout_with_its_shape_and_rate():
+def test_a_dump_sees_every_dropout_with_its_shape_and_rate():
     model = peer()
     dump = Dump(model, {}, {})
     dump.dropout_sites(lambda: model(*BATCH))
@@ -122,7 +122,7 @@ def test_the_exporter_sees_every_dropout_with_its_shape_and_rate():
     assert [site["rate"] for site in dump.metadata["dropout_sites"]] == [0.2, 0.1]
 
 
-def test_the_exporter_tells_determinism_from_dropout():
+def test_a_dump_tells_determinism_from_dropout():
     model = peer()
     dump = Dump(model, {}, {})
     dump.determinism(lambda: model(*BATCH))
