@@ -5,21 +5,21 @@ pub(crate) struct Bundled {
     pub name: &'static str,
     pub config: &'static str,
     pub tensors: &'static [u8],
-    pub causes: Option<&'static [u8]>,
+    pub causes: &'static [u8],
     /// JSON: see [`crate::Case`].
     pub noise: Option<&'static str>,
 }
 
 macro_rules! case {
     ($name:literal) => {
-        case!($name, None, None)
+        case!($name, None)
     };
-    ($name:literal, $causes:expr, $noise:expr) => {
+    ($name:literal, $noise:expr) => {
         Bundled {
             name: $name,
             config: include_str!(concat!("../cases/", $name, "/config.yaml")),
             tensors: include_bytes!(concat!("../cases/", $name, "/tensors.safetensors")),
-            causes: $causes,
+            causes: include_bytes!(concat!("../causes/", $name, ".safetensors")),
             noise: $noise,
         }
     };
@@ -37,13 +37,9 @@ pub(crate) static ALL: [Bundled; 15] = [
     case!("gate"),
     case!("gate_token"),
     case!("gate_two_attributes"),
-    case!("max_pooling", None, Some(include_str!("../noise/max_pooling.json"))),
+    case!("max_pooling", Some(include_str!("../noise/max_pooling.json"))),
     case!("mean_pooling"),
     case!("no_predictor"),
     case!("sum"),
     case!("sum_two_attributes"),
 ];
-
-pub(crate) fn find(name: &str) -> Option<&'static Bundled> {
-    ALL.iter().find(|case| case.name == name)
-}

@@ -41,15 +41,13 @@ impl Case {
     /// # Errors
     /// There is none of that name.
     pub fn bundled(name: &str) -> Result<Self> {
-        let Some(found) = bundled::find(name) else {
+        let Some(found) = bundled::ALL.iter().find(|case| case.name == name) else {
             let near = nearest(name, Self::names()).map_or(String::new(), |(near, _)| format!("`{near}`? "));
             let all: Vec<_> = Self::names().collect();
             return Err(Error::new(format!("expected a bundled case, found `{name}`"))
                 .hint(format!("{near}they are {}", all.join(", "))));
         };
-        let mut case = Self::parse(Path::new(name), found.config, found.tensors)?;
-        case.complete(found)?;
-        Ok(case)
+        Self::parse(Path::new(name), found.config, found.tensors)
     }
 
     /// The names of the cases that come with the crate.
@@ -62,8 +60,9 @@ impl Case {
         bundled::ALL.iter().find(|case| case.name == name).map(|case| (case.config, case.tensors))
     }
 
-    /// Reads a folder with `config.yaml` and `tensors.safetensors`. A copy of a bundled case is that case; another one
-    /// may have a `causes.safetensors` beside.
+    /// Reads a folder with `config.yaml` and `tensors.safetensors`. A copy of a bundled case is that case, and has its
+    /// table of causes: the tensors' file must be the same byte for byte, and the configuration say the same. Another
+    /// case may have a `causes.safetensors` beside.
     ///
     /// # Errors
     /// A file is missing, damaged, or no part of a case.
@@ -111,7 +110,9 @@ impl Case {
         }
         let mut case = Self { name, config, yaml, tensors: file.tensors, table: None, noise: None };
         case.expect_shape(&place, "in.item_seq")?;
-        if let Some(found) = bundled::ALL.iter().find(|bundled| bundled.tensors == tensors) {
+        if let Some(found) = bundled::ALL.iter().find(|bundled| bundled.tensors == tensors)
+            && Config::parse(Path::new(found.name), found.config)? == case.config
+        {
             case.complete(found)?;
         }
         Ok(case)
@@ -120,7 +121,7 @@ impl Case {
     /// Takes what comes with the crate beside the case's own two files.
     fn complete(&mut self, found: &Bundled) -> Result<()> {
         let place = Path::new("causes").join(found.name);
-        self.table = found.causes.map(|bytes| Table::parse(&place, bytes)).transpose()?;
+        self.table = Some(Table::parse(&place, found.causes)?);
         self.noise = found.noise.map(|text| {
             // Written by a test of the model, which reads it again.
             serde_json::from_str(text).unwrap_or_else(|e| panic!("{}: {e}", place.display()))

@@ -6,7 +6,7 @@ use std::fmt;
 use serde::Serialize;
 
 use crate::rules::Rules;
-use crate::table::{Observed, Table};
+use crate::table::{Observed, Table, allowed};
 use crate::{Case, Comparison, Stage, Tensor};
 
 /// What is known of the reason for a departure.
@@ -20,6 +20,18 @@ pub enum Cause {
         /// The key that would tell them apart, if the case has one.
         #[serde(skip_serializing_if = "Option::is_none")]
         dump_next: Option<String>,
+        /// Whether it would tell each from each, not some alone.
+        #[serde(skip)]
+        tells_all: bool,
+        /// Whether the same dump would tell them apart, were it computed in float64.
+        #[serde(skip_serializing_if = "is_false")]
+        float64_tells: bool,
+        /// Whether they fit within tolerance, but no closer: another size of the same fault may be nearer.
+        #[serde(skip_serializing_if = "is_false")]
+        nearly: bool,
+        /// Whether the dump is of float32, whose rounding under a fault may be more than the tolerance.
+        #[serde(skip)]
+        float32: bool,
         /// The first stage that the faults do not explain; `None` if they explain the whole dump.
         unexplained_from: Option<Stage>,
     },
@@ -45,6 +57,13 @@ pub struct Named {
     pub id: String,
     /// What is wrong, beside what is right.
     pub text: String,
+    /// The names of faults that do the same in this case, which `text` describes too.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub twins: Vec<String>,
+}
+
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 /// A dump's tensors that the table knows.
@@ -62,7 +81,21 @@ pub(crate) struct Search<'a> {
 struct Candidate {
     faults: Vec<usize>,
     unexplained_from: Option<Stage>,
+    /// The largest gap between the dump and what they give, before that stage, in parts of what is allowed.
+    gap: f64,
 }
+
+/// A fault explains a departing tensor that lies nearer to what the fault makes of it than to what is right, by this
+/// factor at least. Without it, small faults would pass for each other wherever they are within tolerance of each other.
+const NEARER: f64 = 0.5;
+/// Of the faults that explain a dump, those are told together whose gap is at most so many times the smallest: rounding
+/// decides between them.
+const ALIKE: f64 = 10.0;
+/// A gap that another order of the same float64 operations may have, in parts of what is allowed.
+const ROUNDING: f64 = 1e-3;
+/// What rounding leaves of the right fault's gap, in parts of what is allowed: sums of many errors are far below their
+/// bound, and attribute losses in pure float64 move the largest parameter by half of it at most (golden README).
+const CLOSE: f64 = 0.5;
 
 impl<'a> Search<'a> {
     /// `None` without a table. `departs` says which tensors are neither within tolerance nor accepted.
@@ -87,32 +120,72 @@ impl<'a> Search<'a> {
         })
     }
 
-    /// The faults that reproduce the dump up to its first departing stage, those first that explain most.
+    /// The faults that reproduce the dump up to its first departing stage: of all that do those that explain most, and of
+    /// these the nearest.
     pub fn run(&self) -> Option<Cause> {
         let stage = self.observed.values().filter(|(_, _, departs)| *departs).map(|(stage, ..)| *stage).min()?;
-        let single = (0..self.table.faults.len()).filter(|_| self.accepted.is_empty()).filter_map(|fault| {
-            let unexplained_from = self.single_from(fault);
-            self.is_cause(unexplained_from, stage, |key| self.single_shows(fault, key))
-                .then_some(Candidate { faults: vec![fault], unexplained_from })
-        });
-        let mut found: Vec<Candidate> = single.collect();
-        if found.iter().all(|candidate| candidate.unexplained_from.is_some()) {
+        let alone = (0..self.table.faults.len()).filter(|_| self.accepted.is_empty());
+        let mut found: Vec<Candidate> = alone.filter_map(|fault| self.alone(fault, stage)).collect();
+        // Of pairs the table keeps nothing behind the losses.
+        if found.iter().all(|candidate| candidate.unexplained_from.is_some_and(|from| from < Stage::Gradients)) {
             let pairs = self.table.all_pairs().filter(|(_, faults)| {
                 self.accepted.is_empty() || faults.iter().any(|fault| self.accepted.contains(fault))
             });
-            found.extend(pairs.filter_map(|(pair, faults)| {
-                let unexplained_from = self.pair_from(pair)?;
-                let shows = |key: &str| faults.iter().any(|&fault| self.single_shows(fault, key));
-                // What explains a part must need both.
-                let both = unexplained_from.is_none() || faults.iter().all(|&fault| self.is_seen(fault, stage));
-                (both && self.is_cause(unexplained_from, stage, shows))
-                    .then_some(Candidate { faults: faults.to_vec(), unexplained_from })
-            }));
+            found.extend(pairs.filter_map(|(pair, faults)| self.together(pair, faults, stage)));
         }
         let furthest = |c: &Candidate| (c.unexplained_from.is_none(), c.unexplained_from, usize::MAX - c.faults.len());
         let most = found.iter().map(furthest).max()?;
         found.retain(|candidate| furthest(candidate) == most);
+        let nearest = found.iter().map(|candidate| candidate.gap).fold(f64::INFINITY, f64::min);
+        found.retain(|candidate| candidate.gap <= ROUNDING.max(ALIKE * nearest));
         Some(self.named(&found))
+    }
+
+    fn alone(&self, fault: usize, stage: Stage) -> Option<Candidate> {
+        let gap = |key: &str, found: &Observed| {
+            let expected = self.table.single(fault, key)?;
+            Some((found.gap(expected), allowed(expected, self.rules.tolerance(key))))
+        };
+        self.candidate(vec![fault], stage, gap)
+    }
+
+    fn together(&self, pair: usize, faults: [usize; 2], stage: Stage) -> Option<Candidate> {
+        let gap = |key: &str, found: &Observed| {
+            let allowed = self.rules.tolerance(key).bound(found.largest());
+            Some((self.table.pair_gap(pair, key, found)?, allowed))
+        };
+        let candidate = self.candidate(faults.to_vec(), stage, gap)?;
+        // What explains a part must need both, and one projection in float32 is no evidence.
+        let both = !self.is_float32() && faults.iter().all(|&fault| self.is_seen(fault, stage));
+        (candidate.unexplained_from.is_none() || both).then_some(candidate)
+    }
+
+    /// Faults as the reason for the departure at `stage`, if they are. `gap` is how far a tensor is from what they make of
+    /// it, and how far it may be; `None` where rounding alone decides, or nothing is kept.
+    fn candidate(
+        &self,
+        faults: Vec<usize>,
+        stage: Stage,
+        gap: impl Fn(&str, &Observed) -> Option<(f64, f64)>,
+    ) -> Option<Candidate> {
+        let (mut gaps, mut to_faults, mut to_golden, mut seen) = (Vec::new(), 0.0, 0.0, false);
+        for (key, (at, found, departs)) in &self.observed {
+            let departs_first = *departs && *at == stage;
+            let Some((gap, allowed)) = gap(key, found) else { continue };
+            gaps.push((*at, if gap == 0.0 { 0.0 } else { gap / allowed }));
+            if departs_first {
+                let golden = self.table.golden(key)?;
+                let unit = self.rules.tolerance(key).bound(golden[2]);
+                seen = true;
+                to_faults += (gap / unit).powi(2);
+                to_golden += (found.gap(golden) / unit).powi(2);
+            }
+        }
+        let unexplained_from = gaps.iter().filter(|(_, gap)| *gap > 1.0).map(|(at, _)| *at).min();
+        let explained = |at: Stage| unexplained_from.is_none_or(|from| at < from);
+        let nearer = to_faults <= NEARER.powi(2) * to_golden;
+        let gap = gaps.into_iter().filter(|(at, _)| explained(*at)).map(|(_, gap)| gap).fold(0.0, f64::max);
+        (seen && nearer && explained(stage)).then_some(Candidate { faults, unexplained_from, gap })
     }
 
     /// How many faults are tried alone, and in pairs.
@@ -120,66 +193,74 @@ impl<'a> Search<'a> {
         [self.table.faults.len(), self.table.pairs()]
     }
 
-    /// Whether what agrees up to here is the reason for the departure: it must be seen there.
-    fn is_cause(&self, unexplained_from: Option<Stage>, stage: Stage, shows: impl Fn(&str) -> bool) -> bool {
-        let departing = self.observed.iter().filter(|(_, (at, _, departs))| *at == stage && *departs);
-        unexplained_from.is_none_or(|from| from > stage) && departing.into_iter().any(|(key, _)| shows(key))
-    }
-
     /// Whether a fault changes something of a stage that departs.
     fn is_seen(&self, fault: usize, stage: Stage) -> bool {
-        self.observed.iter().any(|(key, (at, _, departs))| *at == stage && *departs && self.single_shows(fault, key))
-    }
-
-    fn single_shows(&self, fault: usize, key: &str) -> bool {
-        self.table.shows(fault, key, self.elements[key], self.rules.tolerance(key))
-    }
-
-    /// The first stage at which a fault does not give the dump's numbers.
-    fn single_from(&self, fault: usize) -> Option<Stage> {
-        let unlike = self.observed.iter().filter(|(key, (_, found, _))| {
-            self.table.single(fault, key).is_some_and(|expected| !found.agrees(expected, self.rules.tolerance(key)))
-        });
-        unlike.map(|(_, (stage, ..))| *stage).min()
-    }
-
-    /// The same of a pair; `None` if nothing that departs is kept for pairs.
-    fn pair_from(&self, pair: usize) -> Option<Option<Stage>> {
-        let (mut seen, mut first) = (false, None);
-        for (key, (stage, found, departs)) in &self.observed {
-            let Some(agrees) = self.table.pair_agrees(pair, key, found, self.rules.tolerance(key)) else { continue };
-            seen |= departs;
-            if !agrees {
-                first = Some(first.map_or(*stage, |first: Stage| first.min(*stage)));
-            }
-        }
-        seen.then_some(first)
+        self.observed.iter().any(|(key, (at, _, departs))| *at == stage && *departs && self.shows(fault, key))
     }
 
     fn named(&self, found: &[Candidate]) -> Cause {
         let name = |&fault: &usize| {
             let known = &self.table.faults[fault];
-            Named { id: known.id.clone(), text: known.text.clone() }
+            Named { id: known.id.clone(), text: known.text.clone(), twins: known.twins.clone() }
         };
-        let dump_next = match found {
-            [a, b, ..] => self.tells_apart(a, b),
-            _ => None,
-        };
+        // Where rounding does not decide between two sizes of a fault, it does not between them and others.
+        let undecided = self.is_float32() || found.iter().all(|candidate| candidate.gap > 10.0 * ROUNDING);
+        let advice = if found.len() > 1 { self.tells_apart(found) } else { None };
         Cause::Reproduced {
             alternatives: found.iter().map(|candidate| candidate.faults.iter().map(name).collect()).collect(),
-            dump_next,
+            dump_next: advice.as_ref().map(|(key, _)| key.clone()),
+            tells_all: advice.is_some_and(|(_, all)| all),
+            float64_tells: found.len() > 1 && self.in_float64_told(found),
+            nearly: found.len() > 1 && undecided || found.iter().all(|candidate| candidate.gap > CLOSE),
+            float32: self.is_float32(),
             unexplained_from: found[0].unexplained_from,
         }
     }
 
-    /// The first key that the dump lacks and in which two candidates differ.
-    fn tells_apart(&self, a: &Candidate, b: &Candidate) -> Option<String> {
-        let (&[a], &[b]) = (&a.faults[..], &b.faults[..]) else { return None };
-        let lacking = self.elements.iter().filter(|(key, _)| !self.observed.contains_key(*key));
-        let telling = lacking.filter(|&(key, &elements)| {
-            self.rules.has_signature(key) && self.table.tells([a, b], key, elements, self.rules.tolerance(key))
+    fn shows(&self, fault: usize, key: &str) -> bool {
+        self.table.shows(fault, key, self.elements[key], self.rules.tolerance(key))
+    }
+
+    /// The first key that the dump lacks of those that tell most of the candidates apart, and whether it tells all.
+    fn tells_apart(&self, found: &[Candidate]) -> Option<(String, bool)> {
+        let faults: Option<Vec<usize>> = found.iter().map(Candidate::fault).collect();
+        let faults = faults?;
+        let lacking =
+            self.elements.keys().filter(|key| !self.observed.contains_key(*key) && self.rules.has_signature(key));
+        let kinds = lacking.filter_map(|&key| {
+            let tells =
+                |a: usize, b: usize| self.table.tells([a, b], key, self.elements[key], self.rules.tolerance(key));
+            let mut kinds: Vec<usize> = Vec::new();
+            for &fault in &faults {
+                if kinds.iter().all(|&other| tells(fault, other)) {
+                    kinds.push(fault);
+                }
+            }
+            Some((kinds.len(), Stage::of(key)?, key)).filter(|(kinds, ..)| *kinds > 1)
         });
-        telling.filter_map(|(key, _)| Some((Stage::of(key)?, *key))).min().map(|(_, key)| key.to_owned())
+        let best = kinds.min_by_key(|&(kinds, stage, key)| (usize::MAX - kinds, stage, key))?;
+        Some((best.2.to_owned(), best.0 == faults.len()))
+    }
+
+    fn is_float32(&self) -> bool {
+        self.rules.in_float64().is_some()
+    }
+
+    /// Whether a dump of float32 would tell the candidates apart in float64.
+    fn in_float64_told(&self, found: &[Candidate]) -> bool {
+        let Some(exact) = self.rules.in_float64() else { return false };
+        let told = |a: &Candidate, b: &Candidate| {
+            let (Some(a), Some(b)) = (a.fault(), b.fault()) else { return false };
+            self.observed.keys().any(|key| self.table.tells([a, b], key, self.elements[key], exact.tolerance(key)))
+        };
+        found.windows(2).all(|pair| told(&pair[0], &pair[1]))
+    }
+}
+
+impl Candidate {
+    /// The fault, if it is one.
+    fn fault(&self) -> Option<usize> {
+        if let [fault] = self.faults[..] { Some(fault) } else { None }
     }
 }
 
@@ -256,18 +337,37 @@ fn operations(stage: Stage, key: &str) -> Option<&'static str> {
 impl fmt::Display for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Reproduced { alternatives, dump_next, unexplained_from } => {
+            Self::Reproduced {
+                alternatives,
+                dump_next,
+                tells_all,
+                float64_tells,
+                nearly,
+                float32,
+                unexplained_from,
+            } => {
                 let each: Vec<String> = alternatives.iter().map(|faults| together(faults)).collect();
                 if each.len() > 1 {
                     write!(f, "one of: ")?;
                 }
                 write!(f, "{}", each.join("; or "))?;
                 match unexplained_from {
+                    None if *nearly => {
+                        write!(f, " (close to every number of the dump; one like it, of another size, may be closer)")?;
+                    }
+                    None if alternatives.iter().all(|faults| faults.len() > 1) => {
+                        write!(f, " (reproduces every number of the dump up to its losses)")?;
+                    }
                     None => write!(f, " (reproduces every number of the dump)")?,
-                    Some(stage) => write!(f, " (reproduces the dump up to here; something else shows at {stage})")?,
+                    Some(stage) => {
+                        let or = if *float32 { ", or float32's rounding" } else { "" };
+                        write!(f, " (reproduces the dump up to here; something else{or} shows at {stage})")?;
+                    }
                 }
                 match dump_next {
-                    Some(key) => write!(f, "; dump `{key}` to tell them apart"),
+                    Some(key) if *tells_all => write!(f, "; dump `{key}` to tell them apart"),
+                    Some(key) => write!(f, "; dump `{key}` to tell some of them apart"),
+                    None if *float64_tells => write!(f, "; compute in float64 to tell them apart"),
                     None if each.len() > 1 => write!(f, "; the table of this case does not tell them apart"),
                     None => Ok(()),
                 }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Deserializer};
 use crate::{Error, Result};
 
 /// The configuration of a case, in RecBole's names.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 pub struct Config {
     /// `SASRecD` is DIF-SR; `SASRec` and `SASRecF` are RecBole's baselines.
     #[serde(default = "dif_sr")]
@@ -45,7 +45,7 @@ pub struct Config {
 }
 
 /// An attribute of the items.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 pub struct Attribute {
     pub name: String,
     /// `token`: one id an item; `token_seq`: several.

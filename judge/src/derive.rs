@@ -1,10 +1,14 @@
 //! What a departing tensor's numbers say of themselves, where no known fault gives them. Each sentence is a fact: it holds
 //! for every element, or it is not said.
 
+use crate::compare::largest;
 use crate::context::Context;
 use crate::numbers::Names;
 use crate::relations::Pair;
 use crate::{Part, Stage, optimizer, parts};
+
+/// Relative to the largest value: what a few operations in float32 make of float64 numbers.
+const FLOAT32_ROUNDING: f64 = 4e-7;
 
 impl<'a> Context<'a> {
     /// Everything that can be said.
@@ -23,6 +27,7 @@ impl<'a> Context<'a> {
             () => self.related(&pair),
         };
         known.extend(region);
+        known.extend(self.of_float32(&pair));
         known.extend(match self.stage {
             Stage::Layer(k, Part::Probabilities) => parts::of_probabilities(self, k),
             Stage::SequenceOutput => parts::of_sequence_output(self, &pair),
@@ -32,6 +37,27 @@ impl<'a> Context<'a> {
             _ => Vec::new(),
         });
         known
+    }
+
+    /// In a float64 dump: whether the departure is float32's.
+    fn of_float32(&self, pair: &Pair<'_>) -> Option<String> {
+        let name = &self.first.name;
+        let is_float32 = |values: &[f64]| values.iter().all(|&value| f64::from(value as f32) == value);
+        let (error, largest) = (self.first.error_and_bound().0, largest(pair.golden.values()));
+        match () {
+            () if self.single || is_float32(pair.golden.values()) => None,
+            // Zeros and ones are float32 numbers, too.
+            () if is_float32(pair.ours.values())
+                && pair.ours.values().iter().any(|&v| (v as f32).to_bits() & 0xff != 0) =>
+            {
+                Some(format!("every element of `{name}` is a float32 number: it was computed, or kept, in float32"))
+            }
+            () if error <= FLOAT32_ROUNDING * largest => Some(format!(
+                "the error is {:.0e} of the largest value, no more than rounding to float32 makes",
+                error / largest
+            )),
+            () => None,
+        }
     }
 
     /// How the whole tensor is related to what is expected.

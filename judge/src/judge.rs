@@ -137,29 +137,6 @@ impl<'a> Judge<'a> {
         self
     }
 
-    /// The same judge for another case of the same configuration.
-    pub fn held_to<'b>(self, case: &'b Case) -> Judge<'b> {
-        let Self { stages, kinds, accept, float32_labels, noise, .. } = self;
-        Judge { case, stages, kinds, accept, float32_labels, noise }
-    }
-
-    /// The first stage at which a dump departs, without a word on why.
-    ///
-    /// # Errors
-    /// A tensor has another shape or type than the case's, or a key is misspelt.
-    pub fn first_departure(&self, dump: &Dump) -> Result<Option<Stage>> {
-        let keys = Keys::sort(self.case, dump)?;
-        let single = self.is_single(&keys);
-        let noise = self.noise_of(dump, single)?;
-        let dtype = if single { Dtype::Float32 } else { Dtype::Float64 };
-        let rules = Rules::new(self.case, dtype, self.float32_labels, noise);
-        let departs = |name: &str, tensor: &Tensor| {
-            let compared = rules.compare(name, tensor, self.case.golden(name)?)?;
-            (!compared.holds()).then_some(Stage::of(name)?.0)
-        };
-        Ok(keys.known.iter().filter_map(|(name, tensor)| departs(name, tensor)).min())
-    }
-
     /// Compares every tensor of the dump that the case has.
     ///
     /// # Errors
@@ -320,7 +297,8 @@ impl<'a> Judge<'a> {
         }
         let mut pairs =
             table.all_pairs().filter(|(_, pair)| pair.contains(&fault) && pair.iter().all(|f| faults.contains(f)));
-        pairs.any(|(pair, _)| table.pair_agrees(pair, name, &found, tolerance) == Some(true))
+        let allowed = tolerance.bound(found.largest());
+        pairs.any(|(pair, _)| table.pair_gap(pair, name, &found).is_some_and(|gap| gap <= allowed))
     }
 
     fn reported(&self, accepted: Vec<(BTreeSet<String>, &Deviation)>, facts: &[Fact]) -> Vec<Accepted> {

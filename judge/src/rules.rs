@@ -54,6 +54,11 @@ impl Rules {
         }
     }
 
+    /// The same rules for what is computed in float64; `None` if they are that.
+    pub fn in_float64(&self) -> Option<Self> {
+        (self.tolerance != Tolerance::FLOAT64).then(|| Self { tolerance: Tolerance::FLOAT64, ..self.clone() })
+    }
+
     /// What is allowed for a tensor.
     pub fn tolerance(&self, name: &str) -> Tolerance {
         let mut tolerance = if name.starts_with("in.") { Tolerance::EXACT } else { self.tolerance };

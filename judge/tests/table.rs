@@ -16,12 +16,15 @@ const KEYS: [&str; 6] = [
 ];
 
 /// By what a fault multiplies each of [`KEYS`]; NaN: it leaves no such tensor.
-const FAULTS: [(&str, [f64; 6]); 5] = [
+const FAULTS: [(&str, [f64; 6]); 7] = [
     ("late_scale", [1.0, 1.0, 1.5, 1.2, 1.1, 1.3]),
     ("early_scale", [1.5, 1.5, 1.5, 1.2, 1.1, 1.3]),
     ("loss_summed", [1.0, 1.0, 1.0, 6.0, 2.0, 1.0]),
     ("loss_twice", [1.0, 1.0, 1.0, 6.0, 2.0, 1.0]),
     ("positions_detached", [1.0, 1.0, 1.0, 1.0, 1.0, f64::NAN]),
+    // So small that the sums of one are within tolerance of the other's.
+    ("slightly_more", [1.0, 1.0, 1.0 + 6e-9, 1.0, 1.0, 1.0]),
+    ("slightly_less", [1.0, 1.0, 1.0 - 6e-9, 1.0, 1.0, 1.0]),
 ];
 
 /// The fourth and the first together.
@@ -110,7 +113,7 @@ type Found = (Vec<Vec<String>>, Option<String>, Option<Stage>);
 fn found(case: &Case, keys: &[(&str, f64)]) -> Found {
     let report = Judge::of(case).judge(&dump(case, keys)).unwrap_or_else(|e| panic!("{e}"));
     match report.departure.unwrap_or_else(|| panic!("it departs")).cause {
-        Cause::Reproduced { alternatives, dump_next, unexplained_from } => {
+        Cause::Reproduced { alternatives, dump_next, unexplained_from, .. } => {
             let names = alternatives.into_iter().map(|faults| faults.into_iter().map(|fault| fault.id).collect());
             (names.collect(), dump_next, unexplained_from)
         }
@@ -150,6 +153,18 @@ fn what_a_fault_does_not_explain_is_announced_and_two_are_found_together() {
     assert_eq!(found(&case, &early), (names(&[&["early_scale"]]), None, Some(Stage::Losses)));
     let together = [("out.seq_output", 1.0), ("out.scores", 1.5), ("out.loss.item", 7.2)];
     assert_eq!(found(&case, &together), (names(&[&["late_scale", "loss_twice"]]), None, None));
+}
+
+#[test]
+fn of_small_faults_the_one_that_the_dump_lies_at_is_named_and_of_others_none() {
+    let case = case();
+    let more = names(&[&["slightly_more"]]);
+    assert_eq!(found(&case, &[("out.seq_output", 1.0), ("out.scores", 1.0 + 6e-9)]), (more, None, None));
+    let report =
+        Judge::of(&case).judge(&dump(&case, &[("out.scores", 1.0 + 2.5e-9)])).unwrap_or_else(|e| panic!("{e}"));
+    let told = report.to_string();
+    assert!(told.contains("none of the 7 known faults and 1 pairs of them gives these numbers"), "{told}");
+    assert!(told.contains("of the largest value, no more than rounding to float32 makes"), "{told}");
 }
 
 #[test]

@@ -183,6 +183,32 @@ fn what_is_accepted_is_reported_and_the_rest_is_held() {
 }
 
 #[test]
+fn a_copy_of_a_bundled_case_has_its_table_of_causes_unless_its_configuration_differs() {
+    let tensors = std::fs::read("cases/gate/tensors.safetensors").expect("bundled");
+    let config = std::fs::read_to_string("cases/gate/config.yaml").expect("bundled");
+    let faults = |config: &str| {
+        let case = Case::parse(Path::new("mine"), config, &tensors).unwrap_or_else(|e| panic!("{e}"));
+        case.faults().count()
+    };
+    assert_eq!(faults(&format!("# mine\n{config}")), gate().faults().count());
+    assert!(faults(&config) > 300);
+    let other = config.replace("learning_rate: 0.001", "learning_rate: 0.002");
+    assert_ne!(other, config);
+    assert_eq!(faults(&other), 0);
+}
+
+/// Faults that a case cannot tell apart are one entry of its table: here the root of 4 is of the heads, or of their size.
+#[test]
+fn every_name_of_a_fault_can_be_accepted() {
+    let case = gate();
+    let listed = |name: &str| case.faults().any(|(id, _)| id == name);
+    assert!(listed("scale_by_attribute_head_size") && !listed("scale_by_number_of_heads"));
+    for name in ["scale_by_attribute_head_size", "scale_by_number_of_heads"] {
+        assert!(Judge::of(&case).accept(name, "a reason").is_ok(), "{name}");
+    }
+}
+
+#[test]
 fn a_deviation_needs_a_known_name_and_a_reason() {
     let case = gate();
     let told = |name: &str, reason: &str| Judge::of(&case).accept(name, reason).err().map(|e| e.to_string());

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use dif_sr::config::ComputePath;
 use dif_sr::device::gpu;
-use dif_sr::golden::{Case, CaseReport, against, judge_of, verify};
+use dif_sr::golden::{Case, CaseReport, judge_of, verify};
 use dif_sr::{Error, Result};
 use judge::{Dump, Judge, Report};
 use tch::{Device, Kind};
@@ -96,7 +96,7 @@ fn run_against(dump: &Path, case: &Path, args: &VerifyArgs, json: bool) -> Resul
         }
         None => {
             let case = Case::load(case)?;
-            told(&against(&case, &asked(judge_of(&case, Kind::Double), args)?, &dump)?, json)
+            told(&asked(judge_of(&case, Kind::Double), args)?.judge(&dump)?, json)
         }
     }
 }

@@ -81,12 +81,7 @@ pub(super) fn compute_fast(case: &Case) -> Result<BTreeMap<String, Tensor>> {
 
 /// Takes optimizer steps on one batch: `train.loss.*` before each, `grad.*` of the first (zeros for a parameter that the
 /// loss does not use), and `after5.*`. `total` is the loss before the first step, `next` computes it before the others.
-pub(super) fn optimize(
-    adam: &mut Adam,
-    steps: usize,
-    mut total: Tensor,
-    next: impl Fn() -> Tensor,
-) -> BTreeMap<String, Tensor> {
+fn optimize(adam: &mut Adam, steps: usize, mut total: Tensor, next: impl Fn() -> Tensor) -> BTreeMap<String, Tensor> {
     let mut named = BTreeMap::new();
     for step in 1..=steps {
         if step > 1 {

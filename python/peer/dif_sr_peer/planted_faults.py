@@ -20,6 +20,7 @@ from . import case, faults
 from .config import stop
 from .stages import first_departure, order
 
+COUNTED = ("shown", "right_stage", "named", "among_others", "unnamed", "misnamed")  # by `named`
 STAGES = {
     "param": "Parameters",
     "out.input": "Input of the encoder",
@@ -75,6 +76,38 @@ def shown_in(cases, every):
     return named(cases) if len(cases) <= len(hidden) else f"all but {named(hidden)}"
 
 
+def shares(rows):
+    """How many faults the judge names: counts of `named`, summed over the cases."""
+    cases = sorted({row["case"] for row in rows})
+    total = {}
+    for row in rows:
+        counts = total.setdefault((row["faults"], row["dump"], row["precision"]), dict.fromkeys(COUNTED, 0))
+        for name in COUNTED:
+            counts[name] += row[name]
+    title = {"listed": "of the table", "others": "not of the table"}
+    table = [
+        f"| {title[kind]} | {dump} | {precision} | {counts['shown']} | "
+        + " | ".join(f"{counts[name]} ({100 * counts[name] / max(counts['shown'], 1):.1f} %)" for name in COUNTED[1:-1])
+        + f" | {counts['misnamed']} |"
+        for (kind, dump, precision), counts in sorted(total.items(), key=lambda item: (item[0][0], item[0][2]))
+    ]
+    return [
+        "## How many it names",
+        "",
+        f"Each fault planted in {', '.join(f'`{name}`' for name in cases)}; and, beside them, pairs that no table holds and other",
+        "magnitudes. The judge gets all that the peer computes, the forward pass alone, or the training alone. n counts the dumps",
+        "in which the fault shows at all. *Named among others*: the report lists the few faults that this dump cannot tell apart,",
+        "and what to dump next. Of faults that are not in the table, *named* means one of a pair; *not named* are those of which",
+        "the report says what the numbers say, or that a fault of the table is close and another size of it may be closer.",
+        "Counted by `python -m dif_sr_peer.named`.",
+        "",
+        "| faults | dump | precision | n | right stage | named | named among others | not named | wrong name |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+        *table,
+        "",
+    ]
+
+
 def markdown(cases_dir, causes):
     """The page of all faults by the stage that shows them first."""
     found = tables(causes)
@@ -94,11 +127,13 @@ def markdown(cases_dir, causes):
         "shows them. The [PyTorch peer](../python/peer/README.md) plants each of them in every bundled case, and",
         "[the tables](../judge/causes/README.md) keep what comes out. `python -m dif_sr_peer.planted_faults --markdown",
         "docs/faults.md` writes this page from the tables.",
+        "",
+        *shares(json.loads((causes / "named.json").read_text())),
     ]
     for heading in dict.fromkeys(STAGES.values()):
         if heading in rows:
-            page += ["", f"## {heading}", "", "| fault | what is wrong | shows in |", "| --- | --- | --- |", *rows[heading]]
-    return "\n".join(page) + "\n"
+            page += [f"## {heading}", "", "| fault | what is wrong | shows in |", "| --- | --- | --- |", *rows[heading], ""]
+    return "\n".join(page)
 
 
 def main():
