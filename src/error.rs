@@ -54,22 +54,32 @@ impl Error {
         self
     }
 
+    /// The file concerned, where none is named yet.
+    pub fn or_at(mut self, path: impl AsRef<Path>) -> Self {
+        self.0.path.get_or_insert_with(|| path.as_ref().to_path_buf());
+        self
+    }
+
     /// The line of the file, counted from 1.
     pub fn line(mut self, line: u64) -> Self {
         self.0.line = Some(line);
         self
     }
 
-    /// The column concerned.
-    pub fn column(mut self, name: impl fmt::Display) -> Self {
-        self.0.part = Some(format!("column `{name}`"));
+    /// The part of the file concerned, with its name.
+    pub fn part(mut self, part: impl fmt::Display) -> Self {
+        self.0.part = Some(part.to_string());
         self
     }
 
+    /// The column concerned.
+    pub fn column(self, name: impl fmt::Display) -> Self {
+        self.part(format!("column `{name}`"))
+    }
+
     /// The tensor concerned.
-    pub fn tensor(mut self, name: impl fmt::Display) -> Self {
-        self.0.part = Some(format!("tensor `{name}`"));
-        self
+    pub fn tensor(self, name: impl fmt::Display) -> Self {
+        self.part(format!("tensor `{name}`"))
     }
 
     /// Work that was asked to stop, and has left everything in order to go on later: no failure.

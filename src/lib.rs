@@ -9,6 +9,7 @@
 //!                                                                              │
 //!                                        eval::Ranking ─► eval::MetricValues ◄─┘ ─► run_folder
 //! run_folder ─► verdict::Record ─► verdict::Verdict ─► report
+//! sweep.yaml ─► sweep::SweepFolder ─► run folders ─► sweep::Summary ─► report
 //! golden/ ─► golden::Case ─► golden::verify ─► judge (a crate of its own: any implementation's dumps)
 //! ranks: several processes that train one model
 //! public archives ─► fetch::fetch ─► *.inter *.item
@@ -69,6 +70,7 @@ pub mod ranks;
 pub mod report;
 pub mod run_folder;
 mod splitmix;
+pub mod sweep;
 pub mod tensors;
 pub mod train;
 pub mod verdict;

@@ -71,7 +71,8 @@ pub struct Split {
 }
 
 /// Commands that read no configuration.
-const WITHOUT_KEYS: [&str; 8] = ["verify", "gate", "compare", "record", "power", "report", "publish", "fetch"];
+const WITHOUT_KEYS: [&str; 12] =
+    ["verify", "gate", "compare", "record", "power", "report", "publish", "fetch", "run", "submit", "status", "gather"];
 
 /// Takes every `--key=value` that is none of the program's own flags out of the arguments of a command that reads a
 /// configuration. Where none is read such an argument stays, and clap refuses it.

@@ -16,17 +16,19 @@ mod recommend;
 mod record;
 mod report;
 mod reproduce;
+mod sweep;
 mod train;
 mod training;
 mod verdict;
 mod verify;
 mod watch;
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
-use dif_sr::Result;
+use dif_sr::{Error, Result};
 
 use arguments::{ConfigArgs, Split};
 
@@ -87,6 +89,11 @@ enum Command {
     /// Get a known data set, or look at one.
     #[command(subcommand)]
     Data(DataCommand),
+    /// Several seeds, configurations and data sets: plan the runs, run them here or on an engine, gather them into verdicts.
+    ///
+    /// docs/sweeps.md has the form of sweep.yaml, and how engines other than Slurm run the tasks.
+    #[command(subcommand)]
+    Sweep(sweep::SweepCommand),
 }
 
 #[derive(Debug, Subcommand)]
@@ -169,25 +176,43 @@ pub fn main() -> ExitCode {
     if cli.command.computes() {
         dif_sr::device::wait_passively();
     }
-    // libtorch's errors inside of the model (no memory left, say) arrive as panics: one sentence for these too.
     std::panic::set_hook(Box::new(output::note_panic));
-    match std::panic::catch_unwind(|| cli.run(&overrides)) {
-        Ok(Ok(Outcome::Holds)) => ExitCode::SUCCESS,
-        Ok(Ok(Outcome::DoesNotHold)) => ExitCode::from(1),
-        Ok(Ok(Outcome::Undecided)) => ExitCode::from(3),
-        Ok(Err(error)) => output::fail(&error),
-        Err(panic) => output::fail(&output::of_panic(panic.as_ref())),
+    match cli.run_without_panic(&overrides) {
+        Ok(Outcome::Holds) => ExitCode::SUCCESS,
+        Ok(Outcome::DoesNotHold) => ExitCode::from(1),
+        Ok(Outcome::Undecided) => ExitCode::from(3),
+        Err(error) => output::fail(&error),
     }
 }
 
 impl Command {
     /// Whether a command computes with a model for more than a moment.
     fn computes(&self) -> bool {
-        matches!(self, Self::Reproduce(_) | Self::Train(_) | Self::Evaluate(_) | Self::Recommend(_))
+        matches!(
+            self,
+            Self::Reproduce(_)
+                | Self::Train(_)
+                | Self::Evaluate(_)
+                | Self::Recommend(_)
+                | Self::Sweep(sweep::SweepCommand::Run(_))
+        )
     }
 }
 
+/// Runs another command of this program as if it had been given in place of this one.
+fn call(arguments: impl IntoIterator<Item = OsString>, json: bool) -> Result<Outcome> {
+    let arguments = std::iter::once("dif-sr".into()).chain(json.then(|| "--json".into())).chain(arguments);
+    let Split { arguments, overrides, .. } = arguments::split(arguments, &<Cli as clap::CommandFactory>::command())?;
+    let cli = Cli::try_parse_from(&arguments).map_err(|e| Error::new(e.to_string()))?;
+    cli.run_without_panic(&overrides)
+}
+
 impl Cli {
+    /// libtorch's errors inside of the model (no memory left, say) arrive as panics: one sentence for these too.
+    fn run_without_panic(self, overrides: &[(String, String)]) -> Result<Outcome> {
+        std::panic::catch_unwind(|| self.run(overrides)).unwrap_or_else(|panic| Err(output::of_panic(panic.as_ref())))
+    }
+
     fn run(self, overrides: &[(String, String)]) -> Result<Outcome> {
         let json = self.json;
         match self.command {
@@ -205,6 +230,7 @@ impl Cli {
             Command::Publish(args) => publish::run(&args, json),
             Command::Data(DataCommand::Fetch(args)) => fetch::run(args, json),
             Command::Data(DataCommand::Inspect(args)) => inspect::run(args, overrides, json),
+            Command::Sweep(command) => sweep::run(command, overrides, json),
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::keys::{self, Key, Kind};
-use super::raw::{Entry, Raw};
+use super::raw::{Entry, Raw, Section};
 use super::{RunConfig, python};
 use crate::{Error, Result};
 
@@ -21,7 +21,15 @@ impl RunConfig {
     /// # Errors
     /// A file that cannot be read, and a key or a value that RecBole or this program does not know.
     pub fn load(files: &[PathBuf], overrides: &[(String, String)]) -> Result<Self> {
-        Self::layered(Raw::default(), files, overrides)
+        Self::layered(Raw::default(), files, &[], overrides)
+    }
+
+    /// The same with the keys of `sections` between the files and the overrides, later ones winning.
+    ///
+    /// # Errors
+    /// As [`RunConfig::load`].
+    pub fn load_with(files: &[PathBuf], sections: &[Section], overrides: &[(String, String)]) -> Result<Self> {
+        Self::layered(Raw::default(), files, sections, overrides)
     }
 
     /// This configuration, changed by files and overrides as [`RunConfig::load`] reads them.
@@ -31,14 +39,15 @@ impl RunConfig {
     pub fn changed(&self, files: &[PathBuf], overrides: &[(String, String)]) -> Result<Self> {
         let mut raw = Raw::default();
         raw.add_text(&self.to_yaml(), Path::new("the checkpoint's configuration"))?;
-        Self::layered(raw, files, overrides)
+        Self::layered(raw, files, &[], overrides)
     }
 
-    fn layered(mut raw: Raw, files: &[PathBuf], overrides: &[(String, String)]) -> Result<Self> {
+    fn layered(mut raw: Raw, files: &[PathBuf], sections: &[Section], overrides: &[(String, String)]) -> Result<Self> {
         for file in files {
             refuse_ini(file)?;
             raw.add_file(file)?;
         }
+        sections.iter().try_for_each(|section| raw.add_section(section))?;
         for (key, value) in overrides {
             raw.add_override(key, value);
         }

@@ -18,4 +18,5 @@ mod types;
 pub use build::refuse_ini;
 pub use case::{CaseAttribute, CaseShape};
 pub use keys::{key_names, keys_markdown};
+pub use raw::Section;
 pub use types::*;

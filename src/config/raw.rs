@@ -12,6 +12,7 @@ use crate::{Error, Result, yaml};
 #[derive(Debug, Clone)]
 pub(super) enum Origin {
     File { path: PathBuf, line: Option<u64> },
+    Section { path: PathBuf, name: String },
     CommandLine,
 }
 
@@ -20,9 +21,21 @@ impl Origin {
     pub(super) fn name(&self, error: Error) -> Error {
         match self {
             Self::File { path, line } => line.iter().fold(error.at(path), |error, line| error.line(*line)),
+            Self::Section { path, name } => error.at(path).part(format!("`{name}`")),
             Self::CommandLine => error.at("command line"),
         }
     }
+}
+
+/// Keys that stand in a part of a file that holds more than a configuration, as a sweep's does.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Section {
+    /// The file.
+    pub path: PathBuf,
+    /// What the part is called there, for messages: `configurations.small.keys`.
+    pub name: String,
+    /// The keys with their values.
+    pub keys: Mapping,
 }
 
 /// One key as written.
@@ -54,14 +67,24 @@ impl Raw {
     /// The same for YAML text that came from `path`.
     pub(super) fn add_text(&mut self, text: &str, path: &Path) -> Result<()> {
         let lines = lines_of_keys(text);
-        for (key, value) in mapping(text, path)? {
+        let line = |key: Option<&str>| key.and_then(|key| lines.get(key).copied());
+        self.add_mapping(mapping(text, path)?, |key| Origin::File { path: path.to_path_buf(), line: line(key) })
+    }
+
+    /// The same for the keys of a section.
+    pub(super) fn add_section(&mut self, section: &Section) -> Result<()> {
+        let Section { path, name, keys } = section;
+        self.add_mapping(keys.clone(), |_| Origin::Section { path: path.clone(), name: name.clone() })
+    }
+
+    fn add_mapping(&mut self, mapping: Mapping, origin: impl Fn(Option<&str>) -> Origin) -> Result<()> {
+        for (key, value) in mapping {
             let Value::String(key) = key else {
                 let found = python::shown(&key);
-                return Err(Error::new(format!("expected a key, which is text, found {found}"))
-                    .at(path)
-                    .hint("quote it"));
+                return Err(origin(None)
+                    .name(Error::new(format!("expected a key, which is text, found {found}")).hint("quote it")));
             };
-            let origin = Origin::File { path: path.to_path_buf(), line: lines.get(key.as_str()).copied() };
+            let origin = origin(Some(&key));
             if is_tagged(&value) {
                 let problem = format!("`{key}`: expected a value without a tag, found {}", python::shown(&value));
                 return Err(origin.name(Error::new(problem).hint("write the value alone")));

@@ -7,8 +7,10 @@ mod page;
 mod published;
 mod records;
 mod run;
+mod sweep;
 
 pub use notebook::{NOTEBOOK_GENERATOR, notebook};
 pub use page::{GENERATOR, page};
 pub use published::{File, published};
 pub use run::Run;
+pub use sweep::{sweep_page, sweep_table};

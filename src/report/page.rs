@@ -25,6 +25,22 @@ pub fn page(runs: &[Run], expected: Option<(&Expectation, &Verdict)>) -> Result<
     let title = format!("DIF-SR on {}", runs.first().map_or("nothing", |run| run.record.dataset.as_str()));
     let charts = charts(runs, expected.map(|(expectation, _)| expectation));
     let charts = charts.iter().map(|chart| figure(chart, runs)).collect::<Result<Vec<_>>>()?;
+    let main = html! {
+        @if let Some((_, verdict)) = expected { (verdict_section(verdict)) }
+        section { h2 { "Results" } (results(runs)) }
+        section { h2 { "Curves" } div.charts { @for chart in &charts { (chart) } } }
+        section { h2 { "Times" } (times(runs)) }
+        @if runs.len() > 1 { section { h2 { "Differences between the runs" } (differences(runs)) } }
+        section {
+            h2 { "Environment and configuration" }
+            @for run in runs { (run_details(run)) }
+        }
+    };
+    Ok(document(&title, &legend(runs), &main))
+}
+
+/// A page of this program.
+pub(super) fn document(title: &str, under_title: &Markup, main: &Markup) -> String {
     let page = html! {
         (DOCTYPE)
         html lang="en" {
@@ -39,22 +55,12 @@ pub fn page(runs: &[Run], expected: Option<(&Expectation, &Verdict)>) -> Result<
                 style { (PreEscaped(STYLE)) }
             }
             body {
-                header { h1 { (title) } (legend(runs)) }
-                main {
-                    @if let Some((_, verdict)) = expected { (verdict_section(verdict)) }
-                    section { h2 { "Results" } (results(runs)) }
-                    section { h2 { "Curves" } div.charts { @for chart in &charts { (chart) } } }
-                    section { h2 { "Times" } (times(runs)) }
-                    @if runs.len() > 1 { section { h2 { "Differences between the runs" } (differences(runs)) } }
-                    section {
-                        h2 { "Environment and configuration" }
-                        @for run in runs { (run_details(run)) }
-                    }
-                }
+                header { h1 { (title) } (under_title) }
+                main { (main) }
             }
         }
     };
-    Ok(page.into_string())
+    page.into_string()
 }
 
 fn legend(runs: &[Run]) -> Markup {
@@ -298,7 +304,7 @@ fn hex(run: usize) -> String {
     format!("#{:02X}{:02X}{:02X}", colour.0, colour.1, colour.2)
 }
 
-fn class(outcome: Outcome) -> &'static str {
+pub(super) fn class(outcome: Outcome) -> &'static str {
     match outcome {
         Outcome::Pass => "pass",
         Outcome::Undecided => "undecided",

@@ -13,7 +13,7 @@ use crate::verdict::statistics::{deviation, mean};
 use crate::{Error, Result};
 
 /// What the tables show of the test.
-const METRICS: [&str; 4] = ["recall@10", "recall@20", "ndcg@10", "ndcg@20"];
+pub(super) const METRICS: [&str; 4] = ["recall@10", "recall@20", "ndcg@10", "ndcg@20"];
 /// Between these lines of the README stands what is written.
 const BEGIN: &str = "<!-- written by `dif-sr publish`, never by hand -->\n";
 const END: &str = "<!-- end -->\n";
@@ -71,13 +71,8 @@ fn tables(folder: &Path) -> Result<String> {
 fn means(groups: &[Group]) -> String {
     let mut text = header(&["model", "path", "precision", "n"], &METRICS, &[]);
     for group in groups {
-        let values = METRICS.map(|metric| {
-            let values: Vec<f64> = group.records.iter().map(|record| test(record, metric)).collect();
-            match values.len() {
-                1 => format!("{:.4}", values[0]),
-                _ => format!("{:.4} ± {:.4}", mean(&values), deviation(&values)),
-            }
-        });
+        let values = METRICS
+            .map(|metric| spread(&group.records.iter().map(|record| test(record, metric)).collect::<Vec<f64>>()));
         let Group { model, path, precision, records, .. } = group;
         text += &format!("| {model} | {path} | {precision} | {} | {} |\n", records.len(), values.join(" | "));
     }
@@ -107,9 +102,18 @@ fn header(first: &[&str], metrics: &[&str], last: &[&str]) -> String {
     format!("| {} |\n|{}\n", names.join(" | "), " --- |".repeat(names.len()))
 }
 
-/// A metric of the test, from the ranks: every record has it, whatever cut-offs its run was configured with.
-fn test(record: &Record, metric: &str) -> f64 {
-    mean(&metric.parse::<MetricAt>().expect("a metric's name").of_users(&record.ranks))
+/// A metric of the test by its name.
+pub(super) fn test(record: &Record, metric: &str) -> f64 {
+    record.test_at(metric.parse::<MetricAt>().expect("a metric's name"))
+}
+
+/// The mean over runs and their deviation, which one run does not have.
+pub(super) fn spread(values: &[f64]) -> String {
+    match values {
+        [] => String::new(),
+        [value] => format!("{value:.4}"),
+        _ => format!("{:.4} ± {:.4}", mean(values), deviation(values)),
+    }
 }
 
 /// Where the run was computed.

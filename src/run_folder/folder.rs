@@ -2,6 +2,7 @@
 //! overwritten. Only a run that goes on takes something away: the lines behind the checkpoint that it goes on from, which
 //! it writes again.
 
+use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
@@ -60,7 +61,10 @@ impl RunFolder {
         let foreign = !path.join(LOCK).exists();
         let lock = lock(&path)?;
         let entries = fs::read_dir(&path).map_err(|e| Error::io(&path, "read the run folder", e))?;
-        if entries.filter_map(|entry| Some(entry.ok()?.file_name())).any(|name| name != LOCK) {
+        let names: Vec<_> = entries.filter_map(|entry| Some(entry.ok()?.file_name())).collect();
+        if !foreign && names.iter().all(|name| is_unbegun(&path, name)) {
+            names.iter().filter(|name| *name != LOCK).for_each(|name| _ = fs::remove_file(path.join(name)));
+        } else if names.iter().any(|name| name != LOCK) {
             if foreign {
                 _ = fs::remove_file(path.join(LOCK));
             }
@@ -376,17 +380,30 @@ const LOCK: &str = "lock";
 
 /// The folder's lock file, locked: the operating system lets go of it when the process ends.
 fn lock(folder: &Path) -> Result<File> {
-    let path = folder.join(LOCK);
-    let file = append(&path, true)?;
+    try_lock(&folder.join(LOCK))?.ok_or_else(|| {
+        Error::new("expected a run folder to itself, found another process at work in it")
+            .at(folder)
+            .hint("wait for its end, or choose another folder")
+    })
+}
+
+/// A file that is made if it is not there, locked until it is dropped; `None` while another process holds it.
+pub(crate) fn try_lock(path: &Path) -> Result<Option<File>> {
+    let file = append(path, true)?;
     match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => {
-            Err(Error::new("expected a run folder to itself, found another process at work in it")
-                .at(folder)
-                .hint("wait for its end, or choose another folder"))
-        }
-        Err(TryLockError::Error(e)) => Err(Error::io(&path, "lock the file", e).hint("use a file system with locks")),
+        Ok(()) => Ok(Some(file)),
+        Err(TryLockError::WouldBlock) => Ok(None),
+        Err(TryLockError::Error(e)) => Err(Error::io(path, "lock the file", e).hint("use a file system with locks")),
     }
+}
+
+/// Whether a file in a run folder is what a process leaves that is killed before its run has begun: one of the first files,
+/// with nothing of a training in it.
+fn is_unbegun(folder: &Path, name: &OsStr) -> bool {
+    let written = [LOCK, LossRow::FILE, Environment::FILE, "environment.json.part", "config.yaml.part"];
+    let empty = [LOG, MetricsLine::FILE, Calibration::FILE];
+    let is_empty = || folder.join(name).metadata().is_ok_and(|file| file.len() == 0);
+    written.iter().any(|other| name == *other) || (empty.iter().any(|other| name == *other) && is_empty())
 }
 
 /// What to do about a file that is not as the run needs it to go on.

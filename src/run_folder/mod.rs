@@ -29,7 +29,7 @@ mod result;
 pub use calibration::Calibration;
 pub use environment::Environment;
 pub use folder::RunFolder;
-pub(crate) use folder::{CONFIG, LOG, Mark, log_line, watch};
+pub(crate) use folder::{CONFIG, LOG, Mark, log_line, try_lock, watch};
 pub use losses::LossRow;
 pub use metrics::{EpochLine, EvaluationLine, MetricsLine};
 pub use origin::Origin;

@@ -35,7 +35,7 @@ pub struct RunResult {
 }
 
 impl RunResult {
-    pub(super) const FILE: &str = "result.json";
+    pub(crate) const FILE: &str = "result.json";
 }
 
 /// Metrics of a split's targets.

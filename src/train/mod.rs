@@ -19,6 +19,6 @@ pub use early_stopping::EarlyStopping;
 pub use fit::{Event, Fitted, Position, Training};
 pub use over_ranks::{agree, follow};
 pub use record::Report;
-pub use run::{Prepared, evaluate_rows, run, set_up};
+pub use run::{Prepared, evaluate_rows, read_data, run, set_up};
 pub use start::Start;
 pub use stepper::Stepper;

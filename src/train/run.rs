@@ -50,16 +50,7 @@ impl Prepared {
             return Err(Error::new("compute_path is fast, which trains on the CPU, and use_gpu does not say False")
                 .hint("set `use_gpu: False`, or `compute_path: reference`"));
         }
-        let dataset = Dataset::load(&config.data)?;
-        let splits = split(&dataset, &config.data)?;
-        if splits.test.n() == 0 {
-            return Err(Error::new(
-                "expected users with at least three interactions, found none: nothing can be tested",
-            )
-            .at(&config.data.data_path)
-            .hint("check the filters with `dif-sr data inspect`"));
-        }
-        check_negatives(config, &dataset, &splits)?;
+        let (dataset, splits) = read_data(config)?;
         tch::manual_seed(config.run.seed);
         let features = dataset.attributes.iter().map(|a| ItemFeature::new(a, Device::Cpu)).collect();
         let length = config.data.max_item_list_length as i64;
@@ -68,6 +59,22 @@ impl Prepared {
         model.to_device(device);
         Ok(Self { dataset, splits, model, start: None, ranks: Ranks::alone() })
     }
+}
+
+/// Reads the data of a training and checks that it can be done with them.
+///
+/// # Errors
+/// Data that cannot be read, or of which nothing can be tested; a user who has chosen every item, with BPR.
+pub fn read_data(config: &RunConfig) -> Result<(Dataset, Splits)> {
+    let dataset = Dataset::load(&config.data)?;
+    let splits = split(&dataset, &config.data)?;
+    if splits.test.n() == 0 {
+        return Err(Error::new("expected users with at least three interactions, found none: nothing can be tested")
+            .at(&config.data.data_path)
+            .hint("check the filters with `dif-sr data inspect`"));
+    }
+    check_negatives(config, &dataset, &splits)?;
+    Ok((dataset, splits))
 }
 
 /// BPR needs, for every user, an item that the user has not chosen.

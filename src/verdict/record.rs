@@ -154,6 +154,11 @@ impl Record {
         })
     }
 
+    /// A metric of the test, from the ranks: every record has it, whatever cut-offs its run was configured with.
+    pub fn test_at(&self, metric: MetricAt) -> f64 {
+        mean(&metric.of_users(&self.ranks))
+    }
+
     /// Whether the two rank the same targets, one by one.
     pub fn has_the_targets_of(&self, other: &Self) -> bool {
         self.targets_sha256 == other.targets_sha256 && self.ranks.len() == other.ranks.len()
@@ -173,7 +178,7 @@ impl Record {
         }
         let decimals = self.config.get("metric_decimal_place").and_then(Value::as_i64).unwrap_or(4) as i32;
         for (metric, value) in self.test.iter() {
-            let found = mean(&metric.of_users(&self.ranks));
+            let found = self.test_at(metric);
             if (found - value).abs() > 0.5 * 10_f64.powi(-decimals) + 1e-9 {
                 return Err(format!("expected ranks that give the test's {metric} of {value}, found {found:.6}"));
             }
