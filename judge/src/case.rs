@@ -30,7 +30,8 @@ pub struct Case {
 }
 
 impl Case {
-    /// A case that comes with the crate.
+    /// A case that comes with the crate: `gate` is the paper's default, `gate_token` the same with single-valued
+    /// attributes, `concat` and `sum` are the other fusions; [`Case::names`] lists all.
     ///
     /// ```
     /// let case = judge::Case::bundled("gate")?;
@@ -39,15 +40,10 @@ impl Case {
     /// ```
     ///
     /// # Errors
-    /// There is none of that name.
+    /// No bundled case has that name.
     pub fn bundled(name: &str) -> Result<Self> {
-        let Some(found) = bundled::ALL.iter().find(|case| case.name == name) else {
-            let near = nearest(name, Self::names()).map_or(String::new(), |(near, _)| format!("`{near}`? "));
-            let all: Vec<_> = Self::names().collect();
-            return Err(Error::new(format!("expected a bundled case, found `{name}`"))
-                .hint(format!("{near}they are {}", all.join(", "))));
-        };
-        Self::parse(Path::new(name), found.config, found.tensors)
+        let (config, tensors) = Self::bundled_files(name)?;
+        Self::parse(Path::new(name), config, tensors)
     }
 
     /// The names of the cases that come with the crate.
@@ -56,8 +52,17 @@ impl Case {
     }
 
     /// `config.yaml` and `tensors.safetensors` of a case that comes with the crate, as [`Case::parse`] takes them.
-    pub fn bundled_files(name: &str) -> Option<(&'static str, &'static [u8])> {
-        bundled::ALL.iter().find(|case| case.name == name).map(|case| (case.config, case.tensors))
+    ///
+    /// # Errors
+    /// No bundled case has that name.
+    pub fn bundled_files(name: &str) -> Result<(&'static str, &'static [u8])> {
+        let Some(found) = bundled::ALL.iter().find(|case| case.name == name) else {
+            let near = nearest(name, Self::names()).map_or(String::new(), |(near, _)| format!("`{near}`? "));
+            let all: Vec<_> = Self::names().collect();
+            return Err(Error::new(format!("expected a bundled case, found `{name}`"))
+                .hint(format!("{near}they are {}", all.join(", "))));
+        };
+        Ok((found.config, found.tensors))
     }
 
     /// Reads a folder with `config.yaml` and `tensors.safetensors`. A copy of a bundled case is that case, and has its

@@ -51,7 +51,7 @@ pub struct Comparison {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
-    /// They have no elements in common.
+    /// The shapes differ; nothing was compared.
     Shapes {
         /// The shape that was found.
         ours: Vec<usize>,

@@ -21,6 +21,7 @@ pub struct Config {
     pub n_heads: usize,
     /// H: the size of an item vector.
     pub hidden_size: usize,
+    /// dᵢ of each attribute.
     #[serde(default)]
     pub attribute_hidden_size: Vec<usize>,
     #[serde(default)]
@@ -29,11 +30,15 @@ pub struct Config {
     pub hidden_act: String,
     #[serde(default, deserialize_with = "number")]
     pub layer_norm_eps: f64,
+    /// `sum`, `mean` or `max`.
     #[serde(default)]
     pub pooling_mode: String,
+    /// `sum`, `concat` or `gate`.
     #[serde(default)]
     pub fusion_type: String,
+    /// `CE` or `BPR`.
     pub loss_type: String,
+    /// `linear`, or `not` for none.
     #[serde(default)]
     pub attribute_predictor: String,
     /// The weights of the attribute losses.

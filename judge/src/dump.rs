@@ -18,9 +18,12 @@ use crate::{Result, Tensor};
 pub struct Dump {
     /// Where it was read from, for messages; empty if it was not.
     pub path: PathBuf,
-    /// By key (docs/verify.md lists the keys).
+    /// By key, as the case has them: `out.*`, `grad.*`, `train.loss.1` to `5`, `after5.*`; copies of `in.*` (i64) and
+    /// `param.*` are held, too. docs/verify.md lists further ones.
     pub tensors: BTreeMap<String, Tensor>,
-    /// What no tensor says, as JSON: `missing_gradients`, `optimizer`, `dropout_sites`, `determinism`.
+    /// What no tensor says, as JSON: `missing_gradients` `["position_embedding.weight"]`, `optimizer` `{"class": "Adam",
+    /// "groups": [{"lr": 0.001, …}]}`, `dropout_sites` `[{"rate": 0.5, "shape": [6, 7, 32]}, …]`, `determinism`
+    /// `{"largest_difference": 0.0}`.
     pub metadata: BTreeMap<String, String>,
 }
 
@@ -50,7 +53,7 @@ impl Dump {
         Self { path: path.to_path_buf(), tensors: file.tensors, metadata: file.metadata }
     }
 
-    /// Adds a tensor of row-major `values`, in place of one of the same name.
+    /// Adds a tensor of row-major `values` (f64, f32, i64 or i32), in place of one of the same name.
     ///
     /// # Errors
     /// The shape has another number of elements than `values`.

@@ -60,7 +60,8 @@ enum What {
 }
 
 impl<'a> Judge<'a> {
-    /// A judge that requires all that makes DIF-SR: scores, the loss, gradients, optimizer steps.
+    /// A judge that requires all that makes DIF-SR: the scores, the total loss, all gradients, and the parameters after
+    /// five Adam steps.
     pub fn of(case: &'a Case) -> Self {
         let (kinds, accept) = (BTreeSet::new(), Vec::new());
         Self { case, stages: COMPLETE.into(), kinds, accept, float32_labels: false, noise: None }
@@ -69,7 +70,7 @@ impl<'a> Judge<'a> {
     /// Requires these stages, and no others: `layer.0.fused_scores`, `layers`, `scores`, `all`, …
     ///
     /// # Errors
-    /// A name is none.
+    /// A name that is no stage and no check.
     pub fn require<S: AsRef<str>>(mut self, names: impl IntoIterator<Item = S>) -> Result<Self> {
         self.stages.clear();
         for name in names {
@@ -99,7 +100,7 @@ impl<'a> Judge<'a> {
     /// check outside of the case (`init.item_embedding.weight`, `dropout_sites`), of which nothing is held.
     ///
     /// # Errors
-    /// A name is none, or there is no reason.
+    /// An unknown name, or an empty reason.
     pub fn accept(mut self, name: &str, reason: &str) -> Result<Self> {
         let table = self.case.table.as_ref();
         let outside = name.starts_with("init.") || Kind::ALL.iter().any(|kind| kind.key() == name);

@@ -101,16 +101,15 @@ fn run_against(dump: &Path, case: &Path, args: &VerifyArgs, json: bool) -> Resul
     }
 }
 
-/// The name of a case that comes with the program, where no folder is called so.
+/// The name of a case that comes with the program: a name alone, where nothing is called so.
 fn bundled(case: &Path) -> Option<&str> {
-    case.to_str().filter(|name| !case.exists() && judge::Case::names().any(|known| known == *name))
+    case.to_str().filter(|_| !case.exists() && case.components().count() == 1)
 }
 
 fn load(case: &Path) -> Result<Case> {
-    match bundled(case).and_then(judge::Case::bundled_files) {
-        Some((config, tensors)) => Case::parse(case, config, tensors),
-        None => Case::load(case),
-    }
+    let Some(name) = bundled(case) else { return Case::load(case) };
+    let (config, tensors) = judge::Case::bundled_files(name)?;
+    Case::parse(case, config, tensors)
 }
 
 /// The judge with what `--require` and `--accept` say.
