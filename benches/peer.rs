@@ -17,7 +17,7 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::Instant;
 
 use dif_sr::config::RunConfig;
-use dif_sr::data::{Batch, Dataset, RowTensors, split::split};
+use dif_sr::data::{Batch, Dataset, OrderedRows, split::split};
 use dif_sr::device::wait_for;
 use dif_sr::train::{Prepared, Stepper};
 use tch::{Device, Kind, Tensor};
@@ -107,20 +107,20 @@ struct Ours<'a> {
     stepper: Stepper<'a>,
     batches: Vec<Batch>,
     next: usize,
-    valid: RowTensors,
+    valid: OrderedRows,
 }
 
 impl<'a> Ours<'a> {
     fn new(config: &'a RunConfig, prepared: &'a Prepared) -> Self {
         let device = prepared.model.device();
-        let mut train = RowTensors::new(&prepared.splits.train, device);
+        let mut train = OrderedRows::new(&prepared.splits.train, device);
         train.permute(&Tensor::randperm(train.n(), (Kind::Int64, Device::Cpu)).to_device(device));
         Self {
             device,
             stepper: Stepper::new(config, &prepared.model).expect("a float32 model, the fast path's on the CPU"),
             batches: train.batches(config.train.train_batch_size).collect(),
             next: 0,
-            valid: RowTensors::new(&prepared.splits.valid, device),
+            valid: OrderedRows::new(&prepared.splits.valid, device),
         }
     }
 

@@ -12,7 +12,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use dif_sr::data::RowTensors;
+use dif_sr::data::OrderedRows;
 use dif_sr::ranks::launch::Meeting;
 use dif_sr::ranks::{Launch, Ranks};
 use dif_sr::train::{Prepared, Stepper};
@@ -106,7 +106,7 @@ fn epoch_slice(c: &mut Criterion) {
             let config = common::config(name, &keys);
             let prepared = Prepared::new(&config).expect("the data load");
             let mut stepper = Stepper::over(&config, &prepared.model, &ranks).expect("the fast path has the CPU");
-            let train = RowTensors::new(&prepared.splits.train, prepared.model.device());
+            let train = OrderedRows::new(&prepared.splits.train, prepared.model.device());
             orders(&mut || {
                 for batch in train.batches(config.train.train_batch_size).take(SLICE) {
                     stepper.losses(&batch).expect("all are there");

@@ -10,7 +10,7 @@ mod common;
 use std::time::{Duration, Instant};
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use dif_sr::data::RowTensors;
+use dif_sr::data::OrderedRows;
 use dif_sr::device::wait_for;
 use dif_sr::train::{Prepared, Stepper};
 use tch::{Cuda, Device, Kind, Tensor};
@@ -49,8 +49,8 @@ fn data_set(c: &mut Criterion, name: &str, data_path: &str) {
         let prepared = Prepared::new(&config).expect("the data loads");
         let device = prepared.model.device();
         let mut stepper = Stepper::new(&config, &prepared.model).expect("the fast path has the CPU");
-        let valid = RowTensors::new(&prepared.splits.valid, device);
-        let mut train = RowTensors::new(&prepared.splits.train, device);
+        let valid = OrderedRows::new(&prepared.splits.valid, device);
+        let mut train = OrderedRows::new(&prepared.splits.train, device);
         let batch = train.batches(config.train.train_batch_size).next().expect("a batch");
 
         group.bench_function(format!("step of {} rows/{path}", batch.user.size()[0]), |b| {

@@ -21,12 +21,12 @@
 //!
 //! ```
 //! use dif_sr::config::RunConfig;
-//! use dif_sr::data::RowTensors;
+//! use dif_sr::data::OrderedRows;
 //! use dif_sr::train::Prepared;
 //!
 //! let config = RunConfig::load(&["configs/ml-100k.yaml".into()], &[])?;
 //! let Prepared { model, splits, .. } = Prepared::new(&config)?; // with its initial values
-//! let batch = RowTensors::new(&splits.test, model.device()).batches(32).next().expect("rows to test");
+//! let batch = OrderedRows::new(&splits.test, model.device()).batches(32).next().expect("rows to test");
 //! let encoded = model.forward(&batch.item_seq, &batch.item_seq_len, false);
 //! assert_eq!(model.scores(&encoded.seq_output).size(), [32, model.n_items()]);
 //! assert_eq!(model.losses(&batch, true).item.size(), [0; 0]); // with dropout

@@ -12,7 +12,7 @@ use std::time::Instant;
 use dif_sr::config::{ModelConfig, RunConfig};
 use dif_sr::data::atomic::{Format, parse};
 use dif_sr::data::split::split;
-use dif_sr::data::{Dataset, RowTensors};
+use dif_sr::data::{Dataset, OrderedRows};
 use dif_sr::golden::Case;
 use dif_sr::tensors::{TensorFile, write};
 use dif_sr::train::Checkpoint;
@@ -88,7 +88,7 @@ fn kept(interactions: usize, length: usize) -> usize {
     let before = resident();
     let dataset = Dataset::load(&config).unwrap_or_else(|e| panic!("{e}"));
     let splits = split(&dataset, &config).unwrap_or_else(|e| panic!("{e}"));
-    let order = RowTensors::new(&splits.train, tch::Device::Cpu);
+    let order = OrderedRows::new(&splits.train, tch::Device::Cpu);
     let kept = resident().saturating_sub(before);
     assert_eq!(dataset.user.len(), interactions);
     drop((dataset, splits, order));

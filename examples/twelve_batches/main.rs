@@ -37,7 +37,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use dif_sr::config::RunConfig;
-use dif_sr::data::{Batch, RowTensors};
+use dif_sr::data::{Batch, OrderedRows};
 use dif_sr::train::{Prepared, Stepper, set_up};
 use dif_sr::{Error, Result};
 use serde_json::Value;
@@ -127,7 +127,7 @@ fn permutation(prepared: &Prepared) -> Tensor {
 }
 
 fn batches(config: &RunConfig, prepared: &Prepared, order: &Tensor) -> Vec<Batch> {
-    let mut rows = RowTensors::new(&prepared.splits.train, Device::Cpu);
+    let mut rows = OrderedRows::new(&prepared.splits.train, Device::Cpu);
     rows.permute(order);
     rows.batches(config.train.train_batch_size).take(BATCHES).collect()
 }

@@ -89,7 +89,7 @@ pub fn run(args: &VerifyArgs, json: bool) -> Result<Outcome> {
 
 fn run_against(dump: &Path, case: &Path, args: &VerifyArgs, json: bool) -> Result<Outcome> {
     let dump = Dump::read(dump)?;
-    match bundled(case) {
+    match bundled(case)? {
         Some(name) => {
             let case = judge::Case::bundled(name)?;
             told(&asked(Judge::of(&case), args)?.judge(&dump)?, json)
@@ -102,12 +102,20 @@ fn run_against(dump: &Path, case: &Path, args: &VerifyArgs, json: bool) -> Resul
 }
 
 /// The name of a case that comes with the program: a name alone, where nothing is called so.
-fn bundled(case: &Path) -> Option<&str> {
-    case.to_str().filter(|_| !case.exists() && case.components().count() == 1)
+///
+/// # Errors
+/// Such a name, of no case.
+fn bundled(case: &Path) -> Result<Option<&str>> {
+    let name = case.to_str().filter(|_| !case.exists() && case.components().count() == 1);
+    match name.filter(|name| judge::Case::names().all(|known| known != *name)) {
+        Some(name) => Err(Error::new(format!("expected a folder or a bundled case, found `{name}`"))
+            .hint(format!("the bundled ones are {}", judge::Case::names().collect::<Vec<_>>().join(", ")))),
+        None => Ok(name),
+    }
 }
 
 fn load(case: &Path) -> Result<Case> {
-    let Some(name) = bundled(case) else { return Case::load(case) };
+    let Some(name) = bundled(case)? else { return Case::load(case) };
     let (config, tensors) = judge::Case::bundled_files(name)?;
     Case::parse(case, config, tensors)
 }

@@ -7,7 +7,7 @@ use crate::{Error, Result, splitmix};
 
 /// Rows in the order in which batches are taken.
 #[derive(Debug)]
-pub struct RowTensors {
+pub struct OrderedRows {
     rows: Rows,
     /// `[n]`.
     order: Vec<u32>,
@@ -30,7 +30,7 @@ pub struct Batch {
     pub neg_items: Option<Tensor>,
 }
 
-impl RowTensors {
+impl OrderedRows {
     /// The rows in their own order, for batches on `device`.
     pub fn new(rows: &Rows, device: Device) -> Self {
         Self { rows: rows.clone(), order: (0..rows.n() as u32).collect(), device }
@@ -191,7 +191,7 @@ mod tests {
 
     #[test]
     fn batches_cover_all_rows_in_order_and_the_last_is_shorter() {
-        let tensors = RowTensors::new(&rows(), Device::Cpu);
+        let tensors = OrderedRows::new(&rows(), Device::Cpu);
         let batches: Vec<_> = tensors.batches(2).collect();
         assert_eq!(batches.iter().map(|batch| batch.item_seq.size()).collect::<Vec<_>>(), [[2, 2], [1, 2]]);
         assert_eq!(Vec::<i64>::try_from(&batches[0].pos_items).unwrap(), [4, 5]);
@@ -200,7 +200,7 @@ mod tests {
 
     #[test]
     fn permutations_compound() {
-        let mut tensors = RowTensors::new(&rows(), Device::Cpu);
+        let mut tensors = OrderedRows::new(&rows(), Device::Cpu);
         let permutation = Tensor::from_slice(&[1i64, 2, 0]);
         tensors.permute(&permutation);
         assert_eq!(Vec::<i64>::try_from(&tensors.all().pos_items).unwrap(), [5, 2, 4]);
@@ -242,7 +242,7 @@ mod tests {
 
     #[test]
     fn a_batch_with_negatives_has_one_for_each_positive() {
-        let tensors = RowTensors::new(&rows(), Device::Cpu);
+        let tensors = OrderedRows::new(&rows(), Device::Cpu);
         let mut sampler = NegativeSampler::new(&rows(), 8, 0);
         let batch = tensors.batches(3).next().unwrap().with_negatives(&mut sampler).unwrap();
         assert_eq!(batch.neg_items.unwrap().size(), [3]);

@@ -23,7 +23,7 @@ pub mod table;
 pub mod vocabulary;
 mod warnings;
 
-pub use batch::{Batch, NegativeSampler, RowTensors};
+pub use batch::{Batch, NegativeSampler, OrderedRows};
 pub use dataset::Dataset;
 pub use inspect::{Inspection, Summary};
 pub use items::Attribute;

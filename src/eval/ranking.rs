@@ -2,7 +2,7 @@
 
 use tch::{Kind, Tensor, no_grad};
 
-use crate::data::RowTensors;
+use crate::data::OrderedRows;
 use crate::model::Model;
 use crate::{Error, Result};
 
@@ -47,7 +47,7 @@ impl Ranking {
 /// A score that is not finite, and what `progress` returns.
 pub fn rank(
     model: &Model,
-    rows: &RowTensors,
+    rows: &OrderedRows,
     batch_size: usize,
     mut progress: impl FnMut(usize) -> Result<()>,
 ) -> Result<Ranking> {

@@ -8,7 +8,7 @@ use tch::{Device, Kind, Tensor};
 use super::stepper::rank_with;
 use super::{EarlyStopping, Stepper};
 use crate::config::{Loss, RunConfig};
-use crate::data::{Batch, NegativeSampler, RowTensors, Splits};
+use crate::data::{Batch, NegativeSampler, OrderedRows, Splits};
 use crate::eval::{MetricAt, MetricValues};
 use crate::model::{Losses, Model};
 use crate::ranks::Ranks;
@@ -105,8 +105,8 @@ pub struct Position {
 pub struct Training<'a> {
     pub(super) config: &'a RunConfig,
     pub(super) model: &'a Model,
-    train: RowTensors,
-    valid: RowTensors,
+    train: OrderedRows,
+    valid: OrderedRows,
     /// `[n]`: the row of the training split that stands at each place. Permutations compound.
     pub(super) order: Tensor,
     pub(super) negatives: Option<NegativeSampler>,
@@ -135,12 +135,12 @@ impl<'a> Training<'a> {
     /// As [`Stepper::new`].
     pub fn over(config: &'a RunConfig, model: &'a Model, splits: &Splits, ranks: &Ranks) -> Result<Self> {
         let settings = &config.train;
-        let train = RowTensors::new(&splits.train, model.device());
+        let train = OrderedRows::new(&splits.train, model.device());
         let stopping = EarlyStopping::new(settings.stopping_step);
         Ok(Self {
             config,
             model,
-            valid: RowTensors::new(&splits.valid, model.device()),
+            valid: OrderedRows::new(&splits.valid, model.device()),
             order: Tensor::arange(train.n(), (Kind::Int64, Device::Cpu)),
             train,
             negatives: (config.model.loss_type == Loss::Bpr)

@@ -4,7 +4,7 @@ use super::Adam;
 use super::clip::clip_grad_norm;
 use crate::Result;
 use crate::config::{ComputePath, Precision, RunConfig, TrainConfig};
-use crate::data::{Batch, RowTensors, Rows};
+use crate::data::{Batch, OrderedRows, Rows};
 use crate::eval::{Ranking, rank};
 use crate::fast::{FastPath, Masks};
 use crate::libtorch::in_bfloat16;
@@ -104,7 +104,7 @@ impl<'a> Stepper<'a> {
     ///
     /// # Errors
     /// As [`rank`].
-    pub fn rank(&mut self, rows: &RowTensors) -> Result<Ranking> {
+    pub fn rank(&mut self, rows: &OrderedRows) -> Result<Ranking> {
         rank_with(self.fast.as_mut(), self.model, rows, self.eval_batch_size, |_| Ok(()))
     }
 }
@@ -120,7 +120,7 @@ pub(super) fn rank_rows(
     ranks: &Ranks,
     progress: impl FnMut(usize) -> Result<()>,
 ) -> Result<Ranking> {
-    let rows = RowTensors::new(rows, model.device());
+    let rows = OrderedRows::new(rows, model.device());
     rank_with(fast(config, model, ranks)?.as_mut(), model, &rows, config.eval.eval_batch_size, progress)
 }
 
@@ -128,7 +128,7 @@ pub(super) fn rank_rows(
 pub(super) fn rank_with(
     fast: Option<&mut FastPath>,
     model: &Model,
-    rows: &RowTensors,
+    rows: &OrderedRows,
     batch_size: usize,
     progress: impl FnMut(usize) -> Result<()>,
 ) -> Result<Ranking> {

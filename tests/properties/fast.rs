@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use dif_sr::config::{AttributeKind, Fusion, Loss, Pooling, Precision, Predictor};
-use dif_sr::data::{Batch, RowTensors, Rows};
+use dif_sr::data::{Batch, OrderedRows, Rows};
 use dif_sr::eval::rank;
 use dif_sr::fast::{FastPath, Masks};
 use dif_sr::golden::{Tolerance, rounding_noise};
@@ -164,7 +164,7 @@ proptest! {
         let (seq, l) = (ids(&batch.item_seq), shape.length as usize);
         let histories = seq.chunks(l).zip(ids(&batch.item_seq_len)).map(|(row, len)| &row[..len as usize]);
         let rows = Rows::new(l, histories.zip(ids(&batch.pos_items)).map(|(history, target)| (0, history, target)));
-        let rows = RowTensors::new(&rows, model.device());
+        let rows = OrderedRows::new(&rows, model.device());
         let mut told = 0;
         let ours = fast(&model).rank(&rows, |done| { told = done; Ok(()) }).expect("finite scores");
         let expected = rank(&model, &rows, 7, |_| Ok(())).expect("finite scores");

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use dif_sr::config::*;
-use dif_sr::data::{RowTensors, Rows};
+use dif_sr::data::{OrderedRows, Rows};
 use dif_sr::fast::{FastPath, Masks};
 use dif_sr::model::Model;
 use dif_sr::ranks::launch::Meeting;
@@ -93,7 +93,7 @@ fn outcome(case: &Case, ranks: &Ranks, threads: usize) -> Outcome {
         let histories = seq.chunks(l).zip(ids(&batch.item_seq_len)).map(|(row, len)| &row[..len as usize]);
         let rows = Rows::new(l, histories.zip(ids(&batch.pos_items)).map(|(history, target)| (0, history, target)));
         let mut told = 0;
-        let ranking = fast.rank(&RowTensors::new(&rows, model.device()), |done| {
+        let ranking = fast.rank(&OrderedRows::new(&rows, model.device()), |done| {
             told = done;
             Ok(())
         });

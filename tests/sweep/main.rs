@@ -113,7 +113,8 @@ fn a_task_is_what_train_does_with_its_configuration_and_seed() {
 
 #[test]
 fn a_second_process_at_a_task_is_told_so_and_writes_nothing() {
-    let place = planned(SWEEP);
+    // Longer than anybody waits.
+    let place = planned(&format!("{SWEEP}keys: {{epochs: 100000, stopping_step: 100000}}\n"));
     let run = place.path("out/toy/gate/seed-1");
     let first = spawn(&place, &["--task=0"]);
     // Already while the first one loads the data.
@@ -124,8 +125,10 @@ fn a_second_process_at_a_task_is_told_so_and_writes_nothing() {
         "out/toy/gate/seed-1: expected a run to itself, found another process at work at it; wait for its end: \
          `dif-sr sweep status` tells"
     );
-    assert!(ended(first).success());
-    assert!(!log_of(&run).contains("Resumed") && states(&place)[0] == "done");
+    until_it_trains(&run);
+    signal(&first, "TERM");
+    assert_eq!(ended(first).code(), Some(4));
+    assert!(!log_of(&run).contains("Resumed") && states(&place)[0] == "interrupted");
     assert!(!place.path("out/toy/gate/seed-1.failed.json").exists(), "it is no failure");
 }
 

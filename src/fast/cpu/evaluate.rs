@@ -14,7 +14,7 @@ use super::path::{FastPath, MICRO_BATCH, gather};
 use super::rank::{self, int16::Prefilter};
 use super::threads::Worker;
 use crate::Result;
-use crate::data::RowTensors;
+use crate::data::OrderedRows;
 use crate::eval::{Ranking, not_finite};
 use crate::ranks::team::of_elements;
 
@@ -58,7 +58,7 @@ impl FastPath {
     ///
     /// # Errors
     /// A score that is not a finite number; a lost rank; what `progress` returns.
-    pub fn rank(&mut self, rows: &RowTensors, mut progress: impl FnMut(usize) -> Result<()>) -> Result<Ranking> {
+    pub fn rank(&mut self, rows: &OrderedRows, mut progress: impl FnMut(usize) -> Result<()>) -> Result<Ranking> {
         let rows = rows.all();
         // Sequences that begin alike stand side by side, to share the rows of their first positions.
         let order = rows.item_seq.select(1, 0).argsort(0, false);
