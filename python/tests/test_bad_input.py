@@ -116,7 +116,7 @@ def test_a_model_on_a_device_that_is_not_there_fails_in_its_own_words(rec):
 def test_without_pytorch_there_is_one_sentence():
     code = "import sys; sys.modules['torch'] = None; import dif_sr; print(dif_sr.cases()[0])\n"
     code += "try: dif_sr.check\nexcept dif_sr.Error as error: print(error)"
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    run = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True)  # not what lies here
     assert run.stdout.splitlines() == [
         "act_relu",
         "dif_sr.check needs PyTorch, and `import torch` finds none: install it (`pip install torch`)",

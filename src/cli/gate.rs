@@ -1,6 +1,7 @@
 //! `dif-sr gate`
 
-use std::path::PathBuf;
+use std::fs;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use dif_sr::tensors::{make_place, replace};
@@ -39,7 +40,12 @@ pub struct GateArgs {
 }
 
 pub fn run(args: &GateArgs, json: bool) -> Result<Outcome> {
+    let formers: [fn(&str) -> bool; 2] = [|text| text.contains("\"dif-sr gate\""), |text| text.starts_with("**")];
     let places = [&args.junit, &args.markdown];
+    places
+        .into_iter()
+        .zip(formers)
+        .try_for_each(|(path, former)| path.iter().try_for_each(|path| free(path, former)))?;
     // A verdict after hours shall find a place.
     let judged = places.into_iter().flatten().try_for_each(|path| make_place(path)).and_then(|()| judge(args));
     // What could not be judged must not leave a former verdict behind.
@@ -65,6 +71,17 @@ pub fn run(args: &GateArgs, json: bool) -> Result<Outcome> {
     }
     written.into_iter().collect::<Result<()>>()?;
     Ok(verdict.outcome.into())
+}
+
+/// That nothing is lost where a verdict is written: an empty file, as a CI job has for its summary, or a former verdict.
+fn free(path: &Path, former: fn(&str) -> bool) -> Result<()> {
+    // A device or a pipe is written into, and never read.
+    if path.is_file() && !fs::read_to_string(path).is_ok_and(|text| text.trim().is_empty() || former(&text)) {
+        return Err(Error::new("expected no file or a former verdict, found another file")
+            .at(path)
+            .hint("choose another place for the verdict"));
+    }
+    Ok(())
 }
 
 /// The verdict, and beside it which benchmarks were not judged.

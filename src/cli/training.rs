@@ -46,6 +46,14 @@ impl Training {
     ) -> Result<Self> {
         let stop = stop_on_signals()?;
         let read = || {
+            let same = |out: &PathBuf| {
+                out.canonicalize().ok().is_some_and(|out| run.canonicalize().is_ok_and(|run| run == out))
+            };
+            if out.as_ref().is_some_and(same) {
+                return Err(Error::new("expected --out to be a new folder, found that of --from")
+                    .at(run)
+                    .hint("name another one: a run that another begins from stays as it is"));
+            }
             if !config_args.files()?.is_empty() {
                 return Err(Error::new("a run from another one has its configuration: --config_files cannot be given")
                     .at(run)

@@ -196,13 +196,19 @@ fn slurm_port(of: Environment) -> Result<u16> {
     Ok(20_000 + ((job + 7919 * step) % 12_000) as u16)
 }
 
-/// The file, unless an earlier start has left it: its ranks would be looked for in vain.
+/// The file, unless it is older than this start: an earlier start's ranks would be looked for in vain.
 fn fresh(file: PathBuf, timeout: Duration) -> Result<PathBuf> {
+    let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty());
+    if let Some(folder) = folder.filter(|folder| !folder.is_dir()) {
+        return Err(Error::new("expected a folder that all ranks see, for the file in which they meet, found none")
+            .at(folder)
+            .hint("make it, or name another one"));
+    }
     let age = file.metadata().and_then(|file| file.modified()).ok().and_then(|time| time.elapsed().ok());
     if age.is_some_and(|age| age > timeout) {
-        return Err(Error::new("expected a file that is new at every start, found one of an earlier start")
+        return Err(Error::new("expected a file that is new at every start, found an older one")
             .at(file)
-            .hint("remove it, or name another one"));
+            .hint("name another one, new at every start"));
     }
     Ok(file)
 }
@@ -214,6 +220,13 @@ mod tests {
     fn read(launcher: Launcher, variables: &[(&str, &str)]) -> Result<Launch> {
         let of = |name: &str| variables.iter().find(|(other, _)| *other == name).map(|(_, value)| (*value).to_owned());
         Launch::read(launcher, None, Duration::from_secs(9), &of)
+    }
+
+    #[test]
+    fn a_file_to_meet_in_needs_its_folder() {
+        let of = |name: &str| PLAIN.iter().find(|(other, _)| *other == name).map(|(_, value)| (*value).to_owned());
+        let launch = Launch::read(Launcher::Env, Some("/nowhere/file".into()), Duration::from_secs(9), &of);
+        assert!(launch.unwrap_err().to_string().starts_with("/nowhere: expected a folder that all ranks see"));
     }
 
     fn address(host: &str, port: u16, serves: bool) -> Meeting {

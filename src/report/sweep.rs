@@ -55,7 +55,11 @@ pub fn sweep_page(name: &str, summary: &Summary) -> String {
                     @for note in &verdict.notes { p { "Note: " (note) "." } }
                 }
             }
-            @if summary.outcome().is_none() { p { "None yet: a group is judged once all of its runs are finished." } }
+            @if summary.groups.iter().all(|group| !group.is_held) {
+                p { "None: no group names what is expected (" code { "expect" } " in sweep.yaml)." }
+            } @else if summary.outcome().is_none() {
+                p { "None yet: a group is judged once all of its runs are finished." }
+            }
         }
         @if !summary.missing.is_empty() { section { h2 { "Missing runs" } (missing(&summary.missing)) } }
     };

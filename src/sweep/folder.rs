@@ -13,6 +13,7 @@ use crate::{Error, Result};
 
 /// A line for each run.
 const TASKS: &str = "tasks.jsonl";
+const SWEEP: &str = "sweep.yaml";
 /// What a group's runs are held to.
 const EXPECTATION: &str = "expectation.yaml";
 /// Held while the folder's own files are written.
@@ -60,6 +61,16 @@ impl SweepFolder {
     /// # Errors
     /// No such folder, or one of another kind.
     pub fn open(path: &Path) -> Result<Self> {
+        let folder = Self::read(path)?;
+        if folder.tasks.is_empty() {
+            return Err(Error::new("expected at least one task, found an empty file")
+                .at(path.join(TASKS))
+                .hint("plan the sweep once more"));
+        }
+        Ok(folder)
+    }
+
+    fn read(path: &Path) -> Result<Self> {
         let file = path.join(TASKS);
         let text = fs::read_to_string(&file).map_err(|e| {
             Error::io(&file, "read the tasks of the sweep", e)
@@ -68,10 +79,9 @@ impl SweepFolder {
         let mut tasks = Vec::new();
         for (i, line) in text.lines().enumerate() {
             let task: Task = serde_json::from_str(line).map_err(|e| {
-                Error::new(format!("expected a task, found {e}"))
-                    .at(&file)
-                    .line(i as u64 + 1)
-                    .hint("the file is damaged: plan the sweep once more")
+                Error::new(format!("expected a task, found {e}")).at(&file).line(i as u64 + 1).hint(
+                    "the file is damaged: remove it, and plan the sweep once more, which finds the runs that there are",
+                )
             })?;
             tasks.push(task);
         }
@@ -87,15 +97,17 @@ impl SweepFolder {
         fs::create_dir_all(path)
             .map_err(|e| Error::io(path, "make the folder of the sweep", e).hint("choose another place with --out"))?;
         let planned = path.join(TASKS).exists();
+        // Without its tasks, which a damaged file had, a sweep is still one.
+        let is_sweep = planned || path.join(SWEEP).exists();
         let mut entries = fs::read_dir(path).map_err(|e| Error::io(path, "read the folder", e))?;
-        if !planned && entries.any(|entry| entry.is_ok_and(|entry| entry.file_name() != LOCK)) {
+        if !is_sweep && entries.any(|entry| entry.is_ok_and(|entry| entry.file_name() != LOCK)) {
             return Err(Error::new("expected a sweep, or a new or empty folder, found other files")
                 .at(path)
                 .hint("choose another place with --out: nothing is overwritten"));
         }
         let before = Self { path: path.to_owned(), tasks: Vec::new() };
         let _lock = before.lock()?;
-        let before = if planned { Self::open(path)? } else { before };
+        let before = if planned { Self::read(path)? } else { before };
         sweep.groups.iter().try_for_each(|group| before.check(group))?;
 
         let (folder, planned) = before.with(sweep);
@@ -111,7 +123,7 @@ impl SweepFolder {
                 None => {}
             }
         }
-        replace(&path.join("sweep.yaml"), sweep.text.as_bytes())?;
+        replace(&path.join(SWEEP), sweep.text.as_bytes())?;
         let lines = folder.tasks.iter().map(|task| serde_json::to_string(task).expect("text is JSON") + "\n");
         // Last: what it names is there.
         replace(&path.join(TASKS), lines.collect::<String>().as_bytes())?;

@@ -258,3 +258,22 @@ seeds: [1]
         .map(|config| (config.train.epochs, config.model.n_layers));
     assert_eq!(epochs, [(4, 1), (6, 1)]);
 }
+
+#[test]
+fn a_damaged_list_of_tasks_is_told_and_made_once_more() {
+    let place = planned(SWEEP);
+    let tasks = place.path("out/tasks.jsonl");
+    let whole = text(&tasks);
+    for (damaged, sentence) in
+        [("", "out/tasks.jsonl: expected at least one task"), ("{\n", "remove it, and plan the sweep")]
+    {
+        fs::write(&tasks, damaged).expect("written");
+        for command in ["run", "status", "gather"] {
+            let told = place.refusal(2, &["sweep", command, "out"]);
+            assert!(told.contains(sentence), "{command}: {told}");
+        }
+    }
+    fs::remove_file(&tasks).expect("removed");
+    good(&place, &["sweep", "plan", "sweep.yaml", "--out=out"]);
+    assert_eq!(text(&tasks), whole);
+}

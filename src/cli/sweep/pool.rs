@@ -12,7 +12,7 @@ use dif_sr::config::RunConfig;
 use dif_sr::run_folder::RunResult;
 use dif_sr::sweep::{State, SweepFolder, Task};
 use dif_sr::{Error, Result};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, kill_process, set_parent_process_death_signal};
 use serde_json::json;
 
 use super::super::training::stop_on_signals;
@@ -82,6 +82,9 @@ fn begin(folder: &SweepFolder, task: &Task) -> Result<Child> {
     let mut command = Command::new(program);
     command.args(["sweep", "run"]).arg(folder.path()).arg(format!("--task={}", task.task));
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(file).process_group(0);
+    // However this process ends, its runs are interrupted, and save.
+    // SAFETY: a system call alone, between fork and exec.
+    unsafe { command.pre_exec(|| Ok(set_parent_process_death_signal(Some(Signal::TERM))?)) };
     command.spawn().map_err(|e| Error::new(format!("cannot start {}: {e}", task.in_words())))
 }
 
