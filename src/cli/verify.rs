@@ -104,8 +104,13 @@ fn run_against(dump: &Path, case: &Path, args: &VerifyArgs, json: bool) -> Resul
 /// The name of a case that comes with the program: a name alone, where nothing is called so.
 ///
 /// # Errors
-/// Such a name, of no case.
+/// Such a name, of no case; a run folder.
 fn bundled(case: &Path) -> Result<Option<&str>> {
+    if case.join("environment.json").exists() {
+        return Err(Error::new("expected a folder with a case, found that of a run")
+            .at(case)
+            .hint("use `dif-sr evaluate` for its model, or `dif-sr gate` for its figures"));
+    }
     let name = case.to_str().filter(|_| !case.exists() && case.components().count() == 1);
     match name.filter(|name| judge::Case::names().all(|known| known != *name)) {
         Some(name) => Err(Error::new(format!("expected a folder or a bundled case, found `{name}`"))

@@ -83,6 +83,8 @@ fn verify_cannot_run_on_an_unreadable_folder() {
     told.by(&["verify", "nowhere"]);
     told.by(&["verify", "a.json"]);
     told.by(&["verify", "half"]);
+    fs::write(folder.path().join("half/environment.json"), "{}").expect("written");
+    told.by(&["verify", "half"]);
     insta::assert_snapshot!(told.text);
 }
 

@@ -222,3 +222,12 @@ fn an_interrupted_task_goes_back_to_slurm_unless_it_was_cancelled() {
     assert!(ended(child).success());
     assert_eq!(text(noted.as_ref()), "requeue 41_7\n");
 }
+
+#[test]
+fn ranks_are_no_tasks() {
+    let place = planned(SWEEP);
+    let output = place.command(&["sweep", "run", "out"]).envs([("RANK", "0"), ("WORLD_SIZE", "2")]).output();
+    let told = sentence(2, &output.expect("the binary runs"));
+    assert!(told.ends_with("unset its variables, and number tasks by --task"), "{told}");
+    assert_eq!(states(&place), ["waiting"; 4], "none has failed by it");
+}

@@ -10,7 +10,7 @@ use dif_sr::sweep::{State, SweepFolder, Task};
 use dif_sr::{Error, Result};
 use serde_json::json;
 
-use super::super::{Outcome, call, output};
+use super::super::{Outcome, call, output, ranks};
 use super::pool;
 
 /// Where engines say which task of an array this is.
@@ -33,6 +33,7 @@ pub struct RunArgs {
 }
 
 pub fn run(args: &RunArgs, json: bool) -> Result<Outcome> {
+    ranks::alone().map_err(|error| error.hint("unset its variables, and number tasks by --task"))?;
     let folder = SweepFolder::open(&args.sweep)?;
     let number = match (args.task, args.jobs) {
         (Some(number), _) => Some(number),
