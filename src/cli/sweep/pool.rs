@@ -17,7 +17,6 @@ use serde_json::json;
 
 use super::super::training::stop_on_signals;
 use super::super::{Outcome, output};
-use super::run::left;
 
 /// How often the processes are looked at.
 const GLANCE: Duration = Duration::from_millis(50);
@@ -130,4 +129,25 @@ fn note_threads(folder: &SweepFolder) -> Result<()> {
 /// Tells beside the result, on standard error, which may be gone.
 fn say(line: &str) {
     _ = writeln!(std::io::stderr(), "{line}");
+}
+
+/// What is left to say of tasks after all were tried: an error where one is not done.
+fn left(folder: &SweepFolder) -> Result<()> {
+    let states = folder.tasks().map(|task| (task, folder.state(task)));
+    let open: Vec<(&Task, State)> = states.filter(|(_, state)| *state != State::Done).collect();
+    let failed = open.iter().filter(|(_, state)| matches!(state, State::Failed { .. })).count();
+    let all = folder.tasks().count();
+    let first = open.iter().find_map(|(task, state)| match state {
+        State::Failed { reason } => Some(format!("{}: {reason}", task.in_words())),
+        _ => None,
+    });
+    match (first, open.len()) {
+        (_, 0) => Ok(()),
+        (Some(first), _) => Err(Error::new(format!("{failed} of {all} runs failed, the first of them {first}"))
+            .at(folder.path())
+            .hint("`dif-sr sweep status` has all reasons")),
+        (None, n) => Err(Error::interruption(format!("{n} of {all} runs are not done"))
+            .at(folder.path())
+            .hint("go on with `dif-sr sweep run`; `dif-sr sweep status` tells where others are at work")),
+    }
 }

@@ -6,7 +6,7 @@ use std::process::Command;
 
 use clap::Args;
 use dif_sr::run_folder::RunResult;
-use dif_sr::sweep::{State, SweepFolder, Task};
+use dif_sr::sweep::{SweepFolder, Task};
 use dif_sr::{Error, Result};
 use serde_json::json;
 
@@ -131,26 +131,5 @@ fn requeue() -> Result<()> {
             output::note(&format!("job {job} is {}: not requeued", if state.is_empty() { "over" } else { state }));
             Ok(())
         }
-    }
-}
-
-/// What is left to say of tasks after all were tried: an error where one is not done.
-pub fn left(folder: &SweepFolder) -> Result<()> {
-    let states = folder.tasks().map(|task| (task, folder.state(task)));
-    let open: Vec<(&Task, State)> = states.filter(|(_, state)| *state != State::Done).collect();
-    let failed = open.iter().filter(|(_, state)| matches!(state, State::Failed { .. })).count();
-    let all = folder.tasks().count();
-    let first = open.iter().find_map(|(task, state)| match state {
-        State::Failed { reason } => Some(format!("{}: {reason}", task.in_words())),
-        _ => None,
-    });
-    match (first, open.len()) {
-        (_, 0) => Ok(()),
-        (Some(first), _) => Err(Error::new(format!("{failed} of {all} runs failed, the first of them {first}"))
-            .at(folder.path())
-            .hint("`dif-sr sweep status` has all reasons")),
-        (None, n) => Err(Error::interruption(format!("{n} of {all} runs are not done"))
-            .at(folder.path())
-            .hint("go on with `dif-sr sweep run`; `dif-sr sweep status` tells where others are at work")),
     }
 }
