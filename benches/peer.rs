@@ -114,7 +114,7 @@ impl<'a> Ours<'a> {
     fn new(config: &'a RunConfig, prepared: &'a Prepared) -> Self {
         let device = prepared.model.device();
         let mut train = OrderedRows::new(&prepared.splits.train, device);
-        train.permute(&Tensor::randperm(train.n(), (Kind::Int64, Device::Cpu)).to_device(device));
+        train.permute(&Tensor::randperm(train.n(), (Kind::Int64, Device::Cpu)));
         Self {
             device,
             stepper: Stepper::new(config, &prepared.model).expect("a float32 model, the fast path's on the CPU"),

@@ -65,7 +65,7 @@ fn data_set(c: &mut Criterion, name: &str, data_path: &str) {
         group.bench_function(format!("shuffle and {SLICE} steps/{path}"), |b| {
             b.iter_custom(|n| {
                 timed(device, n, || {
-                    train.permute(&Tensor::randperm(train.n(), (Kind::Int64, Device::Cpu)).to_device(device));
+                    train.permute(&Tensor::randperm(train.n(), (Kind::Int64, Device::Cpu)));
                     for batch in train.batches(config.train.train_batch_size).take(SLICE) {
                         stepper.losses(&batch).expect("there is one rank");
                         stepper.update();

@@ -4,18 +4,23 @@
 //! input of about a megabyte, made to be as costly as its form allows, is read.
 #![cfg(target_os = "linux")]
 
+use std::alloc::{GlobalAlloc, Layout, System};
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Instant;
 
+use dif_sr::Error;
 use dif_sr::config::{ModelConfig, RunConfig};
 use dif_sr::data::atomic::{Format, parse};
 use dif_sr::data::split::split;
 use dif_sr::data::{Dataset, OrderedRows};
 use dif_sr::golden::Case;
+use dif_sr::model::Model;
 use dif_sr::tensors::{TensorFile, write};
-use dif_sr::train::Checkpoint;
+use dif_sr::train::{Checkpoint, Event, Training};
+use tempfile::TempDir;
 
 /// Bytes of memory for each byte of input. The worst known inputs take 196, items of short names with as much padding as is
 /// taken, and 195, YAML of nothing but `[` (and half a minute, which is why there is less of it below).
@@ -24,6 +29,42 @@ const MULTIPLE: usize = 256;
 const CONSTANT: usize = 4 << 20;
 /// About the size of the inputs.
 const SIZE: usize = 1 << 20;
+
+/// Bytes that Rust holds, libtorch's not among them: to the byte, whatever the kernel takes back meanwhile.
+static HELD: AtomicUsize = AtomicUsize::new(0);
+
+struct Counted;
+
+#[global_allocator]
+static ALLOCATOR: Counted = Counted;
+
+// SAFETY: the system's allocator does all, with the same arguments.
+unsafe impl GlobalAlloc for Counted {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        HELD.fetch_add(layout.size(), Relaxed);
+        // SAFETY: the caller's promise.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        HELD.fetch_add(layout.size(), Relaxed);
+        // SAFETY: the caller's promise.
+        unsafe { System.alloc_zeroed(layout) }
+    }
+
+    unsafe fn realloc(&self, place: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        HELD.fetch_add(size, Relaxed);
+        HELD.fetch_sub(layout.size(), Relaxed);
+        // SAFETY: the caller's promise.
+        unsafe { System.realloc(place, layout, size) }
+    }
+
+    unsafe fn dealloc(&self, place: *mut u8, layout: Layout) {
+        HELD.fetch_sub(layout.size(), Relaxed);
+        // SAFETY: the caller's promise.
+        unsafe { System.dealloc(place, layout) }
+    }
+}
 
 #[test]
 fn no_input_takes_more_memory_than_a_multiple_of_its_size() {
@@ -52,6 +93,7 @@ fn no_input_takes_more_memory_than_a_multiple_of_its_size() {
         hold(name, config.len() + tensors.len(), || drop(Case::parse(Path::new(name), &config, &tensors)));
     }
     interactions_are_kept_once();
+    an_epoch_holds_a_batch_at_a_time();
 }
 
 /// What is kept for a training grows by at most 40 bytes with each interaction, however long sequences may be.
@@ -65,8 +107,8 @@ fn interactions_are_kept_once() {
     }
 }
 
-/// Bytes that are kept of a data set of 50,000 users and 20,000 items, with its splits and the order of training.
-fn kept(interactions: usize, length: usize) -> usize {
+/// A data set of 50,000 users and 20,000 items, and the configuration of a small model on it.
+fn made(interactions: usize, length: usize) -> (TempDir, RunConfig) {
     let folder = tempfile::tempdir().expect("a folder can be made");
     let path = folder.path().join("made/made.inter");
     std::fs::create_dir(folder.path().join("made")).expect("a folder can be made");
@@ -81,18 +123,53 @@ fn kept(interactions: usize, length: usize) -> usize {
         ("dataset", "made".to_owned()),
         ("data_path", folder.path().display().to_string()),
         ("model", "SASRec".to_owned()),
+        ("hidden_size", "2".to_owned()),
+        ("inner_size", "2".to_owned()),
+        ("n_heads", "1".to_owned()),
+        ("n_layers", "1".to_owned()),
+        ("train_batch_size", "64".to_owned()),
+        ("use_gpu", "False".to_owned()),
         ("MAX_ITEM_LIST_LENGTH", length.to_string()),
     ];
     let config = RunConfig::load(&[], &keys.map(|(key, value)| (key.to_owned(), value)));
-    let config = config.unwrap_or_else(|e| panic!("{e}")).data;
-    let before = resident();
-    let dataset = Dataset::load(&config).unwrap_or_else(|e| panic!("{e}"));
-    let splits = split(&dataset, &config).unwrap_or_else(|e| panic!("{e}"));
+    (folder, config.unwrap_or_else(|e| panic!("{e}")))
+}
+
+/// Bytes that are kept of a data set, with its splits and the order of training.
+fn kept(interactions: usize, length: usize) -> usize {
+    let (_folder, config) = made(interactions, length);
+    let before = HELD.load(Relaxed);
+    let dataset = Dataset::load(&config.data).unwrap_or_else(|e| panic!("{e}"));
+    let splits = split(&dataset, &config.data).unwrap_or_else(|e| panic!("{e}"));
     let order = OrderedRows::new(&splits.train, tch::Device::Cpu);
-    let kept = resident().saturating_sub(before);
+    let kept = HELD.load(Relaxed) - before;
     assert_eq!(dataset.user.len(), interactions);
     drop((dataset, splits, order));
     kept
+}
+
+/// An epoch draws its order, and makes a batch when it is its turn: all at once would be 8 bytes for each position of each
+/// row, 3.2 GB here.
+fn an_epoch_holds_a_batch_at_a_time() {
+    let (interactions, length) = (2_000_000, 200);
+    let (_folder, config) = made(interactions, length);
+    let dataset = Dataset::load(&config.data).unwrap_or_else(|e| panic!("{e}"));
+    let splits = split(&dataset, &config.data).unwrap_or_else(|e| panic!("{e}"));
+    let model = Model::new(&config.model, dataset.items.len() as i64, length as i64, Vec::new(), tch::Kind::Float);
+    let mut training = Training::new(&config, &model, &splits).unwrap_or_else(|e| panic!("{e}"));
+    let begun = peak(|| {
+        let stopped = training.run(|event, _| match event {
+            Event::Batches { .. } => Err(Error::new("one batch is enough")),
+            _ => Ok(()),
+        });
+        assert!(stopped.is_err_and(|error| error.to_string().contains("one batch")));
+    });
+    println!("an epoch of {interactions} interactions, L = {length}, takes {begun} bytes more");
+    // The permutation, its copy and the new order take 20 bytes a row; a step of 64 rows some 100 MB.
+    assert!(
+        begun <= 40 * interactions + (256 << 20),
+        "an epoch of {interactions} interactions takes {begun} bytes more"
+    );
 }
 
 /// Every item's tags are padded to the longest list: one line could ask for the square of the file's size, and so could
@@ -166,20 +243,16 @@ fn hold(name: &str, size: usize, read: impl FnOnce()) {
 
 /// How far the resident set grows, at most, while `work` runs.
 fn peak(work: impl FnOnce()) -> usize {
-    let before = resident();
-    std::fs::write("/proc/self/clear_refs", "5").expect("the peak can be set back");
-    work();
-    status("VmHWM:").saturating_sub(before)
-}
-
-/// The resident set, without what earlier work has freed: it would be taken again unseen.
-fn resident() -> usize {
     unsafe extern "C" {
         fn malloc_trim(pad: usize) -> i32;
     }
+    // What earlier work has freed would be taken again unseen.
     // SAFETY: glibc's function has no precondition.
     unsafe { malloc_trim(0) };
-    status("VmRSS:")
+    std::fs::write("/proc/self/clear_refs", "5").expect("the peak can be set back");
+    let before = status("VmRSS:");
+    work();
+    status("VmHWM:").saturating_sub(before)
 }
 
 /// A line of `/proc/self/status`, in bytes.

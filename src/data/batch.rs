@@ -41,41 +41,65 @@ impl OrderedRows {
         self.order.len() as i64
     }
 
-    /// All rows as one batch.
-    pub fn all(&self) -> Batch {
-        self.batch(&self.order)
-    }
-
-    fn batch(&self, rows: &[u32]) -> Batch {
-        let of = |value: &dyn Fn(usize) -> i64| {
-            let values: Vec<i64> = rows.iter().map(|&row| value(row as usize)).collect();
-            Tensor::from_slice(&values).to_device(self.device)
-        };
-        let histories: Vec<i64> = rows.iter().flat_map(|&row| self.rows.padded(row as usize)).collect();
-        let shape = [rows.len() as i64, self.rows.l() as i64];
-        Batch {
-            user: of(&|row| self.rows.user(row)),
-            item_seq: Tensor::from_slice(&histories).view(shape).to_device(self.device),
-            item_seq_len: of(&|row| self.rows.history(row).len() as i64),
-            pos_items: of(&|row| self.rows.target(row)),
-            neg_items: None,
-        }
+    /// The row that stands at each place, `[n]`.
+    pub fn order(&self) -> Tensor {
+        Tensor::from_slice(&self.order.iter().map(|&row| row.into()).collect::<Vec<i64>>())
     }
 
     /// Reorders the rows: row i becomes the row that was at `permutation[i]`. As in the reference, the order stays, so
     /// that the permutations of several epochs compound.
     ///
     /// # Shapes
-    /// `permutation`: `[n]`, a permutation of 0..n.
+    /// `permutation`: `[n]`, a permutation of 0..n, on the CPU.
     pub fn permute(&mut self, permutation: &Tensor) {
         let mut places = vec![0_i64; self.order.len()];
-        permutation.to_device(Device::Cpu).copy_data(&mut places, self.order.len());
+        permutation.copy_data(&mut places, self.order.len());
         self.order = places.iter().map(|&place| self.order[place as usize]).collect();
     }
 
-    /// All rows in order, `size` at a time, the last batch being what is left.
+    /// All rows as one batch.
+    pub fn all(&self) -> Batch {
+        self.of(&self.order)
+    }
+
+    /// How many batches of `size` rows, 1 or more, there are; the last is what is left.
+    pub fn n_batches(&self, size: usize) -> usize {
+        self.order.len().div_ceil(size)
+    }
+
+    /// The batch with this index, from 0, of those of `size` rows; made when it is asked for.
+    pub fn batch(&self, index: usize, size: usize) -> Batch {
+        let start = index * size;
+        self.of(&self.order[start..self.order.len().min(start + size)])
+    }
+
+    /// All rows in order, `size` at a time.
     pub fn batches(&self, size: usize) -> impl ExactSizeIterator<Item = Batch> {
-        self.order.chunks(size.max(1)).map(|rows| self.batch(rows))
+        (0..self.n_batches(size)).map(move |index| self.batch(index, size))
+    }
+
+    fn of(&self, rows: &[u32]) -> Batch {
+        let column = |value: &dyn Fn(usize) -> i64| {
+            let values: Vec<i64> = rows.iter().map(|&row| value(row as usize)).collect();
+            self.on_device(Tensor::from_slice(&values))
+        };
+        let histories: Vec<i64> = rows.iter().flat_map(|&row| self.rows.padded(row as usize)).collect();
+        let shape = [rows.len() as i64, self.rows.l() as i64];
+        Batch {
+            user: column(&|row| self.rows.user(row)),
+            item_seq: self.on_device(Tensor::from_slice(&histories).view(shape)),
+            item_seq_len: column(&|row| self.rows.history(row).len() as i64),
+            pos_items: column(&|row| self.rows.target(row)),
+            neg_items: None,
+        }
+    }
+
+    fn on_device(&self, column: Tensor) -> Tensor {
+        match self.device {
+            // From pinned memory the copy is a part of the device's work, for which the host does not wait.
+            device @ Device::Cuda(_) => column.pin_memory(device).to_device_(device, column.kind(), true, false),
+            _ => column,
+        }
     }
 }
 

@@ -8,7 +8,7 @@ use tch::{Device, Kind, Tensor};
 use super::stepper::rank_with;
 use super::{EarlyStopping, Stepper};
 use crate::config::{Loss, RunConfig};
-use crate::data::{Batch, NegativeSampler, OrderedRows, Splits};
+use crate::data::{NegativeSampler, OrderedRows, Splits};
 use crate::eval::{MetricAt, MetricValues};
 use crate::model::{Losses, Model};
 use crate::ranks::Ranks;
@@ -105,10 +105,8 @@ pub struct Position {
 pub struct Training<'a> {
     pub(super) config: &'a RunConfig,
     pub(super) model: &'a Model,
-    train: OrderedRows,
+    pub(super) train: OrderedRows,
     valid: OrderedRows,
-    /// `[n]`: the row of the training split that stands at each place. Permutations compound.
-    pub(super) order: Tensor,
     pub(super) negatives: Option<NegativeSampler>,
     pub(super) stepper: Stepper<'a>,
     pub(super) position: Position,
@@ -135,14 +133,12 @@ impl<'a> Training<'a> {
     /// As [`Stepper::new`].
     pub fn over(config: &'a RunConfig, model: &'a Model, splits: &Splits, ranks: &Ranks) -> Result<Self> {
         let settings = &config.train;
-        let train = OrderedRows::new(&splits.train, model.device());
         let stopping = EarlyStopping::new(settings.stopping_step);
         Ok(Self {
             config,
             model,
             valid: OrderedRows::new(&splits.valid, model.device()),
-            order: Tensor::arange(train.n(), (Kind::Int64, Device::Cpu)),
-            train,
+            train: OrderedRows::new(&splits.train, model.device()),
             negatives: (config.model.loss_type == Loss::Bpr)
                 .then(|| NegativeSampler::new(&splits.train, model.n_items() as usize, config.run.seed as u64)),
             stepper: Stepper::over(config, model, ranks)?,
@@ -158,13 +154,7 @@ impl<'a> Training<'a> {
 
     /// Batches in an epoch.
     pub fn batches(&self) -> usize {
-        self.train.batches(self.config.train.train_batch_size).len()
-    }
-
-    /// Puts the rows, which must be in their first order, into the order `order`: `[n]`, a permutation of 0..n.
-    pub(super) fn reorder(&mut self, order: Tensor) {
-        self.order = self.order.index_select(0, &order);
-        self.train.permute(&order.to_device(self.model.device()));
+        self.train.n_batches(self.config.train.train_batch_size)
     }
 
     /// Trains to the end. `listen` is told each event with the training as it then stands.
@@ -193,13 +183,12 @@ impl<'a> Training<'a> {
         let Position { epoch, batch: done, .. } = self.position;
         let mut begin = Instant::now();
         if done == 0 {
-            self.reorder(Tensor::randperm(self.train.n(), (Kind::Int64, Device::Cpu)));
+            self.train.permute(&Tensor::randperm(self.train.n(), (Kind::Int64, Device::Cpu)));
         }
-        // Views, so that the rows are free for the steps.
-        let batches: Vec<Batch> = self.train.batches(self.config.train.train_batch_size).collect();
-        let count = batches.len();
+        let count = self.batches();
         let mut unread = Vec::new();
-        for (i, batch) in batches.into_iter().enumerate().skip(done) {
+        for i in done..count {
+            let batch = self.train.batch(i, self.config.train.train_batch_size);
             let batch = match &mut self.negatives {
                 Some(sampler) => batch.with_negatives(sampler)?,
                 None => batch,

@@ -45,7 +45,7 @@ pub(super) struct Saved {
 /// # Errors
 /// A parameter that is not finite: what was saved before is then the last good one, and stays.
 pub(super) fn save(path: &Path, training: &Training, saved: &Saved) -> Result<()> {
-    let Training { config, model, stepper, order, .. } = training;
+    let Training { config, model, stepper, train, .. } = training;
     let adam = &stepper.adam;
     if let Some((name, _)) = adam.parameters().find(|(_, p)| p.isfinite().all().int64_value(&[]) == 0) {
         let Position { epoch, batch, .. } = saved.position;
@@ -55,7 +55,7 @@ pub(super) fn save(path: &Path, training: &Training, saved: &Saved) -> Result<()
     let mut tensors = model.named_parameters();
     tensors.extend(model.named_tables());
     tensors.extend(adam.named_state());
-    tensors.push(("order".to_owned(), order.shallow_clone()));
+    tensors.push(("order".to_owned(), train.order()));
     for (name, device) in generators(model.device()) {
         tensors.push((name.to_owned(), generator_state(device)?));
     }
@@ -142,7 +142,7 @@ fn restore_as(
         && saved.negatives.is_some() == training.negatives.is_some()
         && best.as_ref().is_none_or(restorable);
     let order = file.take(path, "order")?;
-    if !possible || !is_permutation(&order, training.order.size()[0]) {
+    if !possible || !is_permutation(&order, training.train.n()) {
         return Err(wrong("expected a position that a training can have, found another".to_owned()));
     }
     let device = training.model.device();
@@ -157,7 +157,7 @@ fn restore_as(
         fast.reload(training.model);
     }
     training.stepper.adam.load(path, &mut file)?;
-    training.reorder(order);
+    training.train.permute(&order);
     if let (Some(sampler), Some(state)) = (&mut training.negatives, saved.negatives) {
         sampler.set_state(state);
     }

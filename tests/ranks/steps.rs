@@ -1,7 +1,6 @@
 //! Steps and evaluations of many models, with ranks as threads of this process: losses, gradients and places, to the bit.
 
 use std::path::Path;
-use std::sync::Mutex;
 use std::time::Duration;
 
 use dif_sr::config::*;
@@ -74,14 +73,10 @@ impl Outcome {
 fn outcome(case: &Case, ranks: &Ranks, threads: usize) -> Outcome {
     let config = ModelConfig { hidden_dropout_prob: 0.3, attn_dropout_prob: 0.3, ..case.shape.config() };
     let model: Model = case.shape.model_with(&config, Kind::Float);
-    // The number of threads is the process's, in which all ranks are: one rank at a time.
-    static SETTING_UP: Mutex<()> = Mutex::new(());
-    let one = SETTING_UP.lock().expect("no rank has panicked");
     // Libtorch sets a thread up when it is first asked.
     tch::get_num_threads();
     tch::set_num_threads(threads as i32);
     let mut fast = FastPath::over(&model, case.precision, ranks.clone()).expect("a float32 model on the CPU");
-    drop(one);
     assert_eq!(fast.team().all(), ranks.size() * threads);
     let (mut losses, mut gradients, mut places) = (Vec::new(), Vec::new(), Vec::new());
     for (step, rows) in case.rows.into_iter().enumerate() {

@@ -140,6 +140,11 @@ fn what_a_run_cannot_begin_from_is_told_before_a_folder_is_made() {
             format!("stopped: `{key}` is part of what the run has trained, and cannot change; only checkpoint_dir, ");
         assert!(told.starts_with(&head), "{told}");
     }
+    assert_eq!(
+        place.refusal(2, &["train", "--from=stopped", "--out=stopped", "--epochs=2000"]),
+        "stopped: expected --out to be a new folder, found that of --from; name another one: a run that another begins from \
+         stays as it is"
+    );
     assert!(from(&["--config_files", "stopped/config.yaml"]).contains("--config_files cannot be given"));
     assert!(
         place.refusal(2, &["train", "--from=nowhere"]).starts_with("nowhere: expected the folder of a run, found no")

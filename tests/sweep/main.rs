@@ -147,6 +147,16 @@ fn looking_at_a_sweep_does_not_disturb_it() {
 }
 
 #[test]
+fn the_runs_of_a_sweep_that_is_killed_end_too_and_can_go_on() {
+    let place = planned(&format!("{SWEEP}keys: {{epochs: 100000, stopping_step: 100000}}\n"));
+    let mut sweep = spawn(&place, &["--jobs=2"]);
+    ["seed-1", "seed-2"].iter().for_each(|seed| until_it_trains(&place.path("out/toy/gate").join(seed)));
+    sweep.kill().expect("killed");
+    sweep.wait().expect("a child");
+    wait_until("both runs to end", || states(&place)[..2] == ["interrupted", "interrupted"]);
+}
+
+#[test]
 fn an_interrupted_sweep_saves_its_runs_and_goes_on() {
     let place = planned(SWEEP);
     let child = spawn(&place, &["--jobs=2"]);

@@ -44,9 +44,10 @@ pub fn pool(threads: usize) -> Result<ThreadPool> {
     let pool = ThreadPoolBuilder::new()
         .num_threads(threads)
         .start_handler(|_| {
-            tch::set_num_threads(1);
-            // Libtorch sets a thread up when it is first asked, and would then undo the line above.
+            // Libtorch sets a thread up when it is first asked, and would otherwise undo the line below, with the number
+            // that another pool may have left for the process.
             tch::get_num_threads();
+            tch::set_num_threads(1);
         })
         .build()
         .map_err(|e| Error::new(format!("could not start {threads} threads ({e})")).hint("set `threads` lower"))?;
