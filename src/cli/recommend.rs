@@ -18,6 +18,8 @@ use super::progress::Progress;
 use super::{Outcome, output};
 
 #[derive(Debug, Args)]
+// The run first: a list of tokens takes every word behind it.
+#[command(override_usage = "dif-sr recommend [OPTIONS] <RUN> <--history <ITEM>...|--user <USER>...|--all-users>")]
 #[command(group = ArgGroup::new("whom").args(["history", "user", "all_users"]).required(true))]
 pub struct RecommendArgs {
     /// A run folder or a .safetensors checkpoint.
