@@ -8,12 +8,12 @@ use super::Training;
 use super::over_ranks::{Accord, ended};
 use super::run::{Prepared, evaluate_over};
 use super::saved::fingerprint;
+use crate::Result;
 use crate::config::{ComputePath, RunConfig};
 use crate::fast::backend_name;
 use crate::model::Model;
 use crate::ranks::Fact;
 use crate::run_folder::Environment;
-use crate::{Error, Result};
 
 /// Keys that may differ between ranks: where and how often something is written, and where the data are.
 const OWN: [&str; 4] = ["checkpoint_dir", "checkpoint_interval", "data_path", "show_progress"];
@@ -21,21 +21,17 @@ const OWN: [&str; 4] = ["checkpoint_dir", "checkpoint_interval", "data_path", "s
 /// Checks that the ranks are of one run: the same program, configuration, data and kernels, and as many threads each.
 ///
 /// # Errors
-/// A rank that differs; a path that does not train over ranks; a lost rank.
+/// A rank that differs; a lost rank.
 pub fn agree(config: &RunConfig, prepared: &Prepared) -> Result<()> {
     let Prepared { dataset, splits, ranks, .. } = prepared;
     if ranks.is_alone() {
         return Ok(());
     }
-    if config.run.compute_path != ComputePath::Fast {
-        return Err(Error::new("compute_path is reference, which trains in one process")
-            .hint("set `compute_path: fast` and `use_gpu: False`, or leave --ranks away"));
-    }
     let here = Environment::here(config)?;
-    let kernels = match backend_name(config.run.precision) {
+    let kernels = match (config.run.compute_path, backend_name(config.run.precision)) {
         // Whose own choice depends on the processor.
-        "libtorch" => format!("libtorch's on {}", here.cpu),
-        own => own.to_owned(),
+        (ComputePath::Reference, _) | (_, "libtorch") => format!("libtorch's on {}", here.cpu),
+        (ComputePath::Fast, own) => own.to_owned(),
     };
     let mut facts = vec![
         Fact::new("the program's version", &here.dif_sr),

@@ -6,6 +6,7 @@
 mod common;
 mod faults;
 mod launch;
+mod reference;
 mod refusals;
 #[path = "../properties/sample.rs"]
 #[allow(dead_code, reason = "the part that draws models and batches is used")]

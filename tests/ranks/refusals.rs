@@ -4,7 +4,7 @@ use std::net::TcpListener;
 use std::process::Stdio;
 
 use super::common::place::{Place, sentence};
-use super::launch::{Bits, TIMEOUT, outputs, rank, spawn, told, train};
+use super::launch::{Bits, outputs, rank, told, train};
 
 const KEYS: [&str; 2] = ["--compute_path=fast", "--epochs=1"];
 
@@ -68,12 +68,6 @@ fn what_one_rank_cannot_do_ends_all() {
     assert!(first.starts_with("rank 1 has ended: elsewhere/toy"), "{first}");
     assert!(second.starts_with("rank 1: elsewhere/toy"), "{second}");
     assert!(!place.path("run").exists());
-
-    let reference = [&place.keys[..], &["--compute_path=reference", "--out=run"]].concat();
-    for output in super::launch::outputs(spawn(&place, 2, TIMEOUT, &reference)) {
-        let told = sentence(2, &output);
-        assert!(told.contains("compute_path is reference, which trains in one process"), "{told}");
-    }
 }
 
 /// As plain variables and as `srun` number them, with the ranks at a port of this host.
