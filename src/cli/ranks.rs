@@ -4,8 +4,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
-use dif_sr::Result;
 use dif_sr::ranks::{Launch, Launcher, Ranks, refuse_launched};
+use dif_sr::{Error, Result};
+
+use super::output;
 
 /// How the ranks of a run find each other.
 #[derive(Debug, Args)]
@@ -35,15 +37,55 @@ fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok()
 }
 
-/// The ranks that were asked for, once all of them have come.
-pub fn join(args: &RanksArgs) -> Result<Ranks> {
-    let launcher = match args.ranks {
-        Some(How::Env) => Launcher::Env,
-        Some(How::Slurm) => Launcher::Slurm,
-        Some(How::None) => return Ok(Ranks::alone()),
-        None => return alone(),
-    };
-    Ranks::join(&Launch::read(launcher, args.file.clone(), Duration::from_secs(args.timeout), &variable)?)
+/// A rank that has yet to meet the others; `None` for a run in one process.
+pub struct Coming(Option<Launch>);
+
+impl RanksArgs {
+    /// Which rank this process is.
+    pub fn read(&self) -> Result<Coming> {
+        let launcher = match self.ranks {
+            Some(How::Env) => Launcher::Env,
+            Some(How::Slurm) => Launcher::Slurm,
+            Some(How::None) => return Ok(Coming(None)),
+            None => return alone().map(|_| Coming(None)),
+        };
+        Launch::read(launcher, self.file.clone(), Duration::from_secs(self.timeout), &variable).map(|l| Coming(Some(l)))
+    }
+}
+
+impl Coming {
+    /// Whether the run is in one process.
+    pub fn is_alone(&self) -> bool {
+        self.0.is_none()
+    }
+
+    /// The ranks, once all of them have come. What this one already cannot do, of which the others learn then
+    /// ([`together`]), is told at once.
+    pub fn meet(self, problem: Option<&Error>) -> Result<Ranks> {
+        let Some(launch) = self.0 else { return Ok(Ranks::alone()) };
+        if let Some(error) = problem {
+            let seconds = launch.timeout.as_secs();
+            let hint = format!("it waits {seconds} s at most to tell the other ranks");
+            output::fail_soon(&of_rank(launch.rank, error).hint(hint));
+        }
+        Ranks::join(&launch)
+    }
+}
+
+/// Goes on where every rank could do something; what this one cannot do is told at once, before it waits for the others.
+pub fn together<T>(ranks: &Ranks, own: Result<T>) -> Result<T> {
+    if let Err(error) = &own
+        && !ranks.is_alone()
+    {
+        output::fail_soon(&of_rank(ranks.rank(), error));
+    }
+    ranks.together(own)
+}
+
+/// An error with the number of its rank; rank 0 speaks for the run.
+pub fn of_rank(rank: usize, error: &Error) -> Error {
+    let told = if rank == 0 { error.to_string() } else { format!("rank {rank}: {error}") };
+    if error.is_interruption() { Error::interruption(told) } else { Error::new(told) }
 }
 
 /// One process, which no launcher has started as one of several.
