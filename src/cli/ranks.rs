@@ -12,8 +12,8 @@ use super::output;
 /// How the ranks of a run find each other.
 #[derive(Debug, Args)]
 pub struct RanksArgs {
-    /// Train in several processes as one, numbered by torchrun or variables (env) or by srun (slurm); with `none` each is a
-    /// run of its own (docs/scale.md).
+    /// Train in several processes as one, numbered by torchrun or variables (env), by srun (slurm) or by mpirun (mpi); with
+    /// `none` each is a run of its own (docs/scale.md).
     #[arg(long, value_name = "HOW")]
     ranks: Option<How>,
     /// Where the ranks meet, instead of at MASTER_ADDR: a file, new at every start, in a folder that all of them see.
@@ -29,6 +29,7 @@ pub struct RanksArgs {
 enum How {
     Env,
     Slurm,
+    Mpi,
     None,
 }
 
@@ -37,32 +38,49 @@ fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok()
 }
 
-/// A rank that has yet to meet the others; `None` for a run in one process.
-pub struct Coming(Option<Launch>);
+/// A process that has yet to meet the other ranks.
+pub enum Coming {
+    Alone,
+    /// By gloo.
+    Gloo(Launch),
+    /// By MPI, waiting so long for an exchange.
+    Mpi(Duration),
+}
 
 impl RanksArgs {
     /// Which rank this process is.
     pub fn read(&self) -> Result<Coming> {
+        let timeout = Duration::from_secs(self.timeout);
         let launcher = match self.ranks {
             Some(How::Env) => Launcher::Env,
             Some(How::Slurm) => Launcher::Slurm,
-            Some(How::None) => return Ok(Coming(None)),
-            None => return alone().map(|_| Coming(None)),
+            Some(How::Mpi) if self.file.is_none() => return Ok(Coming::Mpi(timeout)),
+            Some(How::Mpi) => {
+                return Err(Error::new("expected --ranks=mpi alone, found --ranks_file: ranks meet as mpirun says")
+                    .hint("leave it away"));
+            }
+            Some(How::None) => return Ok(Coming::Alone),
+            None => return alone().map(|_| Coming::Alone),
         };
-        Launch::read(launcher, self.file.clone(), Duration::from_secs(self.timeout), &variable).map(|l| Coming(Some(l)))
+        Launch::read(launcher, self.file.clone(), timeout, &variable).map(Coming::Gloo)
     }
 }
 
 impl Coming {
     /// Whether the run is in one process.
     pub fn is_alone(&self) -> bool {
-        self.0.is_none()
+        matches!(self, Self::Alone)
     }
 
     /// The ranks, once all of them have come. What this one already cannot do, of which the others learn then
     /// ([`together`]), is told at once.
     pub fn meet(self, problem: Option<&Error>) -> Result<Ranks> {
-        let Some(launch) = self.0 else { return Ok(Ranks::alone()) };
+        let launch = match self {
+            Self::Alone => return Ok(Ranks::alone()),
+            // Its launcher has started all ranks at once.
+            Self::Mpi(timeout) => return Ranks::join_mpi(timeout, &variable),
+            Self::Gloo(launch) => launch,
+        };
         if let Some(error) = problem {
             let seconds = launch.timeout.as_secs();
             let hint = format!("it waits {seconds} s at most to tell the other ranks");

@@ -129,7 +129,8 @@ pub fn refuse_launched(of: Environment) -> Result<()> {
     let launchers = [
         ("torchrun, or another launcher", ["RANK", "WORLD_SIZE"], "--ranks=env"),
         ("srun", ["SLURM_PROCID", "SLURM_STEP_NUM_TASKS"], "--ranks=slurm"),
-        ("mpirun", ["OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"], "torchrun or srun and --ranks"),
+        ("mpirun", ["OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"], "--ranks=mpi"),
+        ("mpirun", ["PMI_RANK", "PMI_SIZE"], "--ranks=mpi"),
     ];
     for (launcher, [rank, size], flag) in launchers {
         let (Some(rank), Some(size)) = (of(rank), of(size)) else { continue };
@@ -332,5 +333,9 @@ mod tests {
         assert!(told.contains("rank 1 of 4") && told.contains("--ranks=env"), "{told}");
         let told = refused(&[("SLURM_PROCID", "1"), ("SLURM_STEP_NUM_TASKS", "2")]).expect("two ranks");
         assert!(told.contains("srun") && told.contains("--ranks=slurm"), "{told}");
+        for mpi in ["OMPI_COMM_WORLD_", "PMI_"].map(|mpi| ["RANK", "SIZE"].map(|name| format!("{mpi}{name}"))) {
+            let told = refused(&[(&*mpi[0], "1"), (&*mpi[1], "2")]).expect("two ranks");
+            assert!(told.contains("mpirun") && told.contains("--ranks=mpi"), "{told}");
+        }
     }
 }

@@ -12,17 +12,17 @@ use super::launch::{Bits, TIMEOUT, outputs, rank, resume, spawn, told, train};
 
 /// A run that faults interrupt: several epochs of 19 batches, saved so often that a fault finds something saved, and not
 /// always the last batch.
-struct Run {
+pub struct Run {
     path: &'static str,
     /// What it must come to.
     whole: Lazy<Bits>,
 }
 
-static FAST: Run = Run { path: "--compute_path=fast", whole: Lazy::new(|| FAST.without_a_fault(1, 3)) };
+pub static FAST: Run = Run { path: "--compute_path=fast", whole: Lazy::new(|| FAST.without_a_fault(1, 3)) };
 static REFERENCE: Run = Run { path: "--compute_path=reference", whole: Lazy::new(|| REFERENCE.without_a_fault(3, 1)) };
 
 impl Run {
-    fn place(&self) -> Place {
+    pub fn place(&self) -> Place {
         Place::new(&[self.path, "--epochs=6", "--checkpoint_interval=0.02", "--train_batch_size=16"])
     }
 
@@ -33,7 +33,7 @@ impl Run {
     }
 
     /// Goes on as so many ranks.
-    fn goes_on(&self, place: &Place, ranks: usize, threads: usize, what: &str) {
+    pub fn goes_on(&self, place: &Place, ranks: usize, threads: usize, what: &str) {
         resume(place, "run", ranks, threads);
         Bits::of(&place.path("run")).assert_equal(&self.whole, &format!("{what}, {}", self.path));
     }

@@ -6,6 +6,7 @@
 mod common;
 mod faults;
 mod launch;
+mod mpi;
 mod reference;
 mod refusals;
 #[path = "../properties/sample.rs"]
