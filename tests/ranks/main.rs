@@ -7,6 +7,7 @@ mod common;
 mod faults;
 mod launch;
 mod mpi;
+mod netns;
 mod reference;
 mod refusals;
 #[path = "../properties/sample.rs"]
