@@ -4,7 +4,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
-use dif_sr::ranks::{Launch, Launcher, Ranks, refuse_launched};
+use dif_sr::config::RunConfig;
+use dif_sr::device::gpu_of_rank;
+use dif_sr::ranks::{Launch, Launcher, Ranks, local_rank, refuse_launched};
 use dif_sr::{Error, Result};
 
 use super::output;
@@ -98,6 +100,14 @@ pub fn together<T>(ranks: &Ranks, own: Result<T>) -> Result<T> {
         output::fail_soon(&of_rank(ranks.rank(), error));
     }
     ranks.together(own)
+}
+
+/// The configuration with this rank's own GPU.
+pub fn on_own_gpu(mut config: RunConfig, ranks: &Ranks) -> RunConfig {
+    if !ranks.is_alone() {
+        config.run.gpu_id = gpu_of_rank(&config.run, local_rank(&variable));
+    }
+    config
 }
 
 /// An error with the number of its rank; rank 0 speaks for the run.

@@ -18,7 +18,7 @@ use tch::Device;
 
 use super::arguments::ConfigArgs;
 use super::output;
-use super::ranks::{of_rank, together};
+use super::ranks::{of_rank, on_own_gpu, together};
 use super::watch::Watch;
 
 /// A run, ready to be trained.
@@ -33,6 +33,7 @@ impl Training {
     /// A new run. All that can be wrong with the input is found out before a folder is made.
     pub fn begin(config: RunConfig, out: Option<PathBuf>, ranks: &Ranks) -> Result<Self> {
         let stop = stop_on_signals()?;
+        let config = on_own_gpu(config, ranks);
         let prepared = prepare(&config, ranks, &stop, None)?;
         let folder = together(ranks, RunFolder::create(out, &config, None))?;
         Ok(Self { config, folder, prepared, stop })
@@ -67,6 +68,7 @@ impl Training {
         };
         let (start, config) = together(ranks, read())?;
         tell(&config, ranks)?;
+        let config = on_own_gpu(config, ranks);
         let mut prepared = prepare(&config, ranks, &stop, None)?;
         let create = || {
             start.check(&config, &prepared)?;
@@ -95,6 +97,7 @@ impl Training {
         };
         let (folder, config) = together(ranks, open())?;
         tell(&config, ranks)?;
+        let config = on_own_gpu(config, ranks);
         let prepared = prepare(&config, ranks, &stop, Some(path))?;
         let folder = together(ranks, Ok(folder))?;
         Ok(Self { config, folder, prepared, stop })
@@ -110,7 +113,10 @@ impl Training {
         let Self { config, prepared, folder, .. } = self;
         let (train, model) = (&config.train, config.model.model.name());
         let device = match prepared.model.device() {
-            Device::Cuda(index) => format!("GPU {index}"),
+            Device::Cuda(index) if prepared.ranks.is_alone() => format!("GPU {index}"),
+            Device::Cuda(index) => {
+                format!("{} on GPUs, rank 0 on GPU {index}", output::counted(prepared.ranks.size(), "rank"))
+            }
             _ => self.threads() + " of the CPU",
         };
         let path = match config.run.compute_path {
@@ -169,6 +175,7 @@ pub fn follow(config: Option<Result<RunConfig>>, ranks: &Ranks) -> Result<()> {
                 RunConfig::from_yaml(&String::from_utf8_lossy(&yaml), "the configuration of rank 0".as_ref())?
             }
         };
+        let config = on_own_gpu(config, ranks);
         let prepared = prepare(&config, ranks, &stop, None)?;
         together(ranks, Ok(()))?;
         let followed = catch_unwind(AssertUnwindSafe(|| train::follow(&config, &prepared, &stop)));

@@ -120,6 +120,12 @@ impl Launch {
     }
 }
 
+/// Which of the ranks of its own host a process is, from 0, as any launcher says; 0 where none does.
+pub fn local_rank(of: Environment) -> usize {
+    let names = ["LOCAL_RANK", "SLURM_LOCALID", "OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID"];
+    names.iter().find_map(|name| of(name)?.trim().parse().ok()).unwrap_or(0)
+}
+
 /// Refuses a process that a launcher has started as one of several, and that was not told so: it would be one of several
 /// equal runs.
 ///
@@ -316,6 +322,14 @@ mod tests {
             told.contains("the variable SLURM_PROCID, found none; start the ranks by srun") && !told.contains("set it"),
             "{told}"
         );
+    }
+
+    #[test]
+    fn every_launcher_says_which_rank_of_its_host_a_process_is() {
+        for name in ["LOCAL_RANK", "SLURM_LOCALID", "OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID"] {
+            assert_eq!(local_rank(&|asked| (asked == name).then(|| "3".to_owned())), 3, "{name}");
+        }
+        assert_eq!(local_rank(&|_| None), 0);
     }
 
     #[test]

@@ -31,7 +31,7 @@ use self::gloo::Gloo;
 use self::group::Group;
 pub use self::group::Plain;
 use self::launch::Environment;
-pub use self::launch::{Launch, Launcher, refuse_launched};
+pub use self::launch::{Launch, Launcher, local_rank, refuse_launched};
 use self::mpi::Mpi;
 pub use self::team::Team;
 pub use self::tree::Tree;
