@@ -60,6 +60,15 @@ pub fn device(options: &RunOptions) -> Result<Device> {
     gpu(options.gpu_id)
 }
 
+/// The GPU of a rank, the `local`-th from 0 of its host: each of them has the next one from `gpu_id` on, and where there are
+/// more ranks than GPUs, they share them.
+pub fn gpu_of_rank(options: &RunOptions, local: usize) -> usize {
+    match usize::try_from(Cuda::device_count()) {
+        Ok(found @ 1..) if local > 0 => (options.gpu_id + local) % found,
+        _ => options.gpu_id,
+    }
+}
+
 /// The GPU with this index.
 ///
 /// # Errors

@@ -69,6 +69,11 @@ pub fn set_generator_state(device: Device, state: &Tensor) -> Result<()> {
     unsafe { checked(dif_sr_set_generator_state(index(device), state.as_ptr())) }
 }
 
+/// The generators that a training on this device draws from, by their names in files: shuffles are drawn on the CPU.
+pub(crate) fn generators(device: Device) -> impl Iterator<Item = (&'static str, Device)> {
+    std::iter::once(("generator.cpu", Device::Cpu)).chain(device.is_cuda().then_some(("generator.cuda", device)))
+}
+
 /// Whether a state of the CPU's generator (a seed, how many of 624 numbers are left, a flag, the next one's place, the numbers)
 /// would be read beyond its end: libtorch checks each counter alone.
 fn points_beyond_itself(state: &Tensor) -> bool {

@@ -4,12 +4,15 @@
 //! by the binary: a process loads libtorch's CUDA half before it has threads.
 
 mod common;
+#[path = "ranks/launch.rs"]
+mod launch;
 
 use std::io::Write;
 use std::path::Path;
 
-use common::place::{Evidence, Place, interrupted, text};
+use common::place::{Evidence, Place, interrupted, signal, text, wait_until};
 use common::process::{code, dif_sr, stderr, stdout};
+use launch::{Bits, TIMEOUT, outputs, resume, spawn, told, train};
 use once_cell::sync::Lazy;
 use serde_json::Value;
 
@@ -125,6 +128,33 @@ fn an_interrupted_run_goes_on_as_if_nothing_had_been() {
     interrupted(&place);
     place.resume("run");
     Evidence::of(&place.path("whole")).assert_equal(&Evidence::of(&place.path("run")), "interrupted and resumed");
+}
+
+/// Two ranks share the card; their gradients travel through the host.
+#[test]
+fn ranks_train_as_one_process_does_within_rounding_and_equally_with_dropout_also_when_they_are_interrupted() {
+    if !*GPU {
+        return;
+    }
+    let place = Place::new(&["--use_gpu=True", "--hidden_dropout_prob=0", "--attn_dropout_prob=0"]);
+    [("alone", 1), ("ranks", 2)].iter().for_each(|(out, ranks)| train(&place, out, *ranks, 1));
+    let [alone, ranks] = ["alone", "ranks"].map(|run| losses(&place.path(run)));
+    let largest = largest_difference(&ranks, &alone);
+    assert!(largest <= LOSS, "{largest:.1e}");
+
+    let place = Place::new(&["--use_gpu=True"]);
+    ["whole", "other"].iter().for_each(|out| train(&place, out, 2, 1));
+    let whole = Bits::of(&place.path("whole"));
+    Bits::of(&place.path("other")).assert_equal(&whole, "the same run again");
+    let children = spawn(&place, 2, TIMEOUT, &[&place.keys[..], &["--out=run"]].concat());
+    let log = || std::fs::read_to_string(place.path("run/log.txt")).unwrap_or_default();
+    wait_until("an epoch", || log().contains("epoch 0 evaluating"));
+    signal(&children[1], "TERM");
+    for output in outputs(children) {
+        assert_eq!(code(&output), 4, "{}", told(&output));
+    }
+    resume(&place, "run", 2, 1);
+    Bits::of(&place.path("run")).assert_equal(&whole, "interrupted and resumed");
 }
 
 /// Trains ml-100k on the GPU, without dropout if `keys` do not say otherwise.

@@ -1,12 +1,13 @@
 //! What the commands print, and how they end on an error.
 
 use std::any::Any;
-use std::io::{ErrorKind, Write, stdout};
+use std::io::{ErrorKind, IsTerminal, Write, stdout};
 use std::ops::ControlFlow;
 use std::panic::PanicHookInfo;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use dif_sr::eval::MetricValues;
 use dif_sr::run_folder::TestResult;
@@ -64,8 +65,19 @@ pub fn note(sentence: &str) {
 
 /// Prints an error and gives the exit code of a command that could not run or was interrupted.
 pub fn fail(error: &Error) -> ExitCode {
-    let _ = writeln!(std::io::stderr(), "dif-sr: {error}");
+    if !TOLD.load(Ordering::Relaxed) {
+        let _ = writeln!(std::io::stderr(), "dif-sr: {error}");
+    }
     ExitCode::from(if error.is_interruption() { 4 } else { 2 })
+}
+
+/// Whether the error that will end this process is printed.
+static TOLD: AtomicBool = AtomicBool::new(false);
+
+/// Prints an error that ends this process, before it has told the others, for whom it may have to wait.
+pub fn fail_soon(error: &Error) {
+    fail(error);
+    TOLD.store(true, Ordering::Relaxed);
 }
 
 /// Where the last panic was.
@@ -95,8 +107,28 @@ pub fn counted(n: usize, what: &str) -> String {
     format!("{n} {what}{}", if n == 1 { "" } else { "s" })
 }
 
-/// Rows of columns, each as wide as its widest cell: the first to the left, the others to the right.
+/// Rows under a header as a table; on a terminal that is too narrow for it, each row with a line for each cell.
 pub fn table(rows: &[Vec<String>]) -> String {
+    let size = rustix::termios::tcgetwinsize(stdout()).ok().filter(|_| stdout().is_terminal());
+    let width = size.map(|size| usize::from(size.ws_col)).filter(|&width| width > 0);
+    let text = aligned(rows);
+    let is_narrow = |width| text.lines().any(|line| line.chars().count() > width);
+    if width.is_some_and(is_narrow) { stacked(rows) } else { text }
+}
+
+/// Each row under its first cell: a line for each other cell that is not empty, behind the header of its column.
+fn stacked(rows: &[Vec<String>]) -> String {
+    let Some((header, rows)) = rows.split_first() else { return String::new() };
+    let row = |row: &Vec<String>| {
+        let cells = header.iter().zip(row).skip(1).filter(|(_, cell)| !cell.is_empty());
+        let cells: Vec<Vec<String>> = cells.map(|(name, cell)| vec![format!("  {name}"), cell.clone()]).collect();
+        [row.first().map_or("", String::as_str), &aligned(&cells)].join("\n")
+    };
+    rows.iter().map(row).collect::<Vec<_>>().join("\n")
+}
+
+/// Rows of columns, each as wide as its widest cell: the first to the left, the others to the right.
+fn aligned(rows: &[Vec<String>]) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let width = |c: usize| rows.iter().filter_map(|row| row.get(c)).map(|cell| cell.chars().count()).max().unwrap_or(0);
     let widths: Vec<usize> = (0..columns).map(width).collect();
@@ -125,4 +157,22 @@ pub fn metrics_table(columns: &[(&str, &MetricValues)], decimals: usize) -> Stri
         rows.push(row);
     }
     table(&rows)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_row_of_a_table_that_is_too_wide_is_a_line_for_each_cell() {
+        let rows = [
+            ["group", "n", "test recall@10", ""],
+            ["toy/gate", "2 of 4", "0.1 ± 0.01", "waits"],
+            ["b", "4", "", "pass"],
+        ];
+        let rows = rows.map(|row| row.map(str::to_owned).to_vec());
+        let told = "toy/gate\n  n                   2 of 4\n  test recall@10  0.1 ± 0.01\n                       waits\n\
+                    b\n  n     4\n     pass";
+        assert_eq!(stacked(&rows), told);
+    }
 }

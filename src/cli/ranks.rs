@@ -4,14 +4,18 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
-use dif_sr::Result;
-use dif_sr::ranks::{Launch, Launcher, Ranks, refuse_launched};
+use dif_sr::config::RunConfig;
+use dif_sr::device::gpu_of_rank;
+use dif_sr::ranks::{Launch, Launcher, Ranks, local_rank, refuse_launched};
+use dif_sr::{Error, Result};
+
+use super::output;
 
 /// How the ranks of a run find each other.
 #[derive(Debug, Args)]
 pub struct RanksArgs {
-    /// Train in several processes as one, numbered by torchrun or variables (env) or by srun (slurm); with `none` each is a
-    /// run of its own (docs/scale.md).
+    /// Train in several processes as one, numbered by torchrun or variables (env), by srun (slurm) or by mpirun (mpi); with
+    /// `none` each is a run of its own (docs/scale.md).
     #[arg(long, value_name = "HOW")]
     ranks: Option<How>,
     /// Where the ranks meet, instead of at MASTER_ADDR: a file, new at every start, in a folder that all of them see.
@@ -27,6 +31,7 @@ pub struct RanksArgs {
 enum How {
     Env,
     Slurm,
+    Mpi,
     None,
 }
 
@@ -35,15 +40,80 @@ fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok()
 }
 
-/// The ranks that were asked for, once all of them have come.
-pub fn join(args: &RanksArgs) -> Result<Ranks> {
-    let launcher = match args.ranks {
-        Some(How::Env) => Launcher::Env,
-        Some(How::Slurm) => Launcher::Slurm,
-        Some(How::None) => return Ok(Ranks::alone()),
-        None => return alone(),
-    };
-    Ranks::join(&Launch::read(launcher, args.file.clone(), Duration::from_secs(args.timeout), &variable)?)
+/// A process that has yet to meet the other ranks.
+pub enum Coming {
+    Alone,
+    /// By gloo.
+    Gloo(Launch),
+    /// By MPI, waiting so long for an exchange.
+    Mpi(Duration),
+}
+
+impl RanksArgs {
+    /// Which rank this process is.
+    pub fn read(&self) -> Result<Coming> {
+        let timeout = Duration::from_secs(self.timeout);
+        let launcher = match self.ranks {
+            Some(How::Env) => Launcher::Env,
+            Some(How::Slurm) => Launcher::Slurm,
+            Some(How::Mpi) if self.file.is_none() => return Ok(Coming::Mpi(timeout)),
+            Some(How::Mpi) => {
+                return Err(Error::new("expected --ranks=mpi alone, found --ranks_file: ranks meet as mpirun says")
+                    .hint("leave it away"));
+            }
+            Some(How::None) => return Ok(Coming::Alone),
+            None => return alone().map(|_| Coming::Alone),
+        };
+        Launch::read(launcher, self.file.clone(), timeout, &variable).map(Coming::Gloo)
+    }
+}
+
+impl Coming {
+    /// Whether the run is in one process.
+    pub fn is_alone(&self) -> bool {
+        matches!(self, Self::Alone)
+    }
+
+    /// The ranks, once all of them have come. What this one already cannot do, of which the others learn then
+    /// ([`together`]), is told at once.
+    pub fn meet(self, problem: Option<&Error>) -> Result<Ranks> {
+        let launch = match self {
+            Self::Alone => return Ok(Ranks::alone()),
+            // Its launcher has started all ranks at once.
+            Self::Mpi(timeout) => return Ranks::join_mpi(timeout, &variable),
+            Self::Gloo(launch) => launch,
+        };
+        if let Some(error) = problem {
+            let seconds = launch.timeout.as_secs();
+            let hint = format!("it waits {seconds} s at most to tell the other ranks");
+            output::fail_soon(&of_rank(launch.rank, error).hint(hint));
+        }
+        Ranks::join(&launch)
+    }
+}
+
+/// Goes on where every rank could do something; what this one cannot do is told at once, before it waits for the others.
+pub fn together<T>(ranks: &Ranks, own: Result<T>) -> Result<T> {
+    if let Err(error) = &own
+        && !ranks.is_alone()
+    {
+        output::fail_soon(&of_rank(ranks.rank(), error));
+    }
+    ranks.together(own)
+}
+
+/// The configuration with this rank's own GPU.
+pub fn on_own_gpu(mut config: RunConfig, ranks: &Ranks) -> RunConfig {
+    if !ranks.is_alone() {
+        config.run.gpu_id = gpu_of_rank(&config.run, local_rank(&variable));
+    }
+    config
+}
+
+/// An error with the number of its rank; rank 0 speaks for the run.
+pub fn of_rank(rank: usize, error: &Error) -> Error {
+    let told = if rank == 0 { error.to_string() } else { format!("rank {rank}: {error}") };
+    if error.is_interruption() { Error::interruption(told) } else { Error::new(told) }
 }
 
 /// One process, which no launcher has started as one of several.

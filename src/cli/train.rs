@@ -5,21 +5,30 @@ use dif_sr::config::RunConfig;
 use dif_sr::run_folder::{RunFolder, RunResult};
 use serde_json::json;
 
-use super::training::{Training, follow};
+use super::ranks::together;
+use super::training::{Training, find_data, follow};
 use super::watch::Watch;
-use super::{Outcome, TrainArgs, output, ranks};
+use super::{Outcome, TrainArgs, output};
 
 pub fn run(args: TrainArgs, overrides: &[(String, String)], json: bool) -> Result<Outcome> {
-    let ranks = ranks::join(&args.ranks)?;
+    let coming = args.ranks.read()?;
+    // What a rank can find out alone, it does before it waits for the others.
+    let is_begun = args.resume.is_some() || args.from.is_some();
+    let own = (!is_begun && !coming.is_alone()).then(|| {
+        let config = args.config_args.load(overrides)?;
+        find_data(&config).map(|()| config)
+    });
+    let ranks = coming.meet(own.as_ref().and_then(|own| own.as_ref().err()))?;
     if !ranks.is_first() {
-        let is_begun = args.resume.is_some() || args.from.is_some();
-        let config = (!is_begun).then(|| args.config_args.load(overrides));
-        return follow(config, &ranks).map(|()| Outcome::Holds);
+        return follow(own, &ranks).map(|()| Outcome::Holds);
     }
     let mut training = match (&args.resume, &args.from) {
         (Some(run), _) => Training::resume(run, &args.config_args, overrides, &ranks)?,
         (None, Some(run)) => Training::begin_from(run, &args.config_args, overrides, args.out, &ranks)?,
-        (None, None) => Training::begin(ranks.together(args.config_args.load(overrides))?, args.out, &ranks)?,
+        (None, None) => {
+            let config = own.unwrap_or_else(|| args.config_args.load(overrides));
+            Training::begin(together(&ranks, config)?, args.out, &ranks)?
+        }
     };
     let mut watch = Watch::new(&training.config);
     watch.introduce(&training.in_words());

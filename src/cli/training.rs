@@ -1,5 +1,6 @@
 //! What `train` and `reproduce` share: a run that begins or goes on, and the signals that interrupt it.
 
+use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -17,6 +18,7 @@ use tch::Device;
 
 use super::arguments::ConfigArgs;
 use super::output;
+use super::ranks::{of_rank, on_own_gpu, together};
 use super::watch::Watch;
 
 /// A run, ready to be trained.
@@ -31,8 +33,9 @@ impl Training {
     /// A new run. All that can be wrong with the input is found out before a folder is made.
     pub fn begin(config: RunConfig, out: Option<PathBuf>, ranks: &Ranks) -> Result<Self> {
         let stop = stop_on_signals()?;
+        let config = on_own_gpu(config, ranks);
         let prepared = prepare(&config, ranks, &stop, None)?;
-        let folder = ranks.together(RunFolder::create(out, &config, None))?;
+        let folder = together(ranks, RunFolder::create(out, &config, None))?;
         Ok(Self { config, folder, prepared, stop })
     }
 
@@ -63,14 +66,15 @@ impl Training {
             let config = start.config(&config_args.overrides(overrides))?;
             Ok((start, config))
         };
-        let (start, config) = ranks.together(read())?;
+        let (start, config) = together(ranks, read())?;
         tell(&config, ranks)?;
+        let config = on_own_gpu(config, ranks);
         let mut prepared = prepare(&config, ranks, &stop, None)?;
         let create = || {
             start.check(&config, &prepared)?;
             RunFolder::create(out, &config, Some(start.origin.clone()))
         };
-        let folder = ranks.together(create())?;
+        let folder = together(ranks, create())?;
         prepared.start = Some(start);
         Ok(Self { config, folder, prepared, stop })
     }
@@ -91,10 +95,11 @@ impl Training {
             }
             RunFolder::open(path, &config_args.overrides(overrides))
         };
-        let (folder, config) = ranks.together(open())?;
+        let (folder, config) = together(ranks, open())?;
         tell(&config, ranks)?;
+        let config = on_own_gpu(config, ranks);
         let prepared = prepare(&config, ranks, &stop, Some(path))?;
-        let folder = ranks.together(Ok(folder))?;
+        let folder = together(ranks, Ok(folder))?;
         Ok(Self { config, folder, prepared, stop })
     }
 
@@ -108,7 +113,10 @@ impl Training {
         let Self { config, prepared, folder, .. } = self;
         let (train, model) = (&config.train, config.model.model.name());
         let device = match prepared.model.device() {
-            Device::Cuda(index) => format!("GPU {index}"),
+            Device::Cuda(index) if prepared.ranks.is_alone() => format!("GPU {index}"),
+            Device::Cuda(index) => {
+                format!("{} on GPUs, rank 0 on GPU {index}", output::counted(prepared.ranks.size(), "rank"))
+            }
             _ => self.threads() + " of the CPU",
         };
         let path = match config.run.compute_path {
@@ -160,20 +168,29 @@ pub fn follow(config: Option<Result<RunConfig>>, ranks: &Ranks) -> Result<()> {
     let follow = || {
         let stop = stop_on_signals()?;
         let config = match config {
-            Some(config) => ranks.together(config)?,
+            Some(config) => together(ranks, config)?,
             None => {
-                ranks.together(Ok(()))?;
+                together(ranks, Ok(()))?;
                 let yaml = ranks.from_first(Vec::new())?;
                 RunConfig::from_yaml(&String::from_utf8_lossy(&yaml), "the configuration of rank 0".as_ref())?
             }
         };
+        let config = on_own_gpu(config, ranks);
         let prepared = prepare(&config, ranks, &stop, None)?;
-        ranks.together(Ok(()))?;
+        together(ranks, Ok(()))?;
         let followed = catch_unwind(AssertUnwindSafe(|| train::follow(&config, &prepared, &stop)));
         followed.unwrap_or_else(|panic| Err(output::of_panic(panic.as_ref())))
     };
     let result: Result<()> = follow();
-    result.map_err(|e| if e.is_interruption() { e } else { Error::new(format!("rank {}: {e}", ranks.rank())) })
+    result.map_err(|e| if e.is_interruption() { e } else { of_rank(ranks.rank(), &e) })
+}
+
+/// Sees that the data set's first file is there, before it is waited for by others.
+pub fn find_data(config: &RunConfig) -> Result<()> {
+    let kind =
+        config.data.benchmark_filename.as_ref().map_or("inter".to_owned(), |parts| format!("{}.inter", parts[0]));
+    let path = config.data.file(&kind);
+    fs::metadata(&path).map(drop).map_err(|e| Error::io(path, "read the file", e))
 }
 
 /// Gives the other ranks the configuration that rank 0 has read.
@@ -183,7 +200,7 @@ fn tell(config: &RunConfig, ranks: &Ranks) -> Result<()> {
 
 /// Loads the data, at all ranks at once, who must then agree. `resumed` is the run that would have gone on, for messages.
 fn prepare(config: &RunConfig, ranks: &Ranks, stop: &AtomicBool, resumed: Option<&Path>) -> Result<Prepared> {
-    let mut prepared = ranks.together(Prepared::new(config))?;
+    let mut prepared = together(ranks, Prepared::new(config))?;
     prepared.ranks = ranks.clone();
     train::agree(config, &prepared)?;
     if !ranks.any(stop.load(Ordering::Relaxed))? {

@@ -1,5 +1,7 @@
 //! Batches of rows as tensors.
 
+use std::ops::Range;
+
 use tch::{Device, Tensor};
 
 use super::rows::Rows;
@@ -106,14 +108,23 @@ impl OrderedRows {
 impl Batch {
     /// The batch on `device`.
     pub fn to_device(&self, device: Device) -> Self {
-        let moved = |column: &Tensor| column.to_device(device);
+        self.map(|column| column.to_device(device))
+    }
+
+    fn map(&self, f: impl Fn(&Tensor) -> Tensor) -> Self {
         Self {
-            user: moved(&self.user),
-            item_seq: moved(&self.item_seq),
-            item_seq_len: moved(&self.item_seq_len),
-            pos_items: moved(&self.pos_items),
-            neg_items: self.neg_items.as_ref().map(moved),
+            user: f(&self.user),
+            item_seq: f(&self.item_seq),
+            item_seq_len: f(&self.item_seq_len),
+            pos_items: f(&self.pos_items),
+            neg_items: self.neg_items.as_ref().map(f),
         }
+    }
+
+    /// Some of its rows.
+    pub fn rows(&self, rows: Range<usize>) -> Self {
+        let part = |column: &Tensor| column.narrow(0, rows.start as i64, rows.len() as i64);
+        self.map(part)
     }
 
     /// The batch with a negative item for each positive one.

@@ -6,5 +6,5 @@ mod recommend;
 
 pub use metrics::{MetricAt, MetricValues, metric};
 pub(crate) use ranking::not_finite;
-pub use ranking::{Ranking, rank};
+pub use ranking::{Ranking, rank, rank_over};
 pub use recommend::Recommend;

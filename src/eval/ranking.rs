@@ -1,9 +1,13 @@
 //! The rank of every user's target among all items.
 
+use std::ops::Range;
+
 use tch::{Kind, Tensor, no_grad};
 
-use crate::data::OrderedRows;
+use crate::data::{Batch, OrderedRows};
 use crate::model::Model;
+use crate::ranks::team::of_elements;
+use crate::ranks::{Ranks, Team};
 use crate::{Error, Result};
 
 /// Where the targets of a split stand, in the order of its rows.
@@ -49,24 +53,57 @@ pub fn rank(
     model: &Model,
     rows: &OrderedRows,
     batch_size: usize,
+    progress: impl FnMut(usize) -> Result<()>,
+) -> Result<Ranking> {
+    rank_over(&Ranks::alone(), model, rows, batch_size, progress)
+}
+
+/// The same over ranks, each of which ranks a part of the batches and gets the places of all. `progress` is told the rows
+/// that all have done, equally often at each.
+///
+/// # Errors
+/// As [`rank`]; a lost rank.
+pub fn rank_over(
+    ranks: &Ranks,
+    model: &Model,
+    rows: &OrderedRows,
+    batch_size: usize,
     mut progress: impl FnMut(usize) -> Result<()>,
 ) -> Result<Ranking> {
-    let mut all = Ranking { rank: Vec::with_capacity(rows.n() as usize), ties: Vec::with_capacity(rows.n() as usize) };
-    no_grad(|| {
-        for batch in rows.batches(batch_size) {
-            let seq_output = model.forward(&batch.item_seq, &batch.item_seq_len, false).seq_output;
-            let scores = model.scores(&seq_output);
-            // No score is higher than NaN, so that a broken model would rank every target first.
-            if !bool::try_from(scores.isfinite().all())? {
-                return Err(not_finite());
-            }
-            let Ranking { rank, ties } = Ranking::of_scores(&scores, &batch.pos_items);
-            all.rank.extend(rank);
-            all.ties.extend(ties);
-            progress(all.rank.len())?;
+    let (n, team) = (rows.n() as usize, Team::new(ranks.clone(), 1));
+    let parts = team.even(rows.n_batches(batch_size));
+    let of_rows = |batches: Range<usize>| (batches.start * batch_size).min(n)..(batches.end * batch_size).min(n);
+    let mut own = parts[ranks.rank()].clone();
+    let mut places = Vec::with_capacity(2 * of_rows(own.clone()).len());
+    for round in 1..=parts.iter().map(Range::len).max().unwrap_or(0) {
+        if let Some(batch) = own.next() {
+            places.extend(no_grad(|| places_of(model, &rows.batch(batch, batch_size)))?);
         }
-        Ok(all)
-    })
+        let done = parts.iter().map(|part| of_rows(part.start..(part.start + round).min(part.end)).len());
+        progress(done.sum())?;
+    }
+    let parts: Vec<Range<usize>> = parts.into_iter().map(of_rows).collect();
+    let all = team.gather(places, &of_elements(&parts, 2))?;
+    if all.contains(&NOT_FINITE) {
+        return Err(not_finite());
+    }
+    let column = |first: usize| all.iter().skip(first).step_by(2).map(|&place| place as usize).collect();
+    Ok(Ranking { rank: column(0), ties: column(1) })
+}
+
+/// In the place of a rank where a score is no finite number: all ranks then end with the same error.
+const NOT_FINITE: u64 = u64::MAX;
+
+/// Rank and ties of every row of a batch, one after the other.
+fn places_of(model: &Model, batch: &Batch) -> Result<Vec<u64>> {
+    let seq_output = model.forward(&batch.item_seq, &batch.item_seq_len, false).seq_output;
+    let scores = model.scores(&seq_output);
+    // No score is higher than NaN, so that a broken model would rank every target first.
+    if !bool::try_from(scores.isfinite().all())? {
+        return Ok(vec![NOT_FINITE; 2 * batch.pos_items.size()[0] as usize]);
+    }
+    let Ranking { rank, ties } = Ranking::of_scores(&scores, &batch.pos_items);
+    Ok(rank.into_iter().zip(ties).flat_map(|(rank, ties)| [rank as u64, ties as u64]).collect())
 }
 
 /// What is said of scores that cannot be ranked.

@@ -3,7 +3,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use super::Ranks;
 use crate::{Error, Result};
@@ -111,7 +111,7 @@ impl Ranks {
     /// As above.
     pub fn broadcast_parameters(&self, parameters: Vec<(String, Tensor)>) -> Result<()> {
         for (_, mut parameter) in parameters.into_iter().filter(|_| !self.is_alone()) {
-            let mut values = Vec::<f32>::try_from(parameter.detach().flatten(0, -1))?;
+            let mut values = Vec::<f32>::try_from(parameter.detach().to_device(Device::Cpu).flatten(0, -1))?;
             self.broadcast(&mut values)?;
             tch::no_grad(|| parameter.copy_(&Tensor::from_slice(&values).view_as(&parameter)));
         }
@@ -134,7 +134,7 @@ impl Ranks {
 
 /// A CRC-32C of a tensor's elements.
 fn checksum(tensor: &Tensor) -> u32 {
-    let tensor = tensor.detach().to_device(tch::Device::Cpu).to_kind(Kind::Float).contiguous();
+    let tensor = tensor.detach().to_device(Device::Cpu).to_kind(Kind::Float).contiguous();
     let mut bytes = vec![0; tensor.numel() * 4];
     tensor.copy_data_u8(&mut bytes, tensor.numel());
     crc32c::crc32c(&bytes)

@@ -1,52 +1,24 @@
-//! The transport: libtorch's c10d, whose members find each other by a store and exchange bytes by gloo.
-//!
-//! Gloo waits for its peers asleep, so that ranks which share a busy machine leave it to each other. It knows no
-//! authentication: whoever reaches its sockets can take part (docs/scale.md).
+//! A group of ranks, whichever transport moves their bytes.
 
-use std::ffi::{CString, c_char, c_int, c_void};
-use std::net::TcpListener;
-use std::os::fd::IntoRawFd;
-use std::path::Path;
-use std::ptr::{NonNull, null, null_mut};
+use std::fmt::Debug;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::launch::{Launch, Meeting};
-use crate::libtorch::checked;
 use crate::{Error, Result};
 
-/// Where and how ranks meet, as `src/ranks.cpp` has it.
-#[repr(C)]
-struct CMeeting {
-    file: *const c_char,
-    host: *const c_char,
-    interface: *const c_char,
-    port: c_int,
-    listener: c_int,
-    rank: c_int,
-    size: c_int,
-    seconds: c_int,
-}
-
-unsafe extern "C" {
-    fn dif_sr_ranks_join(meeting: *const CMeeting, group: *mut *mut c_void) -> *const c_char;
-    fn dif_sr_ranks_leave(group: *mut c_void);
-    fn dif_sr_ranks_gather(
-        group: *mut c_void,
-        own: *const c_void,
-        n: i64,
-        all: *mut c_void,
-        size: i64,
-    ) -> *const c_char;
-    fn dif_sr_ranks_exchange(
-        group: *mut c_void,
-        own: *const c_void,
-        sent: *const i64,
-        all: *mut c_void,
-        received: *const i64,
-        size: i64,
-    ) -> *const c_char;
-    fn dif_sr_ranks_broadcast(group: *mut c_void, data: *mut c_void, n: i64) -> *const c_char;
+/// What moves bytes. All members make the same calls in the same order, and each call waits for its end.
+pub trait Transport: Debug + Send {
+    /// Every member's `own`, all of one length that is not 0, in their order.
+    fn gather(&mut self, own: &[u8], all: &mut [u8]) -> Result<()>;
+    /// What every member has for this one: `own` is what this one has for each, `sent` and `received` count bytes by
+    /// member.
+    fn exchange(&mut self, own: &[u8], sent: &[usize], all: &mut [u8], received: &[usize]) -> Result<()>;
+    /// Makes `data` what it is at the first member.
+    fn broadcast(&mut self, data: &mut [u8]) -> Result<()>;
+    /// The end of all calls, once every member has come to it.
+    fn leave(&mut self) -> Result<()> {
+        Ok(())
+    }
 }
 
 /// Numbers that travel as the bytes that they are.
@@ -61,74 +33,50 @@ unsafe impl Plain for u32 {}
 // SAFETY: as above.
 unsafe impl Plain for u64 {}
 // SAFETY: as above.
+unsafe impl Plain for i64 {}
+// SAFETY: as above.
 unsafe impl Plain for f32 {}
 // SAFETY: as above.
 unsafe impl Plain for f64 {}
 
+/// Numbers as bytes.
+fn bytes<T: Plain>(values: &[T]) -> &[u8] {
+    // SAFETY: no byte of a `Plain` is padding.
+    unsafe { std::slice::from_raw_parts(values.as_ptr().cast(), size_of_val(values)) }
+}
+
+/// Numbers as bytes to fill in.
+fn bytes_mut<T: Plain>(values: &mut [T]) -> &mut [u8] {
+    // SAFETY: as above, and every pattern of bits is a value.
+    unsafe { std::slice::from_raw_parts_mut(values.as_mut_ptr().cast(), size_of_val(values)) }
+}
+
+/// What has arrived. Where a transport has given up, others may still write: the memory is theirs to the end of the process.
+fn received_in<T>(all: Vec<T>, done: Result<()>) -> Result<Vec<T>> {
+    match done {
+        Ok(()) => Ok(all),
+        Err(error) => {
+            std::mem::forget(all);
+            Err(error)
+        }
+    }
+}
+
 /// A member's end of the group.
 #[derive(Debug)]
 pub struct Group {
-    /// Held during an exchange: all members must take part in the same ones in the same order.
-    handle: Mutex<Handle>,
+    /// Held during a call.
+    transport: Mutex<Box<dyn Transport>>,
     rank: usize,
     size: usize,
     /// Bytes that this member has sent to others.
     sent: AtomicU64,
 }
 
-/// The C++ object, which is ours.
-#[derive(Debug)]
-struct Handle(NonNull<c_void>);
-
-// SAFETY: a process group belongs to no thread; its owner calls one function at a time.
-unsafe impl Send for Handle {}
-
-impl Drop for Handle {
-    fn drop(&mut self) {
-        // SAFETY: `dif_sr_ranks_join` made it, and nobody else has it.
-        unsafe { dif_sr_ranks_leave(self.0.as_ptr()) }
-    }
-}
-
 impl Group {
-    /// Waits until all ranks have come.
-    ///
-    /// # Errors
-    /// The place of the meeting is taken or cannot be reached; a rank that does not come in time.
-    pub fn join(launch: &Launch) -> Result<Self> {
-        let text =
-            |text: &str| CString::new(text).map_err(|_| Error::new(format!("expected a name, found `{text:?}`")));
-        let path = |path: &Path| text(&path.to_string_lossy());
-        let interface = launch.interface.as_deref().map(text).transpose()?;
-        let (mut file, mut host, mut port, mut listener) = (None, None, 0, -1);
-        match &launch.meeting {
-            Meeting::File(place) => file = Some(path(place)?),
-            Meeting::Address { host: name, port: number, serves } => {
-                (host, port) = (Some(text(name)?), c_int::from(*number));
-                if *serves {
-                    // The store would listen on every interface; it takes over a socket that listens on this one.
-                    let socket = TcpListener::bind((name.as_str(), *number)).map_err(|e| cannot_listen(launch, &e))?;
-                    listener = socket.into_raw_fd();
-                }
-            }
-        }
-        let pointer = |text: &Option<CString>| text.as_ref().map_or(null(), |text| text.as_ptr());
-        let meeting = CMeeting {
-            file: pointer(&file),
-            host: pointer(&host),
-            interface: pointer(&interface),
-            port,
-            listener,
-            rank: launch.rank as c_int,
-            size: launch.size as c_int,
-            seconds: c_int::try_from(launch.timeout.as_secs().max(1)).unwrap_or(c_int::MAX),
-        };
-        let mut group = null_mut();
-        // SAFETY: the strings outlive the call, which sets `group` to an object that is ours, or returns a message.
-        unsafe { checked(dif_sr_ranks_join(&meeting, &mut group)) }.map_err(|e| nobody_came(launch, &e))?;
-        let handle = NonNull::new(group).ok_or_else(|| Error::new("libtorch made no group of ranks"))?;
-        let Launch { rank, size, .. } = *launch;
-        Ok(Self { handle: Mutex::new(Handle(handle)), rank, size, sent: AtomicU64::new(0) })
+    /// Of `size` members, of which this is the one numbered `rank`.
+    pub fn new(transport: impl Transport + 'static, rank: usize, size: usize) -> Self {
+        Self { transport: Mutex::new(Box::new(transport)), rank, size, sent: AtomicU64::new(0) }
     }
 
     /// Every rank's `own`, all of one length, in the order of the ranks.
@@ -140,14 +88,9 @@ impl Group {
         if own.is_empty() {
             return Ok(all);
         }
-        let bytes = size_of_val(own);
-        self.count(bytes * (self.size - 1));
-        self.call(|group| {
-            let (own, all) = (own.as_ptr().cast(), all.as_mut_ptr().cast());
-            // SAFETY: `own` has so many bytes and `all` as many for each member, and both outlive the call, which waits.
-            unsafe { checked(dif_sr_ranks_gather(group, own, bytes as i64, all, self.size as i64)) }
-        })?;
-        Ok(all)
+        self.count(size_of_val(own) * (self.size - 1));
+        let done = self.call(|transport| transport.gather(bytes(own), bytes_mut(&mut all)));
+        received_in(all, done)
     }
 
     /// What every rank has for this one, in the order of the ranks: `own` is what this rank has for each, `sent` and
@@ -162,17 +105,10 @@ impl Group {
         assert!(sent.len() == self.size && received.len() == self.size, "a number for every rank");
         assert_eq!(sent.iter().sum::<usize>(), own.len(), "what is sent is what there is");
         let mut all = vec![T::default(); received.iter().sum()];
-        let bytes = |counts: &[usize]| counts.iter().map(|n| (n * size_of::<T>()) as i64).collect::<Vec<i64>>();
-        let (sent, received) = (bytes(sent), bytes(received));
-        self.count(size_of_val(own) - sent[self.rank] as usize);
-        self.call(|group| {
-            let (own, all) = (own.as_ptr().cast(), all.as_mut_ptr().cast());
-            let (sent, received) = (sent.as_ptr(), received.as_ptr());
-            // SAFETY: `own` and `all` have as many bytes as `sent` and `received` add up to, these have a number for
-            // every member, and all outlive the call, which waits.
-            unsafe { checked(dif_sr_ranks_exchange(group, own, sent, all, received, self.size as i64)) }
-        })?;
-        Ok(all)
+        let [sent, received] = [sent, received].map(|n| n.iter().map(|n| n * size_of::<T>()).collect::<Vec<_>>());
+        self.count(size_of_val(own) - sent[self.rank]);
+        let done = self.call(|transport| transport.exchange(bytes(own), &sent, bytes_mut(&mut all), &received));
+        received_in(all, done)
     }
 
     /// Makes `data` what it is at rank 0.
@@ -180,14 +116,15 @@ impl Group {
     /// # Errors
     /// As [`Group::gather`].
     pub fn broadcast<T: Plain>(&self, data: &mut [T]) -> Result<()> {
-        if data.is_empty() {
-            return Ok(());
-        }
-        let bytes = size_of_val(data);
-        self.call(|group| {
-            // SAFETY: `data` has so many bytes and outlives the call, which waits.
-            unsafe { checked(dif_sr_ranks_broadcast(group, data.as_mut_ptr().cast(), bytes as i64)) }
-        })
+        if data.is_empty() { Ok(()) } else { self.call(|transport| transport.broadcast(bytes_mut(data))) }
+    }
+
+    /// The end of all exchanges, once every rank has come to it.
+    ///
+    /// # Errors
+    /// As [`Group::gather`].
+    pub fn leave(&self) -> Result<()> {
+        self.call(|transport| transport.leave())
     }
 
     /// Bytes that this rank has sent to others by [`Group::gather`] and [`Group::exchange`].
@@ -199,25 +136,11 @@ impl Group {
         self.sent.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
-    fn call(&self, function: impl FnOnce(*mut c_void) -> Result<()>) -> Result<()> {
-        let handle = self.handle.lock().unwrap_or_else(|broken| broken.into_inner());
-        function(handle.0.as_ptr()).map_err(|e| {
+    fn call(&self, function: impl FnOnce(&mut dyn Transport) -> Result<()>) -> Result<()> {
+        let mut transport = self.transport.lock().unwrap_or_else(|broken| broken.into_inner());
+        function(&mut **transport).map_err(|e| {
             Error::new(format!("another rank has ended or does not answer ({e})"))
                 .hint("look for its own message; then give every rank the command again, with --resume once the run has begun")
         })
     }
-}
-
-fn cannot_listen(launch: &Launch, e: &std::io::Error) -> Error {
-    Error::new(format!("rank 0 cannot listen at {}: {e}", launch.meeting))
-        .hint("choose another MASTER_PORT or MASTER_ADDR")
-}
-
-fn nobody_came(launch: &Launch, e: &Error) -> Error {
-    let Launch { rank, size, timeout, meeting, .. } = launch;
-    Error::new(format!(
-        "rank {rank} waited {} s at {meeting} for the {size} ranks of this run, and not all came ({e})",
-        timeout.as_secs()
-    ))
-    .hint("start every rank with the same addresses, or wait longer with --ranks_timeout=SECONDS")
 }

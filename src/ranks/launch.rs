@@ -65,6 +65,16 @@ impl Launcher {
             Self::Slurm => "slurm",
         }
     }
+
+    /// How ranks are started so that they have their variables.
+    const fn how(self) -> &'static str {
+        match self {
+            Self::Env => "start the ranks by torchrun --no-python, or set it at each of them",
+            Self::Slurm => {
+                "start the ranks by srun, in a job of Slurm or as one; without Slurm use torchrun --no-python and --ranks=env"
+            }
+        }
+    }
 }
 
 impl Launch {
@@ -110,6 +120,12 @@ impl Launch {
     }
 }
 
+/// Which of the ranks of its own host a process is, from 0, as any launcher says; 0 where none does.
+pub fn local_rank(of: Environment) -> usize {
+    let names = ["LOCAL_RANK", "SLURM_LOCALID", "OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID"];
+    names.iter().find_map(|name| of(name)?.trim().parse().ok()).unwrap_or(0)
+}
+
 /// Refuses a process that a launcher has started as one of several, and that was not told so: it would be one of several
 /// equal runs.
 ///
@@ -119,7 +135,8 @@ pub fn refuse_launched(of: Environment) -> Result<()> {
     let launchers = [
         ("torchrun, or another launcher", ["RANK", "WORLD_SIZE"], "--ranks=env"),
         ("srun", ["SLURM_PROCID", "SLURM_STEP_NUM_TASKS"], "--ranks=slurm"),
-        ("mpirun", ["OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"], "torchrun or srun and --ranks"),
+        ("mpirun", ["OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"], "--ranks=mpi"),
+        ("mpirun", ["PMI_RANK", "PMI_SIZE"], "--ranks=mpi"),
     ];
     for (launcher, [rank, size], flag) in launchers {
         let (Some(rank), Some(size)) = (of(rank), of(size)) else { continue };
@@ -136,7 +153,7 @@ pub fn refuse_launched(of: Environment) -> Result<()> {
 fn named(launcher: Launcher, names: &[&str], of: Environment) -> Result<String> {
     names.iter().find_map(|name| of(name)).filter(|value| !value.is_empty()).ok_or_else(|| {
         Error::new(format!("--ranks={} expects the variable {}, found none", launcher.name(), names.join(" or ")))
-            .hint("start the ranks by torchrun --no-python or srun, or set it (docs/scale.md)")
+            .hint(format!("{} (docs/scale.md)", launcher.how()))
     })
 }
 
@@ -149,7 +166,11 @@ fn number<T: std::str::FromStr>(launcher: Launcher, names: &[&str], of: Environm
 }
 
 fn port(launcher: Launcher, of: Environment) -> Result<u16> {
-    number(launcher, &["MASTER_PORT"], of)
+    let port: i64 = number(launcher, &["MASTER_PORT"], of)?;
+    u16::try_from(port).ok().filter(|&port| port > 0).ok_or_else(|| {
+        Error::new(format!("expected a port from 1 to {} in the variable MASTER_PORT, found {port}", u16::MAX))
+            .hint("choose one that is free at rank 0, above 1023")
+    })
 }
 
 /// Whether the launcher says that all ranks are on one host; `None` where it says nothing.
@@ -291,6 +312,24 @@ mod tests {
         assert!(told.contains("a number in the variable RANK, found `first`"), "{told}");
         let told = read(Launcher::Env, &[&[("RANK", "4")], &PLAIN[1..]].concat()).expect_err("too many").to_string();
         assert!(told.contains("found rank 4 of 4"), "{told}");
+        for port in ["99999", "0", "-1"] {
+            let told = read(Launcher::Env, &[&PLAIN[..3], &[("MASTER_PORT", port)]].concat()).expect_err("no port");
+            let expected = format!("a port from 1 to 65535 in the variable MASTER_PORT, found {port}; ");
+            assert!(told.to_string().contains(&expected), "{told}");
+        }
+        let told = read(Launcher::Slurm, &PLAIN).expect_err("no Slurm").to_string();
+        assert!(
+            told.contains("the variable SLURM_PROCID, found none; start the ranks by srun") && !told.contains("set it"),
+            "{told}"
+        );
+    }
+
+    #[test]
+    fn every_launcher_says_which_rank_of_its_host_a_process_is() {
+        for name in ["LOCAL_RANK", "SLURM_LOCALID", "OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID"] {
+            assert_eq!(local_rank(&|asked| (asked == name).then(|| "3".to_owned())), 3, "{name}");
+        }
+        assert_eq!(local_rank(&|_| None), 0);
     }
 
     #[test]
@@ -308,5 +347,9 @@ mod tests {
         assert!(told.contains("rank 1 of 4") && told.contains("--ranks=env"), "{told}");
         let told = refused(&[("SLURM_PROCID", "1"), ("SLURM_STEP_NUM_TASKS", "2")]).expect("two ranks");
         assert!(told.contains("srun") && told.contains("--ranks=slurm"), "{told}");
+        for mpi in ["OMPI_COMM_WORLD_", "PMI_"].map(|mpi| ["RANK", "SIZE"].map(|name| format!("{mpi}{name}"))) {
+            let told = refused(&[(&*mpi[0], "1"), (&*mpi[1], "2")]).expect("two ranks");
+            assert!(told.contains("mpirun") && told.contains("--ranks=mpi"), "{told}");
+        }
     }
 }

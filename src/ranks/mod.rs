@@ -8,7 +8,7 @@
 //! | | |
 //! | --- | --- |
 //! | [`launch`] | which rank a process is, as `torchrun`, `srun` or variables say |
-//! | `group` | the transport: libtorch's c10d with gloo |
+//! | `group` | exchanges of numbers, over a transport: `gloo`, libtorch's c10d, or `mpi` |
 //! | [`tree`] | the order of sums |
 //! | [`team`] | who of all threads has what, and sums over them |
 //! | [`agreement`] | what ranks must agree on, and stopping together |
@@ -16,17 +16,23 @@
 //! docs/scale.md says how to start ranks.
 
 pub mod agreement;
+mod gloo;
 mod group;
 pub mod launch;
+mod mpi;
 pub mod team;
 pub mod tree;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 pub use self::agreement::{Fact, StopTogether};
+use self::gloo::Gloo;
 use self::group::Group;
 pub use self::group::Plain;
-pub use self::launch::{Launch, Launcher, refuse_launched};
+use self::launch::Environment;
+pub use self::launch::{Launch, Launcher, local_rank, refuse_launched};
+use self::mpi::Mpi;
 pub use self::team::Team;
 pub use self::tree::Tree;
 use crate::Result;
@@ -51,8 +57,22 @@ impl Ranks {
     /// # Errors
     /// The place of the meeting is taken or cannot be reached; a rank that does not come in time.
     pub fn join(launch: &Launch) -> Result<Self> {
-        let group = if launch.size > 1 { Some(Arc::new(Group::join(launch)?)) } else { None };
-        Ok(Self { rank: launch.rank, size: launch.size, group })
+        let Launch { rank, size, .. } = *launch;
+        let group = if size > 1 { Some(Arc::new(Group::new(Gloo::join(launch)?, rank, size))) } else { None };
+        Ok(Self { rank, size, group })
+    }
+
+    /// Joins the ranks of an MPI job, as its launcher has numbered them. A rank waits for another as long as `timeout` in
+    /// every exchange.
+    ///
+    /// # Errors
+    /// No MPI library, or another one than the launcher's.
+    pub fn join_mpi(timeout: Duration, of: Environment) -> Result<Self> {
+        let (mpi, rank, size) = Mpi::join(timeout, of)?;
+        if size == 1 {
+            return Group::new(mpi, rank, size).leave().map(|()| Self::alone());
+        }
+        Ok(Self { rank, size, group: Some(Arc::new(Group::new(mpi, rank, size))) })
     }
 
     /// Which one this process is, from 0.
@@ -123,6 +143,14 @@ impl Ranks {
         let mut bytes = if self.is_first() { own } else { vec![0; length[0] as usize] };
         self.broadcast(&mut bytes)?;
         Ok(bytes)
+    }
+
+    /// The end of all exchanges, which every rank has come to: a launcher of MPI takes it for a crash if one ends without.
+    ///
+    /// # Errors
+    /// As above.
+    pub fn leave(&self) -> Result<()> {
+        self.group.as_ref().map_or(Ok(()), |group| group.leave())
     }
 
     /// Waits until all ranks have come this far.

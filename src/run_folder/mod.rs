@@ -34,5 +34,5 @@ pub use losses::LossRow;
 pub use metrics::{EpochLine, EvaluationLine, MetricsLine};
 pub use origin::Origin;
 pub use ranks::RankRow;
-pub(crate) use read::text;
+pub(crate) use read::{TASKS, text};
 pub use result::{RunResult, TestResult};

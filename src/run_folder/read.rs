@@ -89,8 +89,24 @@ impl RankRow {
 
 /// The text of one of the files.
 pub(crate) fn text(path: &Path) -> Result<String> {
-    fs::read_to_string(path)
-        .map_err(|e| Error::io(path, "read the file", e).hint("name the folder of a finished run, or its record"))
+    fs::read_to_string(path).map_err(|e| match path.parent().map_or(Ok(()), no_sweep) {
+        Ok(()) => Error::io(path, "read the file", e).hint("name the folder of a finished run, or its record"),
+        Err(error) => error,
+    })
+}
+
+/// Where a sweep notes its tasks, in a folder of its own.
+pub(crate) const TASKS: &str = "tasks.jsonl";
+
+/// Refuses the folder of a sweep in the place of one of a run.
+fn no_sweep(folder: &Path) -> Result<()> {
+    if !folder.join(TASKS).is_file() {
+        return Ok(());
+    }
+    let place = folder.display();
+    Err(Error::new("expected the folder of a run, found that of a sweep").at(folder).hint(format!(
+        "give the runs of one group, {place}/GROUP/seed-*, or judge all by `dif-sr sweep gather {place}`"
+    )))
 }
 
 fn json<T: DeserializeOwned>(path: &Path) -> Result<T> {

@@ -118,6 +118,10 @@ impl Reader<'_> {
             let problem = "expected at least one seed, found none";
             return Err(self.wrong("seeds", problem).hint("a verdict needs several: write [1, 2, 3, 4]"));
         }
+        if let Some(seed) = seeds.iter().find(|&&seed| u32::try_from(seed).is_err()) {
+            let problem = format!("expected whole numbers from 0 to {}, found {seed}", u32::MAX);
+            return Err(self.wrong("seeds", problem).hint("write [1, 2, 3, 4]"));
+        }
         if let Some(i) = (1..seeds.len()).find(|&i| seeds[..i].contains(&seeds[i])) {
             let problem = format!("expected different seeds, found {} twice", seeds[i]);
             return Err(self.wrong("seeds", problem).hint("a run and its repetition are one draw: remove one of them"));
@@ -137,7 +141,8 @@ impl Reader<'_> {
             .iter()
             .fold(1_usize, |n, &m| n.saturating_mul(m));
         if n > MOST {
-            return Err(self.wrong("grid", format!("expected at most {MOST} runs, found {n}")).hint("split the sweep"));
+            let problem = format!("expected at most {MOST} runs, found {n}");
+            return Err(Error::new(problem).at(self.path).hint("split the sweep"));
         }
         let mut groups = Vec::new();
         let mut labels = BTreeSet::new();
@@ -329,9 +334,12 @@ impl Reader<'_> {
             let too_long = group.name.split('/').any(|part| part.len() > 200);
             if too_long || !names.insert(&group.name) || group.name.split('/').any(is_reserved) {
                 let problem = format!("expected a folder of its own for each configuration, found `{}`", group.name);
-                return Err(self
-                    .wrong("grid", problem)
-                    .hint("write them under `configurations`, with names that are short and differ"));
+                let sections = [("grid", &self.file.grid), ("configurations", &self.file.configurations)];
+                let hint = "write them under `configurations`, with names that are short and differ";
+                return Err(match sections.iter().find(|(_, part)| !part.is_empty()) {
+                    Some((section, _)) => self.wrong(section, problem).hint(hint),
+                    None => Error::new(problem).at(self.path).hint("give the data set another name"),
+                });
             }
             if let Some(same) = groups[..i].iter().find(|other| other.config == group.config) {
                 let problem =

@@ -6,13 +6,11 @@ use std::path::{Path, PathBuf};
 
 use super::{Group, State, Sweep, Task};
 use crate::config::RunConfig;
-use crate::run_folder::{CONFIG, try_lock};
+use crate::run_folder::{CONFIG, TASKS, try_lock};
 use crate::tensors::replace;
 use crate::verdict::Expectation;
 use crate::{Error, Result};
 
-/// A line for each run.
-const TASKS: &str = "tasks.jsonl";
 const SWEEP: &str = "sweep.yaml";
 /// What a group's runs are held to.
 const EXPECTATION: &str = "expectation.yaml";
@@ -96,18 +94,14 @@ impl SweepFolder {
     pub fn plan(path: &Path, sweep: &Sweep) -> Result<(Self, Planned)> {
         fs::create_dir_all(path)
             .map_err(|e| Error::io(path, "make the folder of the sweep", e).hint("choose another place with --out"))?;
-        let planned = path.join(TASKS).exists();
-        // Without its tasks, which a damaged file had, a sweep is still one.
-        let is_sweep = planned || path.join(SWEEP).exists();
-        let mut entries = fs::read_dir(path).map_err(|e| Error::io(path, "read the folder", e))?;
-        if !is_sweep && entries.any(|entry| entry.is_ok_and(|entry| entry.file_name() != LOCK)) {
-            return Err(Error::new("expected a sweep, or a new or empty folder, found other files")
-                .at(path)
-                .hint("choose another place with --out: nothing is overwritten"));
-        }
         let before = Self { path: path.to_owned(), tasks: Vec::new() };
+        // A folder of something else gets no lock; that of a sweep which another process plans right now has one.
+        if !path.join(LOCK).exists() {
+            before.refuse_other_files()?;
+        }
         let _lock = before.lock()?;
-        let before = if planned { Self::read(path)? } else { before };
+        before.refuse_other_files()?;
+        let before = if path.join(TASKS).exists() { Self::read(path)? } else { before };
         sweep.groups.iter().try_for_each(|group| before.check(group))?;
 
         let (folder, planned) = before.with(sweep);
@@ -128,6 +122,18 @@ impl SweepFolder {
         // Last: what it names is there.
         replace(&path.join(TASKS), lines.collect::<String>().as_bytes())?;
         Ok((folder, planned))
+    }
+
+    fn refuse_other_files(&self) -> Result<()> {
+        // Without its tasks, which a damaged file had, a sweep is still one.
+        let is_sweep = [TASKS, SWEEP].iter().any(|name| self.path.join(name).exists());
+        let mut entries = fs::read_dir(&self.path).map_err(|e| Error::io(&self.path, "read the folder", e))?;
+        if is_sweep || !entries.any(|entry| entry.is_ok_and(|entry| entry.file_name() != LOCK)) {
+            return Ok(());
+        }
+        Err(Error::new("expected a sweep, or a new or empty folder, found other files")
+            .at(&self.path)
+            .hint("choose another place with --out: nothing is overwritten"))
     }
 
     /// That runs of a group, if there are any, are what the group still says.

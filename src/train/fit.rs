@@ -115,7 +115,7 @@ pub struct Training<'a> {
 }
 
 /// Batches whose losses are read together on a GPU, where reading one waits for all that was asked before. On the CPU each
-/// is read before the parameters move.
+/// is read before the parameters move, and over ranks, who wait for each other's gradients anyway.
 const READ_TOGETHER: usize = 16;
 
 impl<'a> Training<'a> {
@@ -143,7 +143,7 @@ impl<'a> Training<'a> {
                 .then(|| NegativeSampler::new(&splits.train, model.n_items() as usize, config.run.seed as u64)),
             stepper: Stepper::over(config, model, ranks)?,
             position: Position { epoch: 0, batch: 0, sums: Losses::default(), seconds: 0.0, stopping, best: None },
-            read_together: if model.device() == Device::Cpu { 1 } else { READ_TOGETHER },
+            read_together: if model.device() == Device::Cpu || !ranks.is_alone() { 1 } else { READ_TOGETHER },
         })
     }
 
@@ -183,7 +183,7 @@ impl<'a> Training<'a> {
         let Position { epoch, batch: done, .. } = self.position;
         let mut begin = Instant::now();
         if done == 0 {
-            self.train.permute(&Tensor::randperm(self.train.n(), (Kind::Int64, Device::Cpu)));
+            self.shuffle()?;
         }
         let count = self.batches();
         let mut unread = Vec::new();
@@ -219,14 +219,28 @@ impl<'a> Training<'a> {
         listen(Event::Epoch { epoch, losses: sums, seconds: *seconds }, self)
     }
 
+    /// Draws the order of an epoch's rows; over ranks it is rank 0's.
+    fn shuffle(&mut self) -> Result<()> {
+        let mut drawn = Tensor::randperm(self.train.n(), (Kind::Int64, Device::Cpu));
+        let ranks = &self.stepper.ranks;
+        if !ranks.is_alone() {
+            let mut places = Vec::<i64>::try_from(drawn)?;
+            ranks.broadcast(&mut places)?;
+            drawn = Tensor::from_slice(&places);
+        }
+        self.train.permute(&drawn);
+        Ok(())
+    }
+
     fn evaluate(&mut self, listen: &mut impl FnMut(Event, &Self) -> Result<()>) -> Result<()> {
         let epoch = self.position.epoch;
         let settings = &self.config.eval;
+        let size = settings.eval_batch_size;
         let start = Instant::now();
         let users = self.valid.n() as usize;
         // Aside, so that the listener can see the training meanwhile.
         let mut fast = self.stepper.fast.take();
-        let ranking = rank_with(fast.as_mut(), self.model, &self.valid, settings.eval_batch_size, |done| {
+        let ranking = rank_with(fast.as_mut(), (self.model, &self.stepper.ranks), &self.valid, size, |done| {
             listen(Event::Evaluating { epoch, done, users }, self)
         });
         self.stepper.fast = fast;

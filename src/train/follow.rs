@@ -1,5 +1,6 @@
 //! What the ranks of a run must have in common, and what those do that own no folder.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::AtomicBool;
 
 use serde_yaml::Mapping;
@@ -8,34 +9,30 @@ use super::Training;
 use super::over_ranks::{Accord, ended};
 use super::run::{Prepared, evaluate_over};
 use super::saved::fingerprint;
+use crate::Result;
 use crate::config::{ComputePath, RunConfig};
 use crate::fast::backend_name;
 use crate::model::Model;
 use crate::ranks::Fact;
 use crate::run_folder::Environment;
-use crate::{Error, Result};
 
-/// Keys that may differ between ranks: where and how often something is written, and where the data are.
-const OWN: [&str; 4] = ["checkpoint_dir", "checkpoint_interval", "data_path", "show_progress"];
+/// Keys that may differ between ranks: where and how often something is written, where the data are, and which GPU computes.
+const OWN: [&str; 5] = ["checkpoint_dir", "checkpoint_interval", "data_path", "gpu_id", "show_progress"];
 
 /// Checks that the ranks are of one run: the same program, configuration, data and kernels, and as many threads each.
 ///
 /// # Errors
-/// A rank that differs; a path that does not train over ranks; a lost rank.
+/// A rank that differs; a lost rank.
 pub fn agree(config: &RunConfig, prepared: &Prepared) -> Result<()> {
-    let Prepared { dataset, splits, ranks, .. } = prepared;
+    let Prepared { dataset, splits, model, ranks, .. } = prepared;
     if ranks.is_alone() {
         return Ok(());
     }
-    if config.run.compute_path != ComputePath::Fast {
-        return Err(Error::new("compute_path is reference, which trains in one process")
-            .hint("set `compute_path: fast` and `use_gpu: False`, or leave --ranks away"));
-    }
     let here = Environment::here(config)?;
-    let kernels = match backend_name(config.run.precision) {
+    let kernels = match (config.run.compute_path, backend_name(config.run.precision)) {
         // Whose own choice depends on the processor.
-        "libtorch" => format!("libtorch's on {}", here.cpu),
-        own => own.to_owned(),
+        (ComputePath::Reference, _) | (_, "libtorch") => format!("libtorch's on {}", here.cpu),
+        (ComputePath::Fast, own) => own.to_owned(),
     };
     let mut facts = vec![
         Fact::new("the program's version", &here.dif_sr),
@@ -43,6 +40,7 @@ pub fn agree(config: &RunConfig, prepared: &Prepared) -> Result<()> {
         Fact::new("libtorch's version", &here.libtorch),
         Fact::new("the vector instructions", &here.vectors),
         Fact::new("the kernels", kernels),
+        Fact::new("what computes", if model.device().is_cuda() { gpus(&here) } else { "the CPU".to_owned() }),
         Fact::new("the number of threads", here.threads),
     ];
     let keys: Mapping = serde_yaml::from_str(&config.to_yaml()).expect("a configuration is YAML");
@@ -54,6 +52,12 @@ pub fn agree(config: &RunConfig, prepared: &Prepared) -> Result<()> {
     }
     facts.push(Fact::new("the checksum of the data set", fingerprint(dataset, splits)));
     ranks.agree(&facts)
+}
+
+/// The names of a host's GPUs, each once: other cards round otherwise.
+fn gpus(here: &Environment) -> String {
+    let names: BTreeSet<&String> = here.gpus.iter().collect();
+    names.into_iter().fold("a GPU".to_owned(), |all, name| format!("{all}, {name}"))
 }
 
 /// Takes part in a run whose folder rank 0 owns, from its start to its test.

@@ -4,6 +4,7 @@
 mod adam;
 mod checkpoint;
 mod clip;
+mod data_parallel;
 mod early_stopping;
 mod fit;
 mod follow;

@@ -71,6 +71,10 @@ pub(super) fn ended<T>(ranks: &Ranks, result: Result<T>) -> Result<T> {
         // Rank 0 has done all that there was to do.
         if !ranks.is_first() {
             waited?;
+            return ranks.leave().and(result);
+        }
+        if waited.is_ok() {
+            _ = ranks.leave();
         }
     }
     result

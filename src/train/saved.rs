@@ -16,7 +16,7 @@ use super::{Position, Training};
 use crate::config::RunConfig;
 use crate::data::{Dataset, Splits};
 use crate::eval::MetricValues;
-use crate::libtorch::{generator_state, set_generator_state};
+use crate::libtorch::{generator_state, generators, set_generator_state};
 use crate::run_folder::Mark;
 use crate::tensors::{TensorFile, hex, write};
 use crate::{Error, Result};
@@ -166,11 +166,6 @@ fn restore_as(
         set_generator_state(device, &file.take(path, name)?).map_err(|error| error.at(path))?;
     }
     Ok(saved)
-}
-
-/// The generators that a training on this device draws from: shuffles are drawn on the CPU.
-fn generators(device: Device) -> impl Iterator<Item = (&'static str, Device)> {
-    std::iter::once(("generator.cpu", Device::Cpu)).chain(device.is_cuda().then_some(("generator.cuda", device)))
 }
 
 fn is_permutation(order: &Tensor, n: i64) -> bool {

@@ -2,10 +2,11 @@
 
 use super::Adam;
 use super::clip::clip_grad_norm;
+use super::data_parallel::DataParallel;
 use crate::Result;
 use crate::config::{ComputePath, Precision, RunConfig, TrainConfig};
 use crate::data::{Batch, OrderedRows, Rows};
-use crate::eval::{Ranking, rank};
+use crate::eval::{Ranking, rank_over};
 use crate::fast::{FastPath, Masks};
 use crate::libtorch::in_bfloat16;
 use crate::model::{Losses, Model};
@@ -20,6 +21,9 @@ pub struct Stepper<'a> {
     precision: Precision,
     eval_batch_size: usize,
     pub(super) adam: Adam,
+    pub(super) ranks: Ranks,
+    /// `None` in one process and on the fast path.
+    parallel: Option<DataParallel>,
     /// `None` on the reference path.
     pub(super) fast: Option<FastPath>,
 }
@@ -38,15 +42,19 @@ impl<'a> Stepper<'a> {
     /// # Errors
     /// As [`FastPath::new`].
     pub fn over(config: &'a RunConfig, model: &'a Model, ranks: &Ranks) -> Result<Self> {
-        let settings = &config.train;
+        let (settings, seed) = (&config.train, config.run.seed as u64);
+        let fast = fast(config, model, ranks)?;
+        let is_shared = fast.is_none() && !ranks.is_alone();
         Ok(Self {
             model,
             settings,
-            seed: config.run.seed as u64,
+            seed,
             precision: config.run.precision,
             eval_batch_size: config.eval.eval_batch_size,
             adam: Adam::new(model.named_parameters(), settings.learning_rate, settings.weight_decay),
-            fast: fast(config, model, ranks)?,
+            parallel: is_shared.then(|| DataParallel::new(ranks, seed, model.device())),
+            ranks: ranks.clone(),
+            fast,
         })
     }
 
@@ -58,11 +66,14 @@ impl<'a> Stepper<'a> {
         match &mut self.fast {
             None => {
                 self.adam.zero_grad();
-                let compute = || self.model.losses(batch, true);
-                let losses = match self.precision {
-                    Precision::Float32 => compute(),
-                    Precision::Bf16 => in_bfloat16(self.model.device(), compute),
+                let compute = |batch: &Batch| match self.precision {
+                    Precision::Float32 => self.model.losses(batch, true),
+                    Precision::Bf16 => in_bfloat16(self.model.device(), || self.model.losses(batch, true)),
                 };
+                if let Some(parallel) = &self.parallel {
+                    return parallel.losses(batch, &self.adam, compute);
+                }
+                let losses = compute(batch);
                 losses.total.backward();
                 Ok(losses.detach())
             }
@@ -103,16 +114,16 @@ impl<'a> Stepper<'a> {
     /// Ranks the target of every row with the model as it is now.
     ///
     /// # Errors
-    /// As [`rank`].
+    /// As [`crate::eval::rank`].
     pub fn rank(&mut self, rows: &OrderedRows) -> Result<Ranking> {
-        rank_with(self.fast.as_mut(), self.model, rows, self.eval_batch_size, |_| Ok(()))
+        rank_with(self.fast.as_mut(), (self.model, &self.ranks), rows, self.eval_batch_size, |_| Ok(()))
     }
 }
 
 /// Ranks the target of every row of a split on the configured path.
 ///
 /// # Errors
-/// As [`Stepper::new`] and [`rank`].
+/// As [`Stepper::new`] and [`rank_over`].
 pub(super) fn rank_rows(
     config: &RunConfig,
     model: &Model,
@@ -121,19 +132,19 @@ pub(super) fn rank_rows(
     progress: impl FnMut(usize) -> Result<()>,
 ) -> Result<Ranking> {
     let rows = OrderedRows::new(rows, model.device());
-    rank_with(fast(config, model, ranks)?.as_mut(), model, &rows, config.eval.eval_batch_size, progress)
+    rank_with(fast(config, model, ranks)?.as_mut(), (model, ranks), &rows, config.eval.eval_batch_size, progress)
 }
 
 /// Ranks on the fast path if there is one.
 pub(super) fn rank_with(
     fast: Option<&mut FastPath>,
-    model: &Model,
+    (model, ranks): (&Model, &Ranks),
     rows: &OrderedRows,
     batch_size: usize,
     progress: impl FnMut(usize) -> Result<()>,
 ) -> Result<Ranking> {
     match fast {
-        None => rank(model, rows, batch_size, progress),
+        None => rank_over(ranks, model, rows, batch_size, progress),
         Some(fast) => fast.rank(rows, progress),
     }
 }

@@ -6,6 +6,9 @@
 mod common;
 mod faults;
 mod launch;
+mod mpi;
+mod netns;
+mod reference;
 mod refusals;
 #[path = "../properties/sample.rs"]
 #[allow(dead_code, reason = "the part that draws models and batches is used")]

@@ -1,10 +1,12 @@
 //! Starts that are refused, each in one sentence at every rank, and how ranks meet over TCP.
 
+use std::io::{BufRead, BufReader, Read};
 use std::net::TcpListener;
 use std::process::Stdio;
+use std::time::{Duration, Instant};
 
 use super::common::place::{Place, sentence};
-use super::launch::{Bits, TIMEOUT, outputs, rank, spawn, told, train};
+use super::launch::{Bits, outputs, rank, told, train};
 
 const KEYS: [&str; 2] = ["--compute_path=fast", "--epochs=1"];
 
@@ -68,11 +70,44 @@ fn what_one_rank_cannot_do_ends_all() {
     assert!(first.starts_with("rank 1 has ended: elsewhere/toy"), "{first}");
     assert!(second.starts_with("rank 1: elsewhere/toy"), "{second}");
     assert!(!place.path("run").exists());
+}
 
-    let reference = [&place.keys[..], &["--compute_path=reference", "--out=run"]].concat();
-    for output in super::launch::outputs(spawn(&place, 2, TIMEOUT, &reference)) {
-        let told = sentence(2, &output);
-        assert!(told.contains("compute_path is reference, which trains in one process"), "{told}");
+#[test]
+fn a_mistake_of_one_rank_is_told_there_before_the_others_have_come_and_then_to_them() {
+    let damaged = |place: &Place| {
+        std::fs::create_dir_all(place.path("damaged/toy")).expect("a folder");
+        std::fs::write(place.path("damaged/toy/toy.inter"), "user_id:token\n").expect("written");
+    };
+    for (mistake, expected, at_once) in [
+        ("--hidden_sise=8", "unknown key `hidden_sise`", true),
+        ("--config_files=none.yaml", "none.yaml: ", true),
+        ("--data_path=elsewhere", "elsewhere/toy/toy.inter: cannot read the file", true),
+        ("--data_path=damaged", "damaged/toy/toy.inter", false),
+    ] {
+        let place = Place::new(&KEYS);
+        damaged(&place);
+        let meeting = ["--out=run", "--ranks_file=meeting", "--ranks_timeout=60"];
+        let start = |number: usize, more: &[&str]| {
+            let mut command = rank(&place, number, 2, &[&place.keys[..], &meeting, more].concat());
+            command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the binary runs")
+        };
+        let mut second = start(1, &[mistake]);
+        let mut told = String::new();
+        let first = (!at_once).then(|| start(0, &[]));
+        let mut lines = BufReader::new(second.stderr.take().expect("piped"));
+        lines.read_line(&mut told).expect("a line");
+        assert!(told.starts_with("dif-sr: rank 1: ") && told.contains(expected), "{mistake}: {told}");
+        assert_eq!(told.contains("it waits 60 s at most to tell the other ranks"), at_once, "{mistake}: {told}");
+        let begin = Instant::now();
+        let first = first.unwrap_or_else(|| start(0, &[])).wait_with_output().expect("a child");
+        let first = sentence(2, &first);
+        assert!(first.starts_with("rank 1 has ended: ") && first.contains(expected), "{mistake}: {first}");
+        assert_eq!(second.wait().expect("a child").code(), Some(2));
+        assert!(begin.elapsed() < Duration::from_secs(20), "{mistake}: {:?}", begin.elapsed());
+        let mut rest = String::new();
+        lines.read_to_string(&mut rest).expect("text");
+        assert_eq!(rest, "", "{mistake}: it is told once");
+        assert!(!place.path("run").exists(), "{mistake}");
     }
 }
 

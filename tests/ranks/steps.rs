@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use dif_sr::config::*;
 use dif_sr::data::{OrderedRows, Rows};
+use dif_sr::eval::rank_over;
 use dif_sr::fast::{FastPath, Masks};
 use dif_sr::model::Model;
 use dif_sr::ranks::launch::Meeting;
@@ -97,9 +98,16 @@ fn outcome(case: &Case, ranks: &Ranks, threads: usize) -> Outcome {
             told = done;
             Ok(())
         });
-        let ranking = ranking.expect("finite scores");
         assert_eq!(told, rows.n());
-        places.extend(ranking.rank.into_iter().chain(ranking.ties));
+        let reference = rank_over(ranks, &model, &OrderedRows::new(&rows, model.device()), 7, |done| {
+            told = done;
+            Ok(())
+        });
+        assert_eq!(told, rows.n());
+        for ranking in [ranking, reference] {
+            let ranking = ranking.expect("finite scores");
+            places.extend(ranking.rank.into_iter().chain(ranking.ties));
+        }
     }
     Outcome { losses, gradients, places }
 }

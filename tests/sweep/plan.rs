@@ -1,11 +1,13 @@
 //! What `sweep plan` reads, refuses and writes.
 
 use std::fs;
+use std::process::Stdio;
 
 use dif_sr::config::RunConfig;
 use serde_json::{Value, json};
 
 use crate::common::place::{Place, content, sentence, text, wait_until};
+use crate::common::process::code;
 use crate::{SWEEP, good, place, planned, states};
 
 fn plan(place: &Place, keys: &[&str]) -> String {
@@ -276,4 +278,78 @@ fn a_damaged_list_of_tasks_is_told_and_made_once_more() {
     fs::remove_file(&tasks).expect("removed");
     good(&place, &["sweep", "plan", "sweep.yaml", "--out=out"]);
     assert_eq!(text(&tasks), whole);
+}
+
+/// Each process either plans or is told that another one does, and what is left is a sweep with all numbers of its own.
+#[test]
+fn processes_that_plan_into_one_folder_at_once_lose_nothing() {
+    let place = place(SWEEP);
+    for seeds in 0..6 {
+        fs::write(place.path(&format!("{seeds}.yaml")), SWEEP.replace("[1, 2]", &format!("[{seeds}]")))
+            .expect("written");
+    }
+    let start = |seeds: i32| {
+        let mut command = place.command(&["sweep", "plan", &format!("{seeds}.yaml"), "--out=out"]);
+        command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the binary runs")
+    };
+    let children: Vec<_> = (0..6).map(start).collect();
+    let mut planned = 0;
+    for child in children {
+        let output = child.wait_with_output().expect("a child");
+        match code(&output) {
+            0 => planned += 1,
+            _ => assert!(sentence(2, &output).contains("found another process that plans or gathers it"), "{output:?}"),
+        }
+    }
+    assert!(planned > 0);
+    let tasks = tasks(&place);
+    let numbers: Vec<_> = tasks.iter().map(|task| task["task"].as_u64().expect("a number")).collect();
+    assert_eq!(numbers, (0..2 * planned).collect::<Vec<u64>>(), "two groups of one seed for each that has planned");
+}
+
+#[test]
+fn a_folder_in_which_a_sweep_is_planned_right_now_is_no_folder_of_other_files() {
+    let place = place(SWEEP);
+    fs::create_dir_all(place.path("out/toy/gate")).expect("a folder");
+    let lock = fs::File::create(place.path("out/lock")).expect("a file");
+    lock.lock().expect("locked");
+    let told = place.refusal(2, &["sweep", "plan", "sweep.yaml", "--out=out"]);
+    assert!(told.contains("found another process that plans or gathers it"), "{told}");
+    drop(lock);
+    let told = place.refusal(2, &["sweep", "plan", "sweep.yaml", "--out=out"]);
+    assert!(told.contains("found other files"), "{told}");
+}
+
+#[test]
+fn what_is_wrong_is_named_by_its_own_place() {
+    let long = "x".repeat(201);
+    for (sweep, expected) in [
+        (SWEEP.replace("gate:", &format!("{long}:")), "sweep.yaml, `configurations`: expected a folder of its own"),
+        (
+            format!("config_files: [toy.yaml]\nkeys: {{dataset: {long}}}\nseeds: [1]\n"),
+            "sweep.yaml: expected a folder of its own",
+        ),
+        (
+            SWEEP.replace("[1, 2]", &format!("{:?}", (0..60_000).collect::<Vec<_>>())),
+            "sweep.yaml: expected at most 100000 runs, found 120000;",
+        ),
+    ] {
+        let place = place(&sweep);
+        let told = place.refusal(2, &["sweep", "plan", "sweep.yaml", "--out=out"]);
+        assert!(told.starts_with(expected), "{told}");
+        assert!(!told.contains("grid"), "there is none: {told}");
+    }
+}
+
+#[test]
+fn what_is_of_runs_says_which_folders_of_a_sweep_to_give() {
+    let place = planned(SWEEP);
+    for arguments in
+        [&["gate", "out", "--expect=expect.yaml"][..], &["compare", "out", "--with=out"], &["report", "out"]]
+    {
+        let told = place.refusal(2, arguments);
+        let expected = "out: expected the folder of a run, found that of a sweep; give the runs of one group, out/GROUP/seed-*, \
+                        or judge all by `dif-sr sweep gather out`";
+        assert_eq!(told, expected, "{arguments:?}");
+    }
 }
