@@ -153,7 +153,7 @@ fn ranks_train_as_one_process_does_within_rounding_and_equally_with_dropout_also
     for output in outputs(children) {
         assert_eq!(code(&output), 4, "{}", told(&output));
     }
-    resume(&place, "run", 2, 1);
+    resume(&place, "run", 2, 1, &[]);
     Bits::of(&place.path("run")).assert_equal(&whole, "interrupted and resumed");
 }
 

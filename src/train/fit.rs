@@ -240,7 +240,7 @@ impl<'a> Training<'a> {
         let users = self.valid.n() as usize;
         // Aside, so that the listener can see the training meanwhile.
         let mut fast = self.stepper.fast.take();
-        let ranking = rank_with(fast.as_mut(), (self.model, &self.stepper.ranks), &self.valid, size, |done| {
+        let ranking = rank_with(fast.as_mut(), self.model, &self.stepper.ranks, &self.valid, size, |done| {
             listen(Event::Evaluating { epoch, done, users }, self)
         });
         self.stepper.fast = fast;

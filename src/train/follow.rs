@@ -63,7 +63,7 @@ fn gpus(here: &Environment) -> String {
 /// Takes part in a run whose folder rank 0 owns, from its start to its test.
 ///
 /// # Errors
-/// What ends a training; a lost rank; an interruption ([`Error::is_interruption`]) once `stop` is set at any rank.
+/// What ends a training; a lost rank; an interruption ([`crate::Error::is_interruption`]) once `stop` is set at any rank.
 pub fn follow(config: &RunConfig, prepared: &Prepared, stop: &AtomicBool) -> Result<()> {
     let Prepared { dataset, splits, model, ranks, .. } = prepared;
     let mut training = Training::over(config, model, splits, ranks)?;

@@ -116,7 +116,7 @@ impl<'a> Stepper<'a> {
     /// # Errors
     /// As [`crate::eval::rank`].
     pub fn rank(&mut self, rows: &OrderedRows) -> Result<Ranking> {
-        rank_with(self.fast.as_mut(), (self.model, &self.ranks), rows, self.eval_batch_size, |_| Ok(()))
+        rank_with(self.fast.as_mut(), self.model, &self.ranks, rows, self.eval_batch_size, |_| Ok(()))
     }
 }
 
@@ -132,13 +132,14 @@ pub(super) fn rank_rows(
     progress: impl FnMut(usize) -> Result<()>,
 ) -> Result<Ranking> {
     let rows = OrderedRows::new(rows, model.device());
-    rank_with(fast(config, model, ranks)?.as_mut(), (model, ranks), &rows, config.eval.eval_batch_size, progress)
+    rank_with(fast(config, model, ranks)?.as_mut(), model, ranks, &rows, config.eval.eval_batch_size, progress)
 }
 
 /// Ranks on the fast path if there is one.
 pub(super) fn rank_with(
     fast: Option<&mut FastPath>,
-    (model, ranks): (&Model, &Ranks),
+    model: &Model,
+    ranks: &Ranks,
     rows: &OrderedRows,
     batch_size: usize,
     progress: impl FnMut(usize) -> Result<()>,

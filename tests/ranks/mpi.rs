@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use once_cell::sync::Lazy;
 
 use super::common::place::{Place, sentence, text, wait_until};
-use super::faults::FAST;
+use super::faults::{KEYS, goes_on_from};
 use super::launch::{Bits, told, train};
 
 /// A launcher with its library, and the variable in which it numbers ranks.
@@ -99,7 +99,7 @@ fn ranks_of_mpi_are_threads_and_ranks_of_gloo() {
 fn a_rank_of_mpi_that_ends_or_stands_still_ends_the_others_and_the_run_goes_on_to_the_bit() {
     for mpi in MPIS.iter() {
         for (signal, rank, timeout) in [("KILL", 0, 60), ("KILL", 2, 60), ("STOP", 1, 3), ("TERM", 1, 60)] {
-            let place = FAST.place();
+            let place = Place::new(&KEYS);
             let child = mpi.spawn_training(&place, &format!("--ranks_timeout={timeout}"));
             let process = mpi.process(&place, Some(rank)).expect("a rank").to_string();
             let begin = Instant::now();
@@ -116,7 +116,7 @@ fn a_rank_of_mpi_that_ends_or_stands_still_ends_the_others_and_the_run_goes_on_t
                 let log = text(&place.path("run/log.txt"));
                 assert!(log.lines().last().unwrap_or_default().contains("stopped: interrupted "), "{what}: {log}");
             }
-            FAST.goes_on(&place, 1, 3, &what);
+            goes_on_from(&place, 1, 3, &[], &what);
         }
     }
 }

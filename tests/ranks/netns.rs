@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use once_cell::sync::Lazy;
 
 use super::common::place::{Place, sentence, text, wait_until};
-use super::faults::FAST;
+use super::faults::KEYS;
 use super::launch::{Bits, resume, train};
 
 static IS_WANTED: Lazy<bool> = Lazy::new(|| {
@@ -90,7 +90,7 @@ fn ranks_on_two_hosts_are_threads_and_need_a_named_interface() {
     if !*IS_WANTED {
         return;
     }
-    let (hosts, place) = (Hosts::new("bits"), FAST.place());
+    let (hosts, place) = (Hosts::new("bits"), Place::new(&KEYS));
     let keys = [&place.keys[..], &["--epochs=2", "--out=hosts"]].concat();
     for rank in [0, 1] {
         let told = sentence(2, &hosts.rank(&place, rank, &keys).output().expect("ip runs"));
@@ -120,7 +120,7 @@ fn a_host_whose_link_goes_down_ends_the_ranks_in_bounded_time_and_the_run_goes_o
     if !*IS_WANTED {
         return;
     }
-    let (hosts, place) = (Hosts::new("down"), FAST.place());
+    let (hosts, place) = (Hosts::new("down"), Place::new(&KEYS));
     train(&place, "whole", 1, 2);
     let children =
         hosts.spawn(&place, &[&place.keys[..], &["--out=run", &format!("--ranks_timeout={SECONDS}")]].concat());
@@ -137,6 +137,6 @@ fn a_host_whose_link_goes_down_ends_the_ranks_in_bounded_time_and_the_run_goes_o
         assert!(took < Duration::from_secs(SECONDS + 20), "{took:?}");
     }
     assert!(text(&place.path("run/log.txt")).contains("stopped: "), "rank 0 has noted its end");
-    resume(&place, "run", 2, 1);
+    resume(&place, "run", 2, 1, &[]);
     Bits::of(&place.path("run")).assert_equal(&Bits::of(&place.path("whole")), "a link that went down");
 }

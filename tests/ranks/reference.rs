@@ -1,13 +1,17 @@
 //! The reference path over ranks: data-parallel, so one process's training within rounding where nothing is dropped, and
 //! always the same training with as many ranks.
 
+use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::Path;
+use std::time::Instant;
 
 use dif_sr::tensors::TensorFile;
 use tch::Kind;
 
-use super::common::place::{Place, text};
-use super::launch::{Bits, train};
+use super::common::place::{Place, signal, text, wait_until};
+use super::faults::{KEYS, ended, in_training};
+use super::launch::{Bits, TIMEOUT, resume, told, train};
 
 /// Relative, of a loss and of the norm of a step's gradient: sums of some hundred rows in another order. Float32 rounds by
 /// 6e-8, of which the longest chain of sums, 299 rows of five positions, makes some 1e-6.
@@ -114,5 +118,40 @@ fn as_many_ranks_train_equally_to_the_bit_with_dropout() {
         train(&place, "alone", 1, 1);
         let (alone, ranks) = (total_losses(&place.path("alone")), total_losses(&place.path("one")));
         assert_ne!(alone, ranks, "each rank draws masks of its own");
+    }
+}
+
+/// As on the fast path, and once more as many ranks go on.
+#[test]
+fn every_fault_of_a_rank_ends_all_and_the_run_goes_on_to_the_bit() {
+    const SECONDS: u64 = 4;
+    let place = || Place::new(&[&KEYS[..], &REFERENCE[..1]].concat());
+    let whole = place();
+    train(&whole, "whole", 3, 1);
+    let whole = Bits::of(&whole.path("whole"));
+    for (fault, rank, code) in [("KILL", 0, 2), ("KILL", 2, 2), ("STOP", 1, 2), ("TERM", 2, 4), ("a full disk", 0, 2)] {
+        let (place, what) = (place(), format!("{fault} at rank {rank}"));
+        let mut children = in_training(&place, if fault == "STOP" { SECONDS } else { TIMEOUT }, &[]);
+        let (begin, part) = (Instant::now(), place.path("run/last.safetensors.part"));
+        let mut faulty = None;
+        if fault == "a full disk" {
+            wait_until("the link", || {
+                _ = fs::remove_file(&part);
+                symlink("/dev/full", &part).is_ok()
+            });
+        } else {
+            signal(&children[rank], fault);
+            faulty = (fault != "TERM").then(|| children.remove(rank));
+        }
+        for output in ended(children, begin, SECONDS + 20, &what) {
+            assert_eq!(output.status.code(), Some(code), "{what}: {}", told(&output));
+        }
+        if let Some(child) = faulty {
+            signal(&child, if fault == "STOP" { "CONT" } else { "KILL" });
+            ended(vec![child], Instant::now(), 20, &what);
+        }
+        _ = fs::remove_file(&part);
+        resume(&place, "run", 3, 1, &[]);
+        Bits::of(&place.path("run")).assert_equal(&whole, &what);
     }
 }
