@@ -110,7 +110,7 @@ fn epoch_slice(c: &mut Criterion) {
             orders(&mut || {
                 for batch in train.batches(config.train.train_batch_size).take(SLICE) {
                     stepper.losses(&batch).expect("all are there");
-                    stepper.update();
+                    stepper.update().expect("all are there");
                 }
             });
         });

@@ -195,7 +195,7 @@ impl<'a> Training<'a> {
             };
             unread.push(self.stepper.losses(&batch)?);
             if unread.len() < self.read_together && i + 1 < count {
-                self.stepper.update();
+                self.stepper.update()?;
                 continue;
             }
             let losses: Vec<Losses<f64>> = unread.drain(..).map(|losses| losses.values()).collect();
@@ -206,7 +206,7 @@ impl<'a> Training<'a> {
                 listen(Event::Diverged { epoch, batch, losses: &losses[..bad], norms: &norms }, self)?;
                 return Err(diverged(&losses[bad], &format!("epoch {epoch}, batch {batch} of {count}"), &norms));
             }
-            self.stepper.update();
+            self.stepper.update()?;
             let position = &mut self.position;
             losses.iter().for_each(|losses| position.sums.add(losses));
             position.batch = i + 1;

@@ -102,7 +102,7 @@ pub struct Catalogue {
 
 impl Catalogue {
     pub fn new(n_items: usize, team: &Team) -> Self {
-        let size = n_items.div_ceil(team.all());
+        let size = team.share(n_items);
         let mut shards = ItemShard::all(n_items, size);
         let owners = team.ranges(shards.len(), 1);
         let mut end = 0;
@@ -115,12 +115,22 @@ impl Catalogue {
         let own = owners[team.rank()].clone();
         shards.truncate(own.end);
         shards.drain(..own.start);
-        Self { shards, size, tree: Tree::new(owners), items: team.ranges(n_items, size), blocks }
+        Self { shards, size, tree: Tree::new(owners), items: team.shares(n_items), blocks }
     }
 
     /// Items of a shard.
     pub fn shard_size(&self) -> usize {
         self.size
+    }
+
+    /// The shards of each rank.
+    pub fn shards_by_rank(&self) -> Vec<Range<usize>> {
+        self.items.iter().map(|items| items.start.div_ceil(self.size)..items.end.div_ceil(self.size)).collect()
+    }
+
+    /// The items of each rank.
+    pub fn owners(&self) -> &[Range<usize>] {
+        &self.items
     }
 
     /// The items of a rank.
@@ -137,7 +147,7 @@ impl Catalogue {
     /// ranks of those that are wanted here, and adds that of the items that this rank has.
     ///
     /// # Shapes
-    /// dsequences `[B, H]`, ditem_embedding `[n_items, H]`
+    /// dsequences `[B, H]`, ditem_embedding `[own items, H]`
     ///
     /// # Errors
     /// A lost rank.
@@ -150,11 +160,10 @@ impl Catalogue {
         ditem_embedding: &mut [f32],
     ) -> Result<f64> {
         let Targets { sequences, targets, wanted } = batch;
-        let (h, batch_size, own) = (items.h, targets.len(), self.items(team.rank()));
-        let n_rows = (SCORES / items.n_items()).clamp(16, ROWS);
+        let (h, batch_size) = (items.h, targets.len());
+        let n_rows = (SCORES / items.n_items).clamp(16, ROWS);
         let operands = |shard: &ItemShard| shard.operands(items, batch_size > n_rows);
         let operands: Vec<Vec<BlockOperands>> = self.shards.par_iter().map(operands).collect();
-        let ditem_embedding = &mut ditem_embedding[own.start * h..own.end * h];
         let left = self.tree.branches(team.rank());
         let mut branches = vec![Vec::new(); left.len()];
         let (mut of_rows, mut of_targets) = (Vec::new(), Vec::new());
@@ -252,14 +261,14 @@ impl ItemShard {
 
     /// The operands of every block: packed where they are taken `again` and the copy is not too large.
     fn operands<'a>(&self, embedding: ItemEmbedding<'a>, again: bool) -> Vec<BlockOperands<'a>> {
-        let ItemEmbedding { rows, h, precision } = embedding;
-        let packed = again && rows.len() <= PACKED_LIMIT;
+        let ItemEmbedding { n_items, h, precision, .. } = embedding;
+        let packed = again && n_items * h <= PACKED_LIMIT;
         let operand = |matrix: MatRef<'a>| match packed {
             true => pack_operand(precision, matrix),
             false => matrix.into(),
         };
         let blocks = self.blocks.iter().map(|ItemBlock { items, .. }| {
-            let rows = MatRef::new(&rows[items.start * h..items.end * h], h);
+            let rows = MatRef::new(embedding.of(items.clone()), h);
             BlockOperands { transposed: operand(rows.t()), plain: operand(rows) }
         });
         blocks.collect()
