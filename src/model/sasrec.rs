@@ -311,12 +311,21 @@ impl Model {
         self.tree().named_parameters()
     }
 
-    /// Copies every parameter and attribute table from `file`, where they are named `prefix` + their own name.
+    /// Those that are whole at every rank: all but an item embedding that ranks share out.
+    pub fn common_parameters(&self) -> Vec<(String, Tensor)> {
+        let mut named = self.named_parameters();
+        if self.held_items().is_some() {
+            named.retain(|(name, _)| *name != names::weight(names::ITEM_EMBEDDING));
+        }
+        named
+    }
+
+    /// Copies every common parameter and attribute table from `file`, where they are named `prefix` + their own name.
     ///
     /// # Errors
     /// A tensor that is missing or of another shape; nothing has then changed.
     pub fn load(&self, path: &Path, file: &mut TensorFile, prefix: &str) -> Result<()> {
-        let mut named = self.named_parameters();
+        let mut named = self.common_parameters();
         named.extend(self.named_tables());
         // Everything is checked before anything is written.
         let mut found = Vec::with_capacity(named.len());

@@ -11,6 +11,7 @@ mod over_ranks;
 mod record;
 mod run;
 mod saved;
+mod shares;
 mod start;
 mod stepper;
 

@@ -11,7 +11,8 @@ use super::common::place::{Place, signal, text, wait_until};
 use super::launch::{Bits, TIMEOUT, outputs, rank, resume, spawn, told, train};
 
 /// Several epochs of 19 batches, saved so often that a fault finds something saved, and not always the last batch.
-const KEYS: [&str; 4] = ["--compute_path=fast", "--epochs=6", "--checkpoint_interval=0.02", "--train_batch_size=16"];
+pub const KEYS: [&str; 4] =
+    ["--compute_path=fast", "--epochs=6", "--checkpoint_interval=0.02", "--train_batch_size=16"];
 
 /// What every run below must come to: three threads.
 static WHOLE: Lazy<Bits> = Lazy::new(|| {
@@ -20,16 +21,16 @@ static WHOLE: Lazy<Bits> = Lazy::new(|| {
     Bits::of(&place.path("whole"))
 });
 
-/// Three ranks in training, in the folder `run`.
-fn in_training(place: &Place, timeout: u64) -> Vec<Child> {
-    let children = spawn(place, 3, timeout, &[&place.keys[..], &["--out=run"]].concat());
+/// Three ranks in training, in the folder `run`, with more keys.
+pub fn in_training(place: &Place, timeout: u64, more: &[&str]) -> Vec<Child> {
+    let children = spawn(place, 3, timeout, &[&place.keys[..], &["--out=run"], more].concat());
     let log = || fs::read_to_string(place.path("run/log.txt")).unwrap_or_default();
     wait_until("training", || log().contains("epoch 1 training") && place.path("run/last.safetensors").exists());
     children
 }
 
 /// The end of all, which must come in so many seconds.
-fn ended(children: Vec<Child>, begin: Instant, seconds: u64, what: &str) -> Vec<Output> {
+pub fn ended(children: Vec<Child>, begin: Instant, seconds: u64, what: &str) -> Vec<Output> {
     let outputs = outputs(children);
     let took = begin.elapsed();
     let codes: Vec<Option<i32>> = outputs.iter().map(|output| output.status.code()).collect();
@@ -41,7 +42,12 @@ fn ended(children: Vec<Child>, begin: Instant, seconds: u64, what: &str) -> Vec<
 
 /// Goes on as another number of ranks of the same number of threads.
 fn goes_on(place: &Place, ranks: usize, threads: usize, what: &str) {
-    resume(place, "run", ranks, threads);
+    goes_on_from(place, ranks, threads, &[], what);
+}
+
+/// The same with other values of keys that may change.
+pub fn goes_on_from(place: &Place, ranks: usize, threads: usize, keys: &[&str], what: &str) {
+    resume(place, "run", ranks, threads, keys);
     Bits::of(&place.path("run")).assert_equal(&WHOLE, what);
 }
 
@@ -49,7 +55,7 @@ fn goes_on(place: &Place, ranks: usize, threads: usize, what: &str) {
 fn whichever_rank_is_killed_the_others_end_and_the_run_goes_on_to_the_bit() {
     for (killed, (ranks, threads)) in [(0, (3, 1)), (1, (1, 3)), (2, (3, 1))] {
         let place = Place::new(&KEYS);
-        let mut children = in_training(&place, TIMEOUT);
+        let mut children = in_training(&place, TIMEOUT, &[]);
         let begin = Instant::now();
         children[killed].kill().expect("killed");
         let what = format!("kill -9 of rank {killed}");
@@ -66,7 +72,7 @@ fn a_rank_that_stands_still_ends_the_others_after_their_timeout() {
     const SECONDS: u64 = 4;
     for still in [0, 1] {
         let place = Place::new(&KEYS);
-        let mut children = in_training(&place, SECONDS);
+        let mut children = in_training(&place, SECONDS, &[]);
         let begin = Instant::now();
         signal(&children[still], "STOP");
         let what = format!("SIGSTOP of rank {still}");
@@ -86,7 +92,7 @@ fn a_rank_that_stands_still_ends_the_others_after_their_timeout() {
 fn a_signal_to_one_rank_stops_all_at_the_same_step() {
     for asked in [0, 2] {
         let place = Place::new(&KEYS);
-        let children = in_training(&place, TIMEOUT);
+        let children = in_training(&place, TIMEOUT, &[]);
         let begin = Instant::now();
         signal(&children[asked], "TERM");
         let what = format!("SIGTERM to rank {asked}");
@@ -103,7 +109,7 @@ fn a_signal_to_one_rank_stops_all_at_the_same_step() {
 #[test]
 fn a_full_disk_at_rank_0_ends_all() {
     let place = Place::new(&KEYS);
-    let children = in_training(&place, TIMEOUT);
+    let children = in_training(&place, TIMEOUT, &[]);
     let begin = Instant::now();
     let part = place.path("run/last.safetensors.part");
     wait_until("the link", || {

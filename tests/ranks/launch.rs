@@ -58,14 +58,15 @@ pub fn train(place: &Place, out: &str, ranks: usize, threads: usize) {
     }
 }
 
-/// Goes on in `run` to the end.
-pub fn resume(place: &Place, run: &str, ranks: usize, threads: usize) {
+/// Goes on in `run` to the end, with these keys changed.
+pub fn resume(place: &Place, run: &str, ranks: usize, threads: usize, keys: &[&str]) {
     let (resume, threads) = (format!("--resume={run}"), format!("--threads={threads}"));
+    let arguments = [&[&resume[..], &threads], keys].concat();
     if ranks == 1 {
-        let output = place.run(&["train", &resume, &threads]);
+        let output = place.run(&[&["train"], &arguments[..]].concat());
         assert!(output.status.success(), "{run}: {}", String::from_utf8_lossy(&output.stderr));
     } else {
-        assert_success(run, &outputs(spawn(place, ranks, TIMEOUT, &[&resume, &threads])));
+        assert_success(run, &outputs(spawn(place, ranks, TIMEOUT, &arguments)));
     }
 }
 

@@ -6,10 +6,12 @@
 mod common;
 mod faults;
 mod launch;
+mod memory;
 mod refusals;
 #[path = "../properties/sample.rs"]
 #[allow(dead_code, reason = "the part that draws models and batches is used")]
 mod sample;
+mod shared;
 mod steps;
 
 use common::place::Place;

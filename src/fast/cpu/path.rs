@@ -138,6 +138,11 @@ impl FastPath {
         lead(self.held.start, self.encoder.config.hidden_size as usize)
     }
 
+    /// The items of each rank, where ranks share the item embedding out.
+    pub fn shares(&self) -> Option<Vec<Range<usize>>> {
+        self.is_shared.then(|| self.catalogue.owners().to_vec())
+    }
+
     /// The threads of all ranks.
     pub fn team(&self) -> &Team {
         &self.team

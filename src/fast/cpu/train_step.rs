@@ -12,6 +12,7 @@ use rayon::prelude::*;
 use super::batch::micro_batch::BatchView;
 use super::batch::tokens::Tokens;
 use super::encoder::Activations;
+use super::encoder::item_sums::ItemSums;
 use super::encoder::step::{EncoderParts, Mode, StepContext};
 use super::loss::attribute::Predictor;
 use super::loss::bpr::{ItemPairs, OwnItems, bpr};
@@ -142,7 +143,8 @@ impl FastPath {
             let sequences = of_elements(&division.sequences, h)[team.rank()].clone();
             backward(&step, &grad[sequences], &division, micro_batches, workers);
             reduce(&step, team, workers)?;
-            scatter(h, team, catalogue, micro_batches, own_grad)?;
+            let sums: Vec<ItemSums> = micro_batches.par_chunks(division.each).map(|own| ItemSums::of(own, h)).collect();
+            scatter(h, team, catalogue, &sums, own_grad)?;
             if !*is_shared {
                 gather_items(h, team, catalogue, ditem_embedding)?;
             }
@@ -301,18 +303,12 @@ fn reduce(step: &StepContext, team: &Team, workers: &mut [Worker]) -> Result<()>
     Ok(())
 }
 
-/// Adds the gradients of the items' vectors in the sequences to that of the item embedding, each rank for the items that
-/// it has.
+/// Adds the gradients of the items' vectors in the sequences to that of the item embedding, summed by item and thread,
+/// thread by thread; each rank for the items that it has.
 ///
 /// # Shapes
 /// ditem_embedding `[own items, H]`
-fn scatter(
-    h: usize,
-    team: &Team,
-    catalogue: &Catalogue,
-    micro_batches: &[Activations],
-    ditem_embedding: &mut [f32],
-) -> Result<()> {
+fn scatter(h: usize, team: &Team, catalogue: &Catalogue, sums: &[ItemSums], ditem_embedding: &mut [f32]) -> Result<()> {
     let (size, own) = (catalogue.shard_size(), catalogue.items(team.rank()));
     let shards = ditem_embedding.par_chunks_mut(size * h).enumerate();
     let items = |part: usize, ditems: &[f32]| {
@@ -321,18 +317,19 @@ fn scatter(
     };
     if team.is_alone() {
         shards.for_each(|(part, ditems)| {
-            micro_batches.iter().for_each(|micro_batch| micro_batch.scatter(items(part, ditems), ditems));
+            let items = items(part, ditems);
+            for (item, grad) in sums.iter().flat_map(|sums| sums.among(&items)) {
+                axpy(1.0, grad, &mut ditems[(item as usize - items.start) * h..][..h]);
+            }
         });
         return Ok(());
     }
-    // The item and the bits of the gradient of every row, for the rank that has the item.
-    let mut to = vec![Vec::new(); team.ranks()];
-    for (item, grad) in micro_batches.iter().flat_map(|micro_batch| micro_batch.item_gradients()) {
-        let to = &mut to[catalogue.owner(item as usize, team.threads())];
-        to.push(item);
-        to.extend(grad.iter().map(|x| x.to_bits()));
-    }
-    let rows = team.exchange_unknown(&to)?;
+    // The item and the bits of every sum, for the rank that has the item.
+    let to = catalogue.owners().iter().map(|owner| {
+        let sums = sums.iter().flat_map(|sums| sums.among(owner));
+        sums.flat_map(|(item, grad)| std::iter::once(item).chain(grad.iter().map(|x| x.to_bits()))).collect()
+    });
+    let rows = team.exchange_unknown(&to.collect::<Vec<Vec<u32>>>())?;
     shards.for_each(|(part, ditems)| {
         let items = items(part, ditems);
         let mut grad = vec![0.0; h];
