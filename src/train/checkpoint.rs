@@ -109,6 +109,11 @@ impl Checkpoint {
         parse(metadata.get("epoch").map_or("", String::as_str), "epoch", path)
     }
 
+    /// Whether a tensor of this name holds tokens or attributes of the items, and is none of the model's.
+    pub fn is_of_items(name: &str) -> bool {
+        name.starts_with("item_feat.") || [TEXT, ENDS].contains(&name)
+    }
+
     /// Reads a checkpoint; the model is on the CPU.
     ///
     /// # Errors

@@ -1,10 +1,9 @@
 //! Ranks that share out the item embedding: the bits are those of ranks that do not, whatever happens to a rank, and files do
 //! not show who had which rows.
 
-use std::fs;
 use std::time::Instant;
 
-use super::common::place::{Place, tensors, text, wait_until};
+use super::common::place::{Place, tensors, text};
 use super::faults::{self, ended, goes_on_from, in_training};
 use super::launch::{TIMEOUT, outputs, spawn, told, train};
 use super::{equal, equal_without};
@@ -81,19 +80,7 @@ fn a_run_goes_on_with_items_shared_out_that_were_not_before() {
 
 #[test]
 fn a_full_disk_at_rank_0_ends_all_who_share_items_out() {
-    let place = Place::new(&faults::KEYS);
-    let children = in_training(&place, TIMEOUT, &[SHARED]);
-    let begin = Instant::now();
-    let part = place.path("run/last.safetensors.part");
-    wait_until("the link", || {
-        _ = fs::remove_file(&part);
-        std::os::unix::fs::symlink("/dev/full", &part).is_ok()
-    });
-    let outputs = ended(children, begin, 20, "a full disk");
-    assert!(outputs.iter().all(|output| output.status.code() == Some(2)), "{outputs:?}");
-    assert!(told(&outputs[0]).contains("No space left on device"), "{}", told(&outputs[0]));
-    _ = fs::remove_file(&part);
-    goes_on_from(&place, 3, 1, &[], "a full disk");
+    faults::full_disk(&[SHARED], "a full disk of ranks that share items out");
 }
 
 #[test]
