@@ -130,7 +130,7 @@ impl<'a> Ours<'a> {
         let mut losses = Vec::new();
         for _ in 0..steps {
             losses.push(self.stepper.losses(&self.batches[self.next]).expect("there is one rank"));
-            self.stepper.update();
+            self.stepper.update().expect("all are there");
             self.next = (self.next + 1) % self.batches.len();
         }
         assert!(losses.into_iter().all(|losses| losses.values().total.is_finite()));

@@ -1,5 +1,5 @@
-//! What ranks cost: an exchange beside a copy of memory, and a slice of an epoch by two ranks beside one process of two
-//! threads, with the bytes that a rank sends a step. On Amazon_Beauty where `DIF_SR_AMAZON_BEAUTY` or `dataset/` has it, else
+//! What ranks cost: an exchange beside a copy of memory, and a slice of an epoch by two ranks, which share the items out or
+//! not, beside one process of two threads, with the bytes that a rank sends a step. On Amazon_Beauty where `DIF_SR_AMAZON_BEAUTY` or `dataset/` has it, else
 //! on ml-100k.
 //!
 //! Ranks are threads of this process, which exchange over loopback as processes do.
@@ -98,25 +98,26 @@ fn epoch_slice(c: &mut Criterion) {
     };
     let mut group = c.benchmark_group(format!("{SLICE} steps on {name}"));
     group.sample_size(10).warm_up_time(Duration::from_secs(1)).measurement_time(Duration::from_secs(10));
-    for (size, threads) in [(1, 2), (2, 1)] {
+    for (size, threads, shared) in [(1, 2, "False"), (2, 1, "False"), (2, 1, "True")] {
         let data = data.clone();
         let crew = Crew::new(size, move |ranks, orders| {
             let threads = threads.to_string();
-            let keys = [("data_path", &data[..]), ("threads", &threads), ("compute_path", "fast")];
-            let config = common::config(name, &keys);
-            let prepared = Prepared::new(&config).expect("the data load");
+            let keys = [("threads", &threads[..]), ("compute_path", "fast"), ("shard_items", shared)];
+            let config = common::config(name, &[&keys[..], &[("data_path", &data[..])]].concat());
+            let prepared = Prepared::over(&config, &ranks).expect("the data load");
             let mut stepper = Stepper::over(&config, &prepared.model, &ranks).expect("the fast path has the CPU");
             let train = OrderedRows::new(&prepared.splits.train, prepared.model.device());
             orders(&mut || {
                 for batch in train.batches(config.train.train_batch_size).take(SLICE) {
                     stepper.losses(&batch).expect("all are there");
-                    stepper.update();
+                    stepper.update().expect("all are there");
                 }
             });
         });
         let (_, bytes) = crew.time(1);
-        println!("{size} x {threads}: a rank sends {:.1} MB a step", bytes as f64 / SLICE as f64 / 1e6);
-        group.bench_function(format!("{size} x {threads}"), |b| b.iter_custom(|n| crew.time(n).0));
+        let case = format!("{size} x {threads}{}", if shared == "True" { ", items shared out" } else { "" });
+        println!("{case}: a rank sends {:.1} MB a step", bytes as f64 / SLICE as f64 / 1e6);
+        group.bench_function(case, |b| b.iter_custom(|n| crew.time(n).0));
     }
     group.finish();
 }

@@ -57,7 +57,7 @@ fn data_set(c: &mut Criterion, name: &str, data_path: &str) {
             b.iter_custom(|n| {
                 timed(device, n, || {
                     stepper.losses(&batch).expect("there is one rank");
-                    stepper.update();
+                    stepper.update().expect("all are there");
                 })
             });
         });
@@ -68,7 +68,7 @@ fn data_set(c: &mut Criterion, name: &str, data_path: &str) {
                     train.permute(&Tensor::randperm(train.n(), (Kind::Int64, Device::Cpu)));
                     for batch in train.batches(config.train.train_batch_size).take(SLICE) {
                         stepper.losses(&batch).expect("there is one rank");
-                        stepper.update();
+                        stepper.update().expect("all are there");
                     }
                 })
             });

@@ -155,7 +155,7 @@ fn cross_entropy_of_items(c: &mut Criterion) {
     let (loss, gradients) = reference();
     let (x, e) = (floats(&sequences), floats(&table));
     let targets: Vec<i64> = Vec::try_from(&targets).expect("int64");
-    let items = ItemEmbedding { rows: &e, h: H, precision: Precision::Float32 };
+    let items = ItemEmbedding::whole(&e, H, Precision::Float32);
     let team = Team::alone(1);
     let mut catalogue = Catalogue::new(ITEMS, &team);
     let batch = Targets { sequences: &x, targets: &targets, wanted: &[] };

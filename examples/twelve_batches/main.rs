@@ -138,7 +138,7 @@ fn losses(config: &RunConfig, prepared: &Prepared, order: &Tensor) -> Result<[Ve
     let (mut item, mut attribute) = (Vec::new(), Vec::new());
     for batch in batches(config, prepared, order) {
         let losses = stepper.losses(&batch)?.values();
-        stepper.update();
+        stepper.update()?;
         item.push(losses.item);
         attribute.push(losses.attributes[0]);
     }

@@ -35,8 +35,8 @@ pub fn run(args: ImportArgs, overrides: &[(String, String)], json: bool) -> Resu
     for (name, table) in prepared.model.named_tables() {
         file.tensors.entry(name).or_insert(table);
     }
-    // A checkpoint has the attributes of every item beside its parameters; the data set has them, too.
-    file.tensors.retain(|name, _| !name.starts_with("item_feat."));
+    // What a checkpoint has beside its parameters the data set has, too.
+    file.tensors.retain(|name, _| !Checkpoint::is_of_items(name));
     prepared.model.load(&args.weights, &mut file, "")?;
     if let Some(name) = file.tensors.keys().next() {
         return Err(Error::new(format!("expected the model's parameters alone, found `{name}` too"))

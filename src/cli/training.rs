@@ -200,8 +200,7 @@ fn tell(config: &RunConfig, ranks: &Ranks) -> Result<()> {
 
 /// Loads the data, at all ranks at once, who must then agree. `resumed` is the run that would have gone on, for messages.
 fn prepare(config: &RunConfig, ranks: &Ranks, stop: &AtomicBool, resumed: Option<&Path>) -> Result<Prepared> {
-    let mut prepared = together(ranks, Prepared::new(config))?;
-    prepared.ranks = ranks.clone();
+    let prepared = together(ranks, Prepared::over(config, ranks))?;
     train::agree(config, &prepared)?;
     if !ranks.any(stop.load(Ordering::Relaxed))? {
         return Ok(prepared);

@@ -40,6 +40,8 @@ pub struct RunOptions {
     pub compute_path: ComputePath,
     /// `precision` (this project's key): of matrix products.
     pub precision: Precision,
+    /// `shard_items` (this project's key): whether ranks share out the item embedding.
+    pub shard_items: bool,
     /// `checkpoint_interval` (this project's key): seconds of training between two writes of `last.safetensors`.
     pub checkpoint_interval: f64,
     /// `loss_decimal_place`: decimals of the losses in the log.

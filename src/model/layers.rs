@@ -8,6 +8,8 @@
 //!
 //! tch's own layers name their parameters in a `VarStore`; here the [`Tree`] names them, in RecBole's order.
 
+use std::ops::Range;
+
 use tch::{Device, Kind, Tensor};
 
 use super::Tree;
@@ -46,8 +48,12 @@ impl Linear {
 /// A table of vectors.
 #[derive(Debug)]
 pub struct Embedding {
-    /// W, `[rows, size]`.
+    /// W, `[rows, size]`, or those of its rows that are held here.
     pub weight: Tensor,
+    /// Rows of the whole table.
+    pub(super) rows: i64,
+    /// Which rows are held here, where ranks share them out.
+    pub(super) held: Option<Range<i64>>,
     /// The row that gets no gradient from look-ups.
     padding_idx: Option<i64>,
 }
@@ -55,19 +61,28 @@ pub struct Embedding {
 impl Embedding {
     /// A table of zeros on the CPU.
     pub fn new(rows: i64, size: i64, padding_idx: Option<i64>, kind: Kind) -> Self {
-        Self { weight: parameter(&[rows, size], 0.0, kind), padding_idx }
+        Self { weight: parameter(&[rows, size], 0.0, kind), rows, held: None, padding_idx }
+    }
+
+    /// The same of which these rows alone are held here.
+    pub fn part(rows: i64, held: Range<i64>, size: i64, padding_idx: Option<i64>, kind: Kind) -> Self {
+        let (lead, n) = (lead(held.start as usize, size as usize) as i64, (held.end - held.start) * size);
+        let line = Tensor::zeros([lead + n], (kind, Device::Cpu));
+        let weight = line.narrow(0, lead, n).view([held.end - held.start, size]).set_requires_grad(true);
+        Self { weight, rows, held: Some(held), padding_idx }
     }
 
     /// # Shapes
-    /// ids `[…]`, int64 → `[…, size]`
+    /// ids `[…]`, int64, of rows that are held here → `[…, size]`
     pub fn forward(&self, ids: &Tensor) -> Tensor {
         Tensor::embedding(&self.weight, ids, self.padding_idx.unwrap_or(-1), false, false)
     }
 
     pub(super) fn tree(&self) -> Tree {
-        let (rows, size) = self.weight.size2().expect("an embedding is a matrix");
+        let (rows, (_, size)) = (self.rows, self.weight.size2().expect("an embedding is a matrix"));
         let padding = self.padding_idx.map_or(String::new(), |i| format!(", padding_idx={i}"));
-        let leaf = Leaf::Embedding { weight: self.weight.shallow_clone() };
+        let held = self.held.clone().unwrap_or(0..rows);
+        let leaf = Leaf::Embedding { weight: self.weight.shallow_clone(), held, rows };
         Tree::leaf(format!("Embedding({rows}, {size}{padding})"), leaf)
     }
 }
@@ -100,6 +115,14 @@ impl LayerNorm {
         let leaf = Leaf::LayerNorm { weight: self.weight.shallow_clone(), bias: self.bias.shallow_clone() };
         Tree::leaf(format!("LayerNorm(({size},), eps={eps}, elementwise_affine=True)"), leaf)
     }
+}
+
+/// How many elements to leave free before the rows of a table from `first` on, so that they lie in memory as in the whole
+/// table: libtorch's products round by how their matrices are aligned.
+pub(crate) fn lead(first: usize, width: usize) -> usize {
+    /// Floats of a cache line.
+    const LINE: usize = 16;
+    first * width % LINE
 }
 
 fn parameter(shape: &[i64], value: f64, kind: Kind) -> Tensor {

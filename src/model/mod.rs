@@ -32,6 +32,7 @@ pub use encoder::{Encoder, Layer, LayerOutput};
 pub use feed_forward::FeedForward;
 pub use fusion::FusionLayer;
 pub use input::AttributeInput;
+pub(crate) use layers::lead;
 pub use layers::{Embedding, LayerNorm, Linear};
 pub use losses::Losses;
 pub use predictor::AttributePredictor;

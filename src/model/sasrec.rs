@@ -11,6 +11,7 @@
 //!             BPR = mean of −ln(σ(ŷ[target] − ŷ[negative]) + 1e-10)
 //! ```
 
+use std::ops::Range;
 use std::path::Path;
 
 use tch::{Device, Kind, Reduction, Tensor, no_grad};
@@ -68,6 +69,31 @@ impl Model {
     ///
     /// `n_items` counts the padding item; `features` follow `selected_features`.
     pub fn new(config: &ModelConfig, n_items: i64, max_len: i64, features: Vec<ItemFeature>, kind: Kind) -> Self {
+        let items = Embedding::new(n_items, config.hidden_size, Some(0), kind);
+        Self::with_items(config, items, max_len, features, kind)
+    }
+
+    /// The same of which these rows of the item embedding alone are held here, as ranks do that share it out. It is trained
+    /// on the fast path over these ranks alone.
+    pub fn part(
+        config: &ModelConfig,
+        n_items: i64,
+        held: Range<i64>,
+        max_len: i64,
+        features: Vec<ItemFeature>,
+        kind: Kind,
+    ) -> Self {
+        let items = Embedding::part(n_items, held, config.hidden_size, Some(0), kind);
+        Self::with_items(config, items, max_len, features, kind)
+    }
+
+    fn with_items(
+        config: &ModelConfig,
+        item_embedding: Embedding,
+        max_len: i64,
+        features: Vec<ItemFeature>,
+        kind: Kind,
+    ) -> Self {
         let h = config.hidden_size;
         let table = |(feature, &size): (&ItemFeature, &i64)| {
             FeatureSeqEmbLayer::new(feature, size, config.pooling_mode, (kind, Device::Cpu))
@@ -84,7 +110,7 @@ impl Model {
             Predictor::Not => None,
         };
         Self {
-            item_embedding: Embedding::new(n_items, h, Some(0), kind),
+            item_embedding,
             position_embedding: Embedding::new(max_len, h, None, kind),
             attributes,
             trm_encoder: Encoder::new(config, max_len, kind),
@@ -158,7 +184,12 @@ impl Model {
 
     /// Rows of the item embedding, the padding item included.
     pub fn n_items(&self) -> i64 {
-        self.item_embedding.weight.size()[0]
+        self.item_embedding.rows
+    }
+
+    /// The rows of the item embedding that are held here, where ranks share them out.
+    pub fn held_items(&self) -> Option<Range<i64>> {
+        self.item_embedding.held.clone()
     }
 
     /// L: rows of the position embedding.
@@ -174,17 +205,14 @@ impl Model {
         }
     }
 
-    /// The vectors of all items' attributes, `[n_items, d_i]` each: what SASRecD's streams look up, for the tables are not
-    /// trained.
-    pub fn attribute_vectors(&self) -> Vec<Tensor> {
+    /// The vectors of all items' attributes, some items at a time, `[items, d_i]` each: what SASRecD's streams look up, for the
+    /// tables are not trained.
+    pub fn attribute_vectors(&self) -> impl Iterator<Item = impl Iterator<Item = Tensor>> {
         let layers = self.feature_embed_layer_list().iter().zip(&self.features);
-        let all = layers.map(|(layer, feature)| {
-            // Some items at a time: before pooling every token has a vector.
-            let parts: Vec<Tensor> =
-                feature.ids.split(1024, 0).iter().map(|ids| layer.forward(&ids.unsqueeze(0))).collect();
-            Tensor::cat(&parts, 1).squeeze_dim(0)
-        });
-        all.collect()
+        layers.map(|(layer, feature)| {
+            let parts = feature.ids.split(1024, 0).into_iter();
+            parts.map(|ids| layer.forward(&ids.unsqueeze(0)).squeeze_dim(0))
+        })
     }
 
     /// Encodes sequences.
@@ -283,12 +311,21 @@ impl Model {
         self.tree().named_parameters()
     }
 
-    /// Copies every parameter and attribute table from `file`, where they are named `prefix` + their own name.
+    /// Those that are whole at every rank: all but an item embedding that ranks share out.
+    pub fn common_parameters(&self) -> Vec<(String, Tensor)> {
+        let mut named = self.named_parameters();
+        if self.held_items().is_some() {
+            named.retain(|(name, _)| *name != names::weight(names::ITEM_EMBEDDING));
+        }
+        named
+    }
+
+    /// Copies every common parameter and attribute table from `file`, where they are named `prefix` + their own name.
     ///
     /// # Errors
     /// A tensor that is missing or of another shape; nothing has then changed.
     pub fn load(&self, path: &Path, file: &mut TensorFile, prefix: &str) -> Result<()> {
-        let mut named = self.named_parameters();
+        let mut named = self.common_parameters();
         named.extend(self.named_tables());
         // Everything is checked before anything is written.
         let mut found = Vec::with_capacity(named.len());
@@ -318,7 +355,9 @@ impl Model {
 
     /// RecBole's count of trained parameters: the notebook's `Trainable parameters` line.
     pub fn trainable_parameters(&self) -> usize {
-        self.named_parameters().iter().map(|(_, parameter)| parameter.numel()).sum()
+        let here: usize = self.named_parameters().iter().map(|(_, parameter)| parameter.numel()).sum();
+        let Embedding { weight, rows, .. } = &self.item_embedding;
+        here - weight.numel() + (rows * weight.size()[1]) as usize
     }
 
     /// The module tree, which prints as PyTorch prints the model.

@@ -4,6 +4,7 @@
 //! optimizer, the device that they move to, the order in which initial values are drawn, and what printing the model shows.
 
 use std::fmt;
+use std::ops::Range;
 
 use tch::Tensor;
 
@@ -26,8 +27,11 @@ pub(super) enum Leaf {
         weight: Tensor,
         bias: Tensor,
     },
+    /// `weight` has the rows `held` of a table of `rows`.
     Embedding {
         weight: Tensor,
+        held: Range<i64>,
+        rows: i64,
     },
     LayerNorm {
         weight: Tensor,
@@ -76,7 +80,7 @@ impl Tree {
         let mut found = Vec::new();
         self.visit("", &mut |prefix, leaf| match leaf {
             Leaf::Inert | Leaf::Frozen { .. } => {}
-            Leaf::Embedding { weight } => found.push((names::weight(prefix), weight.shallow_clone())),
+            Leaf::Embedding { weight, .. } => found.push((names::weight(prefix), weight.shallow_clone())),
             Leaf::Linear { weight, bias } | Leaf::LayerNorm { weight, bias } => {
                 found.push((names::weight(prefix), weight.shallow_clone()));
                 found.push((names::bias(prefix), bias.shallow_clone()));

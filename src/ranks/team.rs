@@ -55,6 +55,16 @@ impl Team {
         (0..self.ranks()).map(|rank| edge(rank)..edge(rank + 1)).collect()
     }
 
+    /// How many of `n` things a thread has where all threads share them out, the last ones fewer or none.
+    pub fn share(&self, n: usize) -> usize {
+        n.div_ceil(self.all())
+    }
+
+    /// Which of `n` things each rank then has: the items of a catalogue that is shared out.
+    pub fn shares(&self, n: usize) -> Vec<Range<usize>> {
+        self.ranges(n, self.share(n))
+    }
+
     /// Which of `n` things each rank has where ranks share them out evenly.
     pub fn even(&self, n: usize) -> Vec<Range<usize>> {
         let edge = |rank: usize| n * rank / self.ranks();

@@ -104,11 +104,11 @@ impl Adam {
         std::iter::once(("adam.step".to_owned(), Tensor::from_slice(&steps))).chain(moments).collect()
     }
 
-    /// Takes the state that [`Adam::named_state`] named out of `file`.
+    /// Takes the state that [`Adam::named_state`] named out of `file`, but for tensors that come from `elsewhere`.
     ///
     /// # Errors
     /// A tensor that is missing or of another kind or shape; nothing has then changed.
-    pub fn load(&mut self, path: &Path, file: &mut TensorFile) -> Result<()> {
+    pub fn load(&mut self, path: &Path, file: &mut TensorFile, elsewhere: impl Fn(&str) -> bool) -> Result<()> {
         let mut take = |name: &str, like: &Tensor| -> Result<Tensor> {
             let tensor = file.take(path, name)?;
             if (tensor.kind(), tensor.size()) != (like.kind(), like.size()) {
@@ -128,15 +128,11 @@ impl Adam {
                 .tensor("adam.step")
                 .hint("put the file back, or begin another run"));
         }
-        let moments = (self.slots.iter())
-            .flat_map(Slot::moments)
-            .map(|(name, like)| take(&name, like))
-            .collect::<Result<Vec<_>>>()?;
-        for ((slot, moments), step) in self.slots.iter_mut().zip(moments.chunks_exact(2)).zip(steps) {
-            slot.step = step;
-            slot.exp_avg.copy_(&moments[0]);
-            slot.exp_avg_sq.copy_(&moments[1]);
-        }
+        let moments = self.slots.iter().flat_map(Slot::moments).filter(|(name, _)| !elsewhere(name));
+        let moments = moments.map(|(name, own)| Ok((own.shallow_clone(), take(&name, own)?)));
+        let moments = moments.collect::<Result<Vec<(Tensor, Tensor)>>>()?;
+        moments.into_iter().for_each(|(mut own, saved)| own.copy_(&saved));
+        self.slots.iter_mut().zip(steps).for_each(|(slot, step)| slot.step = step);
         Ok(())
     }
 }

@@ -1,8 +1,9 @@
 //! Checkpoints: a model with all that using it needs, in one safetensors file.
 //!
 //! Tensors bear RecBole's parameter names; beside them stand the attribute tables, which RecBole does not put into its
-//! own, and `item_feat.<attribute>`, the attribute ids of every item. The metadata hold the resolved configuration and
-//! the vocabularies, and the file is sealed ([`crate::tensors`]).
+//! own, and `item_feat.<attribute>`, the attribute ids of every item. `items.text` holds the items' tokens one after the
+//! other, and `items.ends` where each ends in it. The metadata hold the resolved configuration and the attributes'
+//! vocabularies, and the file is sealed ([`crate::tensors`]).
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -10,14 +11,21 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use tch::Kind;
 
+use super::Training;
+use super::shares::Shares;
 use crate::config::{AttributeKind, RunConfig};
-use crate::data::Dataset;
+use crate::data::{Dataset, Vocabulary};
 use crate::model::{ItemFeature, Model, check_sizes};
-use crate::tensors::{TensorFile, write};
+use crate::tensors::{Stored, TensorFile, write_stored};
 use crate::{Error, Result};
 
 /// The version of this layout, under the metadata key `format`.
-const FORMAT: &str = "dif-sr checkpoint 2";
+const FORMAT: &str = "dif-sr checkpoint 3";
+/// The one before, whose metadata hold the items' tokens too: no header can be as long as those of ten million items.
+const FORMER_FORMAT: &str = "dif-sr checkpoint 2";
+/// The tensors of the items' tokens.
+const TEXT: &str = "items.text";
+const ENDS: &str = "items.ends";
 
 /// A model with its configuration and the tokens that its rows stand for.
 #[derive(Debug)]
@@ -53,19 +61,57 @@ impl Checkpoint {
     /// # Errors
     /// The file cannot be written.
     pub fn save(path: &Path, config: &RunConfig, dataset: &Dataset, model: &Model, epoch: usize) -> Result<String> {
+        Self::save_shared(path, config, dataset, (model, None), epoch)
+    }
+
+    /// The same of a training's model, whose item embedding ranks may share out: the others then serve this one.
+    pub(super) fn save_best(
+        path: &Path,
+        config: &RunConfig,
+        dataset: &Dataset,
+        training: &Training,
+        epoch: usize,
+    ) -> Result<String> {
+        Self::save_shared(path, config, dataset, (training.model, training.shares.as_ref()), epoch)
+    }
+
+    fn save_shared(
+        path: &Path,
+        config: &RunConfig,
+        dataset: &Dataset,
+        (model, shares): (&Model, Option<&Shares>),
+        epoch: usize,
+    ) -> Result<String> {
         let mut tensors = model.named_parameters();
         tensors.extend(model.named_tables());
         tensors.extend(model.features().iter().map(|f| (format!("item_feat.{}", f.name), f.ids.shallow_clone())));
-        let items: Vec<&str> = dataset.items.iter().collect();
         let attributes: Vec<AttributeTokens> = AttributeTokens::of(dataset);
         let metadata = BTreeMap::from([
             ("format".to_owned(), FORMAT.to_owned()),
             ("config".to_owned(), config.to_yaml()),
-            ("items".to_owned(), json(&items)),
             ("attributes".to_owned(), json(&attributes)),
             ("epoch".to_owned(), epoch.to_string()),
         ]);
-        write(path, &tensors, &metadata)
+        let stored = tensors.iter().map(|tensor| Shares::stored(shares, tensor, &|_, _| Ok(())));
+        write_stored(path, stored.chain(stored_tokens(&dataset.items)).collect(), &metadata)
+    }
+
+    /// Puts the training's model, whose item embedding ranks share out, where [`Checkpoint::save_best`] wrote it, and returns
+    /// the epoch. The others serve this rank meanwhile, and get what is common from it afterwards.
+    pub(super) fn restore(path: &Path, training: &Training) -> Result<usize> {
+        let Training { model, shares, .. } = training;
+        let mut file = Shares::open(shares.as_ref(), path)?;
+        let metadata = checked_metadata(&mut file, path)?;
+        model.load(path, &mut file, "")?;
+        if let Some(shares) = shares {
+            file.on_disk.iter().try_for_each(|(name, rows)| shares.deal(name, rows))?;
+        }
+        parse(metadata.get("epoch").map_or("", String::as_str), "epoch", path)
+    }
+
+    /// Whether a tensor of this name holds tokens or attributes of the items, and is none of the model's.
+    pub fn is_of_items(name: &str) -> bool {
+        name.starts_with("item_feat.") || [TEXT, ENDS].contains(&name)
     }
 
     /// Reads a checkpoint; the model is on the CPU.
@@ -85,29 +131,13 @@ impl Checkpoint {
     }
 
     fn of(mut file: TensorFile, path: &Path) -> Result<Self> {
-        let metadata = std::mem::take(&mut file.metadata);
-        let get = |key: &str| {
-            metadata.get(key).ok_or_else(|| {
-                Error::new(format!("expected a checkpoint of this program, found no `{key}` in the metadata"))
-                    .at(path)
-                    .hint("give a best.safetensors or the run folder that holds it")
-            })
-        };
-        let format = get("format")?;
-        if format != FORMAT {
-            let hint = match format.starts_with("dif-sr training") {
-                true => "give the best.safetensors beside it, or the run folder",
-                false => "use the version of dif-sr that wrote it",
-            };
-            return Err(Error::new(format!("expected the format `{FORMAT}`, found `{format}`")).at(path).hint(hint));
-        }
-        if file.seal.is_none() {
-            return Err(Error::new("expected a checkpoint with its checksum, found none")
-                .at(path)
-                .hint("the file was damaged or changed after it was written: use another checkpoint"));
-        }
+        let metadata = checked_metadata(&mut file, path)?;
+        let get = |key: &str| get(&metadata, key, path);
         let config = RunConfig::from_yaml(get("config")?, path)?;
-        let items: Vec<String> = parse(get("items")?, "items", path)?;
+        let items: Vec<String> = match metadata.get("items") {
+            Some(items) => parse(items, "items", path)?,
+            None => tokens(&mut file, path)?,
+        };
         let attributes: Vec<AttributeTokens> = parse(get("attributes")?, "attributes", path)?;
         let epoch = parse(get("epoch")?, "epoch", path)?;
 
@@ -187,6 +217,90 @@ impl AttributeTokens {
             .map(|a| Self { name: a.name.clone(), kind: a.kind, tokens: a.vocab.iter().map(str::to_owned).collect() })
             .collect()
     }
+}
+
+/// The metadata of a sealed checkpoint of a known format.
+fn checked_metadata(file: &mut TensorFile, path: &Path) -> Result<BTreeMap<String, String>> {
+    let metadata = std::mem::take(&mut file.metadata);
+    let format = get(&metadata, "format", path)?;
+    if ![FORMAT, FORMER_FORMAT].contains(&format) {
+        let hint = match format.starts_with("dif-sr training") {
+            true => "give the best.safetensors beside it, or the run folder",
+            false => "use the version of dif-sr that wrote it",
+        };
+        return Err(Error::new(format!("expected the format `{FORMAT}`, found `{format}`")).at(path).hint(hint));
+    }
+    if file.seal.is_none() {
+        return Err(Error::new("expected a checkpoint with its checksum, found none")
+            .at(path)
+            .hint("the file was damaged or changed after it was written: use another checkpoint"));
+    }
+    Ok(metadata)
+}
+
+fn get<'a>(metadata: &'a BTreeMap<String, String>, key: &str, path: &Path) -> Result<&'a str> {
+    metadata.get(key).map(String::as_str).ok_or_else(|| {
+        Error::new(format!("expected a checkpoint of this program, found no `{key}` in the metadata"))
+            .at(path)
+            .hint("give a best.safetensors or the run folder that holds it")
+    })
+}
+
+/// The tokens of a vocabulary as two tensors: their bytes, and where each ends.
+fn stored_tokens(tokens: &Vocabulary) -> [Stored<'_>; 2] {
+    /// Bytes that are given at a time.
+    const PART: usize = 1 << 20;
+    let text = tokens.iter().map(str::len).sum::<usize>() as i64;
+    let text = Stored::new(TEXT, Kind::Uint8, &[text], |take| {
+        let mut part = Vec::with_capacity(PART);
+        for token in tokens.iter() {
+            part.extend_from_slice(token.as_bytes());
+            if part.len() >= PART {
+                take(&part)?;
+                part.clear();
+            }
+        }
+        take(&part)
+    });
+    let ends = Stored::new(ENDS, Kind::Int64, &[tokens.len() as i64], |take| {
+        let mut end = 0_i64;
+        let mut bytes = tokens.iter().map(|token| {
+            end += token.len() as i64;
+            end.to_le_bytes()
+        });
+        loop {
+            let part: Vec<[u8; 8]> = bytes.by_ref().take(PART / 8).collect();
+            if part.is_empty() {
+                return Ok(());
+            }
+            take(part.as_flattened())?;
+        }
+    });
+    [text, ends]
+}
+
+/// The reverse of [`stored_tokens`].
+fn tokens(file: &mut TensorFile, path: &Path) -> Result<Vec<String>> {
+    let [text, ends] = [(TEXT, Kind::Uint8), (ENDS, Kind::Int64)].map(|(name, kind)| {
+        let tensor = file.take(path, name)?;
+        let is_list = tensor.kind() == kind && tensor.dim() == 1;
+        if is_list { Ok(tensor) } else { Err(damaged(name, path)) }
+    });
+    let (text, ends) = (Vec::<u8>::try_from(text?)?, Vec::<i64>::try_from(ends?)?);
+    let mut start = 0;
+    let tokens = ends.iter().map(|&end| {
+        let token = usize::try_from(end).ok().and_then(|end| text.get(std::mem::replace(&mut start, end)..end));
+        token.and_then(|token| String::from_utf8(token.to_vec()).ok()).ok_or_else(|| damaged(ENDS, path))
+    });
+    let tokens = tokens.collect::<Result<Vec<String>>>()?;
+    if start == text.len() && !tokens.is_empty() { Ok(tokens) } else { Err(damaged(ENDS, path)) }
+}
+
+fn damaged(name: &str, path: &Path) -> Error {
+    Error::new("expected the items' tokens in UTF-8 and where each ends, found something else")
+        .at(path)
+        .tensor(name)
+        .hint("the file is damaged: use another checkpoint")
 }
 
 fn json(value: &impl Serialize) -> String {

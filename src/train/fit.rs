@@ -5,6 +5,7 @@ use std::time::Instant;
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 
+use super::shares::Shares;
 use super::stepper::rank_with;
 use super::{EarlyStopping, Stepper};
 use crate::config::{Loss, RunConfig};
@@ -109,6 +110,8 @@ pub struct Training<'a> {
     valid: OrderedRows,
     pub(super) negatives: Option<NegativeSampler>,
     pub(super) stepper: Stepper<'a>,
+    /// What ranks share out of it.
+    pub(super) shares: Option<Shares>,
     pub(super) position: Position,
     /// Batches whose losses are read together.
     read_together: usize,
@@ -134,6 +137,7 @@ impl<'a> Training<'a> {
     pub fn over(config: &'a RunConfig, model: &'a Model, splits: &Splits, ranks: &Ranks) -> Result<Self> {
         let settings = &config.train;
         let stopping = EarlyStopping::new(settings.stopping_step);
+        let stepper = Stepper::over(config, model, ranks)?;
         Ok(Self {
             config,
             model,
@@ -141,7 +145,8 @@ impl<'a> Training<'a> {
             train: OrderedRows::new(&splits.train, model.device()),
             negatives: (config.model.loss_type == Loss::Bpr)
                 .then(|| NegativeSampler::new(&splits.train, model.n_items() as usize, config.run.seed as u64)),
-            stepper: Stepper::over(config, model, ranks)?,
+            shares: Shares::new(&stepper, ranks),
+            stepper,
             position: Position { epoch: 0, batch: 0, sums: Losses::default(), seconds: 0.0, stopping, best: None },
             read_together: if model.device() == Device::Cpu || !ranks.is_alone() { 1 } else { READ_TOGETHER },
         })
@@ -195,18 +200,18 @@ impl<'a> Training<'a> {
             };
             unread.push(self.stepper.losses(&batch)?);
             if unread.len() < self.read_together && i + 1 < count {
-                self.stepper.update();
+                self.stepper.update()?;
                 continue;
             }
             let losses: Vec<Losses<f64>> = unread.drain(..).map(|losses| losses.values()).collect();
             if let Some(bad) = losses.iter().position(|losses| !losses.total.is_finite()) {
-                let norms = self.norms();
+                let norms = self.norms()?;
                 let first = i + 2 - losses.len();
                 let batch = first + bad;
                 listen(Event::Diverged { epoch, batch, losses: &losses[..bad], norms: &norms }, self)?;
                 return Err(diverged(&losses[bad], &format!("epoch {epoch}, batch {batch} of {count}"), &norms));
             }
-            self.stepper.update();
+            self.stepper.update()?;
             let position = &mut self.position;
             losses.iter().for_each(|losses| position.sums.add(losses));
             position.batch = i + 1;
@@ -266,11 +271,15 @@ impl<'a> Training<'a> {
     }
 
     /// The 2-norm of each parameter, the largest first and NaN before all.
-    fn norms(&self) -> Vec<(String, f64)> {
-        let norm = |parameter: &Tensor| parameter.detach().to_kind(Kind::Double).norm().double_value(&[]);
-        let mut norms: Vec<_> = self.stepper.adam.parameters().map(|(name, p)| (name.to_owned(), norm(p))).collect();
+    fn norms(&self) -> Result<Vec<(String, f64)>> {
+        let norm = |(name, parameter): (&str, &Tensor)| {
+            let own = parameter.detach().to_kind(Kind::Double).norm().double_value(&[]);
+            let shares = self.shares.as_ref().filter(|shares| shares.has(name));
+            Ok((name.to_owned(), shares.map_or(Ok(own), |shares| shares.norm(own))?))
+        };
+        let mut norms = self.stepper.adam.parameters().map(norm).collect::<Result<Vec<_>>>()?;
         norms.sort_by(|(_, a), (_, b)| b.abs().total_cmp(&a.abs()));
-        norms
+        Ok(norms)
     }
 }
 

@@ -9,6 +9,7 @@ use super::Training;
 use super::over_ranks::{Accord, ended};
 use super::run::{Prepared, evaluate_over};
 use super::saved::fingerprint;
+use super::shares::Shares;
 use crate::Result;
 use crate::config::{ComputePath, RunConfig};
 use crate::fast::backend_name;
@@ -68,24 +69,28 @@ pub fn follow(config: &RunConfig, prepared: &Prepared, stop: &AtomicBool) -> Res
     let Prepared { dataset, splits, model, ranks, .. } = prepared;
     let mut training = Training::over(config, model, splits, ranks)?;
     let accord = Accord::new(ranks, stop);
+    Shares::serve(training.shares.as_ref())?;
     ranks.together(Ok(()))?;
     let state = ranks.from_first(ranks.together(Ok(Vec::new()))?)?;
     if !state.is_empty() {
         training.restore("the state that rank 0 has saved".as_ref(), &state, dataset, splits)?;
     }
-    ranks.agree_on_parameters(&model.named_parameters(), "at the start")?;
+    ranks.agree_on_parameters(&model.common_parameters(), "at the start")?;
     let fitted = training.run(|event, training| {
         accord.hear(&event, training)?;
+        Shares::serve(training.shares.as_ref())?;
         accord.leave_if_asked()
     });
-    ended(ranks, fitted.and_then(|_| test(config, prepared, &accord)))
+    let fitted = fitted.and_then(|_| Shares::serve(training.shares.as_ref()));
+    ended(ranks, fitted.and_then(|()| test(config, prepared, &accord, training.shares.as_ref())))
 }
 
 /// Takes part in the test of the best model, which rank 0 has.
-fn test(config: &RunConfig, prepared: &Prepared, accord: &Accord) -> Result<()> {
+fn test(config: &RunConfig, prepared: &Prepared, accord: &Accord, shares: Option<&Shares>) -> Result<()> {
     let Prepared { splits, model, ranks, .. } = prepared;
     let best: &Model = model;
-    ranks.broadcast_parameters(best.named_parameters())?;
+    Shares::serve(shares)?;
+    ranks.broadcast_parameters(best.common_parameters())?;
     let progress = |_| {
         accord.ask()?;
         accord.leave_if_asked()

@@ -12,6 +12,7 @@ mod over_ranks;
 mod record;
 mod run;
 mod saved;
+mod shares;
 mod start;
 mod stepper;
 

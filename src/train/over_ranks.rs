@@ -4,8 +4,12 @@ use std::fs;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use tch::Tensor;
+
+use super::shares::Shares;
 use super::{Event, Training};
 use crate::ranks::{Ranks, StopTogether};
+use crate::tensors::{Stored, TensorFile, to_bytes};
 use crate::{Error, Result};
 
 /// What the ranks of a training tell each other as it goes.
@@ -37,7 +41,7 @@ impl<'a> Accord<'a> {
             Event::Batches { .. } | Event::Evaluating { .. } => self.ask().map(drop),
             Event::Evaluated { epoch, .. } => {
                 let when = format!("after epoch {epoch}");
-                self.ranks.agree_on_parameters(&training.model.named_parameters(), &when)?;
+                self.ranks.agree_on_parameters(&training.model.common_parameters(), &when)?;
                 self.ask().map(drop)
             }
             Event::Epoch { .. } | Event::Diverged { .. } => Ok(()),
@@ -58,10 +62,18 @@ pub(super) fn share_state(ranks: &Ranks, training: &Training, last: &Path) -> Re
     if ranks.is_alone() {
         return Ok(());
     }
-    let state =
-        if last.exists() { fs::read(last).map_err(|e| Error::io(last, "read the file", e)) } else { Ok(Vec::new()) };
-    ranks.from_first(ranks.together(state)?)?;
-    ranks.agree_on_parameters(&training.model.named_parameters(), "at the start")
+    let state = || match &training.shares {
+        _ if !last.exists() => Ok(Vec::new()),
+        None => fs::read(last).map_err(|e| Error::io(last, "read the file", e)),
+        // The others have their rows.
+        shares => {
+            let TensorFile { tensors, metadata, .. } = Shares::open(shares.as_ref(), last)?;
+            let tensors: Vec<(String, Tensor)> = tensors.into_iter().collect();
+            to_bytes(last, tensors.iter().map(Stored::tensor).collect(), &metadata).map(|(bytes, _)| bytes)
+        }
+    };
+    ranks.from_first(ranks.together(state())?)?;
+    ranks.agree_on_parameters(&training.model.common_parameters(), "at the start")
 }
 
 /// The end of a rank: one that ends in order waits for the others, so that nobody leaves before rank 0 has saved.

@@ -9,13 +9,13 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use super::saved::{self, Saved};
+use super::saved::{self, Saved, SharedRows};
 use super::{Checkpoint, Event, Position, Start, Training};
 use crate::config::RunConfig;
 use crate::data::Dataset;
 use crate::model::{Losses, Model};
 use crate::run_folder::{Calibration, EpochLine, EvaluationLine, Mark, MetricsLine, RunFolder, log_line};
-use crate::tensors::{TensorFile, rename, replace};
+use crate::tensors::{TensorFile, copy, rename};
 use crate::{Error, Result};
 
 /// Where a run's words go besides its folder.
@@ -115,9 +115,9 @@ impl<'a> Recorder<'a> {
 
     /// Puts the training of a new run where another one was, and keeps that state, from which the run could not begin again.
     pub fn begin_from(&mut self, start: &Start, training: &mut Training) -> Result<()> {
-        let Saved { best, .. } = start.put(training, &self.data)?;
+        let Saved { best, .. } = start.put(training, &self.data, SharedRows::Deal)?;
         if let Some(model) = start.best() {
-            replace(&self.folder.best(), model)?;
+            copy(model, &self.folder.best())?;
         }
         self.best = best;
         self.say(&start.origin.to_string())?;
@@ -128,7 +128,7 @@ impl<'a> Recorder<'a> {
     /// Sees to it that `best.safetensors` is the file with this seal.
     fn settle_best(&self, seal: Option<&str>) -> Result<()> {
         let (best, next) = (self.folder.best(), self.next_best());
-        let has_seal = |path: &PathBuf| TensorFile::read(path).is_ok_and(|file| file.seal.as_deref() == seal);
+        let has_seal = |path: &PathBuf| TensorFile::open(path, |_| true).is_ok_and(|file| file.seal.as_deref() == seal);
         if seal.is_some() && !has_seal(&best) {
             if !has_seal(&next) {
                 return Err(Error::new(
@@ -211,7 +211,7 @@ impl<'a> Recorder<'a> {
     fn keep_best(&mut self, training: &Training, epoch: usize) -> Result<()> {
         let (best, next) = (self.folder.best(), self.next_best());
         self.say(&format!("Saving current best: {}", best.display()))?;
-        self.best = Some(Checkpoint::save(&next, self.config, self.dataset, training.model, epoch)?);
+        self.best = Some(Checkpoint::save_best(&next, self.config, self.dataset, training, epoch)?);
         self.mark = self.folder.mark()?;
         self.save(training)?;
         rename(&next, &best).map_err(|e| Error::io(&best, "rename the file", e))

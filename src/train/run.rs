@@ -2,11 +2,12 @@
 
 use std::sync::atomic::AtomicBool;
 
-use tch::Device;
+use tch::{Device, Kind};
 
 use super::over_ranks::{Accord, ended, share_state};
 use super::record::Recorder;
 use super::saved::fingerprint;
+use super::shares::Shares;
 use super::stepper::rank_rows;
 use super::{Checkpoint, Fitted, Report, Start, Training};
 use crate::config::{ComputePath, Loss, RunConfig};
@@ -16,7 +17,7 @@ use crate::device::device;
 use crate::eval::{MetricValues, Ranking};
 use crate::libtorch::deterministic;
 use crate::model::{ItemFeature, Model};
-use crate::ranks::Ranks;
+use crate::ranks::{Ranks, Team};
 use crate::run_folder::{RankRow, RunFolder, RunResult, TestResult};
 use crate::{Error, Result};
 
@@ -45,7 +46,22 @@ impl Prepared {
     /// # Errors
     /// Data that cannot be read, or of which nothing can be tested; no such device.
     pub fn new(config: &RunConfig) -> Result<Self> {
+        Self::over(config, &Ranks::alone())
+    }
+
+    /// The same over ranks, who must all do so. With `shard_items` each has its own rows of the item embedding alone.
+    ///
+    /// # Errors
+    /// As [`Prepared::new`]; a path that does not share items out.
+    pub fn over(config: &RunConfig, ranks: &Ranks) -> Result<Self> {
         let device = set_up(config)?;
+        let is_shared = config.run.shard_items && !ranks.is_alone();
+        if is_shared && config.run.compute_path != ComputePath::Fast {
+            return Err(Error::new(
+                "shard_items is True, and compute_path is reference, which has all items at every rank",
+            )
+            .hint("set `compute_path: fast` and `use_gpu: False`, or `shard_items: False`"));
+        }
         if config.run.compute_path == ComputePath::Fast && device.is_cuda() {
             return Err(Error::new("compute_path is fast, which trains on the CPU, and use_gpu does not say False")
                 .hint("set `use_gpu: False`, or `compute_path: reference`"));
@@ -53,11 +69,19 @@ impl Prepared {
         let (dataset, splits) = read_data(config)?;
         tch::manual_seed(config.run.seed);
         let features = dataset.attributes.iter().map(|a| ItemFeature::new(a, Device::Cpu)).collect();
-        let length = config.data.max_item_list_length as i64;
-        let mut model = Model::new(&config.model, dataset.items.len() as i64, length, features, tch::Kind::Float);
+        let (n_items, length) = (dataset.items.len(), config.data.max_item_list_length as i64);
+        let mut model = match is_shared {
+            false => Model::new(&config.model, n_items as i64, length, features, Kind::Float),
+            true => {
+                let team = Team::new(ranks.clone(), tch::get_num_threads().max(1) as usize);
+                let held = team.shares(n_items)[ranks.rank()].clone();
+                let held = held.start as i64..held.end as i64;
+                Model::part(&config.model, n_items as i64, held, length, features, Kind::Float)
+            }
+        };
         model.initialize();
         model.to_device(device);
-        Ok(Self { dataset, splits, model, start: None, ranks: Ranks::alone() })
+        Ok(Self { dataset, splits, model, start: None, ranks: ranks.clone() })
     }
 }
 
@@ -152,15 +176,20 @@ pub fn run(
     let mut training = Training::over(config, model, splits, ranks)?;
     let accord = Accord::new(ranks, stop);
     let mut recorder = Recorder::new(config, (dataset, fingerprint(dataset, splits)), folder, report, accord.flag());
-    ranks.together(begin(prepared, &mut training, &mut recorder))?;
+    let begun = begin(prepared, &mut training, &mut recorder);
+    let begun = Shares::done(training.shares.as_ref(), begun);
+    // The others wait for rows, and see it end.
+    let is_lost = training.shares.as_ref().is_some_and(Shares::is_broken);
+    if is_lost { begun } else { ranks.together(begun) }?;
     share_state(ranks, &training, &recorder.folder.last())?;
     recorder.calibrate(model)?;
     let fitted = training.run(|event, training| {
         accord.hear(&event, training)?;
-        recorder.listen(event, training)
+        Shares::done(training.shares.as_ref(), recorder.listen(event, training))
     });
-    let fitted = fitted.and_then(|fitted| recorder.finish(&training).map(|()| fitted));
-    let result = fitted.and_then(|fitted| test(prepared, &fitted, &accord, &mut recorder));
+    let shares = training.shares.as_ref();
+    let fitted = fitted.and_then(|fitted| Shares::done(shares, recorder.finish(&training)).map(|()| fitted));
+    let result = fitted.and_then(|fitted| test(prepared, &training, &fitted, &accord, &mut recorder));
     ended(ranks, result.map_err(|error| recorder.ended_by(error)))
 }
 
@@ -177,27 +206,24 @@ fn begin(prepared: &Prepared, training: &mut Training, recorder: &mut Recorder) 
 }
 
 /// Tests the best model on the held-out rows.
-fn test(prepared: &Prepared, fitted: &Fitted, accord: &Accord, recorder: &mut Recorder) -> Result<RunResult> {
+fn test(
+    prepared: &Prepared,
+    training: &Training,
+    fitted: &Fitted,
+    accord: &Accord,
+    recorder: &mut Recorder,
+) -> Result<RunResult> {
     let Prepared { dataset, splits, model, ranks, .. } = prepared;
     let (config, train_seconds) = (recorder.config, recorder.seconds());
-    let path = recorder.folder.best();
-    match &fitted.best {
-        Some((epoch, _)) => recorder.say(&format!("Finished training, best eval result in epoch {epoch}"))?,
-        None => {
-            recorder.say("Nothing was validated (no user has a validation row, or no epoch reached eval_step): the last epoch stands")?;
-            Checkpoint::save(&path, config, dataset, model, fitted.epochs.saturating_sub(1))?;
-        }
-    }
-    recorder.say(&format!("Loading model structure and parameters from {}", path.display()))?;
-    let Checkpoint { model: mut best, epoch: best_epoch, .. } = Checkpoint::load(&path)?;
-    best.to_device(model.device());
+    let best = Shares::done(training.shares.as_ref(), best_model(training, dataset, fitted, recorder))?;
+    let (best_epoch, best) = (best.epoch, best.other.as_ref().unwrap_or(model));
 
-    ranks.broadcast_parameters(best.named_parameters())?;
+    ranks.broadcast_parameters(best.common_parameters())?;
 
     recorder.calibrate(model)?;
 
     let rows = &splits.test;
-    let (ranking, test) = evaluate_over(config, &best, rows, ranks, |done| {
+    let (ranking, test) = evaluate_over(config, best, rows, ranks, |done| {
         recorder.report.testing(done, rows.n());
         accord.ask()?;
         if recorder.is_asked_to_stop() { Err(recorder.interruption("in the test")) } else { Ok(()) }
@@ -225,6 +251,34 @@ fn test(prepared: &Prepared, fitted: &Fitted, accord: &Accord, recorder: &mut Re
         warnings: dataset.warnings.clone(),
         from: recorder.folder.origin().cloned(),
     })
+}
+
+/// The best model of a training.
+struct Best {
+    epoch: usize,
+    /// `None` where the training's own model has become it.
+    other: Option<Model>,
+}
+
+/// Reads the best model that was saved, or saves the last one where none was validated. One that ranks share out takes the
+/// place of the training's own.
+fn best_model(training: &Training, dataset: &Dataset, fitted: &Fitted, recorder: &mut Recorder) -> Result<Best> {
+    let path = recorder.folder.best();
+    match &fitted.best {
+        Some((epoch, _)) => recorder.say(&format!("Finished training, best eval result in epoch {epoch}"))?,
+        None => {
+            recorder.say("Nothing was validated (no user has a validation row, or no epoch reached eval_step): the last epoch stands")?;
+            let epoch = fitted.epochs.saturating_sub(1);
+            Checkpoint::save_best(&path, recorder.config, dataset, training, epoch)?;
+        }
+    }
+    recorder.say(&format!("Loading model structure and parameters from {}", path.display()))?;
+    if training.shares.is_some() {
+        return Ok(Best { epoch: Checkpoint::restore(&path, training)?, other: None });
+    }
+    let Checkpoint { mut model, epoch, .. } = Checkpoint::load(&path)?;
+    model.to_device(training.model.device());
+    Ok(Best { epoch, other: Some(model) })
 }
 
 /// What RecBole logs before the first epoch.

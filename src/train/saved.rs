@@ -5,6 +5,7 @@
 //! metadata hold the configuration and [`Saved`].
 
 use std::collections::BTreeMap;
+use std::io::{BufWriter, Write};
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -12,13 +13,14 @@ use sha2::{Digest, Sha256};
 use tch::{Device, Kind, Tensor};
 
 use super::checkpoint::AttributeTokens;
+use super::shares::Shares;
 use super::{Position, Training};
 use crate::config::RunConfig;
-use crate::data::{Dataset, Splits};
+use crate::data::{Dataset, Splits, Vocabulary};
 use crate::eval::MetricValues;
 use crate::libtorch::{generator_state, generators, set_generator_state};
 use crate::run_folder::Mark;
-use crate::tensors::{TensorFile, hex, write};
+use crate::tensors::{TensorFile, hex, write_stored};
 use crate::{Error, Result};
 
 /// The version of this layout, under the metadata key `format`.
@@ -45,12 +47,15 @@ pub(super) struct Saved {
 /// # Errors
 /// A parameter that is not finite: what was saved before is then the last good one, and stays.
 pub(super) fn save(path: &Path, training: &Training, saved: &Saved) -> Result<()> {
-    let Training { config, model, stepper, train, .. } = training;
-    let adam = &stepper.adam;
-    if let Some((name, _)) = adam.parameters().find(|(_, p)| p.isfinite().all().int64_value(&[]) == 0) {
+    let Training { config, model, stepper, train, shares, .. } = training;
+    let (adam, shares) = (&stepper.adam, shares.as_ref());
+    let not_finite = |name: &str| {
         let Position { epoch, batch, .. } = saved.position;
-        return Err(Error::new(format!("parameter `{name}` is not finite after batch {batch} of epoch {epoch}"))
-            .hint("lower learning_rate or set clip_grad_norm"));
+        Error::new(format!("parameter `{name}` is not finite after batch {batch} of epoch {epoch}"))
+            .hint("lower learning_rate or set clip_grad_norm")
+    };
+    if let Some((name, _)) = adam.parameters().find(|(_, parameter)| !is_finite(parameter)) {
+        return Err(not_finite(name));
     }
     let mut tensors = model.named_parameters();
     tensors.extend(model.named_tables());
@@ -64,7 +69,17 @@ pub(super) fn save(path: &Path, training: &Training, saved: &Saved) -> Result<()
         ("format".to_owned(), FORMAT.to_owned()),
         ("training".to_owned(), serde_json::to_string(saved).expect("numbers and text are JSON")),
     ]);
-    write(path, &tensors, &metadata).map(drop)
+    let finite = |name: &str, bytes: &[u8]| {
+        let all = bytes.as_chunks().0.iter().all(|&x| f32::from_le_bytes(x).is_finite());
+        if all { Ok(()) } else { Err(not_finite(name)) }
+    };
+    let stored = tensors.iter().map(|tensor| Shares::stored(shares, tensor, &finite));
+    write_stored(path, stored.collect(), &metadata).map(drop)
+}
+
+/// Looks at some elements at a time: libtorch makes tensors of the answer.
+fn is_finite(tensor: &Tensor) -> bool {
+    tensor.detach().view([-1]).split(1 << 20, 0).iter().all(|part| part.isfinite().all().int64_value(&[]) != 0)
 }
 
 const HINT: &str = "put the file back, or begin another run";
@@ -74,14 +89,15 @@ const HINT: &str = "put the file back, or begin another run";
 /// # Errors
 /// A file that is damaged, of another configuration, of other data or of another kind of device.
 pub(super) fn load(path: &Path, training: &mut Training, data: &str) -> Result<Saved> {
-    let file = TensorFile::read(path).map_err(|error| error.hint(HINT))?;
+    let file = Shares::open(training.shares.as_ref(), path).map_err(|error| error.hint(HINT))?;
     restore(file, path, training, data)
 }
 
 /// Puts `training`, which must be at its start, where another run, read from `path`, saved itself in `file`. Its configuration
 /// may differ in what [`Start::config`](super::Start::config) lets change.
-pub(super) fn begin(file: TensorFile, path: &Path, training: &mut Training, data: &str) -> Result<Saved> {
-    let saved = restore_as(file, path, training, data, |_| true)?;
+pub(super) fn begin(path: &Path, training: &mut Training, data: &str, rows: SharedRows) -> Result<Saved> {
+    let file = Shares::open(training.shares.as_ref(), path)?;
+    let saved = restore_as(file, path, training, data, rows, |_| true)?;
     training.position.stopping.allow(training.config.train.stopping_step);
     Ok(saved)
 }
@@ -114,7 +130,16 @@ pub(super) fn metadata(file: &TensorFile, path: &Path) -> Result<(Saved, RunConf
 
 fn restore(file: TensorFile, path: &Path, training: &mut Training, data: &str) -> Result<Saved> {
     let own = training.config;
-    restore_as(file, path, training, data, |config| config.trains_as(own))
+    restore_as(file, path, training, data, SharedRows::Deal, |config| config.trains_as(own))
+}
+
+/// What becomes of the rows of an item embedding that ranks share out.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) enum SharedRows {
+    /// Rank 0 gives them to their owners, who serve it.
+    Deal,
+    /// They are only looked for.
+    Leave,
 }
 
 /// `is_own` says whether a configuration is the training's.
@@ -123,6 +148,7 @@ fn restore_as(
     path: &Path,
     training: &mut Training,
     data: &str,
+    rows: SharedRows,
     is_own: impl Fn(&RunConfig) -> bool,
 ) -> Result<Saved> {
     let wrong = |problem: String| Error::new(problem).at(path).hint(HINT);
@@ -152,11 +178,13 @@ fn restore_as(
             .hint(format!("go on with --use_gpu={}", if on_gpu { "True" } else { "False" })));
     }
 
+    let shares = training.shares.as_ref();
+    shares.map_or(Ok(()), |shares| shares.check(path, &file))?;
     training.model.load(path, &mut file, "")?;
     if let Some(fast) = &mut training.stepper.fast {
         fast.reload(training.model);
     }
-    training.stepper.adam.load(path, &mut file)?;
+    training.stepper.adam.load(path, &mut file, |name| shares.is_some_and(|shares| shares.has(name)))?;
     training.train.permute(&order);
     if let (Some(sampler), Some(state)) = (&mut training.negatives, saved.negatives) {
         sampler.set_state(state);
@@ -164,6 +192,9 @@ fn restore_as(
     training.position = saved.position.clone();
     for (name, device) in generators(device) {
         set_generator_state(device, &file.take(path, name)?).map_err(|error| error.at(path))?;
+    }
+    if rows == SharedRows::Deal {
+        file.on_disk.iter().try_for_each(|(name, rows)| shares.map_or(Ok(()), |shares| shares.deal(name, rows)))?;
     }
     Ok(saved)
 }
@@ -176,9 +207,34 @@ fn is_permutation(order: &Tensor, n: i64) -> bool {
 /// A SHA-256 of all that a training takes from its data: rows, tokens and attributes.
 pub(super) fn fingerprint(dataset: &Dataset, splits: &Splits) -> String {
     let hashes = [&splits.train, &splits.valid, &splits.test].map(|rows| rows.hashes());
-    let [users, items] = [&dataset.users, &dataset.items].map(|tokens| tokens.iter().collect::<Vec<_>>());
     let ids: Vec<&Vec<i64>> = dataset.attributes.iter().map(|attribute| &attribute.ids).collect();
-    let all = (hashes, users, items, AttributeTokens::of(dataset), ids);
-    let all = serde_json::to_vec(&all).expect("text and numbers are JSON");
-    hex(&Sha256::digest(all))
+    let all = (hashes, Tokens(&dataset.users), Tokens(&dataset.items), AttributeTokens::of(dataset), ids);
+    // As it is written: all items' tokens as one text would be as large as the data set.
+    let mut digest = BufWriter::new(Digested(Sha256::new()));
+    serde_json::to_writer(&mut digest, &all).expect("text and numbers are JSON");
+    hex(&digest.into_inner().expect("a checksum takes all bytes").0.finalize())
+}
+
+/// Takes the checksum of what is written into it.
+#[derive(Debug)]
+struct Digested(Sha256);
+
+impl Write for Digested {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.update(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// A list of tokens.
+struct Tokens<'a>(&'a Vocabulary);
+
+impl Serialize for Tokens<'_> {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.0.iter())
+    }
 }

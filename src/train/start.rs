@@ -1,9 +1,9 @@
 //! A new run from the state that another run saved: more epochs, or other steps, with the other's evidence as it was.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
-use super::saved::{self, Saved};
+use super::saved::{self, Saved, SharedRows};
 use super::{Position, Prepared, Training};
 use crate::config::RunConfig;
 use crate::run_folder::{CONFIG, Origin, watch};
@@ -17,10 +17,9 @@ pub struct Start {
     pub origin: Origin,
     run: PathBuf,
     config: RunConfig,
-    last: TensorFile,
     saved: Saved,
-    /// The bytes of the best model so far.
-    best: Option<Vec<u8>>,
+    /// The file of the best model so far.
+    best: Option<PathBuf>,
     /// That no process works in the other run meanwhile.
     _watch: Option<File>,
 }
@@ -43,13 +42,13 @@ impl Start {
                 .at(&path)
                 .hint("name a run that has saved one, or begin a run without --from"));
         }
-        let last = TensorFile::read(&path)?;
+        let last = TensorFile::open(&path, |_| true)?;
         let (saved, config) = saved::metadata(&last, &path)?;
         let best = saved.best.as_deref().map(|seal| best_model(run, seal)).transpose()?;
         let Position { epoch, batch, .. } = saved.position;
-        let sha256 = last.seal.clone().unwrap_or_default();
+        let sha256 = last.seal.unwrap_or_default();
         let origin = Origin { run: run.display().to_string(), sha256, epoch, batch };
-        Ok(Self { origin, run: run.to_owned(), config, last, saved, best, _watch: watch })
+        Ok(Self { origin, run: run.to_owned(), config, saved, best, _watch: watch })
     }
 
     /// The other run's configuration with `overrides`.
@@ -87,31 +86,27 @@ impl Start {
             .at(&self.run)
             .hint(format!("give --stopping_step={without} or more, of which these evaluations are a part")));
         }
-        let Prepared { dataset, splits, model, .. } = prepared;
-        let mut training = Training::new(config, model, splits)?;
-        self.put(&mut training, &saved::fingerprint(dataset, splits)).map(drop)
+        let Prepared { dataset, splits, model, ranks, .. } = prepared;
+        let mut training = Training::over(config, model, splits, ranks)?;
+        self.put(&mut training, &saved::fingerprint(dataset, splits), SharedRows::Leave).map(drop)
     }
 
     /// Puts `training`, which must be at its start, where the other run was.
-    pub(super) fn put(&self, training: &mut Training, data: &str) -> Result<Saved> {
-        let TensorFile { tensors, metadata, seal } = &self.last;
-        let tensors = tensors.iter().map(|(name, tensor)| (name.clone(), tensor.shallow_clone())).collect();
-        let last = TensorFile { tensors, metadata: metadata.clone(), seal: seal.clone() };
-        saved::begin(last, &self.run.join("last.safetensors"), training, data)
+    pub(super) fn put(&self, training: &mut Training, data: &str, rows: SharedRows) -> Result<Saved> {
+        saved::begin(&self.run.join("last.safetensors"), training, data, rows)
     }
 
-    pub(super) fn best(&self) -> Option<&[u8]> {
+    pub(super) fn best(&self) -> Option<&Path> {
         self.best.as_deref()
     }
 }
 
 /// The model with this seal, which lies under one of two names ([`super::record`]).
-fn best_model(run: &Path, seal: &str) -> Result<Vec<u8>> {
+fn best_model(run: &Path, seal: &str) -> Result<PathBuf> {
     for name in ["best.safetensors", "best.safetensors.next"] {
         let path = run.join(name);
-        let Ok(bytes) = fs::read(&path) else { continue };
-        if TensorFile::parse(&path, &bytes).is_ok_and(|file| file.seal.as_deref() == Some(seal)) {
-            return Ok(bytes);
+        if TensorFile::open(&path, |_| true).is_ok_and(|file| file.seal.as_deref() == Some(seal)) {
+            return Ok(path);
         }
     }
     Err(Error::new("expected the best model of the saved training, found another, a damaged one or none")

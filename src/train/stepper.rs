@@ -85,7 +85,10 @@ impl<'a> Stepper<'a> {
     }
 
     /// Moves the parameters along the gradients of [`Stepper::losses`].
-    pub fn update(&mut self) {
+    ///
+    /// # Errors
+    /// A lost rank.
+    pub fn update(&mut self) -> Result<()> {
         let clip = self.settings.clip_grad_norm;
         match &mut self.fast {
             None => {
@@ -96,19 +99,12 @@ impl<'a> Stepper<'a> {
             }
             Some(fast) => {
                 if let Some(clip) = clip {
-                    let (own, all) = (fast.team().threads() as i32, fast.team().all() as i32);
-                    // Libtorch divides the sum of a norm among its threads: here as one process would.
-                    if own != all {
-                        tch::set_num_threads(all);
-                    }
-                    clip_grad_norm(fast.gradients().into_iter(), clip);
-                    if own != all {
-                        tch::set_num_threads(own);
-                    }
+                    fast.clip_gradients(clip)?;
                 }
                 self.adam.step_fast(fast);
             }
         }
+        Ok(())
     }
 
     /// Ranks the target of every row with the model as it is now.

@@ -344,3 +344,39 @@ fn a_header_that_no_reader_takes_is_not_written() {
     assert!(refused.contains("tokens of at most 100000000 bytes, found 10000"), "{refused}");
     assert!(!path.exists());
 }
+
+/// The corpus of the fuzz targets was written when tokens stood in the metadata.
+#[test]
+fn a_checkpoint_with_its_tokens_in_the_metadata_is_read_as_ever() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus/checkpoint/good_dif_sr.safetensors");
+    let file = TensorFile::read(&path).unwrap_or_else(|e| panic!("{e}"));
+    assert_eq!(file.metadata["format"], "dif-sr checkpoint 2");
+    let expected: Vec<String> = serde_json::from_str(&file.metadata["items"]).expect("a list");
+    let read = Checkpoint::load(&path).unwrap_or_else(|e| panic!("{e}"));
+    assert_eq!((read.items, read.model.n_items()), (expected.clone(), expected.len() as i64));
+}
+
+#[test]
+fn tokens_that_end_where_none_can_are_refused() {
+    let folder = folder();
+    let path = folder.path().join("best.safetensors");
+    let good = TensorFile::read(&WRITTEN.path).unwrap_or_else(|e| panic!("{e}"));
+    let (text, ends) = (good.tensors["items.text"].shallow_clone(), good.tensors["items.ends"].shallow_clone());
+    let beyond = &ends + text.numel() as i64;
+    for (name, wrong) in [
+        ("items.ends", ends.flip([0])),
+        ("items.ends", &ends * -1),
+        ("items.ends", beyond),
+        ("items.ends", ends.to_kind(Kind::Int)),
+        ("items.text", text.narrow(0, 0, text.numel() as i64 - 1)),
+        ("items.text", text.full_like(0xff)),
+        ("items.text", Tensor::cat(&[&text, &text], 0)),
+    ] {
+        let tensors = good.tensors.iter().map(|(other, tensor)| {
+            (other.clone(), if other == name { wrong.shallow_clone() } else { tensor.shallow_clone() })
+        });
+        write(&path, &tensors.collect::<Vec<_>>(), &good.metadata).unwrap_or_else(|e| panic!("{e}"));
+        let refused = Checkpoint::load(&path).expect_err(name).to_string();
+        assert!(refused.contains("items") && refused.contains("the file is damaged"), "{refused}");
+    }
+}

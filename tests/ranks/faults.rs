@@ -108,19 +108,24 @@ fn a_signal_to_one_rank_stops_all_at_the_same_step() {
 /// `/dev/full` stands for a full disk: every write to it fails as there.
 #[test]
 fn a_full_disk_at_rank_0_ends_all() {
+    full_disk(&[], "a full disk");
+}
+
+/// Ranks in training, with these keys, find the disk full.
+pub fn full_disk(more: &[&str], what: &str) {
     let place = Place::new(&KEYS);
-    let children = in_training(&place, TIMEOUT, &[]);
+    let children = in_training(&place, TIMEOUT, more);
     let begin = Instant::now();
     let part = place.path("run/last.safetensors.part");
     wait_until("the link", || {
         _ = fs::remove_file(&part);
         std::os::unix::fs::symlink("/dev/full", &part).is_ok()
     });
-    let outputs = ended(children, begin, 20, "a full disk");
+    let outputs = ended(children, begin, 20, what);
     assert!(outputs.iter().all(|output| output.status.code() == Some(2)), "{outputs:?}");
     assert!(told(&outputs[0]).contains("No space left on device"), "{}", told(&outputs[0]));
     _ = fs::remove_file(&part);
-    goes_on(&place, 3, 1, "a full disk");
+    goes_on(&place, 3, 1, what);
 }
 
 #[test]

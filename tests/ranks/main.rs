@@ -6,6 +6,7 @@
 mod common;
 mod faults;
 mod launch;
+mod memory;
 mod mpi;
 mod netns;
 mod reference;
@@ -13,6 +14,7 @@ mod refusals;
 #[path = "../properties/sample.rs"]
 #[allow(dead_code, reason = "the part that draws models and batches is used")]
 mod sample;
+mod shared;
 mod steps;
 
 use common::place::Place;

@@ -7,12 +7,13 @@ use dif_sr::config::*;
 use dif_sr::data::{OrderedRows, Rows};
 use dif_sr::eval::rank_over;
 use dif_sr::fast::{FastPath, Masks};
-use dif_sr::model::Model;
+use dif_sr::model::{ItemFeature, Model};
 use dif_sr::ranks::launch::Meeting;
-use dif_sr::ranks::{Launch, Ranks};
+use dif_sr::ranks::team::of_elements;
+use dif_sr::ranks::{Launch, Ranks, Team};
 use proptest::strategy::{Strategy, ValueTree};
 use proptest::test_runner::TestRunner;
-use tch::Kind;
+use tch::{Kind, no_grad};
 
 use super::sample::{AttributeShape, FUSIONS, SUM_OR_MEAN, Shape, baselines, ids, shapes};
 
@@ -66,17 +67,60 @@ impl Outcome {
             return Some(format!("losses {:x?} for {:x?}", self.losses, other.losses));
         }
         let mut both = self.gradients.iter().zip(&other.gradients);
-        let gradient = both.find(|(a, b)| a != b).map(|((name, _), _)| format!("the gradient of {name}"));
+        let gradient = both.find(|(a, b)| a != b).map(|((name, a), (_, b))| {
+            let at = a.iter().zip(b).position(|(a, b)| a != b);
+            format!("the gradient of {name}, first at {at:?}")
+        });
         gradient.or_else(|| (self.places != other.places).then(|| "the places".to_owned()))
     }
 }
 
-fn outcome(case: &Case, ranks: &Ranks, threads: usize) -> Outcome {
+/// Who has the item embedding.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Items {
+    /// Every rank all of it.
+    Whole,
+    /// Every rank its own rows.
+    Shared,
+}
+
+const ITEM_EMBEDDING: &str = "item_embedding.weight";
+
+/// The part of a model that a rank has.
+fn part(whole: &Model, team: &Team) -> Model {
+    let held = team.shares(whole.n_items() as usize)[team.rank()].clone();
+    let held = held.start as i64..held.end as i64;
+    let features = whole.features().iter().map(|feature| ItemFeature {
+        name: feature.name.clone(),
+        kind: feature.kind,
+        vocab: feature.vocab,
+        ids: feature.ids.shallow_clone(),
+    });
+    let (n_items, length) = (whole.n_items(), whole.max_len());
+    let part = Model::part(whole.config(), n_items, held.clone(), length, features.collect(), Kind::Float);
+    let all = whole.named_parameters().into_iter().chain(whole.named_tables());
+    no_grad(|| {
+        for ((name, values), (_, mut own)) in all.zip(part.named_parameters().into_iter().chain(part.named_tables())) {
+            match name == ITEM_EMBEDDING {
+                true => own.copy_(&values.narrow(0, held.start, held.end - held.start)),
+                false => own.copy_(&values),
+            }
+        }
+    });
+    assert_eq!(part.trainable_parameters(), whole.trainable_parameters());
+    part
+}
+
+fn outcome(case: &Case, ranks: &Ranks, threads: usize, items: Items) -> Outcome {
     let config = ModelConfig { hidden_dropout_prob: 0.3, attn_dropout_prob: 0.3, ..case.shape.config() };
-    let model: Model = case.shape.model_with(&config, Kind::Float);
+    let mut model: Model = case.shape.model_with(&config, Kind::Float);
     // Libtorch sets a thread up when it is first asked.
     tch::get_num_threads();
     tch::set_num_threads(threads as i32);
+    let team = Team::new(ranks.clone(), threads);
+    if items == Items::Shared {
+        model = part(&model, &team);
+    }
     let mut fast = FastPath::over(&model, case.precision, ranks.clone()).expect("a float32 model on the CPU");
     assert_eq!(fast.team().all(), ranks.size() * threads);
     let (mut losses, mut gradients, mut places) = (Vec::new(), Vec::new(), Vec::new());
@@ -88,6 +132,10 @@ fn outcome(case: &Case, ranks: &Ranks, threads: usize) -> Outcome {
         losses.push(found.into_iter().map(f64::to_bits).collect());
         for (name, _) in model.named_parameters() {
             let bits = fast.gradient(&name).iter().map(|x| x.to_bits()).collect();
+            let bits = match name == ITEM_EMBEDDING && items == Items::Shared {
+                true => whole(&team, bits, &model),
+                false => bits,
+            };
             gradients.push((format!("{name}, step {step}"), bits));
         }
         let (seq, l) = (ids(&batch.item_seq), case.shape.length as usize);
@@ -112,15 +160,21 @@ fn outcome(case: &Case, ranks: &Ranks, threads: usize) -> Outcome {
     Outcome { losses, gradients, places }
 }
 
+/// All rows of a table of which each rank has its own.
+fn whole(team: &Team, own: Vec<u32>, model: &Model) -> Vec<u32> {
+    let shares = team.shares(model.n_items() as usize);
+    team.gather(own, &of_elements(&shares, model.config().hidden_size as usize)).expect("all are there")
+}
+
 /// What each of several ranks, or one process, finds in all cases.
-fn outcomes(cases: &[Case], folder: &Path, size: usize, threads: usize) -> Vec<Vec<Outcome>> {
+fn outcomes(cases: &[Case], folder: &Path, size: usize, threads: usize, items: Items) -> Vec<Vec<Outcome>> {
     std::thread::scope(|scope| {
         let one = |rank: usize| {
-            let meeting = Meeting::File(folder.join(format!("{size}x{threads}")));
+            let meeting = Meeting::File(folder.join(format!("{size}x{threads} {items:?}")));
             let launch = Launch { rank, size, meeting, interface: None, timeout: Duration::from_secs(60) };
             scope.spawn(move || {
                 let ranks = Ranks::join(&launch).unwrap_or_else(|e| panic!("{e}"));
-                cases.iter().map(|case| outcome(case, &ranks, threads)).collect()
+                cases.iter().map(|case| outcome(case, &ranks, threads, items)).collect()
             })
         };
         let threads: Vec<_> = (0..size).map(one).collect();
@@ -134,12 +188,13 @@ fn steps_and_evaluations_of_ranks_are_those_of_threads_in_every_model() {
     for (all, shapes) in
         [(2, &[(2, 1)][..]), (3, &[(3, 1)]), (4, &[(2, 2), (4, 1)]), (6, &[(2, 3), (3, 2)]), (12, &[(3, 4), (4, 3)])]
     {
-        let alone = outcomes(&cases, folder.path(), 1, all).remove(0);
-        for &(size, threads) in shapes {
-            for (rank, found) in outcomes(&cases, folder.path(), size, threads).into_iter().enumerate() {
+        let alone = outcomes(&cases, folder.path(), 1, all, Items::Whole).remove(0);
+        for (&(size, threads), items) in shapes.iter().flat_map(|shape| [(shape, Items::Whole), (shape, Items::Shared)])
+        {
+            for (rank, found) in outcomes(&cases, folder.path(), size, threads, items).into_iter().enumerate() {
                 for ((case, found), alone) in cases.iter().zip(found).zip(&alone) {
                     let difference = found.difference(alone);
-                    assert_eq!(difference, None, "rank {rank} of {size}x{threads}: {case:?}");
+                    assert_eq!(difference, None, "rank {rank} of {size}x{threads}, {items:?}: {case:?}");
                 }
             }
         }

@@ -117,6 +117,14 @@ pub(super) static KEYS: &[Key] = &[
     ),
     own(
         Unprinted,
+        "shard_items",
+        "`True` or `False`",
+        "ranks share out the rows of the item embedding, with gradient and moments, and none has all of it (docs/scale.md); on the fast path; changes nothing in one process, nor in what is computed",
+        |c, v| put(&mut c.run.shard_items, v.as_bool()),
+        |c| c.run.shard_items.into(),
+    ),
+    own(
+        Unprinted,
         "checkpoint_interval",
         "a number from 0 to 1000000000",
         "seconds of training between two writes of `last.safetensors`, from which an interrupted run goes on; 0 writes it after every batch (on a GPU every sixteen)",

@@ -1,5 +1,6 @@
 //! Evaluation: sequences are encoded without dropout, and the ranks of their targets counted.
 
+use std::borrow::Cow;
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -7,11 +8,16 @@ use rayon::prelude::*;
 use tch::Tensor;
 
 use super::batch::micro_batch::BatchView;
+use super::encoder::item_cache::ItemCache;
 use super::encoder::step::{EncoderParts, Mode, StepContext};
 use super::loss::cross_entropy::SCORES;
+use super::params::look_up::LookUp;
 use super::params::tensors::integers;
 use super::path::{FastPath, MICRO_BATCH, gather};
-use super::rank::{self, int16::Prefilter};
+use super::rank::blocks::blocks;
+use super::rank::float32::Products;
+use super::rank::int16::Extent;
+use super::rank::{RankedItems, ranking};
 use super::threads::Worker;
 use crate::Result;
 use crate::data::OrderedRows;
@@ -29,12 +35,13 @@ const PROGRESS: usize = 64;
 
 /// A micro-batch that was encoded.
 struct Encoded<'a> {
-    step: &'a StepContext<'a>,
     range: Range<usize>,
     /// `[sequences, H]`
     output: &'a [f32],
+    /// The items that it is ranked among, if it is.
+    items: Option<&'a RankedItems<'a>>,
     /// Memory of the thread.
-    scores: &'a mut Vec<f32>,
+    products: &'a mut Products,
 }
 
 impl FastPath {
@@ -46,10 +53,8 @@ impl FastPath {
         let (items, len) = (integers(item_seq), integers(item_seq_len));
         let view = BatchView { items: &items, len: &len, padding: self.padding, share_first: true };
         let all = 0..len.len().div_ceil(MICRO_BATCH);
-        let part = Part { size: MICRO_BATCH, rounds: self.rounds(all.len()), own: all };
-        self.evaluate(view, part, |_| (), |encoded, ()| encoded.output.to_vec(), |_| Ok(()))
-            .expect("nobody stops it")
-            .concat()
+        let part = Part { size: MICRO_BATCH, rounds: self.rounds(all.len()), own: all, is_ranked: false };
+        self.evaluate(view, part, |encoded| encoded.output.to_vec(), |_| Ok(())).expect("nobody stops it").concat()
     }
 
     /// Ranks the target of every row, as [`crate::eval::rank`] does; `progress` gets the number of rows done now and
@@ -67,12 +72,15 @@ impl FastPath {
         let view = BatchView { items: &items, len: &len, padding: self.padding, share_first: true };
         let size = (SCORES / self.n_items).min(self.encoder.sequences_at_a_time()).clamp(1, EVALUATED);
         let (n, team) = (targets.len(), self.team.clone());
+        if self.is_shared {
+            let counts = self.count_among_shares(view, &targets, size, progress)?;
+            return Ok(in_order(ranking(&counts), &order));
+        }
         let micro_batches = team.even(n.div_ceil(size));
         let rounds = self.rounds(micro_batches.iter().map(Range::len).max().unwrap_or(0));
-        let prefilter = |step: &StepContext| Prefilter::new(step.items);
-        let rank = |encoded: Encoded, prefilter: &Option<Prefilter>| {
-            let Encoded { step, range, output, scores } = encoded;
-            places(rank::rank(step.items, prefilter.as_ref(), output, &targets[range.clone()], scores), range.len())
+        let rank = |Encoded { range, output, items, products }: Encoded| {
+            let items = items.expect("sequences are ranked");
+            places(items.rank(output, &targets[range.clone()], products), range.len())
         };
         let rows =
             |micro_batches: &Range<usize>| (micro_batches.start * size).min(n)..(micro_batches.end * size).min(n);
@@ -82,19 +90,15 @@ impl FastPath {
                 micro_batches.iter().map(|part| rows(&(part.start..(part.start + done).min(part.end))).len()).sum(),
             )
         };
-        let part = Part { size, own: micro_batches[team.rank()].clone(), rounds };
-        let own = self.evaluate(view, part, prefilter, rank, progress)?.concat();
+        let part = Part { size, own: micro_batches[team.rank()].clone(), rounds, is_ranked: true };
+        let own = self.evaluate(view, part, rank, progress)?.concat();
         let parts: Vec<Range<usize>> = micro_batches.iter().map(rows).collect();
         let places = team.gather(own, &of_elements(&parts, 2))?;
-        let mut all = Ranking { rank: vec![0; n], ties: vec![0; n] };
-        for (place, row) in places.chunks_exact(2).zip(integers(&order)) {
-            let [rank, ties] = [place[0], place[1]];
-            if rank == NOT_FINITE {
-                return Err(not_finite());
-            }
-            (all.rank[row as usize], all.ties[row as usize]) = (rank as usize, ties as usize);
+        if places.contains(&NOT_FINITE) {
+            return Err(not_finite());
         }
-        Ok(all)
+        let (rank, ties) = places.chunks_exact(2).map(|place| (place[0] as usize, place[1] as usize)).unzip();
+        Ok(in_order(Ranking { rank, ties }, &order))
     }
 
     /// Calls of `progress` for so many micro-batches.
@@ -102,25 +106,29 @@ impl FastPath {
         micro_batches.div_ceil(PROGRESS * self.workers.len())
     }
 
-    /// Encodes sequences, and gives what `each` makes of them, on the thread that encoded them, with what `prepare` made
-    /// of the step. `progress` gets the number of micro-batches done, if there were as many.
-    fn evaluate<P: Send + Sync, T: Send>(
+    /// Encodes sequences, and gives what `each` makes of them, on the thread that encoded them. `progress` gets the number of micro-batches done, if there were as many.
+    fn evaluate<T: Send>(
         &mut self,
         view: BatchView,
         part: Part,
-        prepare: impl FnOnce(&StepContext) -> P + Send,
-        each: impl Fn(Encoded, &P) -> T + Sync,
+        each: impl Fn(Encoded) -> T + Sync,
         mut progress: impl FnMut(usize) -> Result<()>,
     ) -> Result<Vec<T>> {
-        let Self { pool, encoder, parameters, flat, workers, .. } = self;
-        let (n, positions) = (view.len.len(), view.items.len());
-        let parameters = gather(&encoder.layout, parameters, flat);
-        let (step, prepared) = pool.install(|| {
-            let step = StepContext::new(encoder, parameters, Mode::Evaluate { positions });
-            let prepared = prepare(&step);
-            (step, prepared)
+        let Self { pool, encoder, parameters, flat, workers, n_items, .. } = self;
+        let Part { size, own, rounds, is_ranked } = part;
+        let n = view.len.len();
+        let parameters = gather(encoder, parameters, (0, *n_items), flat);
+        let (step, ranked) = pool.install(|| {
+            let (items, h) = (parameters.items, parameters.items.h);
+            let mut step = StepContext::new(encoder, parameters, None, Mode::Evaluate);
+            if step.wants_item_cache(view.items.len()) {
+                let whole = |rows| LookUp::Whole { rows: Cow::Owned(rows), width: h };
+                let [query, key, value] = step.item_cache_rows(&[items.rows]).map(whole);
+                step.item_cache = Some(ItemCache { query, key, value });
+            }
+            let ranked = || RankedItems::new(blocks(items, &[]), h, Extent::of(items.rows, h));
+            (step, is_ranked.then(ranked))
         });
-        let Part { size, own, rounds } = part;
         let starts: Vec<usize> = own.map(|micro_batch| micro_batch * size).collect();
         let mut all = Vec::with_capacity(starts.len());
         let (mut rest, each_round) = (&starts[..], PROGRESS * workers.len());
@@ -130,14 +138,14 @@ impl FastPath {
             // Whoever is free takes the next micro-batch, since its result does not depend on the thread.
             let next = AtomicUsize::new(0);
             let take_all = |worker: &mut Worker| {
-                let Worker { classes, scratch, activations, scores, .. } = worker;
+                let Worker { classes, scratch, activations, products, .. } = worker;
                 let mut done = Vec::new();
                 while let Some(&start) = starts.get(next.fetch_add(1, Ordering::Relaxed)) {
                     let range = start..(start + size).min(n);
                     activations.batch.fill(view, range.clone(), step.attributes, classes);
                     activations.forward(&step, scratch);
-                    let encoded = Encoded { step: &step, range, output: &activations.output, scores };
-                    done.push((start, each(encoded, &prepared)));
+                    let items = ranked.as_ref();
+                    done.push((start, each(Encoded { range, output: &activations.output, items, products })));
                 }
                 done
             };
@@ -159,6 +167,8 @@ struct Part {
     own: Range<usize>,
     /// How often `progress` is called.
     rounds: usize,
+    /// Whether sequences are ranked, and not encoded alone.
+    is_ranked: bool,
 }
 
 /// In the place of a rank where a score is no finite number.
@@ -168,6 +178,16 @@ const NOT_FINITE: u64 = u64::MAX;
 fn places(ranking: Option<Ranking>, rows: usize) -> Vec<u64> {
     let Some(Ranking { rank, ties }) = ranking else { return vec![NOT_FINITE; 2 * rows] };
     rank.into_iter().zip(ties).flat_map(|(rank, ties)| [rank as u64, ties as u64]).collect()
+}
+
+/// The places of rows in their own order, given in that of `order`.
+fn in_order(places: Ranking, order: &Tensor) -> Ranking {
+    let n = places.rank.len();
+    let mut all = Ranking { rank: vec![0; n], ties: vec![0; n] };
+    for ((rank, ties), row) in places.rank.into_iter().zip(places.ties).zip(integers(order)) {
+        (all.rank[row as usize], all.ties[row as usize]) = (rank, ties);
+    }
+    all
 }
 
 impl EncoderParts {

@@ -13,7 +13,7 @@
 //! | [`encoder`] | the layers of a model on a micro-batch, and what a step shares ([`encoder::step`]) |
 //! | [`loss`] | cross-entropy, BPR, attribute predictors |
 //! | [`rank`] | ranks among all items |
-//! | [`path`] | [`FastPath`]; with [`train_step`], [`evaluate`] and [`threads`] |
+//! | [`path`] | [`FastPath`]; with [`train_step`], [`evaluate`], [`shared_evaluation`] and [`threads`] |
 //!
 //! A training step reads from the top of [`train_step`]; an evaluation from that of [`evaluate`].
 
@@ -29,6 +29,7 @@ mod ops;
 mod params;
 mod path;
 mod rank;
+mod shared_evaluation;
 mod threads;
 mod train_step;
 

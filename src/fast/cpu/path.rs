@@ -1,6 +1,9 @@
 //! The fast path of a model: what it keeps between steps, and the gradient of the last one.
 
+use std::ops::Range;
+
 use rayon::ThreadPool;
+use rayon::prelude::*;
 use tch::{Device, Kind, Tensor};
 
 use super::batch::attribute::Attribute;
@@ -9,20 +12,23 @@ use super::batch::tokens::Tokens;
 use super::encoder::Activations;
 use super::encoder::input::Input;
 use super::encoder::step::{EncoderParts, Parameters};
-use super::gemm::tensor_mut;
 use super::loss::cross_entropy::Catalogue;
 use super::ops::adam::{AdamFactors, adam};
+use super::ops::clip::{power_sum, scale};
+use super::params::item_embedding::ItemEmbedding;
 use super::params::layout::Layout;
 use super::params::tensors::{floats, floats_mut};
 use super::threads::{Worker, pool};
-use crate::config::{Architecture, Fusion, Loss, Precision};
-use crate::model::{Model, names};
+use crate::config::{Architecture, ClipGradNorm, Fusion, Loss, Precision};
+use crate::model::{Model, lead, names};
 use crate::ranks::{Ranks, Team};
 use crate::{Error, Result};
 
 /// Sequences of a micro-batch: its rows are enough for the matrix kernels, and what it keeps of a layer fits in a
 /// core's part of the last cache.
 pub const MICRO_BATCH: usize = 64;
+/// Elements of a gradient that a thread takes at a time where it clears or scales it.
+pub const PART: usize = 1 << 16;
 
 /// The fast path of a model. It reads the model's trained parameters at every call, so that they may change in between.
 #[derive(Debug)]
@@ -32,6 +38,9 @@ pub struct FastPath {
     pub(super) team: Team,
     pub(super) encoder: EncoderParts,
     pub(super) n_items: usize,
+    /// The items whose vectors are here: all, or this rank's where ranks share them out.
+    pub(super) held: Range<usize>,
+    pub(super) is_shared: bool,
     pub(super) parameters: Vec<(String, Tensor)>,
     /// The tokens of each predictor's attribute.
     pub(super) labels: Vec<Tokens>,
@@ -42,7 +51,7 @@ pub struct FastPath {
     pub(super) micro_batches: Vec<Activations>,
     pub(super) workers: Vec<Worker>,
     pub(super) catalogue: Catalogue,
-    /// The gradient of the item embedding, `[n_items, H]`.
+    /// The gradient of the vectors that are here, `[held, H]`, behind [`lead`]; empty before the first step.
     pub(super) ditem_embedding: Vec<f32>,
 }
 
@@ -59,7 +68,7 @@ impl FastPath {
     /// in the same order.
     ///
     /// # Errors
-    /// As [`FastPath::new`].
+    /// As [`FastPath::new`]; a model that holds other items than this rank has.
     pub fn over(model: &Model, precision: Precision, ranks: Ranks) -> Result<Self> {
         let parameters = model.named_parameters();
         let on_cpu = model.device() == Device::Cpu && parameters.iter().all(|(_, p)| p.kind() == Kind::Float);
@@ -72,9 +81,17 @@ impl FastPath {
         let n_items = model.n_items() as usize;
         let (layout, attributes) = (Layout::new(model), attributes_of(model));
         let team = Team::new(ranks, threads);
+        let held = model.held_items().map(|held| held.start as usize..held.end as usize);
+        let own = team.shares(n_items)[team.rank()].clone();
+        if let Some(held) = held.as_ref().filter(|held| **held != own) {
+            return Err(Error::new(format!("expected the items {own:?} of {n_items}, found a model of {held:?}"))
+                .hint("make the model for this number of ranks and threads"));
+        }
         Ok(Self {
             pool: pool(threads)?,
             n_items,
+            is_shared: held.is_some(),
+            held: held.unwrap_or(0..n_items),
             // SASRecF has attributes, and no predictor of them.
             labels: layout.predictors.iter().zip(model.features()).map(|(_, feature)| Tokens::new(feature)).collect(),
             padding: padding_of(model),
@@ -83,7 +100,7 @@ impl FastPath {
             workers: (0..threads).map(|_| Worker::new(&attributes, layout.len)).collect(),
             catalogue: Catalogue::new(n_items, &team),
             team,
-            ditem_embedding: vec![0.0; n_items * config.hidden_size as usize],
+            ditem_embedding: Vec::new(),
             parameters,
             encoder: EncoderParts {
                 precision,
@@ -102,16 +119,28 @@ impl FastPath {
         self.workers.iter_mut().for_each(|worker| worker.classes = ClassIndex::new(&self.encoder.attributes));
     }
 
-    /// The gradient of a parameter that the last call of [`FastPath::losses`] left, row-major.
+    /// The gradient of a parameter that the last call of [`FastPath::losses`] left, row-major; of the item embedding that of
+    /// the rows that the model holds.
     ///
     /// # Panics
     /// With a name that is not one of the model's.
     pub fn gradient(&self, name: &str) -> &[f32] {
         match self.encoder.layout.range(name) {
             Some(range) => &self.workers[0].grads.flat[range],
-            None if name == names::weight(names::ITEM_EMBEDDING) => &self.ditem_embedding,
+            None if name == names::weight(names::ITEM_EMBEDDING) => {
+                self.ditem_embedding.get(self.lead()..).unwrap_or(&[])
+            }
             None => panic!("expected the name of a parameter, found {name}"),
         }
+    }
+
+    fn lead(&self) -> usize {
+        lead(self.held.start, self.encoder.config.hidden_size as usize)
+    }
+
+    /// The items of each rank, where ranks share the item embedding out.
+    pub fn shares(&self) -> Option<Vec<Range<usize>>> {
+        self.is_shared.then(|| self.catalogue.owners().to_vec())
     }
 
     /// The threads of all ranks.
@@ -124,9 +153,28 @@ impl FastPath {
         self.encoder.config.loss_type == Loss::Ce || !names::is_of_predictor(name)
     }
 
-    /// All gradients, in two views for libtorch that must not outlive the next call of [`FastPath::losses`].
-    pub(crate) fn gradients(&mut self) -> [Tensor; 2] {
-        [&mut self.workers[0].grads.flat, &mut self.ditem_embedding].map(|grad| tensor_mut(grad, 1))
+    /// Scales all gradients by one factor so that their norm is at most `max_norm`, as PyTorch's `clip_grad_norm_`.
+    ///
+    /// # Errors
+    /// A lost rank.
+    pub(crate) fn clip_gradients(&mut self, clip: ClipGradNorm) -> Result<()> {
+        let Self { pool, team, catalogue, workers, ditem_embedding, held, encoder, .. } = self;
+        let (h, own) = (encoder.config.hidden_size as usize, catalogue.items(team.rank()));
+        let flat = &mut workers[0].grads.flat;
+        let ditem_embedding = &mut ditem_embedding[lead(held.start, h)..];
+        pool.install(|| {
+            let own_items = &ditem_embedding[(own.start - held.start) * h..(own.end - held.start) * h];
+            let shards = own_items.par_chunks(catalogue.shard_size() * h);
+            let shards: Vec<f64> = shards.map(|shard| power_sum(shard, clip.norm_type)).collect();
+            let shards = team.gather(shards, &catalogue.shards_by_rank())?;
+            let all = shards.into_iter().chain([power_sum(flat, clip.norm_type)]);
+            if let Some(scale) = scale(all, clip) {
+                for gradient in [&mut flat[..], ditem_embedding] {
+                    gradient.par_chunks_mut(PART).for_each(|part| part.iter_mut().for_each(|x| *x *= scale));
+                }
+            }
+            Ok(())
+        })
     }
 
     /// Moves parameters and moments along the gradients: `[parameter, first moment, second moment]` by name.
@@ -141,18 +189,29 @@ impl FastPath {
     }
 }
 
-/// The parameters as they are now, in the memory that was lent for the flat ones.
-pub fn gather<'a>(layout: &Layout, parameters: &'a [(String, Tensor)], flat: &'a mut [f32]) -> Parameters<'a> {
+/// The parameters as they are now, in the memory that was lent for the flat ones; `first` is the first item whose vector
+/// is here.
+pub fn gather<'a>(
+    encoder: &EncoderParts,
+    parameters: &'a [(String, Tensor)],
+    (first, n_items): (usize, usize),
+    flat: &'a mut [f32],
+) -> Parameters<'a> {
+    let EncoderParts { layout, config, precision, .. } = encoder;
     layout.gather(parameters, flat);
-    let item_embedding = parameters.iter().find(|(name, _)| *name == names::weight(names::ITEM_EMBEDDING));
-    Parameters { flat, item_embedding: floats(&item_embedding.expect("a model has an item embedding").1) }
+    let rows = parameters.iter().find(|(name, _)| *name == names::weight(names::ITEM_EMBEDDING));
+    let rows = floats(&rows.expect("a model has an item embedding").1);
+    let h = config.hidden_size as usize;
+    Parameters { flat, items: ItemEmbedding { rows, first, n_items, h, precision: *precision } }
 }
 
 fn attributes_of(model: &Model) -> Vec<Attribute> {
     let config = model.config();
-    (model.attribute_vectors().into_iter().zip(&config.attribute_hidden_size))
-        .map(|(vectors, &size)| Attribute::new(floats(&vectors), size as usize, config.n_heads as usize))
-        .collect()
+    let attributes = model.attribute_vectors().zip(&config.attribute_hidden_size).map(|(vectors, &size)| {
+        let vectors = vectors.map(|vectors| floats(&vectors).to_vec());
+        Attribute::new(vectors, size as usize, config.n_heads as usize)
+    });
+    attributes.collect()
 }
 
 fn padding_of(model: &Model) -> Padding {

@@ -7,6 +7,7 @@ use super::batch::micro_batch::ClassIndex;
 use super::encoder::Activations;
 use super::encoder::layer::Scratch;
 use super::params::grads::Grads;
+use super::rank::float32::Products;
 use crate::{Error, Result};
 
 /// What a thread has to itself.
@@ -18,8 +19,8 @@ pub struct Worker {
     pub grads: Grads,
     /// The micro-batch of an evaluation.
     pub activations: Activations,
-    /// The scores of an evaluation, `[sequences, n_items]`.
-    pub scores: Vec<f32>,
+    /// The scores of an evaluation.
+    pub products: Products,
 }
 
 impl Worker {
@@ -30,7 +31,7 @@ impl Worker {
             scratch: Scratch::default(),
             grads: Grads { flat: vec![0.0; len], ..Grads::default() },
             activations: Activations::default(),
-            scores: Vec::new(),
+            products: Products::default(),
         }
     }
 }

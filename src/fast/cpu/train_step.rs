@@ -12,19 +12,21 @@ use rayon::prelude::*;
 use super::batch::micro_batch::BatchView;
 use super::batch::tokens::Tokens;
 use super::encoder::Activations;
+use super::encoder::item_sums::ItemSums;
 use super::encoder::step::{EncoderParts, Mode, StepContext};
 use super::loss::attribute::Predictor;
-use super::loss::bpr::{ItemPairs, bpr};
+use super::loss::bpr::{ItemPairs, OwnItems, bpr};
 use super::loss::cross_entropy::{Catalogue, Targets};
 use super::ops::dropout::Stream;
 use super::ops::simd::axpy;
+use super::params::look_up::SharedTable;
 use super::params::tensors::integers;
-use super::path::{FastPath, MICRO_BATCH, gather};
+use super::path::{FastPath, MICRO_BATCH, PART, gather};
 use super::threads::Worker;
 use crate::Result;
 use crate::config::Loss;
 use crate::data::Batch;
-use crate::model::Losses;
+use crate::model::{Losses, lead};
 use crate::ranks::team::of_elements;
 use crate::ranks::{Team, Tree};
 
@@ -36,9 +38,6 @@ pub struct Masks {
     /// Steps taken before it.
     pub step: u64,
 }
-
-/// Elements that a thread clears at a time.
-const CLEARED: usize = 1 << 16;
 
 /// How a batch is divided among the threads of all ranks.
 struct Division {
@@ -99,46 +98,82 @@ impl FastPath {
     /// With `loss_type: BPR` and a batch without `neg_items`.
     pub fn try_losses(&mut self, batch: &Batch, masks: Option<Masks>) -> Result<Losses<f64>> {
         let Self { pool, team, encoder, parameters, labels, padding, flat, micro_batches, workers, .. } = self;
-        let Self { catalogue, ditem_embedding, .. } = self;
-        let team = &*team;
+        let Self { catalogue, ditem_embedding, held, n_items, is_shared, .. } = self;
+        let (team, h) = (&*team, encoder.config.hidden_size as usize);
         let items = integers(&batch.item_seq);
         let (len, targets) = (integers(&batch.item_seq_len), integers(&batch.pos_items));
         let negatives = batch.neg_items.as_ref().map(integers);
         let view = BatchView { items: &items, len: &len, padding: *padding, share_first: false };
-        let parameters = gather(&encoder.layout, parameters, flat);
+        let parameters = gather(encoder, parameters, (held.start, *n_items), flat);
         let stream = masks.map(|masks| Stream::new(masks.seed).substream(masks.step));
         let division = Division::new(team, len.len());
         micro_batches.resize_with(division.micro_batches.len(), Activations::default);
+        let lead = lead(held.start, h);
+        ditem_embedding.resize(lead + held.len() * h, 0.0);
+        let ditem_embedding = &mut ditem_embedding[lead..];
         pool.install(|| {
-            let step = StepContext::new(encoder, parameters, Mode::Train(stream));
+            let pairs = negatives.as_ref().map(|negatives| [&targets[..], negatives]);
+            let fetched = is_shared.then(|| {
+                let wanted = wanted(team, catalogue.owners(), view, &division.sequences, pairs);
+                SharedTable { owners: catalogue.owners(), rows: parameters.items.rows, width: h }.fetch(team, wanted)
+            });
+            let step = StepContext::new(encoder, parameters, fetched.transpose()?, Mode::Train(stream));
             forward(&step, view, &division, micro_batches, workers);
             let encoded: Vec<f32> = micro_batches.iter().flat_map(|micro_batch| &micro_batch.output).copied().collect();
-            let encoded = team.gather(encoded, &of_elements(&division.sequences, step.h))?;
+            let encoded = team.gather(encoded, &of_elements(&division.sequences, h))?;
             let mut grad = vec![0.0; encoded.len()];
-            ditem_embedding.par_chunks_mut(CLEARED).for_each(|part| part.fill(0.0));
-            let (item, attributes) = match (encoder.config.loss_type, &negatives) {
+            ditem_embedding.par_chunks_mut(PART).for_each(|part| part.fill(0.0));
+            let own = catalogue.items(team.rank());
+            let own_grad = &mut ditem_embedding[(own.start - held.start) * h..(own.end - held.start) * h];
+            let (item, attributes) = match (encoder.config.loss_type, pairs) {
                 (Loss::Ce, _) => {
                     let batch = Targets { sequences: &encoded, targets: &targets, wanted: &division.wanted() };
-                    let item = catalogue.cross_entropy(team, step.items, batch, &mut grad, ditem_embedding)?;
+                    let item = catalogue.cross_entropy(team, step.items, batch, &mut grad, own_grad)?;
                     let losses = PredictorLosses { step: &step, team, division: &division, encoded: &encoded };
                     let predictors = predictors(encoder, labels, len.len());
                     (item, losses.of(predictors, &targets, &mut grad, workers)?)
                 }
-                (Loss::Bpr, negatives) => {
-                    let negative = negatives.as_ref().expect("BPR batches carry negative items");
-                    let pairs = ItemPairs { positive: &targets, negative };
-                    (bpr(step.items, &encoded, pairs, &mut grad, ditem_embedding), Vec::new())
+                (Loss::Bpr, pairs) => {
+                    let [positive, negative] = pairs.expect("BPR batches carry negative items");
+                    let pairs = ItemPairs { sequences: &encoded, positive, negative, wanted: &division.sequences };
+                    let own = OwnItems { items: own, grad: own_grad };
+                    (bpr(team, &step.look_up, pairs, &mut grad, own)?, Vec::new())
                 }
             };
-            let own = of_elements(&division.sequences, step.h)[team.rank()].clone();
-            backward(&step, &grad[own], &division, micro_batches, workers);
+            let sequences = of_elements(&division.sequences, h)[team.rank()].clone();
+            backward(&step, &grad[sequences], &division, micro_batches, workers);
             reduce(&step, team, workers)?;
-            scatter(&step, team, catalogue, micro_batches, ditem_embedding)?;
+            let sums: Vec<ItemSums> = micro_batches.par_chunks(division.each).map(|own| ItemSums::of(own, h)).collect();
+            scatter(h, team, catalogue, &sums, own_grad)?;
+            if !*is_shared {
+                gather_items(h, team, catalogue, ditem_embedding)?;
+            }
             let lamdas = attributes.iter().zip(&encoder.config.lamdas);
             let weighted = lamdas.map(|(loss, lamda): (&f64, _)| loss * lamda).sum::<f64>();
             Ok(Losses { total: item + weighted, item, attributes })
         })
     }
+}
+
+/// The distinct items, ascending, in each rank's sequences and in its pairs; of other ranks those that lie here.
+pub(super) fn wanted(
+    team: &Team,
+    owners: &[Range<usize>],
+    view: BatchView,
+    sequences: &[Range<usize>],
+    pairs: Option<[&[i64]; 2]>,
+) -> Vec<Vec<u32>> {
+    let (length, own) = (view.items.len() / view.len.len(), &owners[team.rank()]);
+    let of_rank = |(rank, sequences): (usize, &Range<usize>)| {
+        let histories = &view.items[sequences.start * length..sequences.end * length];
+        let pairs = pairs.iter().flatten().flat_map(|items| &items[sequences.clone()]);
+        let all = histories.iter().chain(pairs).map(|&item| item as u32);
+        let mut items: Vec<u32> = all.filter(|&item| rank == team.rank() || own.contains(&(item as usize))).collect();
+        items.sort_unstable();
+        items.dedup();
+        items
+    };
+    sequences.par_iter().enumerate().map(of_rank).collect()
 }
 
 /// Takes every micro-batch of this rank through all layers.
@@ -268,35 +303,33 @@ fn reduce(step: &StepContext, team: &Team, workers: &mut [Worker]) -> Result<()>
     Ok(())
 }
 
-/// Adds the gradients of the items' vectors to that of the item embedding, each rank for the items that it has, and gives
-/// all ranks the whole.
-fn scatter(
-    step: &StepContext,
-    team: &Team,
-    catalogue: &Catalogue,
-    micro_batches: &[Activations],
-    ditem_embedding: &mut [f32],
-) -> Result<()> {
-    let (h, size, own) = (step.h, catalogue.shard_size(), catalogue.items(team.rank()));
-    let shards = ditem_embedding[own.start * h..own.end * h].par_chunks_mut(size * h).enumerate();
+/// Adds the gradients of the items' vectors in the sequences to that of the item embedding, summed by item and thread,
+/// thread by thread; each rank for the items that it has.
+///
+/// # Shapes
+/// ditem_embedding `[own items, H]`
+fn scatter(h: usize, team: &Team, catalogue: &Catalogue, sums: &[ItemSums], ditem_embedding: &mut [f32]) -> Result<()> {
+    let (size, own) = (catalogue.shard_size(), catalogue.items(team.rank()));
+    let shards = ditem_embedding.par_chunks_mut(size * h).enumerate();
     let items = |part: usize, ditems: &[f32]| {
         let start = own.start + part * size;
         start..start + ditems.len() / h
     };
     if team.is_alone() {
         shards.for_each(|(part, ditems)| {
-            micro_batches.iter().for_each(|micro_batch| micro_batch.scatter(items(part, ditems), ditems));
+            let items = items(part, ditems);
+            for (item, grad) in sums.iter().flat_map(|sums| sums.among(&items)) {
+                axpy(1.0, grad, &mut ditems[(item as usize - items.start) * h..][..h]);
+            }
         });
         return Ok(());
     }
-    // The item and the bits of the gradient of every row, for the rank that has the item.
-    let mut to = vec![Vec::new(); team.ranks()];
-    for (item, grad) in micro_batches.iter().flat_map(|micro_batch| micro_batch.item_gradients()) {
-        let to = &mut to[catalogue.owner(item as usize, team.threads())];
-        to.push(item);
-        to.extend(grad.iter().map(|x| x.to_bits()));
-    }
-    let rows = team.exchange_unknown(&to)?;
+    // The item and the bits of every sum, for the rank that has the item.
+    let to = catalogue.owners().iter().map(|owner| {
+        let sums = sums.iter().flat_map(|sums| sums.among(owner));
+        sums.flat_map(|(item, grad)| std::iter::once(item).chain(grad.iter().map(|x| x.to_bits()))).collect()
+    });
+    let rows = team.exchange_unknown(&to.collect::<Vec<Vec<u32>>>())?;
     shards.for_each(|(part, ditems)| {
         let items = items(part, ditems);
         let mut grad = vec![0.0; h];
@@ -305,8 +338,15 @@ fn scatter(
             axpy(1.0, &grad, &mut ditems[(row[0] as usize - items.start) * h..][..h]);
         }
     });
-    let all: Vec<Range<usize>> = (0..team.ranks()).map(|rank| catalogue.items(rank)).collect();
-    let all = of_elements(&all, h);
+    Ok(())
+}
+
+/// Gives all ranks the gradient of the whole item embedding.
+fn gather_items(h: usize, team: &Team, catalogue: &Catalogue, ditem_embedding: &mut [f32]) -> Result<()> {
+    if team.is_alone() {
+        return Ok(());
+    }
+    let all = of_elements(catalogue.owners(), h);
     let whole = team.gather(ditem_embedding[all[team.rank()].clone()].to_vec(), &all)?;
     ditem_embedding.copy_from_slice(&whole);
     Ok(())

@@ -22,18 +22,19 @@ pub struct Attribute {
 }
 
 impl Attribute {
-    /// From the vectors of all items, `[n_items, dᵢ]`.
-    pub fn new(vectors_of_items: &[f32], size: usize, heads: usize) -> Self {
-        let (mut vectors, mut classes) = (Vec::new(), HashMap::new());
-        let class = vectors_of_items.chunks_exact(size).map(|vector| {
-            let bits: Vec<u32> = vector.iter().map(|x| x.to_bits()).collect();
-            let new = classes.len() as u32;
-            *classes.entry(bits).or_insert_with(|| {
-                vectors.extend_from_slice(vector);
-                new
-            })
-        });
-        let class = class.collect();
+    /// From the vectors of all items, some of them at a time, `[items, dᵢ]`.
+    pub fn new(vectors_of_items: impl Iterator<Item = Vec<f32>>, size: usize, heads: usize) -> Self {
+        let (mut vectors, mut classes, mut class) = (Vec::new(), HashMap::new(), Vec::new());
+        for some in vectors_of_items {
+            class.extend(some.chunks_exact(size).map(|vector| {
+                let bits: Vec<u32> = vector.iter().map(|x| x.to_bits()).collect();
+                let new = classes.len() as u32;
+                *classes.entry(bits).or_insert_with(|| {
+                    vectors.extend_from_slice(vector);
+                    new
+                })
+            }));
+        }
         let tabulated = classes.len().pow(2) * heads <= TABLE_LIMIT;
         Self { vectors, size, class, tabulated }
     }

@@ -7,9 +7,9 @@ use crate::fast::cpu::batch::micro_batch::MicroBatch;
 use crate::fast::cpu::batch::tokens::Tokens;
 use crate::fast::cpu::gemm::Epilogue;
 use crate::fast::cpu::ops::simd::axpy;
-use crate::fast::cpu::params::item_embedding::ItemEmbedding;
 use crate::fast::cpu::params::layout::{Layout, Linear};
 use crate::fast::cpu::params::linear::Weights;
+use crate::fast::cpu::params::look_up::LookUp;
 use crate::model::Model;
 
 /// The input, by model.
@@ -46,7 +46,10 @@ struct Column {
 #[derive(Debug, Clone, Copy)]
 pub struct InputParameters<'a> {
     pub weights: &'a Weights<'a>,
-    pub items: ItemEmbedding<'a>,
+    /// The items' vectors.
+    pub items: &'a LookUp<'a>,
+    /// H.
+    pub h: usize,
     /// Where the position embedding lies, `[L, H]`.
     pub positions: &'a Range<usize>,
 }
@@ -84,8 +87,7 @@ impl Input {
         concatenated: &mut Vec<f32>,
         out: &mut Vec<f32>,
     ) {
-        let InputParameters { weights, items, positions } = parameters;
-        let h = items.h;
+        let InputParameters { weights, items, h, positions } = parameters;
         match self {
             Self::Item | Self::Position => {
                 out.clear();
@@ -120,7 +122,7 @@ impl Input {
         grad: &mut [f32],
         flat_grad: &mut [f32],
     ) {
-        let InputParameters { weights, items: ItemEmbedding { h, .. }, positions } = parameters;
+        let InputParameters { weights, h, positions, .. } = parameters;
         if matches!(self, Self::Item) {
             return;
         }

@@ -10,40 +10,35 @@ use crate::fast::cpu::ops::dropout::{RowDropout, Stream};
 use crate::fast::cpu::ops::layer_norm::{LayerNorm, Normalized, norm_dropout};
 use crate::fast::cpu::params::layout::{LayerLayout, Linear};
 use crate::fast::cpu::params::linear::Weights;
+use crate::fast::cpu::params::look_up::LookUp;
 
-/// Of every item in the first layer, `[n_items, H]` each.
+/// Of items in the first layer, `[H]` each.
 #[derive(Debug)]
 pub struct ItemCache {
-    pub query: Vec<f32>,
-    pub key: Vec<f32>,
-    pub value: Vec<f32>,
+    pub query: LookUp<'static>,
+    pub key: LookUp<'static>,
+    pub value: LookUp<'static>,
 }
 
 /// Items that a thread computes at a time.
-const BLOCK: usize = 512;
+pub const BLOCK: usize = 512;
 /// The most floats of a cache, 256 MiB.
 const LIMIT: usize = 1 << 26;
 
 impl ItemCache {
-    /// The cache of a model whose first input is the item alone. `None` where the first layer is the last, and where
-    /// the cache would cost more than it saves, or too much memory.
+    /// Whether a cache of so many items, for an evaluation of so many positions, saves more than it costs, and takes not too
+    /// much memory.
+    pub fn pays(n_items: usize, h: usize, positions: usize) -> bool {
+        positions >= 2 * n_items && 3 * n_items * h <= LIMIT
+    }
+
+    /// Query, key and value of some items in this layer. All parts but the last have a number of rows that [`BLOCK`] divides.
     ///
     /// # Shapes
-    /// item_embedding `[n_items, H]`
-    pub fn new(
-        weights: &Weights,
-        layers: &[LayerLayout],
-        norm: LayerNorm,
-        item_embedding: &[f32],
-        positions: usize,
-    ) -> Option<Self> {
+    /// parts `[items, H]` → `[items, H]` each
+    pub fn rows(weights: &Weights, layer: &LayerLayout, norm: LayerNorm, parts: &[&[f32]]) -> [Vec<f32>; 3] {
         let h = norm.weight.len();
-        let n_items = item_embedding.len() / h;
-        let [layer, _, ..] = layers else { return None };
-        if positions < 2 * n_items || 3 * item_embedding.len() > LIMIT {
-            return None;
-        }
-        let inputs = item_embedding.par_chunks(BLOCK * h).map(|rows| {
+        let inputs = parts.par_iter().flat_map(|part| part.par_chunks(BLOCK * h)).map(|rows| {
             let mut saved = Normalized { rows: rows.to_vec(), rstd: Vec::new() };
             let mut input = vec![0.0; rows.len()];
             let dropout = RowDropout { dropout: None, stream: Stream::new(0), row_numbers: &[] };
@@ -59,6 +54,6 @@ impl ItemCache {
             });
             parts.collect::<Vec<_>>().concat()
         };
-        Some(Self { query: all(&layer.query), key: all(&layer.key), value: all(&layer.value) })
+        [all(&layer.query), all(&layer.key), all(&layer.value)]
     }
 }

@@ -1,23 +1,23 @@
 //! The encoder on a micro-batch: embedding, layers, and back.
 //!
 //! [`step`] holds what all micro-batches of a step read; [`layer`] is a layer, made of [`self_attention`] and
-//! [`feed_forward`]; [`input`] is what tells SASRecD, SASRec and SASRecF apart; [`item_cache`] is for evaluations.
+//! [`feed_forward`]; [`input`] is what tells SASRecD, SASRec and SASRecF apart; [`item_cache`] is for
+//! evaluations, [`item_sums`] for the gradient of the item embedding.
 
 pub mod feed_forward;
 pub mod input;
 pub mod item_cache;
+pub mod item_sums;
 pub mod layer;
 pub mod self_attention;
 pub mod step;
 
 use std::mem::take;
-use std::ops::Range;
 
 use self::layer::{LayerActivations, Scratch};
 use self::step::StepContext;
 use super::batch::micro_batch::MicroBatch;
 use super::ops::layer_norm::{Normalized, norm_dropout, norm_dropout_backward};
-use super::ops::simd::axpy;
 use super::params::grads::Grads;
 
 /// A micro-batch, and what it keeps between its forward and its backward pass.
@@ -72,24 +72,9 @@ impl Activations {
         self.output = grad;
     }
 
-    /// Adds the gradient of the items' vectors to the rows `items` of the item embedding's. Look-ups give the padding
-    /// item none.
-    ///
-    /// # Shapes
-    /// ditem_embedding `[items, H]`
-    pub fn scatter(&self, items: Range<usize>, ditem_embedding: &mut [f32]) {
-        for (item, grad) in self.item_gradients() {
-            let (item, h) = (item as usize, grad.len());
-            if items.contains(&item) {
-                axpy(1.0, grad, &mut ditem_embedding[(item - items.start) * h..][..h]);
-            }
-        }
-    }
-
-    /// The item and the gradient of every row but those of the padding item.
+    /// The item of every row, and the gradient of its vector.
     pub fn item_gradients(&self) -> impl Iterator<Item = (u32, &[f32])> {
         let h = self.output.len() / self.batch.n_rows();
-        let rows = self.batch.items.iter().copied().zip(self.output.chunks_exact(h));
-        rows.filter(|(item, _)| *item != 0)
+        self.batch.items.iter().copied().zip(self.output.chunks_exact(h))
     }
 }

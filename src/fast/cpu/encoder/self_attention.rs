@@ -98,9 +98,14 @@ pub fn forward(
 fn project_inputs(layer: LayerContext, batch: &MicroBatch, x: &[f32], saved: &mut AttentionActivations) {
     let (step, layout, h) = (layer.step, layer.layout(), layer.step.h);
     if let (Some(cache), 0) = (&step.item_cache, layer.k) {
-        gather(&cache.query, batch.items[batch.n_first..].iter(), h, &mut saved.query);
-        gather(&cache.key, batch.items.iter(), h, &mut saved.key);
-        gather(&cache.value, batch.items.iter(), h, &mut saved.value);
+        for (rows, items, out) in [
+            (&cache.query, &batch.items[batch.n_first..], &mut saved.query),
+            (&cache.key, &batch.items[..], &mut saved.key),
+            (&cache.value, &batch.items[..], &mut saved.value),
+        ] {
+            out.clear();
+            items.iter().for_each(|&item| out.extend_from_slice(rows.row(item as usize)));
+        }
         return;
     }
     step.weights.forward(&layout.query, &x[batch.n_first * h..], &mut saved.query);

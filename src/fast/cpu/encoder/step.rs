@@ -1,5 +1,7 @@
 //! The context of a step: all that its micro-batches read and none of them changes.
 
+use std::borrow::Cow;
+
 use rayon::prelude::*;
 
 use super::input::{Input, InputParameters};
@@ -18,6 +20,7 @@ use crate::fast::cpu::params::grads::Grads;
 use crate::fast::cpu::params::item_embedding::ItemEmbedding;
 use crate::fast::cpu::params::layout::{LayerLayout, LayerNormRange, Layout, Linear};
 use crate::fast::cpu::params::linear::Weights;
+use crate::fast::cpu::params::look_up::{Fetched, LookUp};
 
 /// What all steps of a model share.
 #[derive(Debug)]
@@ -36,8 +39,7 @@ pub struct EncoderParts {
 pub struct Parameters<'a> {
     /// All but the item embedding, in the layout's ranges.
     pub flat: &'a [f32],
-    /// `[n_items, H]`
-    pub item_embedding: &'a [f32],
+    pub items: ItemEmbedding<'a>,
 }
 
 /// What a step does.
@@ -45,8 +47,8 @@ pub struct Parameters<'a> {
 pub enum Mode {
     /// A training step, with the dropout of this stream or without.
     Train(Option<Stream>),
-    /// An evaluation of this many positions, without dropout.
-    Evaluate { positions: usize },
+    /// An evaluation, without dropout.
+    Evaluate,
 }
 
 /// A step: the weights, and what follows from weights alone.
@@ -57,6 +59,8 @@ pub struct StepContext<'a> {
     pub attributes: &'a [Attribute],
     pub weights: Weights<'a>,
     pub items: ItemEmbedding<'a>,
+    /// The vectors of the items in the sequences.
+    pub look_up: LookUp<'a>,
     /// H.
     pub h: usize,
     pub heads: usize,
@@ -69,7 +73,7 @@ pub struct StepContext<'a> {
     pub fusions: Vec<Fusion<'a>>,
     /// By layer and side stream, the attributes' and the positions': `None` where each micro-batch computes its scores.
     pub score_tables: Vec<Vec<Option<ScoreTable>>>,
-    /// In an evaluation, where it pays.
+    /// In an evaluation, where it is wanted.
     pub item_cache: Option<ItemCache>,
 }
 
@@ -82,9 +86,10 @@ pub struct StepDropout {
 }
 
 impl<'a> StepContext<'a> {
-    pub fn new(parts: &'a EncoderParts, parameters: Parameters<'a>, mode: Mode) -> Self {
+    /// Of ranks that share the items out, `fetched` are the vectors that this one's sequences need.
+    pub fn new(parts: &'a EncoderParts, parameters: Parameters<'a>, fetched: Option<Fetched>, mode: Mode) -> Self {
         let EncoderParts { config, precision, length, layout, input, attributes } = parts;
-        let Parameters { flat, item_embedding } = parameters;
+        let Parameters { flat, items } = parameters;
         let (h, heads, eps) = (config.hidden_size as usize, config.n_heads as usize, config.layer_norm_eps as f32);
         let weights = Weights::new(layout, flat, *precision);
         let fusions = layout.layers.iter().map(|layer| {
@@ -93,20 +98,21 @@ impl<'a> StepContext<'a> {
         });
         let fusions = fusions.collect();
         let score_tables = score_tables(parts, &weights);
-        let (stream, item_cache) = match mode {
-            Mode::Train(stream) => (stream, None),
-            Mode::Evaluate { positions } if matches!(input, Input::Item) => {
-                let norm = weights.layer_norm(&layout.norm, eps);
-                (None, ItemCache::new(&weights, &layout.layers, norm, item_embedding, positions))
-            }
-            Mode::Evaluate { .. } => (None, None),
+        let stream = match mode {
+            Mode::Train(stream) => stream,
+            Mode::Evaluate => None,
+        };
+        let look_up = match fetched {
+            Some(fetched) => LookUp::Fetched(fetched),
+            None => LookUp::Whole { rows: Cow::Borrowed(items.rows), width: h },
         };
         Self {
             layout,
             input,
             attributes,
             weights,
-            items: ItemEmbedding { rows: item_embedding, h, precision: *precision },
+            items,
+            look_up,
             h,
             heads,
             length: *length,
@@ -115,7 +121,7 @@ impl<'a> StepContext<'a> {
             dropout: StepDropout::new(config, stream),
             fusions,
             score_tables,
-            item_cache,
+            item_cache: None,
         }
     }
 
@@ -124,10 +130,22 @@ impl<'a> StepContext<'a> {
         &self.weights.flat[self.layout.position_embedding.clone()]
     }
 
+    /// Whether an evaluation of so many positions takes the first layer's rows from an item cache: where its input is the
+    /// item alone, where it is not the last layer too, and where the cache pays.
+    pub fn wants_item_cache(&self, positions: usize) -> bool {
+        let is_possible = matches!(self.input, Input::Item) && self.layout.layers.len() > 1;
+        is_possible && ItemCache::pays(self.items.n_items, self.h, positions)
+    }
+
+    /// The rows of an item cache, [`ItemCache::rows`].
+    pub fn item_cache_rows(&self, parts: &[&[f32]]) -> [Vec<f32>; 3] {
+        ItemCache::rows(&self.weights, &self.layout.layers[0], self.layer_norm(&self.layout.norm), parts)
+    }
+
     /// What the input reads.
     pub fn input_parameters(&self) -> InputParameters<'_> {
         let positions = &self.layout.position_embedding;
-        InputParameters { weights: &self.weights, items: self.items, positions }
+        InputParameters { weights: &self.weights, items: &self.look_up, h: self.h, positions }
     }
 
     /// The parameters of a LayerNorm.

@@ -3,8 +3,8 @@
 //!
 //! With scores s = x Eᵀ of a sequence x, the loss is log Σⱼ eˢʲ − s_target. Items are divided among the threads of all
 //! ranks ([`Catalogue`]) and into blocks, each of which keeps exp(s − m_b) with its own maximum m_b, and the sum of these.
-//! From all blocks follow the row's maximum m = max m_b and sum Σ_b sum_b · exp(m_b − m), and from these the gradient
-//! of a block's scores, (softmax − \[target\]) / B, in place.
+//! From the blocks of a thread follow its maximum m = max m_b and sum Σ_b sum_b · exp(m_b − m), from those of all threads
+//! likewise the row's, and from these the gradient of a block's scores, (softmax − \[target\]) / B, in place.
 
 use std::ops::Range;
 
@@ -96,26 +96,17 @@ pub struct Catalogue {
     tree: Tree,
     /// The items of each rank.
     items: Vec<Range<usize>>,
-    /// The blocks of each rank, numbered through.
-    blocks: Vec<Range<usize>>,
 }
 
 impl Catalogue {
     pub fn new(n_items: usize, team: &Team) -> Self {
-        let size = n_items.div_ceil(team.all());
+        let size = team.share(n_items);
         let mut shards = ItemShard::all(n_items, size);
         let owners = team.ranges(shards.len(), 1);
-        let mut end = 0;
-        let blocks = owners.iter().map(|own| {
-            let start = end;
-            end += shards[own.clone()].iter().map(|shard| shard.blocks.len()).sum::<usize>();
-            start..end
-        });
-        let blocks = blocks.collect();
         let own = owners[team.rank()].clone();
         shards.truncate(own.end);
         shards.drain(..own.start);
-        Self { shards, size, tree: Tree::new(owners), items: team.ranges(n_items, size), blocks }
+        Self { shards, size, tree: Tree::new(owners), items: team.shares(n_items) }
     }
 
     /// Items of a shard.
@@ -123,21 +114,26 @@ impl Catalogue {
         self.size
     }
 
+    /// The shards of each rank.
+    pub fn shards_by_rank(&self) -> Vec<Range<usize>> {
+        self.items.iter().map(|items| items.start.div_ceil(self.size)..items.end.div_ceil(self.size)).collect()
+    }
+
+    /// The items of each rank.
+    pub fn owners(&self) -> &[Range<usize>] {
+        &self.items
+    }
+
     /// The items of a rank.
     pub fn items(&self, rank: usize) -> Range<usize> {
         self.items[rank].clone()
-    }
-
-    /// The rank that has an item, each having so many threads.
-    pub fn owner(&self, item: usize, threads: usize) -> usize {
-        item / (self.size * threads)
     }
 
     /// The mean loss over the batch, the padding item being an item like others. Writes the gradient of the sequences, over
     /// ranks of those that are wanted here, and adds that of the items that this rank has.
     ///
     /// # Shapes
-    /// dsequences `[B, H]`, ditem_embedding `[n_items, H]`
+    /// dsequences `[B, H]`, ditem_embedding `[own items, H]`
     ///
     /// # Errors
     /// A lost rank.
@@ -150,11 +146,10 @@ impl Catalogue {
         ditem_embedding: &mut [f32],
     ) -> Result<f64> {
         let Targets { sequences, targets, wanted } = batch;
-        let (h, batch_size, own) = (items.h, targets.len(), self.items(team.rank()));
-        let n_rows = (SCORES / items.n_items()).clamp(16, ROWS);
+        let (h, batch_size) = (items.h, targets.len());
+        let n_rows = (SCORES / items.n_items).clamp(16, ROWS);
         let operands = |shard: &ItemShard| shard.operands(items, batch_size > n_rows);
         let operands: Vec<Vec<BlockOperands>> = self.shards.par_iter().map(operands).collect();
-        let ditem_embedding = &mut ditem_embedding[own.start * h..own.end * h];
         let left = self.tree.branches(team.rank());
         let mut branches = vec![Vec::new(); left.len()];
         let (mut of_rows, mut of_targets) = (Vec::new(), Vec::new());
@@ -167,7 +162,8 @@ impl Catalogue {
             let statistics = self.statistics(team, targets.len())?;
             let rows = statistics.sum.iter().zip(&statistics.max);
             of_rows.push(rows.map(|(sum, max)| f64::from(sum.ln()) + f64::from(*max)).sum::<f64>());
-            of_targets.extend(self.shards.iter().flat_map(|shard| &shard.blocks).map(|block| block.target_scores));
+            let of_shard = |shard: &ItemShard| shard.blocks.iter().map(|block| block.target_scores).sum::<f64>();
+            of_targets.extend(self.shards.iter().map(of_shard));
 
             let packed = pack_operand(items.precision, MatRef::new(sequences, h));
             let weight = 1.0 / batch_size as f32;
@@ -194,36 +190,41 @@ impl Catalogue {
         Ok(self.loss(team, &of_rows, of_targets)? / batch_size as f64)
     }
 
-    /// The sum of the losses: of each part of the batch what its rows give, less the targets' scores block by block.
+    /// The sum of the losses: of each part of the batch what its rows give, less the targets' scores shard by shard.
     fn loss(&self, team: &Team, of_rows: &[f64], of_targets: Vec<f64>) -> Result<f64> {
-        let parts = of_elements(&self.blocks, of_rows.len());
+        let shards = self.shards_by_rank();
+        let parts = of_elements(&shards, of_rows.len());
         let of_targets = team.gather(of_targets, &parts)?;
         let mut loss = 0.0;
         for (part, of_rows) in of_rows.iter().enumerate() {
             loss += of_rows;
-            let of_part =
-                self.blocks.iter().zip(&parts).flat_map(|(blocks, all)| {
-                    of_targets[all.clone()].iter().skip(part * blocks.len()).take(blocks.len())
-                });
+            let of_part = shards
+                .iter()
+                .zip(&parts)
+                .flat_map(|(shards, all)| of_targets[all.clone()].iter().skip(part * shards.len()).take(shards.len()));
             loss -= of_part.sum::<f64>();
         }
         Ok(loss)
     }
 
-    /// The statistics of some rows from those of all blocks of all ranks.
+    /// The statistics of some rows from those of all shards of all ranks, which are those of their blocks.
     fn statistics(&self, team: &Team, n_rows: usize) -> Result<RowStatistics> {
-        let own = || self.shards.iter().flat_map(|shard| &shard.blocks);
+        let of_shard = |shard: &ItemShard| {
+            let blocks = || shard.blocks.iter().map(|block| (&block.row_max[..], &block.row_sum[..]));
+            RowStatistics::reduce(n_rows, blocks)
+        };
+        let own: Vec<RowStatistics> = self.shards.par_iter().map(of_shard).collect();
         if team.is_alone() {
-            return Ok(RowStatistics::reduce(n_rows, || own().map(|block| (&block.row_max[..], &block.row_sum[..]))));
+            return Ok(RowStatistics::reduce(n_rows, || own.iter().map(|shard| (&shard.max[..], &shard.sum[..]))));
         }
-        let values = own().flat_map(|block| block.row_max.iter().chain(&block.row_sum)).copied().collect();
-        let all = team.gather(values, &of_elements(&self.blocks, 2 * n_rows))?;
-        Ok(RowStatistics::reduce(n_rows, || all.chunks_exact(2 * n_rows).map(|block| block.split_at(n_rows))))
+        let values = own.into_iter().flat_map(|shard| shard.max.into_iter().chain(shard.sum)).collect();
+        let all = team.gather(values, &of_elements(&self.shards_by_rank(), 2 * n_rows))?;
+        Ok(RowStatistics::reduce(n_rows, || all.chunks_exact(2 * n_rows).map(|shard| shard.split_at(n_rows))))
     }
 }
 
 impl RowStatistics {
-    /// From the maxima and sums of all blocks.
+    /// From the maxima and sums of all blocks of a shard, or of all shards.
     fn reduce<'a, Blocks: Iterator<Item = (&'a [f32], &'a [f32])>>(n_rows: usize, blocks: impl Fn() -> Blocks) -> Self {
         let mut max = vec![f32::NEG_INFINITY; n_rows];
         for (row_max, _) in blocks() {
@@ -252,14 +253,14 @@ impl ItemShard {
 
     /// The operands of every block: packed where they are taken `again` and the copy is not too large.
     fn operands<'a>(&self, embedding: ItemEmbedding<'a>, again: bool) -> Vec<BlockOperands<'a>> {
-        let ItemEmbedding { rows, h, precision } = embedding;
-        let packed = again && rows.len() <= PACKED_LIMIT;
+        let ItemEmbedding { n_items, h, precision, .. } = embedding;
+        let packed = again && n_items * h <= PACKED_LIMIT;
         let operand = |matrix: MatRef<'a>| match packed {
             true => pack_operand(precision, matrix),
             false => matrix.into(),
         };
         let blocks = self.blocks.iter().map(|ItemBlock { items, .. }| {
-            let rows = MatRef::new(&rows[items.start * h..items.end * h], h);
+            let rows = MatRef::new(embedding.of(items.clone()), h);
             BlockOperands { transposed: operand(rows.t()), plain: operand(rows) }
         });
         blocks.collect()

@@ -5,6 +5,7 @@
 
 pub mod activation;
 pub mod adam;
+pub mod clip;
 pub mod dropout;
 pub mod layer_norm;
 pub mod rows;

@@ -7,4 +7,5 @@ pub mod grads;
 pub mod item_embedding;
 pub mod layout;
 pub mod linear;
+pub mod look_up;
 pub mod tensors;

@@ -5,6 +5,9 @@ use tch::{Device, Kind, Tensor};
 /// The elements of a float32 tensor on the CPU.
 pub fn floats(tensor: &Tensor) -> &[f32] {
     assert!(tensor.kind() == Kind::Float && tensor.device() == Device::Cpu && tensor.is_contiguous());
+    if tensor.numel() == 0 {
+        return &[];
+    }
     // SAFETY: a contiguous float32 tensor in the CPU's memory, which the reference keeps alive. Nothing writes to
     // parameters while the fast path reads them: the optimizer runs between steps.
     unsafe { std::slice::from_raw_parts(tensor.data_ptr().cast::<f32>(), tensor.numel()) }
@@ -13,6 +16,9 @@ pub fn floats(tensor: &Tensor) -> &[f32] {
 /// The elements of a float32 tensor on the CPU, to write to.
 pub fn floats_mut(tensor: &mut Tensor) -> &mut [f32] {
     let len = floats(tensor).len();
+    if len == 0 {
+        return &mut [];
+    }
     // SAFETY: as in `floats`; whoever has the tensor mutably is the optimizer, between steps.
     unsafe { std::slice::from_raw_parts_mut(tensor.data_ptr().cast::<f32>(), len) }
 }

@@ -9,13 +9,11 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use crate::eval::Ranking;
+use super::Counts;
+use super::blocks::{BLOCK, Block};
 use crate::fast::cpu::gemm::{MatRef, Operand, gemm_i16, pack_operand_i16};
 use crate::fast::cpu::ops::simd::dot;
-use crate::fast::cpu::params::item_embedding::ItemEmbedding;
 
-/// Items of a product: its scores are counted while they are in a core's cache.
-const BLOCK: usize = 1024;
 /// The largest norm of a scaled vector: two of them, rounded, have a product within 32 bits where H is at most
 /// [`WIDEST`].
 const NORM: f64 = 46_240.0;
@@ -46,18 +44,36 @@ struct Target {
     undecided: [i32; 2],
 }
 
+/// The largest norm and the largest element of vectors.
+#[derive(Debug, Clone, Copy)]
+pub struct Extent {
+    pub norm: f64,
+    pub largest: f32,
+}
+
+impl Extent {
+    /// Of vectors `[n, H]`.
+    pub fn of(vectors: &[f32], h: usize) -> Self {
+        let norm = vectors.par_chunks(h).map(norm).max_by(f64::total_cmp).unwrap_or(0.0);
+        Self { norm, largest: largest(vectors) }
+    }
+
+    /// Of these vectors and others. What is no number is the largest norm.
+    pub fn and(self, other: Self) -> Self {
+        let norm = if self.norm.total_cmp(&other.norm).is_ge() { self.norm } else { other.norm };
+        Self { norm, largest: self.largest.max(other.largest) }
+    }
+}
+
 impl Prefilter {
     /// `None` where the processor has no integer kernel here, or the embedding is zero or not finite.
-    pub fn new(items: ItemEmbedding) -> Option<Self> {
-        let ItemEmbedding { rows, h, .. } = items;
-        let norms = rows.par_chunks(h).map(norm);
-        let norm = norms.max_by(f64::total_cmp)?;
+    pub fn new(blocks: &[Block], h: usize, Extent { norm, largest }: Extent) -> Option<Self> {
         if !norm.is_finite() || norm == 0.0 || h > WIDEST {
             return None;
         }
-        let scale = scale(rows, norm);
-        let blocks = rows.par_chunks(BLOCK * h).map(|items| {
-            let scaled: Vec<f32> = scaled(items, scale).collect();
+        let scale = scale(norm, largest);
+        let blocks = blocks.par_iter().map(|Block { rows, .. }| {
+            let scaled: Vec<f32> = scaled(rows, scale).collect();
             let error = scaled.chunks_exact(h).map(rounding_error).fold(0.0, f64::max);
             Some((pack_operand_i16(MatRef::new(&scaled, h).t())?, error))
         });
@@ -65,52 +81,50 @@ impl Prefilter {
         Some(Self { blocks, h, scale, norm, item_error: errors.into_iter().fold(0.0, f64::max) })
     }
 
-    /// As [`super::rank`], with the embedding that it was made of; `None` if scores may leave float32's range.
-    pub fn rank(&self, items: ItemEmbedding, sequences: &[f32], targets: &[i64]) -> Option<Ranking> {
-        let (h, n) = (self.h, targets.len());
+    /// Whether no score of these sequences may leave float32's range.
+    pub fn takes(&self, sequences: &[f32]) -> bool {
+        sequences.chunks_exact(self.h).all(|sequence| RANGE.contains(&(norm(sequence) * self.norm)))
+    }
+
+    /// As [`super::RankedItems::count`], with the blocks that it was made of, for sequences that it takes.
+    pub fn count(&self, blocks: &[Block], sequences: &[f32], scores: &[f32]) -> Vec<Counts> {
+        let (h, n) = (self.h, scores.len());
         let mut scaled = Vec::with_capacity(sequences.len());
-        let rows = sequences.chunks_exact(h).zip(targets);
-        let targets = rows.map(|(sequence, &target)| self.target(sequence, items.row(target as usize), &mut scaled));
-        let targets: Vec<Target> = targets.collect::<Option<_>>()?;
-        let mut ranking = Ranking { rank: vec![0; n], ties: vec![0; n] };
-        let (mut scores, mut undecided) = (vec![0; n * BLOCK], Vec::new());
-        for (block, operand) in self.blocks.iter().enumerate() {
+        let rows = sequences.chunks_exact(h).zip(scores);
+        let targets: Vec<Target> = rows.map(|(row, &score)| self.target(row, score, &mut scaled)).collect();
+        let mut counts = vec![[0, 0]; n];
+        let (mut products, mut undecided) = (vec![0; n * BLOCK], Vec::new());
+        for (block, operand) in blocks.iter().zip(&self.blocks) {
             let width = operand.shape()[1];
-            let scores = &mut scores[..n * width];
-            gemm_i16(MatRef::new(&scaled, h), operand, scores);
-            for (i, (row, target)) in scores.chunks_exact(width).zip(&targets).enumerate() {
+            let products = &mut products[..n * width];
+            gemm_i16(MatRef::new(&scaled, h), operand, products);
+            for (i, (row, target)) in products.chunks_exact(width).zip(&targets).enumerate() {
                 // Item 0 is padding and stands behind all others.
-                let first = usize::from(block == 0);
+                let first = usize::from(block.first == 0);
                 undecided.clear();
-                ranking.rank[i] += count_better(&row[first..], target.undecided, &mut undecided);
+                counts[i][0] += count_better(&row[first..], target.undecided, &mut undecided) as u32;
                 for at in &undecided {
-                    let score = score(&sequences[i * h..][..h], items.row(block * BLOCK + first + at));
-                    ranking.rank[i] += usize::from(score > target.score);
-                    ranking.ties[i] += usize::from(score == target.score);
+                    let score = score(&sequences[i * h..][..h], &block.rows[(first + at) * h..][..h]);
+                    counts[i][0] += u32::from(score > target.score);
+                    counts[i][1] += u32::from(score == target.score);
                 }
             }
         }
-        ranking.ties.iter_mut().for_each(|ties| *ties -= 1); // the target itself
-        Some(ranking)
+        counts
     }
 
-    /// Scales a sequence, behind those in `scaled`, and gives its target.
-    fn target(&self, sequence: &[f32], target: &[f32], scaled_sequences: &mut Vec<f32>) -> Option<Target> {
+    /// Scales a sequence, behind those in `scaled`, and gives its target, which has this score.
+    fn target(&self, sequence: &[f32], score: f32, scaled_sequences: &mut Vec<f32>) -> Target {
         // A term of `dot` is rounded once as a product, and once whenever it is part of a sum.
         let float32 = (self.h as f64 / 16.0 + 24.0) * f64::from(f32::EPSILON) * NORM * NORM;
-        let norm = norm(sequence);
-        if !RANGE.contains(&(norm * self.norm)) {
-            return None;
-        }
-        let scale = scale(sequence, norm);
+        let scale = scale(norm(sequence), largest(sequence));
         let start = scaled_sequences.len();
         scaled_sequences.extend(scaled(sequence, scale));
         let error = rounding_error(&scaled_sequences[start..]);
         let margin = error * NORM + (NORM + error) * self.item_error + float32;
-        let score = score(sequence, target);
         let middle = f64::from(score) * scale * self.scale;
         // Conversions saturate.
-        Some(Target { score, undecided: [(middle - margin).ceil() as i32, (middle + margin).floor() as i32] })
+        Target { score, undecided: [(middle - margin).ceil() as i32, (middle + margin).floor() as i32] }
     }
 }
 
@@ -119,9 +133,13 @@ fn norm(x: &[f32]) -> f64 {
     x.iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>().sqrt()
 }
 
-/// The factor that takes vectors of at most this norm to integers.
-fn scale(vectors: &[f32], norm: f64) -> f64 {
-    let largest = vectors.iter().fold(0.0, |largest: f32, x| largest.max(x.abs()));
+/// The largest |x|.
+fn largest(x: &[f32]) -> f32 {
+    x.iter().fold(0.0, |largest: f32, x| largest.max(x.abs()))
+}
+
+/// The factor that takes vectors of at most this norm and these elements to integers.
+fn scale(norm: f64, largest: f32) -> f64 {
     (NORM / norm).min(LARGEST / f64::from(largest))
 }
 
@@ -138,7 +156,7 @@ fn rounding_error(x: &[f32]) -> f64 {
 
 /// The score of an item in float32.
 #[multiversion::multiversion(targets("x86_64+avx512f", "x86_64+avx2+fma", "aarch64+neon"))]
-fn score(sequence: &[f32], item: &[f32]) -> f32 {
+pub fn score(sequence: &[f32], item: &[f32]) -> f32 {
     dot(sequence, item)
 }
 
@@ -167,7 +185,11 @@ fn count_better(scores: &[i32], [low, high]: [i32; 2], between: &mut Vec<usize>)
 mod tests {
     use super::*;
     use crate::config::Precision;
+    use crate::eval::Ranking;
     use crate::fast::cpu::gemm::can_run_i16;
+    use crate::fast::cpu::params::item_embedding::ItemEmbedding;
+    use crate::fast::cpu::rank::blocks::blocks;
+    use crate::fast::cpu::rank::ranking;
     use crate::splitmix;
 
     fn numbers(n: usize, seed: u64) -> Vec<f32> {
@@ -175,13 +197,17 @@ mod tests {
         (0..n).map(|_| (splitmix::next(&mut state) >> 40) as f32 / (1 << 23) as f32 - 1.0).collect()
     }
 
-    fn embedding(rows: &[f32], h: usize) -> ItemEmbedding<'_> {
-        ItemEmbedding { rows, h, precision: Precision::Float32 }
+    fn blocks_of(rows: &[f32], h: usize) -> Vec<Block<'_>> {
+        blocks(ItemEmbedding::whole(rows, h, Precision::Float32), &[])
+    }
+
+    fn new(table: &[f32], h: usize) -> Option<Prefilter> {
+        Prefilter::new(&blocks_of(table, h), h, Extent::of(table, h))
     }
 
     /// A prefilter, where the processor has one.
     fn prefilter(table: &[f32], h: usize) -> Option<Prefilter> {
-        can_run_i16().then(|| Prefilter::new(embedding(table, h)).expect("a finite embedding"))
+        can_run_i16().then(|| new(table, h).expect("a finite embedding"))
     }
 
     /// Ranks by all scores in float32.
@@ -209,8 +235,10 @@ mod tests {
             table.copy_within(h..2 * h, 20 * h);
             table[12 * h..13 * h].iter_mut().for_each(|x| *x *= 1e3);
             let Some(prefilter) = prefilter(&table, h) else { return };
-            let found =
-                prefilter.rank(embedding(&table, h), &sequences, &targets).expect("scores are in float32's range");
+            assert!(prefilter.takes(&sequences), "scores are in float32's range");
+            let rows = sequences.chunks(h).zip(&targets);
+            let scores: Vec<f32> = rows.map(|(row, &at)| score(row, &table[at as usize * h..][..h])).collect();
+            let found = ranking(&prefilter.count(&blocks_of(&table, h), &sequences, &scores));
             assert_eq!(found, expected(&table, h, &sequences, &targets), "H = {h}, {n_items} items");
             assert!(h == 1 || found.ties[0] == 2, "{:?}", found.ties);
         }
@@ -220,12 +248,12 @@ mod tests {
     fn what_may_leave_float32s_range_is_left_to_float32() {
         let (mut table, sequences) = (vec![1.0; 40], vec![1.0; 4]);
         let Some(prefilter) = prefilter(&table, 4) else { return };
-        assert!(prefilter.rank(embedding(&table, 4), &[1.0, f32::NAN, 0.0, 0.0], &[1]).is_none());
-        assert!(prefilter.rank(embedding(&table, 4), &[1.0, f32::INFINITY, 0.0, 0.0], &[1]).is_none());
-        assert!(prefilter.rank(embedding(&table, 4), &[f32::MAX; 4], &[1]).is_none());
-        assert!(prefilter.rank(embedding(&table, 4), &[1e-30; 4], &[1]).is_none());
-        assert!(prefilter.rank(embedding(&table, 4), &sequences, &[1]).is_some());
+        assert!(!prefilter.takes(&[1.0, f32::NAN, 0.0, 0.0]));
+        assert!(!prefilter.takes(&[1.0, f32::INFINITY, 0.0, 0.0]));
+        assert!(!prefilter.takes(&[f32::MAX; 4]));
+        assert!(!prefilter.takes(&[1e-30; 4]));
+        assert!(prefilter.takes(&sequences));
         table[5] = f32::NAN;
-        assert!(Prefilter::new(embedding(&table, 4)).is_none());
+        assert!(new(&table, 4).is_none());
     }
 }

@@ -1,0 +1,36 @@
+//! The items that a process ranks among, in blocks.
+
+use std::borrow::Cow;
+use std::ops::Range;
+
+use crate::fast::cpu::params::item_embedding::ItemEmbedding;
+
+/// Items of a product: its scores are counted while they are in a core's cache.
+pub const BLOCK: usize = 1024;
+
+/// Some items, of which the first is a multiple of [`BLOCK`].
+#[derive(Debug)]
+pub struct Block<'a> {
+    pub first: usize,
+    /// `[items, H]`, at most [`BLOCK`] of them.
+    pub rows: Cow<'a, [f32]>,
+}
+
+/// The items of the blocks that begin in a part of all items. Ranks that share items out rank each among its blocks, so
+/// that products are those of one process.
+pub fn items_of_blocks(part: &Range<usize>, n_items: usize) -> Range<usize> {
+    let edge = |item: usize| item.next_multiple_of(BLOCK).min(n_items);
+    edge(part.start)..edge(part.end)
+}
+
+/// The blocks that begin among the items that are here. `rest` are the rows of the last block that lie elsewhere.
+pub fn blocks<'a>(items: ItemEmbedding<'a>, rest: &[f32]) -> Vec<Block<'a>> {
+    let held = items.first..items.first + items.rows.len() / items.h;
+    let all = items_of_blocks(&held, items.n_items);
+    let block = |first: usize| {
+        let end = (first + BLOCK).min(all.end);
+        let rows = items.of(first..end.min(held.end));
+        Block { first, rows: if end <= held.end { Cow::Borrowed(rows) } else { Cow::Owned([rows, rest].concat()) } }
+    };
+    all.clone().step_by(BLOCK).map(block).collect()
+}
