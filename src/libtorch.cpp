@@ -77,6 +77,14 @@ const char *dif_sr_forget_gradients(size_t n, const at::Tensor *const *tensors) 
     });
 }
 
+const char *dif_sr_backward(const at::Tensor *tensor, const at::Tensor *gradient) {
+    return caught([&] { tensor->backward(*gradient); });
+}
+
+const char *dif_sr_set_gradient(const at::Tensor *tensor, const at::Tensor *gradient) {
+    return caught([&] { tensor->mutable_grad() = *gradient; });
+}
+
 // One step of Adam on n tensors with gradients: adam.rs says what of. Operations and order are those of torch.optim.Adam.
 const char *dif_sr_adam(size_t n, const dif_sr_adam_step *steps, double beta1, double beta2, double eps, double weight_decay) {
     return caught([&] {

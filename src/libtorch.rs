@@ -15,6 +15,8 @@ unsafe extern "C" {
     fn dif_sr_deterministic();
     fn dif_sr_autocast(cuda: c_int, enabled: c_int);
     fn dif_sr_forget_gradients(n: usize, tensors: *const *const C_tensor) -> *const c_char;
+    fn dif_sr_backward(tensor: *const C_tensor, gradient: *const C_tensor) -> *const c_char;
+    fn dif_sr_set_gradient(tensor: *const C_tensor, gradient: *const C_tensor) -> *const c_char;
     fn dif_sr_adam(
         n: usize,
         steps: *const AdamStep<'_>,
@@ -96,6 +98,26 @@ pub(crate) fn forget_gradients<'a>(tensors: impl Iterator<Item = &'a Tensor>) {
     // SAFETY: the tensors outlive the call.
     let done = unsafe { checked(dif_sr_forget_gradients(tensors.len(), tensors.as_ptr())) };
     done.unwrap_or_else(|e| panic!("{e}"));
+}
+
+/// Takes the gradient of a tensor back through what it was computed from, where tch knows that of a number alone.
+///
+/// # Panics
+/// A gradient of another shape; a tensor without history.
+pub(crate) fn backward(tensor: &Tensor, gradient: &Tensor) {
+    // SAFETY: the tensors outlive the call.
+    unsafe { checked(dif_sr_backward(tensor.as_ptr(), gradient.as_ptr())) }.unwrap_or_else(|e| panic!("{e}"));
+}
+
+/// Gives a parameter a gradient that was computed by hand, instead of the one that it has.
+///
+/// # Panics
+/// A gradient of another shape, kind or device.
+pub(crate) fn set_gradient(parameter: &Tensor, gradient: &Tensor) {
+    let like = |tensor: &Tensor| (tensor.size(), tensor.kind(), tensor.device());
+    assert_eq!(like(gradient), like(parameter), "a gradient is like its parameter");
+    // SAFETY: the tensors outlive the call, which shares the gradient.
+    unsafe { checked(dif_sr_set_gradient(parameter.as_ptr(), gradient.as_ptr())) }.unwrap_or_else(|e| panic!("{e}"));
 }
 
 /// One step of Adam, all parameters in each operation:

@@ -2,7 +2,7 @@
 
 use tch::{Kind, Tensor, no_grad};
 
-use crate::data::OrderedRows;
+use crate::data::{Batch, OrderedRows};
 use crate::model::Model;
 use crate::{Error, Result};
 
@@ -49,13 +49,26 @@ pub fn rank(
     model: &Model,
     rows: &OrderedRows,
     batch_size: usize,
+    progress: impl FnMut(usize) -> Result<()>,
+) -> Result<Ranking> {
+    let scores = |batch: &Batch| model.scores(&model.forward(&batch.item_seq, &batch.item_seq_len, false).seq_output);
+    rank_by(scores, rows, batch_size, progress)
+}
+
+/// Ranks the target of every row by its score among those of all items, `[B, n_items]` of a batch.
+///
+/// # Errors
+/// As [`rank`].
+pub(crate) fn rank_by(
+    scores: impl Fn(&Batch) -> Tensor,
+    rows: &OrderedRows,
+    batch_size: usize,
     mut progress: impl FnMut(usize) -> Result<()>,
 ) -> Result<Ranking> {
     let mut all = Ranking { rank: Vec::with_capacity(rows.n() as usize), ties: Vec::with_capacity(rows.n() as usize) };
     no_grad(|| {
         for batch in rows.batches(batch_size) {
-            let seq_output = model.forward(&batch.item_seq, &batch.item_seq_len, false).seq_output;
-            let scores = model.scores(&seq_output);
+            let scores = scores(&batch);
             // No score is higher than NaN, so that a broken model would rank every target first.
             if !bool::try_from(scores.isfinite().all())? {
                 return Err(not_finite());

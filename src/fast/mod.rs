@@ -1,10 +1,14 @@
-//! The fast path: the models' functions with explicit gradients, equal to [`crate::model`] within float error.
+//! The fast path: the models' functions in less time, equal to [`crate::model`] within float error.
 //!
-//! There is one for the CPU (`src/fast/cpu/`, whose `mod.rs` is the map). On a GPU the reference path trains:
-//! [`FastPath::new`] refuses a model that is not on the CPU.
+//! | device | |
+//! | --- | --- |
+//! | CPU | [`FastPath`]: explicit gradients and own kernels (`src/fast/cpu/`, whose `mod.rs` is the map) |
+//! | GPU | [`LeanProgram`]: fewer operations of libtorch (`src/fast/cuda/`) |
 
 mod cpu;
+mod cuda;
 
 #[doc(hidden)]
 pub use cpu::kernels;
 pub use cpu::{AdamFactors, FastPath, Masks, backend_name};
+pub use cuda::LeanProgram;
