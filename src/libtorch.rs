@@ -25,6 +25,10 @@ unsafe extern "C" {
         eps: f64,
         weight_decay: f64,
     ) -> *const c_char;
+    #[cfg(test)]
+    fn dif_sr_watch_operations();
+    #[cfg(test)]
+    fn dif_sr_watched_operations() -> *const c_char;
     fn dif_sr_matrix_unit() -> c_int;
     fn dif_sr_libtorch_version() -> *const c_char;
 }
@@ -152,6 +156,50 @@ pub(crate) fn in_bfloat16<T>(device: Device, compute: impl FnOnce() -> T) -> T {
     // SAFETY: as above.
     unsafe { dif_sr_autocast(autocast.0, 1) }
     compute()
+}
+
+/// The names of libtorch's operations that `compute` asks for on this thread, a backward pass on the CPU included: those
+/// for which a GPU has work, and all. Views and new memory are no work; of what is made of others these are counted, and
+/// nothing inside of them.
+#[cfg(test)]
+pub(crate) fn operations(compute: impl FnOnce()) -> (Vec<String>, Vec<String>) {
+    /// No work.
+    const IDLE: &str = " alias as_strided chunk detach detach_ empty empty_like empty_strided expand expand_as is_nonzero \
+        narrow permute resolve_conj resolve_neg resize_ result_type select slice split split_with_sizes squeeze t transpose \
+        unbind unflatten unsqueeze view view_as _reshape_alias _unsafe_view set_ lift_fresh numpy_T ";
+    /// Made of others, each of which is counted.
+    const COMPOSITE: &str = " contiguous cross_entropy_loss flatten layer_norm linear log_sigmoid log_softmax matmul \
+        nll_loss nll_loss_nd one_hot reshape select_backward slice_backward embedding_backward softmax stack to where \
+        binary_cross_entropy_with_logits value_selecting_reduction_backward unsafe_split split_backward triu ";
+    let is_in = |list: &str, name: &str| list.contains(&format!(" {name} "));
+    // SAFETY: both are called on one thread, one behind the other; the text is copied at once.
+    let lines = unsafe {
+        dif_sr_watch_operations();
+        compute();
+        CStr::from_ptr(dif_sr_watched_operations()).to_string_lossy().into_owned()
+    };
+    let (mut found, mut all, mut inside) = (Vec::new(), Vec::new(), usize::MAX);
+    for line in lines.lines() {
+        let (depth, name) = line.split_once(' ').expect("a depth and a name");
+        let depth: usize = depth.parse().expect("a depth");
+        let name = name.trim_start_matches("aten::");
+        all.push(name.to_owned());
+        if depth > inside {
+            continue;
+        }
+        inside = usize::MAX;
+        // The automatic gradients' own steps, which ask for operations.
+        if name.contains("::") || name.ends_with("Backward0") || name.ends_with("Backward1") {
+            continue;
+        }
+        if !is_in(COMPOSITE, name) {
+            inside = depth;
+            if !is_in(IDLE, name) {
+                found.push(name.to_owned());
+            }
+        }
+    }
+    (found, all)
 }
 
 /// Asks the system to let this process use the matrix unit of an x86 processor (AMX), and says whether it does; `false` where

@@ -85,9 +85,8 @@ pub(super) fn compute_fast(case: &Case) -> Result<BTreeMap<String, Tensor>> {
 }
 
 /// What the lean program computes of the same, in the case's kind: it, too, has no tensor for what happens inside of a layer.
-pub(super) fn compute_lean(case: &Case, model: &Model) -> BTreeMap<String, Tensor> {
+pub(super) fn compute_lean(case: &Case, model: &Model, program: &LeanProgram) -> BTreeMap<String, Tensor> {
     let (batch, shape) = (&case.batch.to_device(model.device()), &case.shape);
-    let program = LeanProgram::new(model, Precision::Float32);
     let mut ours = BTreeMap::new();
     let seq_output = program.encode(&batch.item_seq, &batch.item_seq_len);
     ours.insert("out.scores".to_owned(), no_grad(|| model.scores(&seq_output)));

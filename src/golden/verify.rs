@@ -8,7 +8,8 @@ use tch::{Device, Kind, Tensor};
 
 use super::compute::{compute, compute_fast, compute_lean};
 use super::{Case, rounding_noise, to_judge};
-use crate::config::ComputePath;
+use crate::config::{ComputePath, Precision};
+use crate::fast::LeanProgram;
 use crate::model::Model;
 use crate::{Error, Result};
 
@@ -45,18 +46,20 @@ pub fn verify(case: &Case, path: ComputePath, device: Device) -> Result<CaseRepo
         (ComputePath::Fast, Device::Cpu) => {
             judged(case, path, compute_fast(case)?, judge_of(case, Kind::Float).float32_labels())
         }
-        (ComputePath::Fast, _) => verify_lean(case, device),
+        (ComputePath::Fast, _) => verify_lean(case, device, |program| program),
     }
 }
 
-/// Holds the lean program, which is the fast path of GPUs and computes anywhere, to a case.
+/// Holds the lean program, which is the fast path of GPUs and computes anywhere, to a case, in a form that `form` gives it.
 ///
 /// # Errors
 /// As [`verify`].
 #[doc(hidden)]
-pub fn verify_lean(case: &Case, device: Device) -> Result<CaseReport> {
+pub fn verify_lean(case: &Case, device: Device, form: impl FnOnce(LeanProgram) -> LeanProgram) -> Result<CaseReport> {
+    let model = moved(case, device);
+    let program = form(LeanProgram::new(&model, Precision::Float32));
     // Its labels are of the model's kind.
-    judged(case, ComputePath::Fast, compute_lean(case, &moved(case, device)), judge_of(case, case.kind()))
+    judged(case, ComputePath::Fast, compute_lean(case, &model, &program), judge_of(case, case.kind()))
 }
 
 fn moved(case: &Case, device: Device) -> Model {

@@ -9,7 +9,7 @@ use super::record::Recorder;
 use super::saved::fingerprint;
 use super::stepper::rank_rows;
 use super::{Checkpoint, Fitted, Report, Start, Training};
-use crate::config::{ComputePath, Loss, RunConfig};
+use crate::config::{Loss, RunConfig};
 use crate::data::split::split;
 use crate::data::{Dataset, NegativeSampler, Rows, Splits, Summary};
 use crate::device::device;
@@ -46,10 +46,6 @@ impl Prepared {
     /// Data that cannot be read, or of which nothing can be tested; no such device.
     pub fn new(config: &RunConfig) -> Result<Self> {
         let device = set_up(config)?;
-        if config.run.compute_path == ComputePath::Fast && device.is_cuda() {
-            return Err(Error::new("compute_path is fast, which trains on the CPU, and use_gpu does not say False")
-                .hint("set `use_gpu: False`, or `compute_path: reference`"));
-        }
         let (dataset, splits) = read_data(config)?;
         tch::manual_seed(config.run.seed);
         let features = dataset.attributes.iter().map(|a| ItemFeature::new(a, Device::Cpu)).collect();

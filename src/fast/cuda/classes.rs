@@ -7,7 +7,7 @@
 
 use std::collections::HashMap;
 
-use tch::Tensor;
+use tch::{Kind, Tensor};
 
 use crate::model::ItemFeature;
 
@@ -17,7 +17,7 @@ pub const COPIES: i64 = 32;
 /// The classes of an attribute.
 #[derive(Debug)]
 pub struct Classes {
-    /// The class of each item, `[n_items]`.
+    /// The class of each item, `[n_items]`, int32: the gradient of a look-up sorts its indices, byte by byte.
     of_item: Tensor,
     /// An item of each class, the padding's copies included, `[classes]`.
     pub members: Tensor,
@@ -41,7 +41,7 @@ impl Classes {
         let of_item: Vec<i64> = of_item.collect();
         members.extend([0; COPIES as usize]);
         let [of_item, members] = [&of_item, &members].map(|ids| Tensor::from_slice(ids).to_device(device));
-        Self { of_item, members }
+        Self { of_item: of_item.to_kind(Kind::Int), members }
     }
 
     /// Classes, the padding's copies included.
@@ -49,10 +49,10 @@ impl Classes {
         self.members.size()[0]
     }
 
-    /// The class of each position. `real` says where items are, `number` numbers the positions.
+    /// The class of each position. `real` says where items are, `number`, int32, numbers the positions.
     ///
     /// # Shapes
-    /// `[B, L]` each → `[B, L]`
+    /// `[B, L]` each → `[B, L]`, int32
     pub fn of(&self, items: &Tensor, real: &Tensor, number: &Tensor) -> Tensor {
         let copies = number.remainder(COPIES) + (self.n() - COPIES);
         self.of_item.index_select(0, &items.flatten(0, -1)).view_as(items).where_self(real, &copies)
@@ -65,7 +65,7 @@ mod tests {
     use crate::config::AttributeKind;
 
     fn ids(tensor: &Tensor) -> Vec<i64> {
-        Vec::try_from(tensor.flatten(0, -1)).unwrap()
+        Vec::try_from(tensor.to_kind(Kind::Int64).flatten(0, -1)).unwrap()
     }
 
     #[test]
@@ -79,7 +79,7 @@ mod tests {
         assert_eq!(ids(&classes.members.narrow(0, 3, COPIES)), [0; COPIES as usize]);
 
         let items = Tensor::from_slice(&[2_i64, 1, 0, 4, 3, 0]).view([2, 3]);
-        let number = Tensor::from_slice(&[0_i64, 1, 2, 3, 4, 37]).view([2, 3]);
+        let number = Tensor::from_slice(&[0_i32, 1, 2, 3, 4, 37]).view([2, 3]);
         let found = ids(&classes.of(&items, &items.gt(0), &number));
         assert_eq!(found, [1, 1, 3 + 2, 0, 2, 3 + 5], "item 4 has no tokens, and is no padding");
     }

@@ -4,6 +4,7 @@
 use tch::{Kind, Tensor};
 
 use super::inputs::Inputs;
+use super::rows::probabilities;
 use super::scores::SideScores;
 use super::weights::{Layer, Weights};
 use crate::config::{Activation, ModelConfig};
@@ -17,6 +18,17 @@ pub struct Encoder<'a> {
     pub inputs: &'a Inputs,
     /// Whether elements are dropped.
     pub train: bool,
+    /// Whether rows of scores are the kernel's ([`super::rows`]).
+    pub kernels: bool,
+}
+
+/// A layer with what it reads beside its input.
+struct Reads<'a> {
+    layer: &'a Layer,
+    projection: Projection,
+    /// SASRecD's alone.
+    side: Option<&'a SideScores>,
+    is_last: bool,
 }
 
 /// A layer's weights and biases of queries, keys and values one below the other, `[3 · H, H]` and `[3 · H]`.
@@ -36,7 +48,8 @@ impl Encoder<'_> {
         let mut hidden = self.dropout(weights.norm.forward(input)).view([b * l, config.hidden_size]);
         let layers = weights.layers.iter().zip(self.projections());
         for (k, (layer, projection)) in layers.enumerate() {
-            hidden = self.layer(layer, &projection, &hidden, side.get(k), k + 1 == weights.layers.len());
+            let is_last = k + 1 == weights.layers.len();
+            hidden = self.layer(&Reads { layer, projection, side: side.get(k), is_last }, &hidden);
         }
         hidden
     }
@@ -54,15 +67,9 @@ impl Encoder<'_> {
 
     /// # Shapes
     /// hidden `[B · L, H]` → `[B · L, H]`, the last layer's `[B, H]`
-    fn layer(
-        &self,
-        layer: &Layer,
-        projection: &Projection,
-        hidden: &Tensor,
-        side: Option<&SideScores>,
-        is_last: bool,
-    ) -> Tensor {
-        let (context, residual) = self.attention(layer, projection, hidden, side, is_last);
+    fn layer(&self, reads: &Reads, hidden: &Tensor) -> Tensor {
+        let layer = reads.layer;
+        let (context, residual) = self.attention(reads, hidden);
         let output = self.dropout(layer.dense.forward(&context)) + residual;
         let attended = layer.attention_norm.forward(&output);
         let inner = activate(self.config.hidden_act, &layer.dense_1.forward(&attended));
@@ -75,19 +82,12 @@ impl Encoder<'_> {
     ///
     /// # Shapes
     /// hidden `[B · L, H]` → `[B · Q, H]` twice
-    fn attention(
-        &self,
-        layer: &Layer,
-        projection: &Projection,
-        hidden: &Tensor,
-        side: Option<&SideScores>,
-        is_last: bool,
-    ) -> (Tensor, Tensor) {
+    fn attention(&self, reads: &Reads, hidden: &Tensor) -> (Tensor, Tensor) {
         let Self { config, inputs, .. } = self;
         let ([b, l], heads, h) = (inputs.shape, config.n_heads, config.hidden_size);
-        let Projection { weight, bias } = projection;
-        let (queries, d) = (if is_last { 1 } else { l }, h / heads);
-        let (query, key, value, residual) = if is_last {
+        let Projection { weight, bias } = &reads.projection;
+        let (queries, d) = (if reads.is_last { 1 } else { l }, h / heads);
+        let (query, key, value, residual) = if reads.is_last {
             let (weights, biases) = (weight.split_with_sizes([h, 2 * h], 0), bias.split_with_sizes([h, 2 * h], 0));
             let last = inputs.at_last(hidden);
             let query = last.linear(&weights[0], Some(&biases[0])).view([b * heads, 1, d]);
@@ -98,15 +98,30 @@ impl Encoder<'_> {
             (query, key, value, hidden.shallow_clone())
         };
         let scores = query.bmm(&key.transpose(1, 2)).view([b, heads, queries, l]);
-        let fused = match layer.side.as_ref().zip(side) {
-            Some((layer, side)) => fuse(&layer.fusion, scores, side),
-            None => scores,
-        };
-        let mask = if is_last { &inputs.last_mask } else { &inputs.mask };
-        let probs = (fused / (d as f64).sqrt() + mask).softmax(-1, None::<Kind>);
+        let probs = self.probabilities(reads, scores);
         let probs = drop_out(probs, config.attn_dropout_prob, self.train);
         let context = probs.view([b * heads, queries, l]).bmm(&value).view([b, heads, queries, d]);
         (context.permute([0, 2, 1, 3]).reshape([b * queries, h]), residual)
+    }
+
+    /// # Shapes
+    /// scores `[B, heads, Q, L]` → `[B, heads, Q, L]`
+    fn probabilities(&self, reads: &Reads, scores: Tensor) -> Tensor {
+        let mask = if reads.is_last { &self.inputs.last_mask } else { &self.inputs.mask };
+        let scale = ((self.config.hidden_size / self.config.n_heads) as f64).sqrt();
+        let side = reads.layer.side.as_ref().zip(reads.side);
+        if self.kernels {
+            let fusion = side.map_or(&FusionLayer::Sum, |(layer, _)| &layer.fusion);
+            let attributes = side.iter().flat_map(|(_, side)| &side.attributes);
+            let maps: Vec<&Tensor> =
+                attributes.chain([&scores]).chain(side.iter().map(|(_, side)| &side.position)).collect();
+            return probabilities(fusion, &maps, mask, 1.0 / scale);
+        }
+        let fused = match side {
+            Some((layer, side)) => fuse(&layer.fusion, scores, side),
+            None => scores,
+        };
+        (fused / scale + mask).softmax(-1, None::<Kind>)
     }
 
     /// N streams that stand side by side, by head.

@@ -25,7 +25,7 @@ pub struct Inputs {
     pub last_mask: Tensor,
     /// 1 at the last item of each sequence, 0 elsewhere, `[B, L]`.
     pub last: Tensor,
-    /// The class of each position in each attribute, `[B, L]`.
+    /// The class of each position in each attribute, `[B, L]`, int32.
     pub classes: Vec<Tensor>,
 }
 
@@ -36,7 +36,7 @@ impl Inputs {
         let (b, l) = item_seq.size2().expect("sequences are [B, L]");
         let device = item_seq.device();
         let places = Tensor::arange(l, (Kind::Int64, device));
-        let number = Tensor::arange(b * l, (Kind::Int64, device)).view([b, l]);
+        let number = Tensor::arange(b * l, (Kind::Int, device)).view([b, l]);
         let real = item_seq.gt(0);
         let causal = places.unsqueeze(0).le_tensor(&places.unsqueeze(1)); // [L, L]
         let visible = real.view([b, 1, l]).logical_and(&causal);
@@ -52,12 +52,13 @@ impl Inputs {
         }
     }
 
-    /// Of each sequence that at its last item.
+    /// Of each sequence that at its last item: a sum with one term, since a GPU's gradient of a look-up sorts. No product,
+    /// which autocasting would round.
     ///
     /// # Shapes
-    /// x `[B, L, …]` → `[B, …]`
+    /// x `[B · L, H]` → `[B, H]`
     pub fn at_last(&self, x: &Tensor) -> Tensor {
         let [b, l] = self.shape;
-        self.last.unsqueeze(1).bmm(&x.view([b, l, -1])).squeeze_dim(1)
+        (x.view([b, l, -1]) * self.last.unsqueeze(2)).sum_dim_intlist(1, false, None::<Kind>)
     }
 }

@@ -37,7 +37,8 @@ pub fn cross_entropy(outputs: &Tensor, table: &Tensor, targets: &Tensor) -> Item
     let probs = log_probs.exp_();
     let scaled = outputs.to_kind(kind) * scale;
     let target = table.index_select(0, targets);
-    let outputs = target.unsqueeze(0).baddbmm(&probs.unsqueeze(0), &table.unsqueeze(0), -scale, scale).squeeze_dim(0);
+    let outputs = target.unsqueeze(0).baddbmm(&probs.unsqueeze(0), &table.unsqueeze(0), -scale, scale);
+    let outputs = outputs.squeeze_dim(0).to_kind(kind);
     let table = probs.transpose(0, 1).matmul(&scaled).to_kind(kind);
     ItemLoss { loss, outputs, table: Some(table), rows: vec![(targets.shallow_clone(), -scaled)] }
 }
@@ -127,7 +128,7 @@ pub fn attribute(predictor: &Linear, labels: &Labels, lamda: f64, outputs: &Tens
     let _ = gradient.narrow(1, 0, 1).zero_();
     AttributeLoss {
         loss,
-        outputs: gradient.matmul(&predictor.weight),
+        outputs: gradient.matmul(&predictor.weight).to_kind(kind),
         weight: gradient.transpose(0, 1).matmul(outputs).to_kind(kind),
         bias: gradient.sum_dim_intlist(0, false, None::<Kind>),
     }

@@ -1,4 +1,5 @@
-//! The fast path on a GPU: the lean program, a model's function in some 60 % of the reference path's operations.
+//! The fast path on a GPU: the lean program, a model's function in little more than half of the reference path's
+//! operations.
 //!
 //! A step of the reference path is bound by its launches. Here it has fewer of them, with the savings of the fast path
 //! on the CPU (docs/performance.md): all are operations of libtorch, so that the program computes on any device, and is
@@ -11,6 +12,7 @@
 //! | [`inputs`] | masks and indices of a batch |
 //! | [`scores`] | scores of positions and attributes, for all layers at once |
 //! | [`input`] | what enters the first layer |
+//! | [`rows`] | a kernel of attention's rows, on the CPU yet |
 //! | [`encoder`] | the layers |
 //! | [`loss`] | losses with explicit gradients |
 //! | [`program`] | [`LeanProgram`]: a step, an evaluation |
@@ -23,6 +25,7 @@ mod input;
 mod inputs;
 mod loss;
 mod program;
+mod rows;
 mod scores;
 mod weights;
 
