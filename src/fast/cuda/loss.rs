@@ -6,7 +6,7 @@
 //! attribute:  loss = mean of x − y·x − ln σ(x),  ∂/∂x = (σ(x) − y) / count     x = h·W + b, without the padding token
 //! ```
 //!
-//! The scores of all items exist once: the softmax is taken in their place.
+//! Of all items there are scores and the logarithm of their softmax, in place of which the softmax is taken.
 
 use tch::{Kind, Tensor};
 
