@@ -26,13 +26,13 @@ fn main() {
     }
 }
 
-/// What tch lacks of libtorch (src/libtorch.rs, src/ranks/group.rs).
+/// What tch lacks of libtorch (src/libtorch.rs, src/ranks/group.rs, src/fast/cuda/rows.rs).
 ///
 /// Cargo runs this program at every change of the sources, for the commit; libtorch's headers take seconds to compile, so
 /// that the library of the last time is kept while what it was made from is the same.
 fn compile_cpp(lib: &Path) {
-    const SOURCES: [&str; 2] = ["src/libtorch.cpp", "src/ranks.cpp"];
-    const HEADERS: [&str; 2] = ["src/caught.h", GLOO];
+    const SOURCES: [&str; 3] = ["src/libtorch.cpp", "src/ranks.cpp", "src/fast/cuda/rows.cpp"];
+    const HEADERS: [&str; 3] = ["src/caught.h", "src/fast/cuda/rows.h", GLOO];
     let out = PathBuf::from(std::env::var_os("OUT_DIR").expect("cargo sets it"));
     let text = |file: &&str| fs::read_to_string(file).unwrap_or_default();
     let texts: String = SOURCES.iter().chain(&HEADERS).map(text).collect();

@@ -13,9 +13,11 @@
 #include <ATen/ops/_foreach_lerp.h>
 #include <ATen/ops/_foreach_mul.h>
 #include <ATen/ops/_foreach_sqrt.h>
+#include <ATen/record_function.h>
 #include <torch/headeronly/version.h>
 
 #include <mutex>
+#include <string>
 #include <vector>
 
 namespace {
@@ -24,6 +26,19 @@ namespace {
 at::Device device(int cuda) { return cuda < 0 ? at::Device(at::kCPU) : at::Device(at::kCUDA, cuda); }
 
 at::Generator generator(int cuda) { return at::globalContext().defaultGenerator(device(cuda)); }
+
+// The operations of this thread: how deep each is within others, and its name.
+thread_local std::string operations;
+thread_local int depth = 0;
+thread_local at::CallbackHandle watching = 0;
+
+std::unique_ptr<at::ObserverContext> begin(const at::RecordFunction &function) {
+    operations.append(std::to_string(depth)).append(" ").append(function.name()).push_back('\n');
+    ++depth;
+    return nullptr;
+}
+
+void end(const at::RecordFunction &, at::ObserverContext *) { --depth; }
 
 } // namespace
 
@@ -75,6 +90,27 @@ const char *dif_sr_forget_gradients(size_t n, const at::Tensor *const *tensors) 
             tensors[i]->mutable_grad().reset();
         }
     });
+}
+
+const char *dif_sr_backward(const at::Tensor *tensor, const at::Tensor *gradient) {
+    return caught([&] { tensor->backward(*gradient); });
+}
+
+const char *dif_sr_set_gradient(const at::Tensor *tensor, const at::Tensor *gradient) {
+    return caught([&] { tensor->mutable_grad() = *gradient; });
+}
+
+// From now on the operations of this thread are noted.
+void dif_sr_watch_operations() {
+    operations.clear();
+    depth = 0;
+    watching = at::addThreadLocalCallback(at::RecordFunctionCallback(begin, end).scopes({at::RecordScope::FUNCTION}));
+}
+
+// A line for each: how many others it is called by, a space, its name. Valid until the thread watches again.
+const char *dif_sr_watched_operations() {
+    at::removeCallback(watching);
+    return operations.c_str();
 }
 
 // One step of Adam on n tensors with gradients: adam.rs says what of. Operations and order are those of torch.optim.Adam.

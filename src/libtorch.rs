@@ -15,6 +15,8 @@ unsafe extern "C" {
     fn dif_sr_deterministic();
     fn dif_sr_autocast(cuda: c_int, enabled: c_int);
     fn dif_sr_forget_gradients(n: usize, tensors: *const *const C_tensor) -> *const c_char;
+    fn dif_sr_backward(tensor: *const C_tensor, gradient: *const C_tensor) -> *const c_char;
+    fn dif_sr_set_gradient(tensor: *const C_tensor, gradient: *const C_tensor) -> *const c_char;
     fn dif_sr_adam(
         n: usize,
         steps: *const AdamStep<'_>,
@@ -23,6 +25,10 @@ unsafe extern "C" {
         eps: f64,
         weight_decay: f64,
     ) -> *const c_char;
+    #[cfg(test)]
+    fn dif_sr_watch_operations();
+    #[cfg(test)]
+    fn dif_sr_watched_operations() -> *const c_char;
     fn dif_sr_matrix_unit() -> c_int;
     fn dif_sr_libtorch_version() -> *const c_char;
 }
@@ -103,6 +109,26 @@ pub(crate) fn forget_gradients<'a>(tensors: impl Iterator<Item = &'a Tensor>) {
     done.unwrap_or_else(|e| panic!("{e}"));
 }
 
+/// Takes the gradient of a tensor back through what it was computed from, where tch knows that of a number alone.
+///
+/// # Panics
+/// A gradient of another shape; a tensor without history.
+pub(crate) fn backward(tensor: &Tensor, gradient: &Tensor) {
+    // SAFETY: the tensors outlive the call.
+    unsafe { checked(dif_sr_backward(tensor.as_ptr(), gradient.as_ptr())) }.unwrap_or_else(|e| panic!("{e}"));
+}
+
+/// Gives a parameter a gradient that was computed by hand, instead of the one that it has.
+///
+/// # Panics
+/// A gradient of another shape, kind or device.
+pub(crate) fn set_gradient(parameter: &Tensor, gradient: &Tensor) {
+    let like = |tensor: &Tensor| (tensor.size(), tensor.kind(), tensor.device());
+    assert_eq!(like(gradient), like(parameter), "a gradient is like its parameter");
+    // SAFETY: the tensors outlive the call, which shares the gradient.
+    unsafe { checked(dif_sr_set_gradient(parameter.as_ptr(), gradient.as_ptr())) }.unwrap_or_else(|e| panic!("{e}"));
+}
+
 /// One step of Adam, all parameters in each operation:
 ///
 /// ```text
@@ -135,6 +161,50 @@ pub(crate) fn in_bfloat16<T>(device: Device, compute: impl FnOnce() -> T) -> T {
     // SAFETY: as above.
     unsafe { dif_sr_autocast(autocast.0, 1) }
     compute()
+}
+
+/// The names of libtorch's operations that `compute` asks for on this thread, a backward pass on the CPU included: those
+/// for which a GPU has work, and all. Views and new memory are no work; of what is made of others these are counted, and
+/// nothing inside of them.
+#[cfg(test)]
+pub(crate) fn operations(compute: impl FnOnce()) -> (Vec<String>, Vec<String>) {
+    /// No work.
+    const IDLE: &str = " alias as_strided chunk detach detach_ empty empty_like empty_strided expand expand_as is_nonzero \
+        narrow permute resolve_conj resolve_neg resize_ result_type select slice split split_with_sizes squeeze t transpose \
+        unbind unflatten unsqueeze view view_as _reshape_alias _unsafe_view set_ lift_fresh numpy_T ";
+    /// Made of others, each of which is counted.
+    const COMPOSITE: &str = " contiguous cross_entropy_loss flatten layer_norm linear log_sigmoid log_softmax matmul \
+        nll_loss nll_loss_nd one_hot reshape select_backward slice_backward embedding_backward softmax stack to where \
+        binary_cross_entropy_with_logits value_selecting_reduction_backward unsafe_split split_backward triu ";
+    let is_in = |list: &str, name: &str| list.contains(&format!(" {name} "));
+    // SAFETY: both are called on one thread, one behind the other; the text is copied at once.
+    let lines = unsafe {
+        dif_sr_watch_operations();
+        compute();
+        CStr::from_ptr(dif_sr_watched_operations()).to_string_lossy().into_owned()
+    };
+    let (mut found, mut all, mut inside) = (Vec::new(), Vec::new(), usize::MAX);
+    for line in lines.lines() {
+        let (depth, name) = line.split_once(' ').expect("a depth and a name");
+        let depth: usize = depth.parse().expect("a depth");
+        let name = name.trim_start_matches("aten::");
+        all.push(name.to_owned());
+        if depth > inside {
+            continue;
+        }
+        inside = usize::MAX;
+        // The automatic gradients' own steps, which ask for operations.
+        if name.contains("::") || name.ends_with("Backward0") || name.ends_with("Backward1") {
+            continue;
+        }
+        if !is_in(COMPOSITE, name) {
+            inside = depth;
+            if !is_in(IDLE, name) {
+                found.push(name.to_owned());
+            }
+        }
+    }
+    (found, all)
 }
 
 /// Asks the system to let this process use the matrix unit of an x86 processor (AMX), and says whether it does; `false` where

@@ -45,11 +45,13 @@ fn every_golden_case_holds() {
         paths.map(|path| path.display().to_string())
     });
     let cases: Vec<String> = cases.collect();
-    let arguments = [&["verify", "--gpu"], &cases.iter().map(String::as_str).collect::<Vec<_>>()[..]].concat();
-    let output = dif_sr(common::root(), &arguments);
-    println!("{}", stdout(&output));
-    assert_eq!(code(&output), 0, "{}{}", stdout(&output), stderr(&output));
-    assert!(stdout(&output).ends_with("pass: 20 cases within tolerance\n"), "{}", stdout(&output));
+    let cases: Vec<&str> = cases.iter().map(String::as_str).collect();
+    for path in [&["verify", "--gpu"][..], &["verify", "--gpu", "--fast"]] {
+        let output = dif_sr(common::root(), &[path, &cases].concat());
+        println!("{path:?}\n{}", stdout(&output));
+        assert_eq!(code(&output), 0, "{path:?} {}{}", stdout(&output), stderr(&output));
+        assert!(stdout(&output).ends_with("pass: 20 cases within tolerance\n"), "{path:?} {}", stdout(&output));
+    }
 }
 
 /// The golden run without dropout, whose masks a GPU draws otherwise. Initial values and shuffles are the CPU's.
@@ -59,12 +61,17 @@ fn ml_100k_without_dropout_takes_the_reference_course() {
         return;
     }
     let folder = tempfile::tempdir().expect("a temporary folder");
-    let run = ml_100k(folder.path(), "run", &["--epochs=3"]);
+    for path in PATHS {
+        takes_the_reference_course(&ml_100k(folder.path(), path, &["--epochs=3", &on(path)]));
+    }
+}
+
+fn takes_the_reference_course(run: &Path) {
     let golden = common::golden("ml-100k_no_dropout");
     let batches = golden["batches"].as_array().expect("batches").iter();
     let theirs: Vec<f64> = batches.map(|batch| batch["loss"].as_f64().expect("a loss")).collect();
-    let largest = largest_difference(&losses(&run), &theirs);
-    assert!(largest <= LOSS, "{largest:.1e}");
+    let largest = largest_difference(&losses(run), &theirs);
+    assert!(largest <= LOSS, "{}: {largest:.1e}", run.display());
     agree(&json(&run.join("result.json"))["test"]["metrics"], &golden["test"]);
 }
 
@@ -75,14 +82,16 @@ fn the_cpu_evaluates_alike() {
         return;
     }
     let folder = tempfile::tempdir().expect("a temporary folder");
-    let run = ml_100k(folder.path(), "run", &["--epochs=1"]);
-    let trained = json(&run.join("result.json"));
-    for path in ["reference", "fast"] {
-        let keys = ["--json", "--use_gpu=False", &format!("--compute_path={path}")];
-        let output = dif_sr(common::root(), &[&["evaluate", &run.display().to_string()], &keys[..]].concat());
-        assert_eq!(code(&output), 0, "{}", stderr(&output));
-        let evaluated: Value = serde_json::from_str(&stdout(&output)).expect("JSON");
-        agree(&evaluated["test"]["metrics"], &trained["test"]["metrics"]);
+    for trained_on in PATHS {
+        let run = ml_100k(folder.path(), trained_on, &["--epochs=1", &on(trained_on)]);
+        let trained = json(&run.join("result.json"));
+        for path in PATHS {
+            let keys = ["--json", "--use_gpu=False", &on(path)];
+            let output = dif_sr(common::root(), &[&["evaluate", &run.display().to_string()], &keys[..]].concat());
+            assert_eq!(code(&output), 0, "{}", stderr(&output));
+            let evaluated: Value = serde_json::from_str(&stdout(&output)).expect("JSON");
+            agree(&evaluated["test"]["metrics"], &trained["test"]["metrics"]);
+        }
     }
 }
 
@@ -92,12 +101,15 @@ fn bf16_stays_within_its_own_rounding_of_float32() {
         return;
     }
     let folder = tempfile::tempdir().expect("a temporary folder");
-    let [exact, rough] = ["float32", "bf16"].map(|precision| {
-        losses(&ml_100k(folder.path(), precision, &["--epochs=1", &format!("--precision={precision}")]))
-    });
-    let largest = largest_difference(&rough, &exact);
-    assert!(largest > 0.0, "bfloat16 rounds");
-    assert!(largest <= BFLOAT16, "{largest:.1e}");
+    for path in PATHS {
+        let [exact, rough] = ["float32", "bf16"].map(|precision| {
+            let keys = ["--epochs=1", &on(path), &format!("--precision={precision}")];
+            losses(&ml_100k(folder.path(), &format!("{path}_{precision}"), &keys))
+        });
+        let largest = largest_difference(&rough, &exact);
+        assert!(largest > 0.0, "{path}: bfloat16 rounds");
+        assert!(largest <= BFLOAT16, "{path}: {largest:.1e}");
+    }
 }
 
 #[test]
@@ -105,16 +117,18 @@ fn two_runs_are_equal_to_the_bit() {
     if !*GPU {
         return;
     }
-    for keys in [&["--use_gpu=True"][..], &["--use_gpu=True", "--precision=bf16"]] {
-        let place = Place::new(keys);
-        ["one", "other"].iter().for_each(|out| place.train(out));
-        Evidence::of(&place.path("one")).assert_equal(&Evidence::of(&place.path("other")), "the same run again");
-    }
-    let folder = tempfile::tempdir().expect("a temporary folder");
-    let keys = ["--epochs=1", "--hidden_dropout_prob=0.5", "--attn_dropout_prob=0.3"];
-    let [one, other] = ["one", "other"].map(|out| ml_100k(folder.path(), out, &keys));
-    for file in ["losses.tsv", "ranks.tsv"] {
-        assert_eq!(text(&one.join(file)), text(&other.join(file)), "{file}");
+    for path in ["--compute_path=reference", "--compute_path=fast"] {
+        for precision in ["--precision=float32", "--precision=bf16"] {
+            let place = Place::new(&["--use_gpu=True", path, precision]);
+            ["one", "other"].iter().for_each(|out| place.train(out));
+            Evidence::of(&place.path("one")).assert_equal(&Evidence::of(&place.path("other")), "the same run again");
+        }
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let keys = ["--epochs=1", path, "--hidden_dropout_prob=0.5", "--attn_dropout_prob=0.3"];
+        let [one, other] = ["one", "other"].map(|out| ml_100k(folder.path(), out, &keys));
+        for file in ["losses.tsv", "ranks.tsv"] {
+            assert_eq!(text(&one.join(file)), text(&other.join(file)), "{path}: {file}");
+        }
     }
 }
 
@@ -123,11 +137,41 @@ fn an_interrupted_run_goes_on_as_if_nothing_had_been() {
     if !*GPU {
         return;
     }
-    let place = Place::new(&["--use_gpu=True"]);
-    place.train("whole");
-    interrupted(&place);
-    place.resume("run");
-    Evidence::of(&place.path("whole")).assert_equal(&Evidence::of(&place.path("run")), "interrupted and resumed");
+    for path in ["--compute_path=reference", "--compute_path=fast"] {
+        let place = Place::new(&["--use_gpu=True", path]);
+        place.train("whole");
+        interrupted(&place);
+        place.resume("run");
+        Evidence::of(&place.path("whole")).assert_equal(&Evidence::of(&place.path("run")), "interrupted and resumed");
+    }
+}
+
+/// With both terms of the loss, and with the other loss: the fast path's batches are the reference path's.
+#[test]
+fn the_fast_path_takes_the_reference_paths_course() {
+    if !*GPU {
+        return;
+    }
+    for keys in [
+        &["--fusion_type=sum"][..],
+        &["--fusion_type=concat"],
+        &["--loss_type=BPR"],
+        &["--clip_grad_norm={'max_norm': 5}"],
+    ] {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let [reference, fast] =
+            PATHS.map(|path| losses(&ml_100k(folder.path(), path, &[&["--epochs=1", &on(path)], keys].concat())));
+        let largest = largest_difference(&fast, &reference);
+        assert!(largest <= LOSS, "{keys:?}: {largest:.1e}");
+    }
+}
+
+/// Both computing paths.
+const PATHS: [&str; 2] = ["reference", "fast"];
+
+/// The key of a path.
+fn on(path: &str) -> String {
+    format!("--compute_path={path}")
 }
 
 /// Two ranks share the card; their gradients travel through the host.

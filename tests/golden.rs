@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use dif_sr::config::ComputePath;
-use dif_sr::golden::{Case, verify};
+use dif_sr::fast::LeanProgram;
+use dif_sr::golden::{Case, CaseReport, verify, verify_lean};
 use tch::Device;
 
 #[test]
@@ -26,12 +27,24 @@ fn every_case_of_the_baselines_holds_on_the_fast_path() {
     every_case_holds(&baseline_cases(), ComputePath::Fast);
 }
 
+/// The fast path of GPUs, in float64 on the CPU: to the reference path's tolerances. Without its kernel and with it.
+#[test]
+fn every_case_holds_on_the_lean_program() {
+    let cases = [golden_cases(), baseline_cases()].concat();
+    hold(&cases, |case| verify_lean(case, Device::Cpu, |program| program));
+    hold(&cases, |case| verify_lean(case, Device::Cpu, LeanProgram::with_kernels));
+}
+
 fn every_case_holds(cases: &[PathBuf], path: ComputePath) {
+    hold(cases, |case| verify(case, path, Device::Cpu));
+}
+
+fn hold(cases: &[PathBuf], verify: impl Fn(&Case) -> dif_sr::Result<CaseReport>) {
     tch::set_num_threads(1); // the tensors are too small for more
     let mut failures = Vec::new();
     for folder in cases {
         let case = Case::load(folder).unwrap_or_else(|e| panic!("{e}"));
-        let report = verify(&case, path, Device::Cpu).unwrap_or_else(|e| panic!("{e}"));
+        let report = verify(&case).unwrap_or_else(|e| panic!("{e}"));
         let broken = report.groups.iter().filter(|group| !group.holds());
         failures.extend(broken.map(|group| format!("{}, {}: {}", report.case, group.name, group.worst)));
     }

@@ -27,11 +27,11 @@ pub struct VerifyArgs {
     /// A deliberate deviation, reported and not held against the dump: a fault, a stage or a key, and the reason.
     #[arg(long, value_name = "NAME=REASON", requires = "against")]
     accept: Vec<String>,
-    /// Hold the fast path to the cases, in float32, instead of the reference path.
+    /// Hold the fast path to the cases instead of the reference path: the CPU's in float32, with --gpu the GPU's.
     #[arg(long, conflicts_with = "against")]
     fast: bool,
     /// Compute on the first GPU.
-    #[arg(long, conflicts_with_all = ["against", "fast"])]
+    #[arg(long, conflicts_with = "against")]
     gpu: bool,
 }
 

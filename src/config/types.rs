@@ -54,7 +54,7 @@ pub struct RunOptions {
 pub enum ComputePath {
     /// The authors' operations in their order.
     Reference,
-    /// The same function in fewer operations.
+    /// The same function in less time.
     Fast,
 }
 

@@ -5,6 +5,6 @@ mod ranking;
 mod recommend;
 
 pub use metrics::{MetricAt, MetricValues, metric};
-pub(crate) use ranking::not_finite;
 pub use ranking::{Ranking, rank, rank_over};
+pub(crate) use ranking::{not_finite, rank_by};
 pub use recommend::Recommend;

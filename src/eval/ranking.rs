@@ -68,6 +68,21 @@ pub fn rank_over(
     model: &Model,
     rows: &OrderedRows,
     batch_size: usize,
+    progress: impl FnMut(usize) -> Result<()>,
+) -> Result<Ranking> {
+    let scores = |batch: &Batch| model.scores(&model.forward(&batch.item_seq, &batch.item_seq_len, false).seq_output);
+    rank_by(ranks, scores, rows, batch_size, progress)
+}
+
+/// The same by the scores of all items that a batch gets, `[B, n_items]`.
+///
+/// # Errors
+/// As [`rank_over`].
+pub(crate) fn rank_by(
+    ranks: &Ranks,
+    scores: impl Fn(&Batch) -> Tensor,
+    rows: &OrderedRows,
+    batch_size: usize,
     mut progress: impl FnMut(usize) -> Result<()>,
 ) -> Result<Ranking> {
     let (n, team) = (rows.n() as usize, Team::new(ranks.clone(), 1));
@@ -77,7 +92,8 @@ pub fn rank_over(
     let mut places = Vec::with_capacity(2 * of_rows(own.clone()).len());
     for round in 1..=parts.iter().map(Range::len).max().unwrap_or(0) {
         if let Some(batch) = own.next() {
-            places.extend(no_grad(|| places_of(model, &rows.batch(batch, batch_size)))?);
+            let batch = rows.batch(batch, batch_size);
+            places.extend(no_grad(|| places_of(&scores(&batch), &batch.pos_items))?);
         }
         let done = parts.iter().map(|part| of_rows(part.start..(part.start + round).min(part.end)).len());
         progress(done.sum())?;
@@ -95,14 +111,12 @@ pub fn rank_over(
 const NOT_FINITE: u64 = u64::MAX;
 
 /// Rank and ties of every row of a batch, one after the other.
-fn places_of(model: &Model, batch: &Batch) -> Result<Vec<u64>> {
-    let seq_output = model.forward(&batch.item_seq, &batch.item_seq_len, false).seq_output;
-    let scores = model.scores(&seq_output);
+fn places_of(scores: &Tensor, targets: &Tensor) -> Result<Vec<u64>> {
     // No score is higher than NaN, so that a broken model would rank every target first.
     if !bool::try_from(scores.isfinite().all())? {
-        return Ok(vec![NOT_FINITE; 2 * batch.pos_items.size()[0] as usize]);
+        return Ok(vec![NOT_FINITE; 2 * targets.size()[0] as usize]);
     }
-    let Ranking { rank, ties } = Ranking::of_scores(&scores, &batch.pos_items);
+    let Ranking { rank, ties } = Ranking::of_scores(scores, targets);
     Ok(rank.into_iter().zip(ties).flat_map(|(rank, ties)| [rank as u64, ties as u64]).collect())
 }
 

@@ -7,7 +7,7 @@ use tch::{Kind, Tensor, no_grad};
 use super::Case;
 use crate::Result;
 use crate::config::{Loss, Precision};
-use crate::fast::FastPath;
+use crate::fast::{FastPath, LeanProgram};
 use crate::model::Model;
 use crate::train::Adam;
 
@@ -40,7 +40,12 @@ pub(super) fn compute(case: &Case, model: &Model) -> BTreeMap<String, Tensor> {
     }
 
     let mut adam = Adam::new(model.named_parameters(), shape.learning_rate, 0.0);
-    ours.extend(optimize(&mut adam, shape.train_steps, losses.total, || model.losses(batch, true).total));
+    let mut first = Some(losses.total);
+    ours.extend(optimize(&mut adam, shape.train_steps, || {
+        let total = first.take().unwrap_or_else(|| model.losses(batch, true).total);
+        total.backward();
+        total
+    }));
     no_grad(|| adam.parameters().zip(&initial).for_each(|((_, p), initial)| p.shallow_clone().copy_(initial)));
     adam.zero_grad();
     ours
@@ -79,16 +84,31 @@ pub(super) fn compute_fast(case: &Case) -> Result<BTreeMap<String, Tensor>> {
     Ok(ours)
 }
 
+/// What the lean program computes of the same, in the case's kind: it, too, has no tensor for what happens inside of a layer.
+pub(super) fn compute_lean(case: &Case, model: &Model, program: &LeanProgram) -> BTreeMap<String, Tensor> {
+    let (batch, shape) = (&case.batch.to_device(model.device()), &case.shape);
+    let mut ours = BTreeMap::new();
+    let seq_output = program.encode(&batch.item_seq, &batch.item_seq_len);
+    ours.insert("out.scores".to_owned(), no_grad(|| model.scores(&seq_output)));
+    ours.insert("out.seq_output".to_owned(), seq_output);
+    let losses = program.losses(batch, true);
+    for (feature, loss) in model.features().iter().zip(losses.attributes) {
+        ours.insert(format!("out.loss.attribute.{}", feature.name), loss);
+    }
+    ours.insert("out.loss.total".to_owned(), losses.total);
+    ours.insert("out.loss.item".to_owned(), losses.item);
+    let mut adam = Adam::new(model.named_parameters(), shape.learning_rate, 0.0);
+    ours.extend(optimize(&mut adam, shape.train_steps, || program.losses(batch, true).total));
+    ours
+}
+
 /// Takes optimizer steps on one batch: `train.loss.*` before each, `grad.*` of the first (zeros for a parameter that the
-/// loss does not use), and `after5.*`. `total` is the loss before the first step, `next` computes it before the others.
-fn optimize(adam: &mut Adam, steps: usize, mut total: Tensor, next: impl Fn() -> Tensor) -> BTreeMap<String, Tensor> {
+/// loss does not use), and `after5.*`. `next` computes the loss and leaves its gradients.
+fn optimize(adam: &mut Adam, steps: usize, mut next: impl FnMut() -> Tensor) -> BTreeMap<String, Tensor> {
     let mut named = BTreeMap::new();
     for step in 1..=steps {
-        if step > 1 {
-            total = next();
-        }
         adam.zero_grad();
-        total.backward();
+        let total = next();
         if step == 1 {
             for (name, parameter) in adam.parameters() {
                 let grad = parameter.grad();

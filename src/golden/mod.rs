@@ -10,4 +10,4 @@ pub use case::Case;
 pub use judge::{Comparison, Tolerance};
 pub use rounding::rounding_noise;
 pub use tensors::{compare, to_judge};
-pub use verify::{CaseReport, judge_of, verify};
+pub use verify::{CaseReport, judge_of, verify, verify_lean};

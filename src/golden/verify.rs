@@ -1,12 +1,16 @@
 //! Holds the model to a golden case.
 
+use std::collections::BTreeMap;
+
 use judge::{Dtype, Dump, Group, Judge, Stage};
 use serde::Serialize;
-use tch::{Device, Kind};
+use tch::{Device, Kind, Tensor};
 
-use super::compute::{compute, compute_fast};
+use super::compute::{compute, compute_fast, compute_lean};
 use super::{Case, rounding_noise, to_judge};
-use crate::config::ComputePath;
+use crate::config::{ComputePath, Precision};
+use crate::fast::LeanProgram;
+use crate::model::Model;
 use crate::{Error, Result};
 
 /// The comparisons of one case, in the order in which the model computes.
@@ -26,20 +30,46 @@ impl CaseReport {
 }
 
 /// Runs the case's batch through a computing path and compares every golden tensor with it; what happens inside of layers
-/// only with the reference path, because the fast one has no such tensors. The reference path computes on `device`, the
-/// fast one on the CPU. The model is left as it was.
+/// only with the reference path, because the fast one has no such tensors. The fast path is `device`'s: on the CPU it
+/// computes in float32, on a GPU in the case's kind. The model is left as it was.
 ///
 /// # Errors
 /// The case holds nothing that a model of its configuration computes, or something that it does not.
 pub fn verify(case: &Case, path: ComputePath, device: Device) -> Result<CaseReport> {
-    let (ours, kind) = match path {
-        ComputePath::Reference => {
-            let mut model = case.model.copy_as(case.kind());
-            model.to_device(device);
-            (compute(case, &model), case.kind())
+    match (path, device) {
+        (ComputePath::Reference, _) => {
+            let ours = compute(case, &moved(case, device));
+            let judge = judge_of(case, case.kind());
+            // A GPU adds the float32 numbers of the attribute loss in another order than the goldens' processor.
+            judged(case, path, ours, if device == Device::Cpu { judge.float32_labels() } else { judge })
         }
-        ComputePath::Fast => (compute_fast(case)?, Kind::Float),
-    };
+        (ComputePath::Fast, Device::Cpu) => {
+            judged(case, path, compute_fast(case)?, judge_of(case, Kind::Float).float32_labels())
+        }
+        (ComputePath::Fast, _) => verify_lean(case, device, |program| program),
+    }
+}
+
+/// Holds the lean program, which is the fast path of GPUs and computes anywhere, to a case, in a form that `form` gives it.
+///
+/// # Errors
+/// As [`verify`].
+#[doc(hidden)]
+pub fn verify_lean(case: &Case, device: Device, form: impl FnOnce(LeanProgram) -> LeanProgram) -> Result<CaseReport> {
+    let model = moved(case, device);
+    let program = form(LeanProgram::new(&model, Precision::Float32));
+    // Its labels are of the model's kind.
+    judged(case, ComputePath::Fast, compute_lean(case, &model, &program), judge_of(case, case.kind()))
+}
+
+fn moved(case: &Case, device: Device) -> Model {
+    let mut model = case.model.copy_as(case.kind());
+    model.to_device(device);
+    model
+}
+
+/// What of a case a path has computed, beside the case.
+fn judged(case: &Case, path: ComputePath, ours: BTreeMap<String, Tensor>, judge: Judge) -> Result<CaseReport> {
     let mut dump = Dump { path: case.path.clone(), ..Dump::default() };
     for name in case.expected.keys() {
         let stage = Stage::of(name).map(|(stage, _)| stage);
@@ -58,10 +88,7 @@ pub fn verify(case: &Case, path: ComputePath, device: Device) -> Result<CaseRepo
             .at(&case.path)
             .hint("add what the reference computed"));
     }
-    let judge = judge_of(case, kind).require_nothing();
-    // A GPU adds the float32 numbers of the attribute loss in another order than the goldens' processor.
-    let judge = if device == Device::Cpu { judge.float32_labels() } else { judge };
-    Ok(CaseReport { case: case.name(), groups: judge.judge(&dump)?.stages })
+    Ok(CaseReport { case: case.name(), groups: judge.require_nothing().judge(&dump)?.stages })
 }
 
 /// The judge of implementations that compute the case in `kind`. What rounding alone does to a case with `max` pooling is
@@ -77,7 +104,6 @@ pub fn judge_of(case: &Case, kind: Kind) -> Judge<'_> {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
     use std::path::Path;
 
     use super::*;

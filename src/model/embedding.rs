@@ -85,8 +85,8 @@ impl FeatureSeqEmbLayer {
 /// Pools over the tokens that are not padding.
 ///
 /// # Shapes
-/// embedded `[B, L, S, d]`, ids `[B, L, S]` → `[B, L, d]`
-pub(super) fn pool(embedded: &Tensor, ids: &Tensor, pooling: Pooling) -> Tensor {
+/// embedded `[…, S, d]`, ids `[…, S]` → `[…, d]`
+pub(crate) fn pool(embedded: &Tensor, ids: &Tensor, pooling: Pooling) -> Tensor {
     // The reference's mask and count are float32 whatever the model's precision.
     let mask = ids.not_equal(0).to_kind(Kind::Float);
     let wide = mask.unsqueeze(-1).expand_as(embedded);

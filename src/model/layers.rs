@@ -94,7 +94,8 @@ pub struct LayerNorm {
     pub weight: Tensor,
     /// b, `[size]`.
     pub bias: Tensor,
-    eps: f64,
+    /// Added to the variance.
+    pub eps: f64,
 }
 
 impl LayerNorm {

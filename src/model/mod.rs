@@ -27,6 +27,7 @@ mod tree;
 
 pub use attention::{Attention, AttentionOutput};
 pub use dropout::Dropout;
+pub(crate) use embedding::pool;
 pub use embedding::{FeatureSeqEmbLayer, ItemFeature};
 pub use encoder::{Encoder, Layer, LayerOutput};
 pub use feed_forward::FeedForward;

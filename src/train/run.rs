@@ -56,15 +56,9 @@ impl Prepared {
     pub fn over(config: &RunConfig, ranks: &Ranks) -> Result<Self> {
         let device = set_up(config)?;
         let is_shared = config.run.shard_items && !ranks.is_alone();
-        if is_shared && config.run.compute_path != ComputePath::Fast {
-            return Err(Error::new(
-                "shard_items is True, and compute_path is reference, which has all items at every rank",
-            )
-            .hint("set `compute_path: fast` and `use_gpu: False`, or `shard_items: False`"));
-        }
-        if config.run.compute_path == ComputePath::Fast && device.is_cuda() {
-            return Err(Error::new("compute_path is fast, which trains on the CPU, and use_gpu does not say False")
-                .hint("set `use_gpu: False`, or `compute_path: reference`"));
+        if is_shared && (config.run.compute_path != ComputePath::Fast || device.is_cuda()) {
+            return Err(Error::new("shard_items is True, and only the fast path of the CPU shares items out among ranks")
+                .hint("set `compute_path: fast` and `use_gpu: False`, or `shard_items: False`"));
         }
         let (dataset, splits) = read_data(config)?;
         tch::manual_seed(config.run.seed);

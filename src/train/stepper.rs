@@ -7,7 +7,7 @@ use crate::Result;
 use crate::config::{ComputePath, Precision, RunConfig, TrainConfig};
 use crate::data::{Batch, OrderedRows, Rows};
 use crate::eval::{Ranking, rank_over};
-use crate::fast::{FastPath, Masks};
+use crate::fast::{Fast, Masks};
 use crate::libtorch::in_bfloat16;
 use crate::model::{Losses, Model};
 use crate::ranks::Ranks;
@@ -25,14 +25,14 @@ pub struct Stepper<'a> {
     /// `None` in one process and on the fast path.
     parallel: Option<DataParallel>,
     /// `None` on the reference path.
-    pub(super) fast: Option<FastPath>,
+    pub(super) fast: Option<Fast>,
 }
 
 impl<'a> Stepper<'a> {
     /// A stepper at its start.
     ///
     /// # Errors
-    /// As [`FastPath::new`].
+    /// As [`Fast::over`].
     pub fn new(config: &'a RunConfig, model: &'a Model) -> Result<Self> {
         Self::over(config, model, &Ranks::alone())
     }
@@ -40,7 +40,7 @@ impl<'a> Stepper<'a> {
     /// The same over ranks, who all take the same steps.
     ///
     /// # Errors
-    /// As [`FastPath::new`].
+    /// As [`Fast::over`].
     pub fn over(config: &'a RunConfig, model: &'a Model, ranks: &Ranks) -> Result<Self> {
         let (settings, seed) = (&config.train, config.run.seed as u64);
         let fast = fast(config, model, ranks)?;
@@ -77,7 +77,8 @@ impl<'a> Stepper<'a> {
                 losses.total.backward();
                 Ok(losses.detach())
             }
-            Some(fast) => {
+            Some(Fast::Gpu(program)) => Ok(program.losses(batch, true).detach()),
+            Some(Fast::Cpu(fast)) => {
                 let masks = Masks { seed: self.seed, step: self.adam.steps() };
                 Ok(fast.try_losses(batch, Some(masks))?.tensors())
             }
@@ -91,13 +92,13 @@ impl<'a> Stepper<'a> {
     pub fn update(&mut self) -> Result<()> {
         let clip = self.settings.clip_grad_norm;
         match &mut self.fast {
-            None => {
+            None | Some(Fast::Gpu(_)) => {
                 if let Some(clip) = clip {
                     clip_grad_norm(self.adam.parameters().map(|(_, parameter)| parameter.grad()), clip);
                 }
                 self.adam.step();
             }
-            Some(fast) => {
+            Some(Fast::Cpu(fast)) => {
                 if let Some(clip) = clip {
                     fast.clip_gradients(clip)?;
                 }
@@ -133,7 +134,7 @@ pub(super) fn rank_rows(
 
 /// Ranks on the fast path if there is one.
 pub(super) fn rank_with(
-    fast: Option<&mut FastPath>,
+    fast: Option<&mut Fast>,
     model: &Model,
     ranks: &Ranks,
     rows: &OrderedRows,
@@ -146,9 +147,59 @@ pub(super) fn rank_with(
     }
 }
 
-fn fast(config: &RunConfig, model: &Model, ranks: &Ranks) -> Result<Option<FastPath>> {
+fn fast(config: &RunConfig, model: &Model, ranks: &Ranks) -> Result<Option<Fast>> {
     match config.run.compute_path {
         ComputePath::Reference => Ok(None),
-        ComputePath::Fast => FastPath::over(model, config.run.precision, ranks.clone()).map(Some),
+        ComputePath::Fast => Fast::over(model, config.run.precision, ranks.clone()).map(Some),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use tch::Kind;
+
+    use super::*;
+    use crate::fast::LeanProgram;
+    use crate::golden::Case;
+    use crate::libtorch::turn;
+
+    /// The total losses of some steps on a golden batch, by the reference path or the lean program.
+    fn losses(config: &RunConfig, case: &Case, lean: bool) -> Vec<f64> {
+        let model = case.model.copy_as(Kind::Float);
+        let mut stepper = Stepper::new(config, &model).unwrap_or_else(|e| panic!("{e}"));
+        if lean {
+            let program = LeanProgram::new(&model, config.run.precision);
+            stepper.fast = Some(Fast::Gpu(Box::new(program)));
+        }
+        let step = |_| {
+            let losses = stepper.losses(&case.batch).expect("one rank");
+            stepper.update().expect("one rank");
+            losses.values().total
+        };
+        (0..5).map(step).collect()
+    }
+
+    /// What a GPU trains on the fast path, here on the CPU: with the gradients that clipping and Adam take from it.
+    #[test]
+    fn the_lean_program_takes_the_steps_of_the_reference_path() {
+        let _turn = turn();
+        for (case, keys, tolerance) in [
+            ("gate_two_attributes", "", 1e-5),
+            ("gate_two_attributes", "clip_grad_norm: {max_norm: 0.1}\nweight_decay: 0.01", 1e-5),
+            ("bpr", "", 1e-5),
+            ("concat", "precision: bf16", 0.02),
+        ] {
+            let text = format!("model: SASRec\ndataset: none\nlearning_rate: 0.01\n{keys}");
+            let config = RunConfig::from_yaml(&text, "here".as_ref()).unwrap_or_else(|e| panic!("{e}"));
+            let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("golden").join(case);
+            let case = Case::load(&path).unwrap_or_else(|e| panic!("{e}"));
+            let [expected, found] = [false, true].map(|lean| losses(&config, &case, lean));
+            for (expected, found) in expected.iter().zip(&found) {
+                assert!((found - expected).abs() <= tolerance * expected, "{path:?} {keys}: {found} {expected}");
+            }
+            assert!(found[4] < found[0], "it learns");
+        }
     }
 }

@@ -9,6 +9,7 @@ mod common;
 mod checkpoint;
 mod fast;
 mod gradients;
+mod lean;
 mod loss;
 mod metrics;
 mod model;

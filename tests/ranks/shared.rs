@@ -117,7 +117,7 @@ fn a_path_that_does_not_share_items_out_is_refused() {
     let place = Place::new(&[SHARED, "--epochs=1"]);
     for output in outputs(spawn(&place, 2, TIMEOUT, &[&place.keys[..], &["--out=run"]].concat())) {
         assert_eq!(output.status.code(), Some(2));
-        assert!(told(&output).contains("shard_items is True, and compute_path is reference"), "{}", told(&output));
+        assert!(told(&output).contains("shard_items is True, and only the fast path of the CPU"), "{}", told(&output));
     }
     assert!(!place.path("run").exists());
     // In one process it changes nothing.

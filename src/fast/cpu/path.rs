@@ -74,7 +74,7 @@ impl FastPath {
         let on_cpu = model.device() == Device::Cpu && parameters.iter().all(|(_, p)| p.kind() == Kind::Float);
         if !on_cpu {
             return Err(Error::new("the fast path expects a model in float32 on the CPU")
-                .hint("set `use_gpu: False`, or `compute_path: reference`"));
+                .hint("take `LeanProgram` for another one, or `Fast` for that of the model's device"));
         }
         let threads = tch::get_num_threads().max(1) as usize;
         let config = model.config().clone();
