@@ -57,8 +57,10 @@ impl Prepared {
         let device = set_up(config)?;
         let is_shared = config.run.shard_items && !ranks.is_alone();
         if is_shared && (config.run.compute_path != ComputePath::Fast || device.is_cuda()) {
-            return Err(Error::new("shard_items is True, and only the fast path of the CPU shares items out among ranks")
-                .hint("set `compute_path: fast` and `use_gpu: False`, or `shard_items: False`"));
+            return Err(Error::new(
+                "shard_items is True, and only the fast path of the CPU shares items out among ranks",
+            )
+            .hint("set `compute_path: fast` and `use_gpu: False`, or `shard_items: False`"));
         }
         let (dataset, splits) = read_data(config)?;
         tch::manual_seed(config.run.seed);

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use tch::{Kind, Tensor, no_grad};
 
 use super::Stepper;
+use crate::fast::Fast;
 use crate::model::names;
 use crate::ranks::Ranks;
 use crate::tensors::{OnDisk, Stored, Take, TensorFile};
@@ -38,7 +39,8 @@ const DONE: u64 = 0;
 impl Shares {
     /// Those of a training; `None` where every rank has all rows.
     pub fn new(stepper: &Stepper, ranks: &Ranks) -> Option<Self> {
-        let owners = stepper.fast.as_ref()?.shares()?;
+        let Some(Fast::Cpu(fast)) = &stepper.fast else { return None };
+        let owners = fast.shares()?;
         let name = names::weight(names::ITEM_EMBEDDING);
         let parameter = stepper.adam.parameters().find(|(other, _)| *other == name)?.1.shallow_clone();
         let width = parameter.size()[1] as usize;

@@ -32,12 +32,12 @@ pub struct Stream {
 impl Stream {
     /// Those of a model's attributes; none of other models than SASRecD.
     pub fn all(model: &Model) -> Vec<Self> {
-        (model.attribute_vectors().iter().zip(model.features()))
-            .map(|(vectors, feature)| {
-                let classes = Classes::new(feature);
-                Self { vectors: vectors.index_select(0, &classes.members), classes }
-            })
-            .collect()
+        let stream = |(vectors, feature)| {
+            let classes = Classes::new(feature);
+            let vectors: Vec<Tensor> = Iterator::collect(vectors);
+            Self { vectors: Tensor::cat(&vectors, 0).index_select(0, &classes.members), classes }
+        };
+        model.attribute_vectors().zip(model.features()).map(stream).collect()
     }
 
     /// The scores of each layer, `[B, heads, L, L]` each, those of the last layer `[B, heads, 1, L]`.
