@@ -128,7 +128,7 @@ fn a_path_that_does_not_share_items_out_is_refused() {
 #[test]
 fn a_loss_that_is_no_number_is_told_as_one_process_tells_it() {
     let keys = ["--compute_path=fast", "--learning_rate=1e30", SHARED];
-    let sentence = |told: String| told.split("; ").next().unwrap_or_default().to_owned();
+    let sentence = |told: String| told.split("; ").take(2).collect::<Vec<_>>().join("; ");
     let place = Place::new(&keys);
     let alone = sentence(told(&place.run(&[&["train", "--threads=2", "--out=alone"], &place.keys[..]].concat())));
     let outputs = outputs(spawn(&place, 2, TIMEOUT, &[&place.keys[..], &["--out=run"]].concat()));
