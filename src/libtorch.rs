@@ -23,6 +23,16 @@ unsafe extern "C" {
         eps: f64,
         weight_decay: f64,
     ) -> *const c_char;
+    fn dif_sr_fused_adam(
+        n: usize,
+        steps: *const FusedAdamStep<'_>,
+        learning_rate: f64,
+        beta1: f64,
+        beta2: f64,
+        eps: f64,
+        weight_decay: f64,
+    ) -> *const c_char;
+    fn dif_sr_copy_without_waiting(to: *const C_tensor, from: *const C_tensor) -> *const c_char;
     fn dif_sr_matrix_unit() -> c_int;
     fn dif_sr_libtorch_version() -> *const c_char;
 }
@@ -43,6 +53,20 @@ impl<'a> AdamStep<'a> {
     pub fn new([parameter, exp_avg, exp_avg_sq]: [&'a Tensor; 3], step_size: f64, correction: f64) -> Self {
         let [parameter, exp_avg, exp_avg_sq] = [parameter, exp_avg, exp_avg_sq].map(Tensor::as_ptr);
         Self { parameter, exp_avg, exp_avg_sq, step_size, correction, tensors: PhantomData }
+    }
+}
+
+/// A parameter with a gradient, Adam's moments of it, and how many steps it has taken, all on one device.
+#[repr(C)]
+pub(crate) struct FusedAdamStep<'a> {
+    tensors: [*const C_tensor; 4],
+    alive: PhantomData<&'a Tensor>,
+}
+
+impl<'a> FusedAdamStep<'a> {
+    /// The parameter, its moments, and its steps so far, float32 `[]`.
+    pub fn new(tensors: [&'a Tensor; 4]) -> Self {
+        Self { tensors: tensors.map(|tensor| tensor.as_ptr()), alive: PhantomData }
     }
 }
 
@@ -113,6 +137,28 @@ pub(crate) fn adam(steps: &[AdamStep], [beta1, beta2]: [f64; 2], eps: f64, weigh
     // SAFETY: the tensors outlive the steps, which have the layout of the C++ side.
     let done = unsafe { checked(dif_sr_adam(steps.len(), steps.as_ptr(), beta1, beta2, eps, weight_decay)) };
     done.unwrap_or_else(|e| panic!("{e}"));
+}
+
+/// The same step with its number on the device, so that the step can be recorded in a CUDA graph. The sums are those of
+/// [`adam`], rounded elsewhere.
+///
+/// # Panics
+/// As [`adam`].
+pub(crate) fn fused_adam(steps: &[FusedAdamStep], learning_rate: f64, [beta1, beta2]: [f64; 2], eps: f64, weight_decay: f64) {
+    let (n, steps) = (steps.len(), steps.as_ptr());
+    // SAFETY: the tensors outlive the steps, which have the layout of the C++ side.
+    let done = unsafe { checked(dif_sr_fused_adam(n, steps, learning_rate, beta1, beta2, eps, weight_decay)) };
+    done.unwrap_or_else(|e| panic!("{e}"));
+}
+
+/// Copies a tensor into another. From pinned memory and from the device itself the copy is a part of the device's work, for
+/// which the host does not wait.
+///
+/// # Errors
+/// Another shape.
+pub(crate) fn copy_without_waiting(to: &mut Tensor, from: &Tensor) -> Result<()> {
+    // SAFETY: the tensors outlive the call; libtorch keeps pinned memory until the copy is done.
+    unsafe { checked(dif_sr_copy_without_waiting(to.as_ptr(), from.as_ptr())) }
 }
 
 /// Computes with matrix products in bfloat16 on this thread, by libtorch's autocasting: parameters and gradients stay
