@@ -55,8 +55,9 @@ fn compile_shim(lib: &Path) {
     if include(lib).join("c10/cuda/impl/cuda_cmake_macros.h").exists() {
         let stand_ins = out.join("cuda");
         fs::create_dir_all(&stand_ins).expect("cargo's folder is writable");
+        fs::copy(SOURCES[1], stand_ins.join("runtime.h")).expect("cargo's folder is writable");
         for name in ["cuda.h", "cuda_runtime.h", "cuda_runtime_api.h"] {
-            fs::copy(SOURCES[1], stand_ins.join(name)).expect("cargo's folder is writable");
+            fs::write(stand_ins.join(name), "#include <runtime.h>\n").expect("cargo's folder is writable");
         }
         let mut command = cpp(lib, &stand_ins).get_compiler().to_command();
         let done = command.args(["-shared", "-fPIC", SOURCES[0], "-o"]).arg(&shim).status();

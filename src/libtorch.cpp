@@ -135,6 +135,11 @@ const char *dif_sr_fused_adam(size_t n, const dif_sr_fused_adam_step *steps, dou
     });
 }
 
+// By way of pinned memory, so that the host does not wait for it.
+const char *dif_sr_on_gpu(const at::Tensor *from, int cuda, at::Tensor **to) {
+    return caught([&] { *to = new at::Tensor(from->pin_memory().to(device(cuda), from->scalar_type(), /*non_blocking=*/true)); });
+}
+
 // From pinned memory or the device itself, the host does not wait for it.
 const char *dif_sr_copy_without_waiting(const at::Tensor *to, const at::Tensor *from) {
     return caught([&] {

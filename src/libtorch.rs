@@ -32,6 +32,7 @@ unsafe extern "C" {
         eps: f64,
         weight_decay: f64,
     ) -> *const c_char;
+    fn dif_sr_on_gpu(from: *const C_tensor, cuda: c_int, to: *mut *mut C_tensor) -> *const c_char;
     fn dif_sr_copy_without_waiting(to: *const C_tensor, from: *const C_tensor) -> *const c_char;
     fn dif_sr_matrix_unit() -> c_int;
     fn dif_sr_libtorch_version() -> *const c_char;
@@ -144,11 +145,30 @@ pub(crate) fn adam(steps: &[AdamStep], [beta1, beta2]: [f64; 2], eps: f64, weigh
 ///
 /// # Panics
 /// As [`adam`].
-pub(crate) fn fused_adam(steps: &[FusedAdamStep], learning_rate: f64, [beta1, beta2]: [f64; 2], eps: f64, weight_decay: f64) {
+pub(crate) fn fused_adam(
+    steps: &[FusedAdamStep],
+    learning_rate: f64,
+    [beta1, beta2]: [f64; 2],
+    eps: f64,
+    weight_decay: f64,
+) {
     let (n, steps) = (steps.len(), steps.as_ptr());
     // SAFETY: the tensors outlive the steps, which have the layout of the C++ side.
     let done = unsafe { checked(dif_sr_fused_adam(n, steps, learning_rate, beta1, beta2, eps, weight_decay)) };
     done.unwrap_or_else(|e| panic!("{e}"));
+}
+
+/// A tensor of the host on a GPU. From pinned memory the copy is a part of the device's work, for which the host does not wait.
+///
+/// # Panics
+/// No memory left.
+pub(crate) fn on_gpu(from: &Tensor, device: Device) -> Tensor {
+    let mut to = std::ptr::null_mut();
+    // SAFETY: the function either sets `to` to a tensor that is ours from then on or returns a message.
+    unsafe {
+        checked(dif_sr_on_gpu(from.as_ptr(), index(device), &mut to)).unwrap_or_else(|e| panic!("{e}"));
+        Tensor::from_ptr(to)
+    }
 }
 
 /// Copies a tensor into another. From pinned memory and from the device itself the copy is a part of the device's work, for

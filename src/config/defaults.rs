@@ -16,6 +16,7 @@ impl RunConfig {
                 threads: None,
                 compute_path: ComputePath::Reference,
                 precision: Precision::Float32,
+                cuda_graphs: true,
                 checkpoint_interval: 60.0,
                 loss_decimal_place: 4,
             },

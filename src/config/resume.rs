@@ -4,8 +4,8 @@ use super::RunConfig;
 
 impl RunConfig {
     /// The keys that do not say what is computed, only where and how.
-    pub const CHANGEABLE: [&str; 6] =
-        ["checkpoint_interval", "data_path", "gpu_id", "show_progress", "threads", "use_gpu"];
+    pub const CHANGEABLE: [&str; 7] =
+        ["checkpoint_interval", "cuda_graphs", "data_path", "gpu_id", "show_progress", "threads", "use_gpu"];
 
     /// The keys that may change, too, where a new run begins from the state of another: how long it trains and in which steps,
     /// and where its folder is. All others say what the state is of.
@@ -17,6 +17,7 @@ impl RunConfig {
         let mut this = self.clone();
         let (ours, theirs) = (&mut this.run, &other.run);
         ours.checkpoint_interval = theirs.checkpoint_interval;
+        ours.cuda_graphs = theirs.cuda_graphs;
         ours.gpu_id = theirs.gpu_id;
         ours.show_progress = theirs.show_progress;
         ours.threads = theirs.threads;
@@ -38,7 +39,7 @@ mod tests {
 
     #[test]
     fn every_changeable_key_and_no_other_leaves_the_training_the_same() {
-        let values = ["9", "elsewhere", "1", "False", "3", "False"];
+        let values = ["9", "False", "elsewhere", "1", "False", "3", "False"];
         for (key, value) in RunConfig::CHANGEABLE.into_iter().zip(values) {
             let changed = config(&[(key, value)]);
             assert!(changed != config(&[]) && changed.trains_as(&config(&[])), "{key}");

@@ -38,7 +38,9 @@ impl Executor {
     /// A device that is no GPU; a libtorch that is not the one for CUDA that this program was built with.
     pub fn new(device: Device) -> Result<Self> {
         let Device::Cuda(device) = device else {
-            return Err(Error::new(format!("expected a GPU for CUDA graphs, found {device:?}")).hint("use `use_gpu: True`"));
+            return Err(
+                Error::new(format!("expected a GPU for CUDA graphs, found {device:?}")).hint("use `use_gpu: True`")
+            );
         };
         Ok(Self { device, recorded: Vec::new(), stream: Stream::new(device)? })
     }

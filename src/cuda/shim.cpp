@@ -54,6 +54,17 @@ const char *dif_sr_cuda_stream_leave(dif_sr_cuda_stream *stream) {
     });
 }
 
+// Ends a capture that failed, wherever it did, and frees it: libtorch's own functions stop at the first error, and would
+// leave the generator and the allocators in the middle of a capture.
+void dif_sr_cuda_capture_abandon(dif_sr_cuda_graph *graph) {
+    caught([&] { graph->graph.capture_end(); });
+    caught([&] { c10::cuda::CUDACachingAllocator::endAllocateToPool(graph->device, graph->pool); });
+    caught([&] { at::getHostAllocator(at::kCUDA)->end_allocate_to_pool(graph->pool); });
+    caught([&] { graph->generator.graphsafe_set_state(graph->before); });
+    static_cast<void>(cudaGetLastError()); // said already
+    caught([&] { delete graph; });
+}
+
 // Begins to capture what this thread, and autograd's for it, ask of the current stream, which is not the default one.
 const char *dif_sr_cuda_capture_begin(int device, dif_sr_cuda_graph **graph) {
     return caught([&] {
@@ -62,7 +73,12 @@ const char *dif_sr_cuda_capture_begin(int device, dif_sr_cuda_graph **graph) {
         // The graph itself is kept for the number of its nodes.
         auto made = std::unique_ptr<dif_sr_cuda_graph>(new dif_sr_cuda_graph{
             index, at::cuda::graph_pool_handle(), generator, generator.clone(), at::cuda::CUDAGraph(/*keep_graph=*/true)});
-        made->graph.capture_begin(made->pool, cudaStreamCaptureModeThreadLocal);
+        try {
+            made->graph.capture_begin(made->pool, cudaStreamCaptureModeThreadLocal);
+        } catch (...) {
+            dif_sr_cuda_capture_abandon(made.release());
+            throw;
+        }
         *graph = made.release();
     });
 }
@@ -74,17 +90,6 @@ const char *dif_sr_cuda_capture_end(dif_sr_cuda_graph *graph, size_t *nodes) {
         C10_CUDA_CHECK(cudaGraphGetNodes(graph->graph.raw_cuda_graph(), nullptr, nodes));
         graph->graph.instantiate();
     });
-}
-
-// Ends a capture that failed, wherever it did, and frees it: libtorch's own functions stop at the first error, and would
-// leave the generator and the allocators in the middle of a capture.
-void dif_sr_cuda_capture_abandon(dif_sr_cuda_graph *graph) {
-    caught([&] { graph->graph.capture_end(); });
-    caught([&] { c10::cuda::CUDACachingAllocator::endAllocateToPool(graph->device, graph->pool); });
-    caught([&] { at::getHostAllocator(at::kCUDA)->end_allocate_to_pool(graph->pool); });
-    caught([&] { graph->generator.graphsafe_set_state(graph->before); });
-    static_cast<void>(cudaGetLastError()); // said already
-    caught([&] { delete graph; });
 }
 
 // Runs the graph on the current stream; the generator goes on as if the graph's operations had been asked for one by one.

@@ -3,6 +3,7 @@
 use tch::{Device, Tensor};
 
 use super::rows::Rows;
+use crate::libtorch::on_gpu;
 use crate::{Error, Result, splitmix};
 
 /// Rows in the order in which batches are taken.
@@ -39,6 +40,11 @@ impl OrderedRows {
     /// The number of rows.
     pub fn n(&self) -> i64 {
         self.order.len() as i64
+    }
+
+    /// L, the positions of a row.
+    pub fn l(&self) -> i64 {
+        self.rows.l() as i64
     }
 
     /// The row that stands at each place, `[n]`.
@@ -96,14 +102,33 @@ impl OrderedRows {
 
     fn on_device(&self, column: Tensor) -> Tensor {
         match self.device {
-            // From pinned memory the copy is a part of the device's work, for which the host does not wait.
-            device @ Device::Cuda(_) => column.pin_memory(device).to_device_(device, column.kind(), true, false),
+            device @ Device::Cuda(_) => on_gpu(&column, device),
             _ => column,
         }
     }
 }
 
 impl Batch {
+    /// The columns that a model computes with: all but `user`, which only ranks and samplers ask for.
+    pub fn columns(&self) -> Vec<&Tensor> {
+        [&self.item_seq, &self.item_seq_len, &self.pos_items].into_iter().chain(&self.neg_items).collect()
+    }
+
+    /// A batch of what [`Batch::columns`] gave, without users.
+    ///
+    /// # Panics
+    /// Fewer than three columns.
+    pub fn of_columns(columns: &[Tensor]) -> Self {
+        let column = |i: usize| columns[i].shallow_clone();
+        Self {
+            user: Tensor::new(),
+            item_seq: column(0),
+            item_seq_len: column(1),
+            pos_items: column(2),
+            neg_items: columns.get(3).map(Tensor::shallow_clone),
+        }
+    }
+
     /// The batch on `device`.
     pub fn to_device(&self, device: Device) -> Self {
         let moved = |column: &Tensor| column.to_device(device);
@@ -122,7 +147,11 @@ impl Batch {
     /// As [`NegativeSampler::sample`].
     pub fn with_negatives(self, sampler: &mut NegativeSampler) -> Result<Self> {
         let users = Vec::<i64>::try_from(&self.user)?;
-        let negatives = Tensor::from_slice(&sampler.sample(&users)?).to_device(self.user.device());
+        let negatives = Tensor::from_slice(&sampler.sample(&users)?);
+        let negatives = match self.user.device() {
+            device @ Device::Cuda(_) => on_gpu(&negatives, device),
+            _ => negatives,
+        };
         Ok(Self { neg_items: Some(negatives), ..self })
     }
 }

@@ -16,7 +16,7 @@ use crate::run_folder::Environment;
 use crate::{Error, Result};
 
 /// Keys that may differ between ranks: where and how often something is written, and where the data are.
-const OWN: [&str; 4] = ["checkpoint_dir", "checkpoint_interval", "data_path", "show_progress"];
+const OWN: [&str; 5] = ["checkpoint_dir", "checkpoint_interval", "cuda_graphs", "data_path", "show_progress"];
 
 /// Checks that the ranks are of one run: the same program, configuration, data and kernels, and as many threads each.
 ///
