@@ -73,6 +73,9 @@ impl<'a> FusedAdamStep<'a> {
 
 /// The state of the device's default generator, `[n]` bytes on the CPU: what is drawn after it was set is what was drawn
 /// after it was read.
+///
+/// # Errors
+/// No such device.
 pub fn generator_state(device: Device) -> Result<Tensor> {
     let mut state = std::ptr::null_mut();
     // SAFETY: the function either sets `state` to a tensor that is ours from then on or returns a message.

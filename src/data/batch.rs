@@ -19,7 +19,7 @@ pub struct OrderedRows {
 /// B rows; `i64` tensors.
 #[derive(Debug)]
 pub struct Batch {
-    /// `[B]`.
+    /// `[B]`, on the CPU, where the samplers are.
     pub user: Tensor,
     /// `[B, L]`, right-padded with 0.
     pub item_seq: Tensor,
@@ -86,16 +86,15 @@ impl OrderedRows {
 
     fn of(&self, rows: &[u32]) -> Batch {
         let column = |value: &dyn Fn(usize) -> i64| {
-            let values: Vec<i64> = rows.iter().map(|&row| value(row as usize)).collect();
-            self.on_device(Tensor::from_slice(&values))
+            Tensor::from_slice(&rows.iter().map(|&row| value(row as usize)).collect::<Vec<i64>>())
         };
         let histories: Vec<i64> = rows.iter().flat_map(|&row| self.rows.padded(row as usize)).collect();
         let shape = [rows.len() as i64, self.rows.l() as i64];
         Batch {
             user: column(&|row| self.rows.user(row)),
             item_seq: self.on_device(Tensor::from_slice(&histories).view(shape)),
-            item_seq_len: column(&|row| self.rows.history(row).len() as i64),
-            pos_items: column(&|row| self.rows.target(row)),
+            item_seq_len: self.on_device(column(&|row| self.rows.history(row).len() as i64)),
+            pos_items: self.on_device(column(&|row| self.rows.target(row))),
             neg_items: None,
         }
     }
@@ -129,11 +128,11 @@ impl Batch {
         }
     }
 
-    /// The batch on `device`.
+    /// The batch on `device`, users apart.
     pub fn to_device(&self, device: Device) -> Self {
         let moved = |column: &Tensor| column.to_device(device);
         Self {
-            user: moved(&self.user),
+            user: self.user.shallow_clone(),
             item_seq: moved(&self.item_seq),
             item_seq_len: moved(&self.item_seq_len),
             pos_items: moved(&self.pos_items),
@@ -148,7 +147,7 @@ impl Batch {
     pub fn with_negatives(self, sampler: &mut NegativeSampler) -> Result<Self> {
         let users = Vec::<i64>::try_from(&self.user)?;
         let negatives = Tensor::from_slice(&sampler.sample(&users)?);
-        let negatives = match self.user.device() {
+        let negatives = match self.pos_items.device() {
             device @ Device::Cuda(_) => on_gpu(&negatives, device),
             _ => negatives,
         };

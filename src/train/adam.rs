@@ -262,4 +262,34 @@ mod tests {
         ];
         assert_eq!(values(&adam.slots[0].exp_avg_sq), expected);
     }
+
+    /// What a GPU runs, on the CPU: the same function, within a few roundings of a float32, and the same counts of steps. A
+    /// parameter that had no gradient once is a step behind.
+    #[test]
+    fn steps_that_are_counted_on_the_device_are_those_that_the_host_counts() {
+        let trained = |on_device: bool| {
+            let parameters = [[0.5_f32, -0.25, 2.0], [1.0, -3.0, 0.125]].map(|p| Tensor::from_slice(&p));
+            let named = parameters.iter().map(|p| ("p".to_owned(), p.set_requires_grad(true))).collect();
+            let mut adam = Adam::new(named, 0.01, 0.1);
+            if on_device {
+                adam.steps = Steps::on(Device::Cpu, 2);
+            }
+            for step in 0..4 {
+                adam.zero_grad();
+                let of = if step == 1 { &parameters[..1] } else { &parameters };
+                let loss: Tensor = of.iter().map(|p| (p * p * f64::from(step + 1)).sum(Kind::Float)).sum();
+                loss.backward();
+                adam.step();
+            }
+            assert_eq!(adam.steps(), 4);
+            let state = adam.named_state().into_iter().map(|(_, tensor)| tensor);
+            let all = parameters.iter().map(Tensor::detach).chain(state);
+            all.map(|t| Vec::<f64>::try_from(t.to_kind(Kind::Double)).unwrap()).collect::<Vec<_>>()
+        };
+        let [host, device] = [trained(false), trained(true)];
+        assert_eq!(device[2], [4.0, 3.0], "the counts of steps");
+        for (host, device) in host.iter().flatten().zip(device.iter().flatten()) {
+            assert!((host - device).abs() <= 1e-6 * host.abs(), "{host} {device}");
+        }
+    }
 }

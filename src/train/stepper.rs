@@ -212,7 +212,7 @@ pub(super) fn rank_with(
 fn rows_on_gpu(model: &Model, rows: &OrderedRows) -> usize {
     const ROWS: i64 = 4096;
     const NUMBERS: i64 = 1 << 28;
-    let attention = model.config().n_heads as i64 * rows.l() * rows.l();
+    let attention = model.config().n_heads * rows.l() * rows.l();
     (NUMBERS / model.n_items().max(attention)).clamp(1, ROWS) as usize
 }
 

@@ -200,15 +200,27 @@ fn a_training_whose_steps_cannot_be_recorded_goes_on_without_graphs_and_says_so_
 
 /// Its negatives are an input of the graph.
 #[test]
-fn bpr_is_recorded_too() {
+fn bpr_is_recorded_too_and_its_negatives_are_drawn_without_waiting() {
     let Some(fake) = device() else { return };
     let config = config(&[("loss_type", "BPR"), ("epochs", "1")]);
     let prepared = prepared(&config);
     let mut training = Training::new(&config, &prepared.model, &prepared.splits).unwrap_or_else(|e| panic!("{e}"));
     let batches = training.batches();
-    let (fitted, seen) = fake.during(|| {
-        training.run(|event, _| if let Event::NoGraphs { reason } = event { panic!("{reason}") } else { Ok(()) })
+    let mut seen = Vec::new();
+    fake.watch();
+    let fitted = training.run(|event, _| {
+        match event {
+            Event::NoGraphs { reason } => panic!("{reason}"),
+            Event::Batches { .. } => {
+                seen.push(fake.seen());
+                fake.watch();
+            }
+            _ => {}
+        }
+        Ok(())
     });
     fitted.unwrap_or_else(|e| panic!("{e}"));
-    assert_eq!(seen.replays, batches);
+    assert_eq!(seen.iter().map(|seen| seen.replays).sum::<usize>(), batches);
+    // Of the second sixteen steps, behind the recording and before that of the smaller batch: one read.
+    assert_eq!(seen[1].waited, 1, "{}", seen[1].waits);
 }
