@@ -59,7 +59,7 @@ fn compile_shim(lib: &Path) {
         for name in ["cuda.h", "cuda_runtime.h", "cuda_runtime_api.h"] {
             fs::write(stand_ins.join(name), "#include <runtime.h>\n").expect("cargo's folder is writable");
         }
-        let mut command = cpp(lib, &stand_ins).get_compiler().to_command();
+        let mut command = cpp(lib, &stand_ins).debug(false).get_compiler().to_command();
         let done = command.args(["-shared", "-fPIC", SOURCES[0], "-o"]).arg(&shim).status();
         if !done.is_ok_and(|status| status.success()) {
             fs::write(&shim, []).expect("cargo's folder is writable");

@@ -88,7 +88,8 @@ fn main() {
     // Cargo adds flags of its own, without a value.
     let asked = arguments.iter().find(|argument| !argument.starts_with('-'));
     let values = arguments.iter().filter_map(|argument| argument.strip_prefix("--")?.split_once('='));
-    let (limits, keys): (Vec<_>, Vec<_>) = values.partition(|(key, _)| ["epoch_seconds", "training_seconds"].contains(key));
+    let (limits, keys): (Vec<_>, Vec<_>) =
+        values.partition(|(key, _)| ["epoch_seconds", "training_seconds"].contains(key));
     let limit = |name: &str| {
         let text = limits.iter().find(|(key, _)| *key == name).map(|(_, text)| *text);
         text.map(|text| text.parse().unwrap_or_else(|_| panic!("--{name} takes a number of seconds, found `{text}`")))

@@ -44,7 +44,8 @@ fn data_set(c: &mut Criterion, name: &str, data_path: &str) {
         if use_gpu == "True" && !Cuda::is_available() {
             continue;
         }
-        let keys = [("data_path", data_path), ("threads", &threads), ("use_gpu", use_gpu), ("cuda_graphs", cuda_graphs)];
+        let keys =
+            [("data_path", data_path), ("threads", &threads), ("use_gpu", use_gpu), ("cuda_graphs", cuda_graphs)];
         let keys = [&keys[..], &[("compute_path", compute_path), ("precision", precision)]].concat();
         let config = common::config(name, &keys);
         let prepared = Prepared::new(&config).expect("the data loads");

@@ -122,7 +122,9 @@ fn a_graph_trains_to_the_bits_that_its_operations_train_to_one_by_one() {
     if !*GPU {
         return;
     }
-    for keys in [&["--use_gpu=True"][..], &["--use_gpu=True", "--precision=bf16"], &["--use_gpu=True", "--loss_type=BPR"]] {
+    for keys in
+        [&["--use_gpu=True"][..], &["--use_gpu=True", "--precision=bf16"], &["--use_gpu=True", "--loss_type=BPR"]]
+    {
         let [graphs, eager] = ["--cuda_graphs=True", "--cuda_graphs=False"].map(|way| {
             let place = Place::new(&[keys, &[way]].concat());
             place.train("run");

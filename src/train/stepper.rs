@@ -2,7 +2,6 @@
 
 use super::Adam;
 use super::clip::clip_grad_norm;
-use crate::{Error, Result};
 use crate::config::{ComputePath, Precision, RunConfig, TrainConfig};
 use crate::cuda::Executor;
 use crate::data::{Batch, OrderedRows, Rows};
@@ -11,6 +10,7 @@ use crate::fast::{FastPath, Masks};
 use crate::libtorch::in_bfloat16;
 use crate::model::{Losses, Model};
 use crate::ranks::Ranks;
+use crate::{Error, Result};
 use tch::Device;
 
 /// A model in training.

@@ -41,10 +41,15 @@ static FAKE: Lazy<Option<Mutex<Fake>>> = Lazy::new(|| {
             "there is no fake device: start these tests by tests/fake_cuda.sh"
         );
         // Past the test harness, which shows what is printed for failures only.
-        std::io::stderr().write_all(b"left out: no fake device (tests/fake_cuda.sh)\n").expect("standard error is open");
+        std::io::stderr()
+            .write_all(b"left out: no fake device (tests/fake_cuda.sh)\n")
+            .expect("standard error is open");
         return None;
     }
-    assert!(std::env::var_os("CUBLAS_WORKSPACE_CONFIG").is_some(), "tests/fake_cuda.sh sets it: there are threads already");
+    assert!(
+        std::env::var_os("CUBLAS_WORKSPACE_CONFIG").is_some(),
+        "tests/fake_cuda.sh sets it: there are threads already"
+    );
     // SAFETY: with this variable set, nothing is written to the environment.
     unsafe { dif_sr::device::load_cuda() };
     assert!(tch::Cuda::is_available(), "libtorch_cuda.so was not loaded, or does not take the fake device for one");

@@ -14,7 +14,7 @@ use dif_sr::config::RunConfig;
 use dif_sr::cuda::Executor;
 use dif_sr::data::OrderedRows;
 use dif_sr::device::generator_state;
-use dif_sr::train::{Event, Prepared, Stepper, Training};
+use dif_sr::train::{Event, Prepared, Stepper, Training, set_up};
 use dif_sr::{Error, Result};
 use fake::device;
 use tch::{Device, Kind, Tensor};
@@ -28,7 +28,9 @@ fn config(keys: &[(&str, &str)]) -> RunConfig {
     common::config("ml-100k", &[&fixed[..], keys].concat())
 }
 
+/// As a run begins: in deterministic mode.
 fn prepared(config: &RunConfig) -> Prepared {
+    set_up(config).unwrap_or_else(|e| panic!("{e}"));
     Prepared::new(config).unwrap_or_else(|e| panic!("{e}"))
 }
 
@@ -101,11 +103,26 @@ fn deterministic_algorithms_have_nothing_to_say() {
         return;
     }
     let program = std::env::current_exe().expect("this test");
-    let arguments = ["--exact", "a_step_is_one_graph_for_which_the_host_never_waits", "--nocapture"];
-    let output = Command::new(program).args(arguments).output().expect("it starts");
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{said}");
-    assert!(!said.contains("deterministic"), "{said}");
+    let said = |test: &str| {
+        let output = Command::new(&program).args(["--exact", test, "--nocapture"]).output().expect("it starts");
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{said}");
+        said
+    };
+    let planted = said("an_operation_without_a_deterministic_form_is_asked_for");
+    assert!(planted.contains("does not have a deterministic implementation"), "{planted}");
+    let step = said("a_step_is_one_graph_for_which_the_host_never_waits");
+    assert!(!step.contains("deterministic"), "{step}");
+}
+
+/// Of which libtorch warns: what [`deterministic_algorithms_have_nothing_to_say`] would see.
+#[test]
+fn an_operation_without_a_deterministic_form_is_asked_for() {
+    let Some(fake) = device() else { return };
+    let _prepared = prepared(&config(&[]));
+    let numbers = Tensor::ones([4], (Kind::Float, GPU));
+    let (_, seen) = fake.during(|| numbers.histc(4));
+    assert!(!seen.operations.is_empty(), "it is asked of the device");
 }
 
 #[test]
