@@ -47,7 +47,7 @@ impl Executor {
 
     /// Takes one step: copies `inputs` to where the graph of their shapes reads, replays it, and gives a copy of the losses,
     /// which are on their way when this returns. For the first inputs of their shapes `step` is recorded, by calling it
-    /// [four times](WARM_UPS), of which nothing stays; every step that counts is a replay, the first one too.
+    /// four times, of which nothing stays; every step that counts is a replay, the first one too.
     ///
     /// `step` computes losses from the inputs that it is given and changes tensors of `state` alone, in place, all of it by
     /// operations on the device:
