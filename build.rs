@@ -15,6 +15,7 @@ fn main() {
     if let Ok(lib) = std::env::var("DEP_TCH_LIBTORCH_LIB") {
         println!("cargo:rustc-link-arg=-Wl,-rpath,{lib}");
         compile_cpp(Path::new(&lib));
+        compile_shim(Path::new(&lib));
     }
     println!("cargo:rustc-env=DIF_SR_COMMIT={}", commit());
     for path in ["build.rs", "Cargo.toml", "src"] {
@@ -26,37 +27,81 @@ fn main() {
     }
 }
 
-/// What tch lacks of libtorch (src/libtorch.rs, src/ranks/group.rs, src/fast/cuda/rows.rs).
-///
-/// Cargo runs this program at every change of the sources, for the commit; libtorch's headers take seconds to compile, so
-/// that the library of the last time is kept while what it was made from is the same.
+/// What tch lacks of libtorch (src/libtorch.rs, src/ranks/gloo.rs, src/fast/cuda/rows.rs).
 fn compile_cpp(lib: &Path) {
     const SOURCES: [&str; 3] = ["src/libtorch.cpp", "src/ranks.cpp", "src/fast/cuda/rows.cpp"];
-    const HEADERS: [&str; 3] = ["src/caught.h", "src/fast/cuda/rows.h", GLOO];
-    let out = PathBuf::from(std::env::var_os("OUT_DIR").expect("cargo sets it"));
-    let text = |file: &&str| fs::read_to_string(file).unwrap_or_default();
-    let texts: String = SOURCES.iter().chain(&HEADERS).map(text).collect();
-    let made_from = format!("{}\n{texts}", lib.display());
-    let stamp = out.join("libtorch.stamp");
-    if fs::read_to_string(&stamp).is_ok_and(|last| last == made_from) {
+    let (out, stamp) = (out(), out().join("libtorch.stamp"));
+    let files = [&SOURCES[..], &["src/caught.h", "src/fast/cuda/rows.h", GLOO]].concat();
+    if made_already(&stamp, lib, &files) {
         println!("cargo:rustc-link-search=native={}", out.display());
         println!("cargo:rustc-link-lib=static=dif_sr_libtorch");
         println!("cargo:rustc-link-lib=stdc++");
         return;
     }
     stand_in_for_gloo(&out);
-    // As torch-sys finds them: beside the libraries unless they are named. Libtorch 2.11 has the new C++ ABI everywhere,
-    // which is the compilers' default.
-    let root = std::env::var("LIBTORCH_INCLUDE").map_or_else(|_| lib.join(".."), Into::into);
-    let include = root.join("include");
-    cc::Build::new()
-        .cpp(true)
-        .std("c++17")
-        .warnings(false)
-        .includes([&out, &include, &include.join("torch/csrc/api/include")])
-        .files(SOURCES)
-        .compile("dif_sr_libtorch");
-    fs::write(stamp, made_from).expect("cargo's folder is writable");
+    cpp(lib, &out).files(SOURCES).compile("dif_sr_libtorch");
+    made(&stamp, lib, &files);
+}
+
+/// Libtorch's CUDA graphs (src/cuda/shim.rs), a library of its own: what it calls is in a libtorch for GPUs alone. Left empty
+/// where libtorch's headers are those of one for CPUs, which say nothing of CUDA.
+fn compile_shim(lib: &Path) {
+    const SOURCES: [&str; 3] = ["src/cuda/shim.cpp", "src/cuda/runtime.h", "src/caught.h"];
+    let (out, stamp) = (out(), out().join("shim.stamp"));
+    let shim = out.join("dif_sr_cuda.so");
+    if shim.exists() && made_already(&stamp, lib, &SOURCES) {
+        return;
+    }
+    fs::write(&shim, []).expect("cargo's folder is writable");
+    if include(lib).join("c10/cuda/impl/cuda_cmake_macros.h").exists() {
+        let stand_ins = out.join("cuda");
+        fs::create_dir_all(&stand_ins).expect("cargo's folder is writable");
+        fs::copy(SOURCES[1], stand_ins.join("runtime.h")).expect("cargo's folder is writable");
+        for name in ["cuda.h", "cuda_runtime.h", "cuda_runtime_api.h"] {
+            fs::write(stand_ins.join(name), "#include <runtime.h>\n").expect("cargo's folder is writable");
+        }
+        let mut command = cpp(lib, &stand_ins).debug(false).get_compiler().to_command();
+        let done = command.args(["-shared", "-fPIC", SOURCES[0], "-o"]).arg(&shim).status();
+        if !done.is_ok_and(|status| status.success()) {
+            fs::write(&shim, []).expect("cargo's folder is writable");
+            println!("cargo:warning=src/cuda/shim.cpp did not compile: on a GPU, steps are taken without CUDA graphs");
+            return;
+        }
+    }
+    made(&stamp, lib, &SOURCES);
+}
+
+fn out() -> PathBuf {
+    PathBuf::from(std::env::var_os("OUT_DIR").expect("cargo sets it"))
+}
+
+/// As torch-sys finds it: beside the libraries unless it is named.
+fn include(lib: &Path) -> PathBuf {
+    std::env::var("LIBTORCH_INCLUDE").map_or_else(|_| lib.join(".."), PathBuf::from).join("include")
+}
+
+/// A compiler of C++ against libtorch's headers and those in `own`. Libtorch 2.11 has the new C++ ABI everywhere, which is
+/// the compilers' default.
+fn cpp(lib: &Path, own: &Path) -> cc::Build {
+    let include = include(lib);
+    let mut build = cc::Build::new();
+    build.cpp(true).std("c++17").warnings(false).includes([own, &include, &include.join("torch/csrc/api/include")]);
+    build
+}
+
+/// Whether what `stamp` is of was made from the same files. Cargo runs this program at every change of the sources, for the
+/// commit; libtorch's headers take seconds to compile.
+fn made_already(stamp: &Path, lib: &Path, files: &[&str]) -> bool {
+    fs::read_to_string(stamp).is_ok_and(|last| last == made_from(lib, files))
+}
+
+fn made(stamp: &Path, lib: &Path, files: &[&str]) {
+    fs::write(stamp, made_from(lib, files)).expect("cargo's folder is writable");
+}
+
+fn made_from(lib: &Path, files: &[&str]) -> String {
+    let texts: String = files.iter().map(|file| fs::read_to_string(file).unwrap_or_default()).collect();
+    format!("{}\n{texts}", lib.display())
 }
 
 /// What libtorch's headers need of gloo.

@@ -19,6 +19,7 @@ use std::time::Instant;
 use dif_sr::config::RunConfig;
 use dif_sr::data::{Batch, Dataset, OrderedRows, split::split};
 use dif_sr::device::wait_for;
+use dif_sr::model::Losses;
 use dif_sr::train::{Prepared, Stepper};
 use tch::{Device, Kind, Tensor};
 
@@ -129,11 +130,10 @@ impl<'a> Ours<'a> {
         let start = Instant::now();
         let mut losses = Vec::new();
         for _ in 0..steps {
-            losses.push(self.stepper.losses(&self.batches[self.next]).expect("there is one rank"));
-            self.stepper.update().expect("all are there");
+            losses.push(self.stepper.step(&self.batches[self.next]).expect("there is one rank"));
             self.next = (self.next + 1) % self.batches.len();
         }
-        assert!(losses.into_iter().all(|losses| losses.values().total.is_finite()));
+        assert!(Losses::values_of(&losses).iter().all(|losses| losses.total.is_finite()));
         wait_for(self.device);
         start.elapsed().as_secs_f64()
     }

@@ -18,12 +18,13 @@ use tch::{Cuda, Device, Kind, Tensor};
 /// Batches of a slice.
 const SLICE: usize = 4;
 
-/// The last part of an id, and what it stands for: `use_gpu`, `compute_path` and `precision`.
-const PATHS: [(&str, &str, &str, &str); 4] = [
-    ("reference", "False", "reference", "float32"),
-    ("fast", "False", "fast", "float32"),
-    ("cuda", "True", "reference", "float32"),
-    ("cuda-bf16", "True", "reference", "bf16"),
+/// The last part of an id, and what it stands for: `use_gpu`, `compute_path`, `precision` and `cuda_graphs`.
+const PATHS: [(&str, [&str; 4]); 5] = [
+    ("reference", ["False", "reference", "float32", "True"]),
+    ("fast", ["False", "fast", "float32", "True"]),
+    ("cuda", ["True", "reference", "float32", "True"]),
+    ("cuda-eager", ["True", "reference", "float32", "False"]),
+    ("cuda-bf16", ["True", "reference", "bf16", "True"]),
 ];
 
 /// How long it takes to do something so often, all that a GPU still has to do included.
@@ -39,11 +40,12 @@ fn data_set(c: &mut Criterion, name: &str, data_path: &str) {
     let threads = tch::get_num_threads().to_string();
     let mut group = c.benchmark_group(name);
     group.sample_size(10).warm_up_time(Duration::from_secs(1)).measurement_time(Duration::from_secs(5));
-    for (path, use_gpu, compute_path, precision) in PATHS {
+    for (path, [use_gpu, compute_path, precision, cuda_graphs]) in PATHS {
         if use_gpu == "True" && !Cuda::is_available() {
             continue;
         }
-        let keys = [("data_path", data_path), ("threads", &threads), ("use_gpu", use_gpu)];
+        let keys =
+            [("data_path", data_path), ("threads", &threads), ("use_gpu", use_gpu), ("cuda_graphs", cuda_graphs)];
         let keys = [&keys[..], &[("compute_path", compute_path), ("precision", precision)]].concat();
         let config = common::config(name, &keys);
         let prepared = Prepared::new(&config).expect("the data loads");
@@ -56,8 +58,7 @@ fn data_set(c: &mut Criterion, name: &str, data_path: &str) {
         group.bench_function(format!("step of {} rows/{path}", batch.user.size()[0]), |b| {
             b.iter_custom(|n| {
                 timed(device, n, || {
-                    stepper.losses(&batch).expect("there is one rank");
-                    stepper.update().expect("all are there");
+                    stepper.step(&batch).expect("there is one rank");
                 })
             });
         });
@@ -67,8 +68,7 @@ fn data_set(c: &mut Criterion, name: &str, data_path: &str) {
                 timed(device, n, || {
                     train.permute(&Tensor::randperm(train.n(), (Kind::Int64, Device::Cpu)));
                     for batch in train.batches(config.train.train_batch_size).take(SLICE) {
-                        stepper.losses(&batch).expect("there is one rank");
-                        stepper.update().expect("all are there");
+                        stepper.step(&batch).expect("there is one rank");
                     }
                 })
             });

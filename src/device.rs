@@ -3,6 +3,7 @@
 use tch::{Cuda, Device};
 
 use crate::config::RunOptions;
+pub use crate::libtorch::{generator_state, set_generator_state};
 use crate::{Error, Result};
 
 /// Loads libtorch's CUDA half where it is installed, so that one binary serves machines with and without a GPU.

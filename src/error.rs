@@ -1,5 +1,6 @@
 //! The crate's one error: a sentence that names the place, what was found there, what was expected and what to do.
 
+use std::any::Any;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
@@ -46,6 +47,15 @@ impl Error {
     /// An operating-system error met while writing the file at `path`.
     pub fn unwritable(path: impl AsRef<Path>, source: std::io::Error) -> Self {
         Self::io(path, "write the file", source).hint("check the folder's permissions and the free space")
+    }
+
+    /// What a panic said; of tch's, which holds an error of libtorch, the message without its C++ stack.
+    pub fn of_panic(panic: &(dyn Any + Send)) -> Self {
+        let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
+        let text = text.unwrap_or("no message");
+        // tch panics with the Debug form of its error, in which line breaks are escaped.
+        let line = text.split("\\n").next().unwrap_or(text).lines().next().unwrap_or(text);
+        Self::new(line.split_once("Torch(\"").map_or(line, |(_, message)| message))
     }
 
     /// The file or folder concerned.

@@ -49,6 +49,7 @@
 //! ```
 
 pub mod config;
+pub mod cuda;
 pub mod data;
 pub mod device;
 mod error;

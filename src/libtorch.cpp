@@ -13,6 +13,7 @@
 #include <ATen/ops/_foreach_lerp.h>
 #include <ATen/ops/_foreach_mul.h>
 #include <ATen/ops/_foreach_sqrt.h>
+#include <ATen/ops/_fused_adam.h>
 #include <ATen/record_function.h>
 #include <torch/headeronly/version.h>
 
@@ -48,6 +49,11 @@ extern "C" {
 struct dif_sr_adam_step {
     const at::Tensor *parameter, *exp_avg, *exp_avg_sq;
     double step_size, correction;
+};
+
+// What Adam moves on a GPU, with the number of its steps, a float32 `[]` there.
+struct dif_sr_fused_adam_step {
+    const at::Tensor *parameter, *exp_avg, *exp_avg_sq, *step;
 };
 
 const char *dif_sr_generator_state(int cuda, at::Tensor **state) {
@@ -140,6 +146,41 @@ const char *dif_sr_adam(size_t n, const dif_sr_adam_step *steps, double beta1, d
         at::_foreach_div_(denominators, corrections);
         at::_foreach_add_(denominators, eps);
         at::_foreach_addcdiv_(parameters, exp_avgs, denominators, step_sizes);
+    });
+}
+
+// The same in one kernel, to which nothing comes from the host: torch.optim.Adam with `fused` and `capturable`.
+const char *dif_sr_fused_adam(size_t n, const dif_sr_fused_adam_step *steps, double learning_rate, double beta1, double beta2,
+                              double eps, double weight_decay) {
+    return caught([&] {
+        if (n == 0) {
+            return;
+        }
+        const at::NoGradGuard no_grad;
+        std::vector<at::Tensor> parameters, grads, exp_avgs, exp_avg_sqs, counts;
+        for (const auto *one = steps; one != steps + n; ++one) {
+            parameters.push_back(*one->parameter);
+            grads.push_back(one->parameter->grad());
+            exp_avgs.push_back(*one->exp_avg);
+            exp_avg_sqs.push_back(*one->exp_avg_sq);
+            counts.push_back(*one->step);
+        }
+        at::_foreach_add_(counts, 1);
+        at::_fused_adam_(parameters, grads, exp_avgs, exp_avg_sqs, /*max_exp_avg_sqs=*/{}, counts, learning_rate, beta1, beta2,
+                         weight_decay, eps, /*amsgrad=*/false, /*maximize=*/false);
+    });
+}
+
+// By way of pinned memory, so that the host does not wait for it.
+const char *dif_sr_on_gpu(const at::Tensor *from, int cuda, at::Tensor **to) {
+    return caught([&] { *to = new at::Tensor(from->pin_memory().to(device(cuda), from->scalar_type(), /*non_blocking=*/true)); });
+}
+
+// From pinned memory or the device itself, the host does not wait for it.
+const char *dif_sr_copy_without_waiting(const at::Tensor *to, const at::Tensor *from) {
+    return caught([&] {
+        const at::NoGradGuard no_grad;
+        to->copy_(*from, /*non_blocking=*/true);
     });
 }
 

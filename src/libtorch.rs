@@ -25,6 +25,17 @@ unsafe extern "C" {
         eps: f64,
         weight_decay: f64,
     ) -> *const c_char;
+    fn dif_sr_fused_adam(
+        n: usize,
+        steps: *const FusedAdamStep<'_>,
+        learning_rate: f64,
+        beta1: f64,
+        beta2: f64,
+        eps: f64,
+        weight_decay: f64,
+    ) -> *const c_char;
+    fn dif_sr_on_gpu(from: *const C_tensor, cuda: c_int, to: *mut *mut C_tensor) -> *const c_char;
+    fn dif_sr_copy_without_waiting(to: *const C_tensor, from: *const C_tensor) -> *const c_char;
     #[cfg(test)]
     fn dif_sr_watch_operations();
     #[cfg(test)]
@@ -52,8 +63,25 @@ impl<'a> AdamStep<'a> {
     }
 }
 
+/// A parameter with a gradient, Adam's moments of it, and how many steps it has taken, all on one device.
+#[repr(C)]
+pub(crate) struct FusedAdamStep<'a> {
+    tensors: [*const C_tensor; 4],
+    alive: PhantomData<&'a Tensor>,
+}
+
+impl<'a> FusedAdamStep<'a> {
+    /// The parameter, its moments, and its steps so far, float32 `[]`.
+    pub fn new(tensors: [&'a Tensor; 4]) -> Self {
+        Self { tensors: tensors.map(|tensor| tensor.as_ptr()), alive: PhantomData }
+    }
+}
+
 /// The state of the device's default generator, `[n]` bytes on the CPU: what is drawn after it was set is what was drawn
 /// after it was read.
+///
+/// # Errors
+/// No such device.
 pub fn generator_state(device: Device) -> Result<Tensor> {
     let mut state = std::ptr::null_mut();
     // SAFETY: the function either sets `state` to a tensor that is ours from then on or returns a message.
@@ -144,6 +172,47 @@ pub(crate) fn adam(steps: &[AdamStep], [beta1, beta2]: [f64; 2], eps: f64, weigh
     // SAFETY: the tensors outlive the steps, which have the layout of the C++ side.
     let done = unsafe { checked(dif_sr_adam(steps.len(), steps.as_ptr(), beta1, beta2, eps, weight_decay)) };
     done.unwrap_or_else(|e| panic!("{e}"));
+}
+
+/// The same step with its number on the device, so that the step can be recorded in a CUDA graph. The sums are those of
+/// [`adam`], rounded elsewhere.
+///
+/// # Panics
+/// As [`adam`].
+pub(crate) fn fused_adam(
+    steps: &[FusedAdamStep],
+    learning_rate: f64,
+    [beta1, beta2]: [f64; 2],
+    eps: f64,
+    weight_decay: f64,
+) {
+    let (n, steps) = (steps.len(), steps.as_ptr());
+    // SAFETY: the tensors outlive the steps, which have the layout of the C++ side.
+    let done = unsafe { checked(dif_sr_fused_adam(n, steps, learning_rate, beta1, beta2, eps, weight_decay)) };
+    done.unwrap_or_else(|e| panic!("{e}"));
+}
+
+/// A tensor of the host on a GPU. From pinned memory the copy is a part of the device's work, for which the host does not wait.
+///
+/// # Panics
+/// No memory left.
+pub(crate) fn on_gpu(from: &Tensor, device: Device) -> Tensor {
+    let mut to = std::ptr::null_mut();
+    // SAFETY: the function either sets `to` to a tensor that is ours from then on or returns a message.
+    unsafe {
+        checked(dif_sr_on_gpu(from.as_ptr(), index(device), &mut to)).unwrap_or_else(|e| panic!("{e}"));
+        Tensor::from_ptr(to)
+    }
+}
+
+/// Copies a tensor into another. From pinned memory and from the device itself the copy is a part of the device's work, for
+/// which the host does not wait.
+///
+/// # Errors
+/// Another shape.
+pub(crate) fn copy_without_waiting(to: &mut Tensor, from: &Tensor) -> Result<()> {
+    // SAFETY: the tensors outlive the call; libtorch keeps pinned memory until the copy is done.
+    unsafe { checked(dif_sr_copy_without_waiting(to.as_ptr(), from.as_ptr())) }
 }
 
 /// Computes with matrix products in bfloat16 on this thread, by libtorch's autocasting: parameters and gradients stay

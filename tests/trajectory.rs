@@ -135,7 +135,7 @@ fn follows(golden: &Value, config: &RunConfig, margin: f64) {
                 best = Some(model.named_parameters().iter().map(|(_, p)| p.detach().copy()).collect::<Vec<_>>());
             }
             Event::Evaluated { valid: metrics, .. } => valid.push(serde_json::to_value(metrics).expect("JSON")),
-            Event::Epoch { .. } | Event::Evaluating { .. } | Event::Diverged { .. } => {}
+            Event::Epoch { .. } | Event::Evaluating { .. } | Event::Diverged { .. } | Event::NoGraphs { .. } => {}
         }
         Ok(())
     });

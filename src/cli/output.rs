@@ -92,11 +92,7 @@ pub fn note_panic(panic: &PanicHookInfo) {
 
 /// What a panic said and where, without libtorch's C++ stack.
 pub fn of_panic(panic: &(dyn Any + Send)) -> Error {
-    let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
-    let text = text.unwrap_or("no message");
-    // tch panics with the Debug form of its error, in which line breaks are escaped.
-    let line = text.split("\\n").next().unwrap_or(text).lines().next().unwrap_or(text);
-    let line = line.split_once("Torch(\"").map_or(line, |(_, message)| message);
+    let line = Error::of_panic(panic);
     let place = PLACE.lock().ok().and_then(|mut place| place.take()).unwrap_or_else(|| "an unknown place".to_owned());
     Error::new(format!("stopped inside of the computation, at {place}: {line}"))
         .hint("if memory ran out, use smaller batches or sizes; otherwise this is a bug: report it with the command")

@@ -165,6 +165,7 @@ impl Report for Watch {
                 self.finish_line(&format!(", valid {}@{k} {score:.decimals$}{best}", kind.name()));
             }
             Event::Diverged { .. } => self.finish_line(""),
+            Event::NoGraphs { .. } => {}
         }
     }
 

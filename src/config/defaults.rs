@@ -17,6 +17,7 @@ impl RunConfig {
                 compute_path: ComputePath::Reference,
                 precision: Precision::Float32,
                 shard_items: false,
+                cuda_graphs: true,
                 checkpoint_interval: 60.0,
                 loss_decimal_place: 4,
             },

@@ -4,8 +4,16 @@ use super::RunConfig;
 
 impl RunConfig {
     /// The keys that do not say what is computed, only where and how.
-    pub const CHANGEABLE: [&str; 7] =
-        ["checkpoint_interval", "data_path", "gpu_id", "shard_items", "show_progress", "threads", "use_gpu"];
+    pub const CHANGEABLE: [&str; 8] = [
+        "checkpoint_interval",
+        "cuda_graphs",
+        "data_path",
+        "gpu_id",
+        "shard_items",
+        "show_progress",
+        "threads",
+        "use_gpu",
+    ];
 
     /// The keys that may change, too, where a new run begins from the state of another: how long it trains and in which steps,
     /// and where its folder is. All others say what the state is of.
@@ -17,6 +25,7 @@ impl RunConfig {
         let mut this = self.clone();
         let (ours, theirs) = (&mut this.run, &other.run);
         ours.checkpoint_interval = theirs.checkpoint_interval;
+        ours.cuda_graphs = theirs.cuda_graphs;
         ours.gpu_id = theirs.gpu_id;
         ours.shard_items = theirs.shard_items;
         ours.show_progress = theirs.show_progress;
@@ -39,7 +48,7 @@ mod tests {
 
     #[test]
     fn every_changeable_key_and_no_other_leaves_the_training_the_same() {
-        let values = ["9", "elsewhere", "1", "True", "False", "3", "False"];
+        let values = ["9", "False", "elsewhere", "1", "True", "False", "3", "False"];
         for (key, value) in RunConfig::CHANGEABLE.into_iter().zip(values) {
             let changed = config(&[(key, value)]);
             assert!(changed != config(&[]) && changed.trains_as(&config(&[])), "{key}");

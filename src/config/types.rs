@@ -42,6 +42,8 @@ pub struct RunOptions {
     pub precision: Precision,
     /// `shard_items` (this project's key): whether ranks share out the item embedding.
     pub shard_items: bool,
+    /// `cuda_graphs` (this project's key): whether a GPU gets a training step as one CUDA graph.
+    pub cuda_graphs: bool,
     /// `checkpoint_interval` (this project's key): seconds of training between two writes of `last.safetensors`.
     pub checkpoint_interval: f64,
     /// `loss_decimal_place`: decimals of the losses in the log.

@@ -5,6 +5,7 @@ use std::ops::Range;
 use tch::{Device, Tensor};
 
 use super::rows::Rows;
+use crate::libtorch::on_gpu;
 use crate::{Error, Result, splitmix};
 
 /// Rows in the order in which batches are taken.
@@ -20,7 +21,7 @@ pub struct OrderedRows {
 /// B rows; `i64` tensors.
 #[derive(Debug)]
 pub struct Batch {
-    /// `[B]`.
+    /// `[B]`, on the CPU, where the samplers are.
     pub user: Tensor,
     /// `[B, L]`, right-padded with 0.
     pub item_seq: Tensor,
@@ -41,6 +42,11 @@ impl OrderedRows {
     /// The number of rows.
     pub fn n(&self) -> i64 {
         self.order.len() as i64
+    }
+
+    /// L, the positions of a row.
+    pub fn l(&self) -> i64 {
+        self.rows.l() as i64
     }
 
     /// The row that stands at each place, `[n]`.
@@ -82,38 +88,57 @@ impl OrderedRows {
 
     fn of(&self, rows: &[u32]) -> Batch {
         let column = |value: &dyn Fn(usize) -> i64| {
-            let values: Vec<i64> = rows.iter().map(|&row| value(row as usize)).collect();
-            self.on_device(Tensor::from_slice(&values))
+            Tensor::from_slice(&rows.iter().map(|&row| value(row as usize)).collect::<Vec<i64>>())
         };
         let histories: Vec<i64> = rows.iter().flat_map(|&row| self.rows.padded(row as usize)).collect();
         let shape = [rows.len() as i64, self.rows.l() as i64];
         Batch {
             user: column(&|row| self.rows.user(row)),
             item_seq: self.on_device(Tensor::from_slice(&histories).view(shape)),
-            item_seq_len: column(&|row| self.rows.history(row).len() as i64),
-            pos_items: column(&|row| self.rows.target(row)),
+            item_seq_len: self.on_device(column(&|row| self.rows.history(row).len() as i64)),
+            pos_items: self.on_device(column(&|row| self.rows.target(row))),
             neg_items: None,
         }
     }
 
     fn on_device(&self, column: Tensor) -> Tensor {
         match self.device {
-            // From pinned memory the copy is a part of the device's work, for which the host does not wait.
-            device @ Device::Cuda(_) => column.pin_memory(device).to_device_(device, column.kind(), true, false),
+            device @ Device::Cuda(_) => on_gpu(&column, device),
             _ => column,
         }
     }
 }
 
 impl Batch {
-    /// The batch on `device`.
+    /// The columns that a model computes with: all but `user`, which only ranks and samplers ask for.
+    pub fn columns(&self) -> Vec<&Tensor> {
+        [&self.item_seq, &self.item_seq_len, &self.pos_items].into_iter().chain(&self.neg_items).collect()
+    }
+
+    /// A batch of what [`Batch::columns`] gave, without users.
+    ///
+    /// # Panics
+    /// Fewer than three columns.
+    pub fn of_columns(columns: &[Tensor]) -> Self {
+        let column = |i: usize| columns[i].shallow_clone();
+        Self {
+            user: Tensor::new(),
+            item_seq: column(0),
+            item_seq_len: column(1),
+            pos_items: column(2),
+            neg_items: columns.get(3).map(Tensor::shallow_clone),
+        }
+    }
+
+    /// The batch on `device`, users apart.
     pub fn to_device(&self, device: Device) -> Self {
         self.map(|column| column.to_device(device))
     }
 
+    /// The batch with other columns, users apart.
     fn map(&self, f: impl Fn(&Tensor) -> Tensor) -> Self {
         Self {
-            user: f(&self.user),
+            user: self.user.shallow_clone(),
             item_seq: f(&self.item_seq),
             item_seq_len: f(&self.item_seq_len),
             pos_items: f(&self.pos_items),
@@ -124,7 +149,7 @@ impl Batch {
     /// Some of its rows.
     pub fn rows(&self, rows: Range<usize>) -> Self {
         let part = |column: &Tensor| column.narrow(0, rows.start as i64, rows.len() as i64);
-        self.map(part)
+        Self { user: part(&self.user), ..self.map(part) }
     }
 
     /// The batch with a negative item for each positive one.
@@ -133,7 +158,11 @@ impl Batch {
     /// As [`NegativeSampler::sample`].
     pub fn with_negatives(self, sampler: &mut NegativeSampler) -> Result<Self> {
         let users = Vec::<i64>::try_from(&self.user)?;
-        let negatives = Tensor::from_slice(&sampler.sample(&users)?).to_device(self.user.device());
+        let negatives = Tensor::from_slice(&sampler.sample(&users)?);
+        let negatives = match self.pos_items.device() {
+            device @ Device::Cuda(_) => on_gpu(&negatives, device),
+            _ => negatives,
+        };
         Ok(Self { neg_items: Some(negatives), ..self })
     }
 }

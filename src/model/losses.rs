@@ -25,12 +25,33 @@ impl Losses {
         Self { total: self.total.detach(), item: self.item.detach(), attributes }
     }
 
+    /// As one tensor `[2 + attributes]`, float64 where one of them is.
+    pub fn stacked(&self) -> Tensor {
+        let all = [&self.total, &self.item].into_iter().chain(&self.attributes).map(Tensor::detach);
+        Tensor::stack(&all.collect::<Vec<_>>(), 0)
+    }
+
+    /// Of what [`Losses::stacked`] made.
+    ///
+    /// # Panics
+    /// Fewer than two.
+    pub fn unstacked(stacked: &Tensor) -> Self {
+        let mut all = stacked.unbind(0).into_iter();
+        let mut next = || all.next().expect("the losses in total and of the items");
+        Self { total: next(), item: next(), attributes: all.collect() }
+    }
+
     /// The numbers; on a GPU this waits for them.
     pub fn values(&self) -> Losses<f64> {
-        let all = [&self.total, &self.item].into_iter().chain(&self.attributes);
-        let all: Vec<Tensor> = all.map(|loss| loss.detach().to_kind(Kind::Double)).collect();
-        let values = Vec::<f64>::try_from(Tensor::stack(&all, 0)).expect("one dimension of float64");
-        Losses { total: values[0], item: values[1], attributes: values[2..].to_vec() }
+        Self::values_of(std::slice::from_ref(self)).remove(0)
+    }
+
+    /// The numbers of several batches, read at once.
+    pub fn values_of(batches: &[Self]) -> Vec<Losses<f64>> {
+        let all: Vec<Tensor> = batches.iter().map(|losses| losses.stacked().to_kind(Kind::Double)).collect();
+        let values = Vec::<f64>::try_from(Tensor::cat(&all, 0)).expect("one dimension of float64");
+        let each = values.chunks_exact(values.len() / batches.len().max(1));
+        each.map(|of| Losses { total: of[0], item: of[1], attributes: of[2..].to_vec() }).collect()
     }
 }
 

@@ -1,11 +1,15 @@
 //! Adam (Kingma & Ba, 2015): tch's own optimizer does not show its state, which resuming needs.
+//!
+//! On the CPU every rounding is that of `torch.optim.Adam` as RecBole makes it. On a GPU it is the same function as one
+//! kernel, PyTorch's `fused`, which counts the steps on the device: a step that takes nothing from the host can be recorded
+//! in a CUDA graph ([`crate::cuda`]), and is then the same to the bit.
 
 use std::path::Path;
 
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use crate::fast::{AdamFactors, FastPath};
-use crate::libtorch::{AdamStep, adam, forget_gradients};
+use crate::libtorch::{AdamStep, FusedAdamStep, adam, forget_gradients, fused_adam};
 use crate::tensors::TensorFile;
 use crate::{Error, Result};
 
@@ -20,14 +24,21 @@ pub struct Adam {
     learning_rate: f64,
     weight_decay: f64,
     slots: Vec<Slot>,
+    steps: Steps,
+}
+
+/// Steps that each parameter has taken; one without a gradient takes none.
+#[derive(Debug)]
+enum Steps {
+    Host(Vec<i64>),
+    /// float32 `[parameters]`: exact to 2²⁴ steps, as in PyTorch.
+    Device(Tensor),
 }
 
 #[derive(Debug)]
 struct Slot {
     name: String,
     parameter: Tensor,
-    /// Steps taken; a parameter without a gradient takes none.
-    step: i64,
     /// First moment.
     exp_avg: Tensor,
     /// Second moment.
@@ -37,11 +48,15 @@ struct Slot {
 impl Adam {
     /// An optimizer at its start. `weight_decay` adds to the gradient (L2), as in `torch.optim.Adam`.
     pub fn new(parameters: Vec<(String, Tensor)>, learning_rate: f64, weight_decay: f64) -> Self {
+        let steps = match parameters.first().map(|(_, parameter)| parameter.device()) {
+            Some(device @ Device::Cuda(_)) => Steps::on(device, parameters.len()),
+            _ => Steps::Host(vec![0; parameters.len()]),
+        };
         let slots = parameters.into_iter().map(|(name, parameter)| {
             let (exp_avg, exp_avg_sq) = (parameter.zeros_like().detach(), parameter.zeros_like().detach());
-            Slot { name, parameter, step: 0, exp_avg, exp_avg_sq }
+            Slot { name, parameter, exp_avg, exp_avg_sq }
         });
-        Self { learning_rate, weight_decay, slots: slots.collect() }
+        Self { learning_rate, weight_decay, slots: slots.collect(), steps }
     }
 
     /// Forgets the gradients of the last step.
@@ -49,30 +64,43 @@ impl Adam {
         forget_gradients(self.slots.iter().map(|slot| &slot.parameter));
     }
 
-    /// One step on the gradients that the last backward pass left. Every rounding of float32 is PyTorch's.
+    /// One step on the gradients that the last backward pass left.
     pub fn step(&mut self) {
         let kind = self.slots.first().map_or(Kind::Double, |slot| slot.parameter.kind());
-        let moving = self.slots.iter_mut().filter(|slot| slot.parameter.grad().defined());
-        let steps = moving.map(|slot| {
-            slot.step += 1;
-            let (bias_correction1, bias_correction2) = slot.bias_corrections();
-            let moved = [&slot.parameter, &slot.exp_avg, &slot.exp_avg_sq];
-            let step_size = held_by(kind, self.learning_rate / bias_correction1);
-            AdamStep::new(moved, step_size, bias_correction2.sqrt())
-        });
-        let steps: Vec<AdamStep> = steps.collect();
-        adam(&steps, [BETA1, BETA2], EPS, held_by(kind, self.weight_decay));
+        let has_gradient = |slot: &Slot| slot.parameter.grad().defined();
+        match &mut self.steps {
+            Steps::Host(counts) => {
+                let moving = self.slots.iter().zip(counts).filter(|(slot, _)| has_gradient(slot));
+                let steps = moving.map(|(slot, count)| {
+                    let (bias_correction1, bias_correction2) = next(count);
+                    let moved = [&slot.parameter, &slot.exp_avg, &slot.exp_avg_sq];
+                    let step_size = held_by(kind, self.learning_rate / bias_correction1);
+                    AdamStep::new(moved, step_size, bias_correction2.sqrt())
+                });
+                let steps: Vec<AdamStep> = steps.collect();
+                adam(&steps, [BETA1, BETA2], EPS, held_by(kind, self.weight_decay));
+            }
+            Steps::Device(counts) => {
+                let counts = counts.unbind(0);
+                let moving = self.slots.iter().zip(&counts).filter(|(slot, _)| has_gradient(slot));
+                let steps = moving
+                    .map(|(slot, count)| FusedAdamStep::new([&slot.parameter, &slot.exp_avg, &slot.exp_avg_sq, count]));
+                let steps: Vec<FusedAdamStep> = steps.collect();
+                fused_adam(&steps, self.learning_rate, [BETA1, BETA2], EPS, self.weight_decay);
+            }
+        }
     }
 
     /// One step on the gradients of the fast path, in one pass over memory.
     ///
     /// # Panics
-    /// With a fast path of another model.
+    /// With a fast path of another model, or parameters on a GPU.
     pub fn step_fast(&mut self, fast: &FastPath) {
         let (learning_rate, weight_decay) = (self.learning_rate, self.weight_decay);
-        let updates = self.slots.iter_mut().filter(|slot| fast.trains(&slot.name)).map(|slot| {
-            slot.step += 1;
-            let (bias_correction1, bias_correction2) = slot.bias_corrections();
+        let Steps::Host(counts) = &mut self.steps else { panic!("the fast path's parameters are on the CPU") };
+        let training = self.slots.iter_mut().zip(counts).filter(|(slot, _)| fast.trains(&slot.name));
+        let updates = training.map(|(slot, count)| {
+            let (bias_correction1, bias_correction2) = next(count);
             let factors = AdamFactors {
                 one_minus_beta1: (1.0 - BETA1) as f32,
                 beta2: BETA2 as f32,
@@ -87,9 +115,19 @@ impl Adam {
         fast.adam(updates);
     }
 
-    /// Steps taken: as many as the parameter with the most has taken.
+    /// Steps taken: as many as the parameter with the most has taken. On a GPU this waits for it.
     pub fn steps(&self) -> u64 {
-        self.slots.iter().map(|slot| slot.step).max().unwrap_or_default() as u64
+        self.steps.counts().into_iter().max().unwrap_or_default() as u64
+    }
+
+    /// All that a step changes: parameters, moments, and on a GPU the numbers of steps.
+    pub fn tensors(&self) -> Vec<Tensor> {
+        let slots = self.slots.iter().flat_map(|slot| [&slot.parameter, &slot.exp_avg, &slot.exp_avg_sq]);
+        let counts = match &self.steps {
+            Steps::Host(_) => None,
+            Steps::Device(counts) => Some(counts),
+        };
+        slots.chain(counts).map(Tensor::shallow_clone).collect()
     }
 
     /// The parameters with their names, in order.
@@ -99,7 +137,7 @@ impl Adam {
 
     /// The state besides the parameters: `adam.step`, `[parameters]`, and the moments of each parameter by its name.
     pub fn named_state(&self) -> Vec<(String, Tensor)> {
-        let steps: Vec<i64> = self.slots.iter().map(|slot| slot.step).collect();
+        let steps = self.steps.counts();
         let moments = self.slots.iter().flat_map(|slot| slot.moments().map(|(name, t)| (name, t.shallow_clone())));
         std::iter::once(("adam.step".to_owned(), Tensor::from_slice(&steps))).chain(moments).collect()
     }
@@ -132,7 +170,7 @@ impl Adam {
         let moments = moments.map(|(name, own)| Ok((own.shallow_clone(), take(&name, own)?)));
         let moments = moments.collect::<Result<Vec<(Tensor, Tensor)>>>()?;
         moments.into_iter().for_each(|(mut own, saved)| own.copy_(&saved));
-        self.slots.iter_mut().zip(steps).for_each(|(slot, step)| slot.step = step);
+        self.steps.set(steps);
         Ok(())
     }
 }
@@ -148,10 +186,33 @@ impl Slot {
         let name = |moment: &str| format!("adam.{moment}.{}", self.name);
         [(name("exp_avg"), &self.exp_avg), (name("exp_avg_sq"), &self.exp_avg_sq)]
     }
+}
 
-    /// What the moments lack because they started at zero.
-    fn bias_corrections(&self) -> (f64, f64) {
-        (1.0 - BETA1.powf(self.step as f64), 1.0 - BETA2.powf(self.step as f64))
+/// Counts a step, and gives what the moments lack in it because they started at zero.
+fn next(count: &mut i64) -> (f64, f64) {
+    *count += 1;
+    (1.0 - BETA1.powf(*count as f64), 1.0 - BETA2.powf(*count as f64))
+}
+
+impl Steps {
+    /// None yet, counted on the device.
+    fn on(device: Device, parameters: usize) -> Self {
+        Self::Device(Tensor::zeros([parameters as i64], (Kind::Float, device)))
+    }
+
+    fn counts(&self) -> Vec<i64> {
+        match self {
+            Self::Host(counts) => counts.clone(),
+            Self::Device(counts) => Vec::try_from(counts.to_kind(Kind::Int64)).expect("one dimension of int64"),
+        }
+    }
+
+    /// In place, for graphs that count there.
+    fn set(&mut self, steps: Vec<i64>) {
+        match self {
+            Self::Host(counts) => *counts = steps,
+            Self::Device(counts) => counts.copy_(&Tensor::from_slice(&steps)),
+        }
     }
 }
 
@@ -196,5 +257,35 @@ mod tests {
             0.000_892_364_827,
         ];
         assert_eq!(values(&adam.slots[0].exp_avg_sq), expected);
+    }
+
+    /// What a GPU runs, on the CPU: the same function, within a few roundings of a float32, and the same counts of steps. A
+    /// parameter that had no gradient once is a step behind.
+    #[test]
+    fn steps_that_are_counted_on_the_device_are_those_that_the_host_counts() {
+        let trained = |on_device: bool| {
+            let parameters = [[0.5_f32, -0.25, 2.0], [1.0, -3.0, 0.125]].map(|p| Tensor::from_slice(&p));
+            let named = parameters.iter().map(|p| ("p".to_owned(), p.set_requires_grad(true))).collect();
+            let mut adam = Adam::new(named, 0.01, 0.1);
+            if on_device {
+                adam.steps = Steps::on(Device::Cpu, 2);
+            }
+            for step in 0..4 {
+                adam.zero_grad();
+                let of = if step == 1 { &parameters[..1] } else { &parameters };
+                let loss: Tensor = of.iter().map(|p| (p * p * f64::from(step + 1)).sum(Kind::Float)).sum();
+                loss.backward();
+                adam.step();
+            }
+            assert_eq!(adam.steps(), 4);
+            let state = adam.named_state().into_iter().map(|(_, tensor)| tensor);
+            let all = parameters.iter().map(Tensor::detach).chain(state);
+            all.map(|t| Vec::<f64>::try_from(t.to_kind(Kind::Double)).unwrap()).collect::<Vec<_>>()
+        };
+        let [host, device] = [trained(false), trained(true)];
+        assert_eq!(device[2], [4.0, 3.0], "the counts of steps");
+        for (host, device) in host.iter().flatten().zip(device.iter().flatten()) {
+            assert!((host - device).abs() <= 1e-6 * host.abs(), "{host} {device}");
+        }
     }
 }

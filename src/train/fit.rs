@@ -31,7 +31,7 @@ pub enum Event<'a> {
         losses: &'a [Losses<f64>],
     },
     /// The loss of `batch` is not a finite number; `losses` are those of the batches before it that were not told yet. The
-    /// parameters are as they were before it, or on a GPU a few batches later. Training ends.
+    /// parameters are as they were before it, or on a GPU as up to sixteen batches later. Training ends.
     Diverged {
         /// From 0.
         epoch: usize,
@@ -41,6 +41,11 @@ pub enum Event<'a> {
         losses: &'a [Losses<f64>],
         /// The 2-norm of each parameter, the largest first.
         norms: &'a [(String, f64)],
+    },
+    /// Steps are taken one operation at a time on a GPU where they should be CUDA graphs; told once. The numbers are the same.
+    NoGraphs {
+        /// Why.
+        reason: &'a Error,
     },
     /// An epoch is over; the losses are sums over its batches.
     Epoch {
@@ -198,12 +203,19 @@ impl<'a> Training<'a> {
                 Some(sampler) => batch.with_negatives(sampler)?,
                 None => batch,
             };
-            unread.push(self.stepper.losses(&batch)?);
+            // Read one by one, losses are read before the parameters move.
+            let at_once = self.read_together > 1;
+            unread.push(if at_once { self.stepper.step(&batch)? } else { self.stepper.losses(&batch)? });
+            if let Some(reason) = self.stepper.take_failure() {
+                listen(Event::NoGraphs { reason: &reason }, self)?;
+            }
             if unread.len() < self.read_together && i + 1 < count {
-                self.stepper.update()?;
+                if !at_once {
+                    self.stepper.update()?;
+                }
                 continue;
             }
-            let losses: Vec<Losses<f64>> = unread.drain(..).map(|losses| losses.values()).collect();
+            let losses = Losses::values_of(&std::mem::take(&mut unread));
             if let Some(bad) = losses.iter().position(|losses| !losses.total.is_finite()) {
                 let norms = self.norms()?;
                 let first = i + 2 - losses.len();
@@ -211,7 +223,9 @@ impl<'a> Training<'a> {
                 listen(Event::Diverged { epoch, batch, losses: &losses[..bad], norms: &norms }, self)?;
                 return Err(diverged(&losses[bad], &format!("epoch {epoch}, batch {batch} of {count}"), &norms));
             }
-            self.stepper.update()?;
+            if !at_once {
+                self.stepper.update()?;
+            }
             let position = &mut self.position;
             losses.iter().for_each(|losses| position.sums.add(losses));
             position.batch = i + 1;

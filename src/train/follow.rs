@@ -18,7 +18,7 @@ use crate::ranks::Fact;
 use crate::run_folder::Environment;
 
 /// Keys that may differ between ranks: where and how often something is written, where the data are, and which GPU computes.
-const OWN: [&str; 5] = ["checkpoint_dir", "checkpoint_interval", "data_path", "gpu_id", "show_progress"];
+const OWN: [&str; 6] = ["checkpoint_dir", "checkpoint_interval", "cuda_graphs", "data_path", "gpu_id", "show_progress"];
 
 /// Checks that the ranks are of one run: the same program, configuration, data and kernels, and as many threads each.
 ///

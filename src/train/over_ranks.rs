@@ -44,7 +44,7 @@ impl<'a> Accord<'a> {
                 self.ranks.agree_on_parameters(&training.model.common_parameters(), &when)?;
                 self.ask().map(drop)
             }
-            Event::Epoch { .. } | Event::Diverged { .. } => Ok(()),
+            Event::Epoch { .. } | Event::Diverged { .. } | Event::NoGraphs { .. } => Ok(()),
         }
     }
 

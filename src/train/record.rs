@@ -162,6 +162,7 @@ impl<'a> Recorder<'a> {
                 let lines: Vec<String> = norms.iter().map(|(name, norm)| format!("{norm:.3e} {name}")).collect();
                 self.say(&format!("norms of parameters: \n{}", lines.join("\n")))
             }
+            Event::NoGraphs { reason } => self.say(&format!("Training without CUDA graphs: {reason}")),
             // No parameter changes in an evaluation: the training is where it was at the end of the epoch.
             Event::Evaluating { .. } => self.leave_if_asked(training),
             Event::Epoch { epoch, losses, seconds } => {

@@ -1,16 +1,19 @@
 //! One training step on the configured computing path: losses, gradients, clipping, Adam.
 
+use tch::Device;
+
 use super::Adam;
 use super::clip::clip_grad_norm;
 use super::data_parallel::DataParallel;
-use crate::Result;
 use crate::config::{ComputePath, Precision, RunConfig, TrainConfig};
+use crate::cuda::Executor;
 use crate::data::{Batch, OrderedRows, Rows};
 use crate::eval::{Ranking, rank_over};
 use crate::fast::{Fast, Masks};
 use crate::libtorch::in_bfloat16;
 use crate::model::{Losses, Model};
 use crate::ranks::Ranks;
+use crate::{Error, Result};
 
 /// A model in training.
 #[derive(Debug)]
@@ -26,6 +29,16 @@ pub struct Stepper<'a> {
     parallel: Option<DataParallel>,
     /// `None` on the reference path.
     pub(super) fast: Option<Fast>,
+    graphs: Graphs,
+}
+
+/// Whether steps are CUDA graphs.
+#[derive(Debug)]
+enum Graphs {
+    On(Executor),
+    /// They shall be, and cannot be; the reason, until it is taken.
+    Failed(Option<Error>),
+    Off,
 }
 
 impl<'a> Stepper<'a> {
@@ -55,7 +68,59 @@ impl<'a> Stepper<'a> {
             parallel: is_shared.then(|| DataParallel::new(ranks, seed, model.device())),
             ranks: ranks.clone(),
             fast,
+            graphs: match model.device() {
+                // Ranks exchange gradients through the host.
+                device @ Device::Cuda(_) if config.run.cuda_graphs && ranks.is_alone() => {
+                    Executor::new(device).map_or_else(|e| Graphs::Failed(Some(e)), Graphs::On)
+                }
+                _ => Graphs::Off,
+            },
         })
+    }
+
+    /// One whole step, as a CUDA graph where the configuration and the device allow it. Gives the losses before it.
+    ///
+    /// # Errors
+    /// A lost rank.
+    pub fn step(&mut self, batch: &Batch) -> Result<Losses> {
+        if let Graphs::On(mut executor) = std::mem::replace(&mut self.graphs, Graphs::Off) {
+            match self.replay(&mut executor, batch) {
+                Ok(losses) => {
+                    self.graphs = Graphs::On(executor);
+                    return Ok(losses);
+                }
+                Err(e) => self.graphs = Graphs::Failed(Some(e)),
+            }
+        }
+        let losses = self.losses(batch)?;
+        self.update()?;
+        Ok(losses)
+    }
+
+    fn replay(&mut self, executor: &mut Executor, batch: &Batch) -> Result<Losses> {
+        let state = self.adam.tensors();
+        let losses = executor.run(&batch.columns(), &state, &mut |columns| {
+            let losses = self.losses(&Batch::of_columns(columns))?;
+            self.update()?;
+            Ok(losses.stacked())
+        })?;
+        Ok(Losses::unstacked(&losses))
+    }
+
+    /// Why steps are not CUDA graphs although they should be; told once.
+    pub fn take_failure(&mut self) -> Option<Error> {
+        match &mut self.graphs {
+            Graphs::Failed(reason) => reason.take(),
+            _ => None,
+        }
+    }
+
+    /// The number of operations in each CUDA graph so far.
+    pub fn operations(&self) -> Vec<usize> {
+        match &self.graphs {
+            Graphs::On(executor) => executor.operations(),
+            _ => Vec::new(),
+        }
     }
 
     /// The losses of a batch, with dropout, on the model's device; leaves their gradients for [`Stepper::update`].
@@ -142,9 +207,24 @@ pub(super) fn rank_with(
     progress: impl FnMut(usize) -> Result<()>,
 ) -> Result<Ranking> {
     match fast {
-        None => rank_over(ranks, model, rows, batch_size, progress),
+        None => {
+            let batch_size = match model.device() {
+                Device::Cuda(_) => batch_size.max(rows_on_gpu(model, rows)),
+                _ => batch_size,
+            };
+            rank_over(ranks, model, rows, batch_size, progress)
+        }
         Some(fast) => fast.rank(rows, progress),
     }
+}
+
+/// How many rows a GPU ranks at a time: enough that the card and not the host decides how long it takes, as far as the largest
+/// tensors have 256 million numbers: scores, `[B, n_items]`, and those of attention, `[B, heads, L, L]`.
+fn rows_on_gpu(model: &Model, rows: &OrderedRows) -> usize {
+    const ROWS: i64 = 4096;
+    const NUMBERS: i64 = 1 << 28;
+    let attention = model.config().n_heads * rows.l() * rows.l();
+    (NUMBERS / model.n_items().max(attention)).clamp(1, ROWS) as usize
 }
 
 fn fast(config: &RunConfig, model: &Model, ranks: &Ranks) -> Result<Option<Fast>> {

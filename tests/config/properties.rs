@@ -91,9 +91,9 @@ prop_compose! {
         model in Just(model), data in data(attributes),
         (seed, use_gpu, gpu_id) in (0..=i64::from(u32::MAX), any::<Option<bool>>(), 0..8_usize),
         (checkpoint_dir, show_progress) in ("[a-z/ .:#'-]{1,12}", any::<bool>()),
-        (compute_path, precision, shard_items) in (
+        (compute_path, precision, shard_items, cuda_graphs) in (
             one_of(&[ComputePath::Reference, ComputePath::Fast]), one_of(&[Precision::Float32, Precision::Bf16]),
-            any::<bool>(),
+            any::<bool>(), any::<bool>(),
         ),
         (threads, checkpoint_interval, loss_decimal_place) in (
             prop::option::of(1..64_usize), prop_oneof![Just(0.0), 0.0..1e9], 0..=17_usize,
@@ -112,7 +112,7 @@ prop_compose! {
         RunConfig {
             run: RunOptions {
                 seed, use_gpu, gpu_id, checkpoint_dir: checkpoint_dir.into(), show_progress, threads,
-                compute_path, precision, shard_items, checkpoint_interval, loss_decimal_place,
+                compute_path, precision, shard_items, cuda_graphs, checkpoint_interval, loss_decimal_place,
             },
             train: TrainConfig {
                 epochs, train_batch_size, learning_rate, weight_decay, eval_step, stopping_step,

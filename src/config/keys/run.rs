@@ -125,6 +125,14 @@ pub(super) static KEYS: &[Key] = &[
     ),
     own(
         Unprinted,
+        "cuda_graphs",
+        "`True` or `False`",
+        "on a GPU, record a training step as a CUDA graph and replay it, to the same bits; where that cannot be done, the log says why and steps are taken one operation at a time, as with `False`",
+        |c, v| put(&mut c.run.cuda_graphs, v.as_bool()),
+        |c| c.run.cuda_graphs.into(),
+    ),
+    own(
+        Unprinted,
         "checkpoint_interval",
         "a number from 0 to 1000000000",
         "seconds of training between two writes of `last.safetensors`, from which an interrupted run goes on; 0 writes it after every batch (on a GPU every sixteen)",
@@ -256,7 +264,7 @@ pub(super) static KEYS: &[Key] = &[
         Evaluation,
         "eval_batch_size",
         "a whole number of at least 1",
-        "rows in an evaluation batch; the fast path ranks 128 at a time, fewer of long sequences or large catalogues",
+        "rows in an evaluation batch, which decides no result; the fast path ranks 128 at a time, fewer of long sequences or large catalogues, and a GPU up to 4,096 where that is more",
         |c, v| put(&mut c.eval.eval_batch_size, count(v)),
         |c| c.eval.eval_batch_size.into(),
     ),
