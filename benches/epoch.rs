@@ -1,4 +1,4 @@
-//! A program, no benchmark: times the epochs of whole trainings on the reference path, and asserts the final metrics.
+//! A program, no benchmark: times the epochs of whole trainings, and asserts the final metrics.
 //!
 //! ```sh
 //! cargo bench --bench epoch [-- ml-100k | Amazon_Beauty] [--epoch_seconds=S] [--training_seconds=S] [--KEY=VALUE ...]

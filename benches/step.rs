@@ -19,12 +19,14 @@ use tch::{Cuda, Device, Kind, Tensor};
 const SLICE: usize = 4;
 
 /// The last part of an id, and what it stands for: `use_gpu`, `compute_path`, `precision` and `cuda_graphs`.
-const PATHS: [(&str, [&str; 4]); 5] = [
+const PATHS: [(&str, [&str; 4]); 7] = [
     ("reference", ["False", "reference", "float32", "True"]),
     ("fast", ["False", "fast", "float32", "True"]),
     ("cuda", ["True", "reference", "float32", "True"]),
     ("cuda-eager", ["True", "reference", "float32", "False"]),
     ("cuda-bf16", ["True", "reference", "bf16", "True"]),
+    ("cuda-fast", ["True", "fast", "float32", "True"]),
+    ("cuda-fast-bf16", ["True", "fast", "bf16", "True"]),
 ];
 
 /// How long it takes to do something so often, all that a GPU still has to do included.
@@ -50,7 +52,7 @@ fn data_set(c: &mut Criterion, name: &str, data_path: &str) {
         let config = common::config(name, &keys);
         let prepared = Prepared::new(&config).expect("the data loads");
         let device = prepared.model.device();
-        let mut stepper = Stepper::new(&config, &prepared.model).expect("the fast path has the CPU");
+        let mut stepper = Stepper::new(&config, &prepared.model).expect("there is one rank");
         let valid = OrderedRows::new(&prepared.splits.valid, device);
         let mut train = OrderedRows::new(&prepared.splits.train, device);
         let batch = train.batches(config.train.train_batch_size).next().expect("a batch");

@@ -5,8 +5,7 @@
 #   DIF_SR_AMAZON_BEAUTY=/data tests/gpu.sh [FOLDER]
 #
 # Needs ./setup --cuda (or a LIBTORCH with CUDA) and, for the last part, the folder that holds Amazon_Beauty. A part that
-# fails does not keep the others from running; the exit code is 1 then. Limits: DIF_SR_EPOCH_SECONDS (1.5) and
-# DIF_SR_TRAINING_SECONDS (180) of the reference path.
+# fails does not keep the others from running; the exit code is 1 then.
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 out=${1:-runs/gpu}
@@ -29,13 +28,13 @@ part build cargo build --release --benches
 part tests env DIF_SR_GPU=required cargo test --test cuda
 part steps cargo bench --bench step -- cuda
 if [ -n "${DIF_SR_AMAZON_BEAUTY:-}" ]; then
-    part epoch cargo bench --bench epoch -- Amazon_Beauty \
-        --epoch_seconds="${DIF_SR_EPOCH_SECONDS:-1.5}" --training_seconds="${DIF_SR_TRAINING_SECONDS:-180}"
+    part epoch_fast cargo bench --bench epoch -- Amazon_Beauty --compute_path=fast --epoch_seconds=0.5 --training_seconds=60
+    part epoch cargo bench --bench epoch -- Amazon_Beauty --epoch_seconds=1.5 --training_seconds=180
     if command -v nsys >/dev/null; then
         rm -rf "$out/profiled"
         part profile nsys profile --stats=true --cuda-graph-trace=node --duration=60 --force-overwrite=true \
             --output="$out/profile" target/release/dif-sr train --config_files configs/amazon_beauty.yaml --use_gpu=True \
-            --epochs=2 --data_path="$DIF_SR_AMAZON_BEAUTY" --out="$out/profiled"
+            --compute_path=fast --epochs=2 --data_path="$DIF_SR_AMAZON_BEAUTY" --out="$out/profiled"
     else
         echo "left out: no nsys, so no profile of a step" | tee "$out/profile.txt"
     fi
@@ -43,7 +42,7 @@ else
     echo "left out: DIF_SR_AMAZON_BEAUTY names no folder" | tee "$out/epoch.txt"
 fi
 if command -v compute-sanitizer >/dev/null; then
-    part sanitizer compute-sanitizer --error-exitcode 1 target/release/dif-sr verify --gpu golden/gate
+    part sanitizer compute-sanitizer --error-exitcode 1 target/release/dif-sr verify --gpu --fast golden/gate
 else
     echo "left out: no compute-sanitizer" | tee "$out/sanitizer.txt"
 fi
