@@ -16,7 +16,7 @@ use crate::tensors::replace;
 use crate::{Error, Result, yaml};
 
 /// Keys that say where and how a run is done, not which run it is.
-const NOT_THE_EXPERIMENT: [&str; 12] = [
+const NOT_THE_EXPERIMENT: [&str; 13] = [
     "seed",
     "state",
     "gpu_id",
@@ -29,6 +29,7 @@ const NOT_THE_EXPERIMENT: [&str; 12] = [
     "loss_decimal_place",
     "checkpoint_interval",
     "cuda_graphs",
+    "shard_items",
 ];
 
 /// One finished run: what it was, where it ran, what it gave. Lists are written as numbers in one line.
