@@ -113,15 +113,14 @@ fn part(whole: &Model, team: &Team) -> Model {
 
 fn outcome(case: &Case, ranks: &Ranks, threads: usize, items: Items) -> Outcome {
     let config = ModelConfig { hidden_dropout_prob: 0.3, attn_dropout_prob: 0.3, ..case.shape.config() };
-    let mut model: Model = case.shape.model_with(&config, Kind::Float);
+    let complete: Model = case.shape.model_with(&config, Kind::Float);
     // Libtorch sets a thread up when it is first asked.
     tch::get_num_threads();
     tch::set_num_threads(threads as i32);
     let team = Team::new(ranks.clone(), threads);
-    if items == Items::Shared {
-        model = part(&model, &team);
-    }
-    let mut fast = FastPath::over(&model, case.precision, ranks.clone()).expect("a float32 model on the CPU");
+    let own = (items == Items::Shared).then(|| part(&complete, &team));
+    let model = own.as_ref().unwrap_or(&complete);
+    let mut fast = FastPath::over(model, case.precision, ranks.clone()).expect("a float32 model on the CPU");
     assert_eq!(fast.team().all(), ranks.size() * threads);
     let (mut losses, mut gradients, mut places) = (Vec::new(), Vec::new(), Vec::new());
     for (step, rows) in case.rows.into_iter().enumerate() {
@@ -133,7 +132,7 @@ fn outcome(case: &Case, ranks: &Ranks, threads: usize, items: Items) -> Outcome 
         for (name, _) in model.named_parameters() {
             let bits = fast.gradient(&name).iter().map(|x| x.to_bits()).collect();
             let bits = match name == ITEM_EMBEDDING && items == Items::Shared {
-                true => whole(&team, bits, &model),
+                true => whole(&team, bits, model),
                 false => bits,
             };
             gradients.push((format!("{name}, step {step}"), bits));
@@ -147,7 +146,7 @@ fn outcome(case: &Case, ranks: &Ranks, threads: usize, items: Items) -> Outcome 
             Ok(())
         });
         assert_eq!(told, rows.n());
-        let reference = rank_over(ranks, &model, &OrderedRows::new(&rows, model.device()), 7, |done| {
+        let reference = rank_over(ranks, &complete, &OrderedRows::new(&rows, model.device()), 7, |done| {
             told = done;
             Ok(())
         });
