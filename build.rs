@@ -27,11 +27,11 @@ fn main() {
     }
 }
 
-/// What tch lacks of libtorch (src/libtorch.rs, src/ranks/gloo.rs, src/fast/cuda/rows.rs).
+/// What tch lacks of libtorch (src/libtorch.rs, src/ranks/gloo.rs).
 fn compile_cpp(lib: &Path) {
-    const SOURCES: [&str; 3] = ["src/libtorch.cpp", "src/ranks.cpp", "src/fast/cuda/rows.cpp"];
+    const SOURCES: [&str; 2] = ["src/libtorch.cpp", "src/ranks.cpp"];
     let (out, stamp) = (out(), out().join("libtorch.stamp"));
-    let files = [&SOURCES[..], &["src/caught.h", "src/fast/cuda/rows.h", GLOO]].concat();
+    let files = [&SOURCES[..], &["src/caught.h", GLOO]].concat();
     if made_already(&stamp, lib, &files) {
         println!("cargo:rustc-link-search=native={}", out.display());
         println!("cargo:rustc-link-lib=static=dif_sr_libtorch");

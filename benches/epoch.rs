@@ -48,7 +48,9 @@ fn epochs(name: &str, config: &RunConfig) -> (Record, f64) {
     seconds.sort_by(f64::total_cmp);
     let [least, most] = [seconds[0], seconds[seconds.len() - 1]];
     let (median, n) = (median(&seconds), seconds.len());
+    let sum: f64 = seconds.iter().sum();
     println!("{name}: {median:.3} s an epoch (median of {n}, from {least:.3} to {most:.3})");
+    println!("{name}: {training:.1} s of training, of which {sum:.1} s of epochs; the rest is evaluations and files");
     (record, training)
 }
 

@@ -1,6 +1,6 @@
-//! What ranks cost: an exchange beside a copy of memory, and a slice of an epoch by two ranks, which share the items out or
-//! not, beside one process of two threads, with the bytes that a rank sends a step. On Amazon_Beauty where `DIF_SR_AMAZON_BEAUTY` or `dataset/` has it, else
-//! on ml-100k.
+//! What ranks cost: an exchange beside a copy of memory, and a slice of an epoch by two ranks, which share the items out
+//! or not, beside one process of two threads, with the bytes that a rank sends a step. On Amazon_Beauty where
+//! `DIF_SR_AMAZON_BEAUTY` or `dataset/` has it, else on ml-100k; batches in the order of the data set.
 //!
 //! Ranks are threads of this process, which exchange over loopback as processes do.
 

@@ -117,7 +117,7 @@ fn two_runs_are_equal_to_the_bit() {
     if !*GPU {
         return;
     }
-    for path in ["--compute_path=reference", "--compute_path=fast"] {
+    for path in PATHS_ON {
         for precision in ["--precision=float32", "--precision=bf16"] {
             let place = Place::new(&["--use_gpu=True", path, precision]);
             ["one", "other"].iter().for_each(|out| place.train(out));
@@ -139,11 +139,11 @@ fn a_graph_trains_to_the_bits_that_its_operations_train_to_one_by_one() {
     if !*GPU {
         return;
     }
-    for keys in
-        [&["--use_gpu=True"][..], &["--use_gpu=True", "--precision=bf16"], &["--use_gpu=True", "--loss_type=BPR"]]
-    {
+    let ways = [&[][..], &["--precision=bf16"], &["--loss_type=BPR"]];
+    for (path, keys) in PATHS_ON.into_iter().flat_map(|path| ways.map(|keys| (path, keys))) {
+        let keys = [&["--use_gpu=True", path][..], keys].concat();
         let [graphs, eager] = ["--cuda_graphs=True", "--cuda_graphs=False"].map(|way| {
-            let place = Place::new(&[keys, &[way]].concat());
+            let place = Place::new(&[&keys[..], &[way]].concat());
             place.train("run");
             let run = place.path("run");
             let log = text(&run.join("log.txt"));
@@ -155,10 +155,10 @@ fn a_graph_trains_to_the_bits_that_its_operations_train_to_one_by_one() {
     }
     let folder = tempfile::tempdir().expect("a temporary folder");
     let keys = ["--epochs=2", "--hidden_dropout_prob=0.5", "--attn_dropout_prob=0.3", "--weight_decay=0.001"];
-    let clip = ["--clip_grad_norm={'max_norm': 1, 'norm_type': 2}"];
-    for more in [&[][..], &clip] {
-        let keys = [&keys[..], more].concat();
-        let name = |way: &str| format!("{way}{}", more.len());
+    let clip = "--clip_grad_norm={'max_norm': 1, 'norm_type': 2}";
+    for more in PATHS_ON.into_iter().flat_map(|path| [vec![path], vec![path, clip]]) {
+        let keys = [&keys[..], &more].concat();
+        let name = |way: &str| format!("{way} {}", more.concat().len());
         let graphs = ml_100k(folder.path(), &name("graphs"), &keys);
         let eager = ml_100k(folder.path(), &name("eager"), &[&keys[..], &["--cuda_graphs=False"]].concat());
         for file in ["losses.tsv", "ranks.tsv"] {
@@ -188,8 +188,9 @@ fn an_interrupted_run_goes_on_as_if_nothing_had_been() {
     if !*GPU {
         return;
     }
-    for path in ["--compute_path=reference", "--compute_path=fast"] {
-        let place = Place::new(&["--use_gpu=True", path]);
+    for path in PATHS_ON {
+        // So many epochs that the signal comes before the last: a GPU takes milliseconds for one.
+        let place = Place::new(&["--use_gpu=True", path, "--epochs=30"]);
         place.train("whole");
         interrupted(&place);
         place.resume("run");
@@ -219,6 +220,8 @@ fn the_fast_path_takes_the_reference_paths_course() {
 
 /// Both computing paths.
 const PATHS: [&str; 2] = ["reference", "fast"];
+/// Their keys.
+const PATHS_ON: [&str; 2] = ["--compute_path=reference", "--compute_path=fast"];
 
 /// The key of a path.
 fn on(path: &str) -> String {
@@ -237,7 +240,7 @@ fn ranks_train_as_one_process_does_within_rounding_and_equally_with_dropout_also
     let largest = largest_difference(&ranks, &alone);
     assert!(largest <= LOSS, "{largest:.1e}");
 
-    let place = Place::new(&["--use_gpu=True"]);
+    let place = Place::new(&["--use_gpu=True", "--epochs=30"]);
     ["whole", "other"].iter().for_each(|out| train(&place, out, 2, 1));
     let whole = Bits::of(&place.path("whole"));
     Bits::of(&place.path("other")).assert_equal(&whole, "the same run again");

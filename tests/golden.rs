@@ -3,7 +3,6 @@
 use std::path::{Path, PathBuf};
 
 use dif_sr::config::ComputePath;
-use dif_sr::fast::LeanProgram;
 use dif_sr::golden::{Case, CaseReport, verify, verify_lean};
 use tch::Device;
 
@@ -27,12 +26,11 @@ fn every_case_of_the_baselines_holds_on_the_fast_path() {
     every_case_holds(&baseline_cases(), ComputePath::Fast);
 }
 
-/// The fast path of GPUs, in float64 on the CPU: to the reference path's tolerances. Without its kernel and with it.
+/// The fast path of GPUs, in float64 on the CPU: to the reference path's tolerances.
 #[test]
 fn every_case_holds_on_the_lean_program() {
     let cases = [golden_cases(), baseline_cases()].concat();
-    hold(&cases, |case| verify_lean(case, Device::Cpu, |program| program));
-    hold(&cases, |case| verify_lean(case, Device::Cpu, LeanProgram::with_kernels));
+    hold(&cases, |case| verify_lean(case, Device::Cpu));
 }
 
 fn every_case_holds(cases: &[PathBuf], path: ComputePath) {

@@ -196,7 +196,7 @@ pub fn usage(mut error: clap::Error, words: &[OsString], takes_keys: bool) -> Ex
         } else {
             let problem =
                 format!("expected no key of the configuration, which this command does not read, found `{key}`");
-            (problem, "leave it away".to_owned())
+            (problem, "leave it out".to_owned())
         };
         return output::fail(&Error::new(problem).hint(hint));
     }

@@ -59,7 +59,7 @@ impl RanksArgs {
             Some(How::Mpi) if self.file.is_none() => return Ok(Coming::Mpi(timeout)),
             Some(How::Mpi) => {
                 return Err(Error::new("expected --ranks=mpi alone, found --ranks_file: ranks meet as mpirun says")
-                    .hint("leave it away"));
+                    .hint("leave it out"));
             }
             Some(How::None) => return Ok(Coming::Alone),
             None => return alone().map(|_| Coming::Alone),

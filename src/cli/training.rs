@@ -60,7 +60,7 @@ impl Training {
             if !config_args.files()?.is_empty() {
                 return Err(Error::new("a run from another one has its configuration: --config_files cannot be given")
                     .at(run)
-                    .hint("leave it away, and give --epochs=… and other keys that may change by themselves"));
+                    .hint("leave it out, and give --epochs=… and other keys that may change by themselves"));
             }
             let start = Start::read(run)?;
             let config = start.config(&config_args.overrides(overrides))?;
@@ -91,7 +91,7 @@ impl Training {
             if !config_args.files()?.is_empty() {
                 return Err(Error::new("a run goes on as it was begun: --config_files cannot be given")
                     .at(path)
-                    .hint("leave it away"));
+                    .hint("leave it out"));
             }
             RunFolder::open(path, &config_args.overrides(overrides))
         };

@@ -55,6 +55,7 @@ impl Executor {
     /// - It reads no value on the host (`double_value`, `nonzero`, selection by a mask), and copies nothing from there.
     /// - What changes from step to step is in `inputs` or in `state`. Numbers of the host stay as they were recorded, and so do
     ///   libtorch's flags, autocasting and which parameters have gradients.
+    /// - Every other tensor that it reads stays where it is for as long as the executor lives.
     /// - It keeps no tensor from one call to the next. Gradients are made in it: it begins by forgetting those of the last step.
     /// - What it draws, it draws from libtorch's generator of the device, which goes on as in steps without a graph.
     ///
@@ -73,8 +74,13 @@ impl Executor {
         let place = match self.recorded.iter().position(|recorded| recorded.takes(inputs)) {
             Some(place) => place,
             None => {
-                let recorded = self.record(inputs, state, step)?;
-                self.recorded.push(recorded);
+                let recorded = self.record(inputs, state, step);
+                if recorded.is_err() {
+                    // They advance a state of the generator that is no longer its own.
+                    Cuda::synchronize(self.device as i64);
+                    self.recorded.clear();
+                }
+                self.recorded.push(recorded?);
                 self.recorded.len() - 1
             }
         };

@@ -25,6 +25,7 @@ struct dif_sr_cuda_graph {
     c10::MempoolId_t pool;
     at::Generator generator, before;
     at::cuda::CUDAGraph graph;
+    bool ended = false; // the graph gives the pool back itself
 };
 
 const char *dif_sr_cuda_stream_new(int device, dif_sr_cuda_stream **stream) {
@@ -57,9 +58,13 @@ const char *dif_sr_cuda_stream_leave(dif_sr_cuda_stream *stream) {
 // Ends a capture that failed, wherever it did, and frees it: libtorch's own functions stop at the first error, and would
 // leave the generator and the allocators in the middle of a capture.
 void dif_sr_cuda_capture_abandon(dif_sr_cuda_graph *graph) {
-    caught([&] { graph->graph.capture_end(); });
+    if (!caught([&] { graph->graph.capture_end(); })) graph->ended = true;
     caught([&] { c10::cuda::CUDACachingAllocator::endAllocateToPool(graph->device, graph->pool); });
     caught([&] { at::getHostAllocator(at::kCUDA)->end_allocate_to_pool(graph->pool); });
+    if (!graph->ended) {
+        caught([&] { c10::cuda::CUDACachingAllocator::releasePool(graph->device, graph->pool); });
+        caught([&] { at::getHostAllocator(at::kCUDA)->release_pool(graph->pool); });
+    }
     caught([&] { graph->generator.graphsafe_set_state(graph->before); });
     static_cast<void>(cudaGetLastError()); // said already
     caught([&] { delete graph; });
@@ -87,6 +92,7 @@ const char *dif_sr_cuda_capture_begin(int device, dif_sr_cuda_graph **graph) {
 const char *dif_sr_cuda_capture_end(dif_sr_cuda_graph *graph, size_t *nodes) {
     return caught([&] {
         graph->graph.capture_end();
+        graph->ended = true;
         C10_CUDA_CHECK(cudaGraphGetNodes(graph->graph.raw_cuda_graph(), nullptr, nodes));
         graph->graph.instantiate();
     });

@@ -45,7 +45,7 @@ impl Fast {
                 let problem =
                     format!("compute_path is fast, whose ranks train on the CPU, and this one has {device:?}");
                 Err(Error::new(problem)
-                    .hint("set `use_gpu: False` or `compute_path: reference`, or leave --ranks away"))
+                    .hint("set `use_gpu: False` or `compute_path: reference`, or leave --ranks out"))
             }
         }
     }

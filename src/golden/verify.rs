@@ -46,18 +46,18 @@ pub fn verify(case: &Case, path: ComputePath, device: Device) -> Result<CaseRepo
         (ComputePath::Fast, Device::Cpu) => {
             judged(case, path, compute_fast(case)?, judge_of(case, Kind::Float).float32_labels())
         }
-        (ComputePath::Fast, _) => verify_lean(case, device, |program| program),
+        (ComputePath::Fast, _) => verify_lean(case, device),
     }
 }
 
-/// Holds the lean program, which is the fast path of GPUs and computes anywhere, to a case, in a form that `form` gives it.
+/// Holds the lean program, which is the fast path of GPUs and computes anywhere, to a case.
 ///
 /// # Errors
 /// As [`verify`].
 #[doc(hidden)]
-pub fn verify_lean(case: &Case, device: Device, form: impl FnOnce(LeanProgram) -> LeanProgram) -> Result<CaseReport> {
+pub fn verify_lean(case: &Case, device: Device) -> Result<CaseReport> {
     let model = moved(case, device);
-    let program = form(LeanProgram::new(&model, Precision::Float32));
+    let program = LeanProgram::new(&model, Precision::Float32);
     // Its labels are of the model's kind.
     judged(case, ComputePath::Fast, compute_lean(case, &model, &program), judge_of(case, case.kind()))
 }

@@ -76,7 +76,7 @@ impl Ranks {
             let Some(name) = names.find(|name| value(&first, name) != value(&theirs, name)) else { continue };
             let (expected, found) = (value(&first, name), value(&theirs, name));
             return Err(Error::new(format!(
-                "the ranks are none of one run: {name} is `{expected}` at rank 0 and `{found}` at rank {rank}"
+                "the ranks are not of one run: {name} is `{expected}` at rank 0 and `{found}` at rank {rank}"
             ))
             .hint("give every rank the same command, the same program and the same files"));
         }

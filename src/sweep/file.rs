@@ -222,7 +222,7 @@ impl Reader<'_> {
             if let Some(place) = self.own_place(key, datasets).or(varied) {
                 return Err(Error::new(format!("the sweep varies `{key}`, which cannot have one value"))
                     .at("command line")
-                    .hint(format!("leave it away, or change `{place}` in {}", self.path.display())));
+                    .hint(format!("leave it out, or change `{place}` in {}", self.path.display())));
             }
         }
         let set = |key: &Value| configurations.iter().find(|part| part.keys.contains_key(key));

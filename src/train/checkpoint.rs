@@ -60,7 +60,11 @@ impl Checkpoint {
     ///
     /// # Errors
     /// The file cannot be written.
+    ///
+    /// # Panics
+    /// A model that has a part of the items.
     pub fn save(path: &Path, config: &RunConfig, dataset: &Dataset, model: &Model, epoch: usize) -> Result<String> {
+        assert!(model.held_items().is_none(), "a model of all items");
         Self::save_shared(path, config, dataset, (model, None), epoch)
     }
 

@@ -11,7 +11,7 @@ use tempfile::TempDir;
 
 use super::{TOY, write_toy};
 
-/// Batches small enough that there are 19 in an epoch, and 60 in an evaluation.
+/// Batches small enough that there are 19 in an epoch, and on the CPU 60 in an evaluation.
 const SMALL: [&str; 3] = ["--epochs=3", "--train_batch_size=16", "--eval_batch_size=1"];
 
 /// A folder with the toy data, in which the runs of a test lie.

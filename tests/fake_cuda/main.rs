@@ -42,7 +42,8 @@ fn a_step_is_one_graph_for_which_the_host_never_waits() {
     let fast = ("compute_path", "fast");
     let sum = [("fusion_type", "sum"), ("lamdas", "[0]"), ("weight_decay", "0.1")];
     let concat = [("fusion_type", "concat"), ("pooling_mode", "max")];
-    let cases: [(&[(&str, &str)], usize); 10] = [
+    let bpr = ("loss_type", "BPR");
+    let cases: [(&[(&str, &str)], usize); 13] = [
         (&[], 800),
         (&[("precision", "bf16")], 1100),
         (&[clip], 1100),
@@ -53,6 +54,9 @@ fn a_step_is_one_graph_for_which_the_host_never_waits() {
         (&[fast, clip], 800),
         (&[fast, sum[0], sum[1], sum[2]], 500),
         (&[fast, concat[0], concat[1]], 500),
+        (&[fast, bpr], 500),
+        (&[fast, ("model", "SASRec")], 500),
+        (&[fast, ("model", "SASRecF")], 500),
     ];
     for (keys, most) in cases {
         let config = config(keys);

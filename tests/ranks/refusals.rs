@@ -50,7 +50,7 @@ fn ranks_of_different_runs_are_refused() {
         };
         for output in outputs(vec![start(0, &[]), start(1, &[key])]) {
             let told = sentence(2, &output);
-            assert!(told.contains("the ranks are none of one run: ") && told.contains(expected), "{key}: {told}");
+            assert!(told.contains("the ranks are not of one run: ") && told.contains(expected), "{key}: {told}");
         }
         assert!(!place.path("run").exists(), "{key}");
     }

@@ -49,7 +49,11 @@ impl FastPath {
     ///
     /// # Shapes
     /// item_seq `[n, L]`, item_seq_len `[n]` → `[n, H]`
+    ///
+    /// # Panics
+    /// A model that has a part of the items.
     pub fn encode(&mut self, item_seq: &Tensor, item_seq_len: &Tensor) -> Vec<f32> {
+        assert!(!self.is_shared, "a model of all items");
         let (items, len) = (integers(item_seq), integers(item_seq_len));
         let view = BatchView { items: &items, len: &len, padding: self.padding, share_first: true };
         let all = 0..len.len().div_ceil(MICRO_BATCH);

@@ -167,7 +167,8 @@ impl FastPath {
             let shards = own_items.par_chunks(catalogue.shard_size() * h);
             let shards: Vec<f64> = shards.map(|shard| power_sum(shard, clip.norm_type)).collect();
             let shards = team.gather(shards, &catalogue.shards_by_rank())?;
-            let all = shards.into_iter().chain([power_sum(flat, clip.norm_type)]);
+            let of_flat: Vec<f64> = flat.par_chunks(PART).map(|part| power_sum(part, clip.norm_type)).collect();
+            let all = shards.into_iter().chain(of_flat);
             if let Some(scale) = scale(all, clip) {
                 for gradient in [&mut flat[..], ditem_embedding] {
                     gradient.par_chunks_mut(PART).for_each(|part| part.iter_mut().for_each(|x| *x *= scale));

@@ -20,7 +20,6 @@ use super::encoder::step::{Mode, StepContext};
 use super::params::look_up::{Fetched, LookUp, SharedTable};
 use super::path::{FastPath, gather};
 use super::rank::blocks::{blocks, items_of_blocks};
-use super::rank::float32::Products;
 use super::rank::int16::Extent;
 use super::rank::{Counts, RankedItems};
 use super::threads::Worker;
@@ -34,7 +33,7 @@ use crate::ranks::team::of_elements;
 const NOT_FINITE: u32 = u32::MAX;
 
 /// What the rounds of an evaluation share.
-struct Shares<'a> {
+struct SharedRounds<'a> {
     team: &'a Team,
     view: BatchView<'a>,
     targets: &'a [i64],
@@ -66,7 +65,7 @@ impl FastPath {
         let vectors = SharedTable { owners: catalogue.owners(), rows: items.rows, width: h };
         let ranked: Vec<Range<usize>> = vectors.owners.iter().map(|held| items_of_blocks(held, *n_items)).collect();
         let rest = vectors.fetch(team, rests(vectors.owners, &ranked))?;
-        let extent = extent_of_all(team, Extent::of(items.rows, h))?;
+        let extent = extent_of_all(team, pool.install(|| Extent::of(items.rows, h)))?;
         let (mut step, shares) = pool.install(|| {
             let step = StepContext::new(encoder, parameters, Some(Fetched::default()), Mode::Evaluate);
             let blocks = blocks(items, rest.rows());
@@ -74,7 +73,7 @@ impl FastPath {
                 .wants_item_cache(view.items.len())
                 .then(|| step.item_cache_rows(&blocks.iter().map(|block| &block.rows[..]).collect::<Vec<_>>()));
             let items = RankedItems::new(blocks, h, extent);
-            (step, Shares { team, view, targets, size, items, ranked, vectors, cache })
+            (step, SharedRounds { team, view, targets, size, items, ranked, vectors, cache })
         });
         let mut counts = Vec::with_capacity(n);
         let each = size * team.threads();
@@ -106,7 +105,7 @@ fn extent_of_all(team: &Team, Extent { norm, largest }: Extent) -> Result<Extent
     Ok(all.fold(Extent { norm: 0.0, largest: 0.0 }, Extent::and))
 }
 
-impl Shares<'_> {
+impl SharedRounds<'_> {
     /// The counts of the sequences of a round, which `sequences` says by rank.
     fn round(&self, step: &mut StepContext, sequences: &[Range<usize>], workers: &mut [Worker]) -> Result<Vec<Counts>> {
         let Self { team, targets, size, items, ranked, .. } = self;
@@ -115,20 +114,25 @@ impl Shares<'_> {
         let own = self.encode(step, sequences, workers)?;
         let outputs = team.gather(own, &of_elements(sequences, step.h))?;
         let micro_batches: Vec<(&[f32], &[i64])> = outputs.chunks(size * step.h).zip(targets.chunks(*size)).collect();
-        let scored = micro_batches.par_iter().map(|(outputs, targets)| {
-            let mut products = Products::default();
-            (items.target_scores(outputs, targets, &mut products), products)
-        });
-        let (own, products): (Vec<Vec<f32>>, Vec<Products>) = scored.unzip();
-        let scores = spread(team, ranked, targets, own.concat())?;
-        let counted = micro_batches.par_iter().zip(products).zip(scores.par_chunks(*size));
-        let counted = counted.map(|(((outputs, _), mut products), scores)| {
-            items.count(outputs, scores, &mut products).unwrap_or_else(|| vec![[NOT_FINITE, 0]; scores.len()])
-        });
-        let own: Vec<Vec<Counts>> = counted.collect();
+        let mut own: Vec<Counts> = Vec::with_capacity(targets.len());
+        // As many at a time as there are threads, each of which keeps the products between the two.
+        for wave in micro_batches.chunks(workers.len()) {
+            let scored = wave.par_iter().zip(workers.par_iter_mut());
+            let scored =
+                scored.map(|((outputs, targets), worker)| items.target_scores(outputs, targets, &mut worker.products));
+            let scored: Vec<Vec<f32>> = scored.collect();
+            let of_wave: Vec<i64> = wave.iter().flat_map(|(_, targets)| *targets).copied().collect();
+            let scores = spread(team, ranked, &of_wave, scored.concat())?;
+            let counted = wave.par_iter().zip(workers.par_iter_mut()).zip(scores.par_chunks(*size));
+            let counted = counted.map(|(((outputs, _), worker), scores)| {
+                let counts = items.count(outputs, scores, &mut worker.products);
+                counts.unwrap_or_else(|| vec![[NOT_FINITE, 0]; scores.len()])
+            });
+            own.extend(counted.collect::<Vec<Vec<Counts>>>().concat());
+        }
         let n = targets.len();
         let each: Vec<Range<usize>> = (0..team.ranks()).map(|rank| 2 * n * rank..2 * n * (rank + 1)).collect();
-        let all = team.gather(own.concat().into_flattened(), &each)?;
+        let all = team.gather(own.into_flattened(), &each)?;
         let mut sum = vec![[0, 0]; n];
         for counts in all.chunks_exact(2 * n) {
             for (sum, counts) in sum.iter_mut().zip(counts.as_chunks::<2>().0) {
@@ -168,24 +172,23 @@ impl Shares<'_> {
 
 /// The score of every target, of which this rank has `own`: those of its items, in the order of the targets.
 fn spread(team: &Team, owners: &[Range<usize>], targets: &[i64], own: Vec<f32>) -> Result<Vec<f32>> {
-    let owner = |target: i64| {
-        owners.iter().position(|items| items.contains(&(target as usize))).expect("every item has a rank")
-    };
-    let of_rank = |rank: usize| targets.iter().filter(|&&target| owner(target) == rank).count();
-    let ends = (0..team.ranks()).scan(0, |end, rank| {
+    let owner = targets.iter().map(|&target| owners.partition_point(|items| items.end <= target as usize));
+    let owner: Vec<usize> = owner.collect();
+    let mut sizes = vec![0; team.ranks()];
+    owner.iter().for_each(|&rank| sizes[rank] += 1);
+    let ends = sizes.iter().scan(0, |end, size| {
         let start = *end;
-        *end += of_rank(rank);
+        *end += size;
         Some(start..*end)
     });
     let parts: Vec<Range<usize>> = ends.collect();
     let scores = team.gather(own, &parts)?;
     let mut next: Vec<usize> = parts.iter().map(|part| part.start).collect();
-    let score = |&target: &i64| {
-        let at = &mut next[owner(target)];
-        *at += 1;
-        scores[*at - 1]
+    let score = |rank: usize| {
+        next[rank] += 1;
+        scores[next[rank] - 1]
     };
-    Ok(targets.iter().map(score).collect())
+    Ok(owner.into_iter().map(score).collect())
 }
 
 #[cfg(test)]

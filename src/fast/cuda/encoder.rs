@@ -4,7 +4,6 @@
 use tch::{Kind, Tensor};
 
 use super::inputs::Inputs;
-use super::rows::probabilities;
 use super::scores::SideScores;
 use super::weights::{Layer, Weights};
 use crate::config::{Activation, ModelConfig};
@@ -18,8 +17,6 @@ pub struct Encoder<'a> {
     pub inputs: &'a Inputs,
     /// Whether elements are dropped.
     pub train: bool,
-    /// Whether rows of scores are the kernel's ([`super::rows`]).
-    pub kernels: bool,
 }
 
 /// A layer with what it reads beside its input.
@@ -109,15 +106,7 @@ impl Encoder<'_> {
     fn probabilities(&self, reads: &Reads, scores: Tensor) -> Tensor {
         let mask = if reads.is_last { &self.inputs.last_mask } else { &self.inputs.mask };
         let scale = ((self.config.hidden_size / self.config.n_heads) as f64).sqrt();
-        let side = reads.layer.side.as_ref().zip(reads.side);
-        if self.kernels {
-            let fusion = side.map_or(&FusionLayer::Sum, |(layer, _)| &layer.fusion);
-            let attributes = side.iter().flat_map(|(_, side)| &side.attributes);
-            let maps: Vec<&Tensor> =
-                attributes.chain([&scores]).chain(side.iter().map(|(_, side)| &side.position)).collect();
-            return probabilities(fusion, &maps, mask, 1.0 / scale);
-        }
-        let fused = match side {
+        let fused = match reads.layer.side.as_ref().zip(reads.side) {
             Some((layer, side)) => fuse(&layer.fusion, scores, side),
             None => scores,
         };

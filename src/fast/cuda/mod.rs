@@ -12,7 +12,6 @@
 //! | [`inputs`] | masks and indices of a batch |
 //! | [`scores`] | scores of positions and attributes, for all layers at once |
 //! | [`input`] | what enters the first layer |
-//! | [`rows`] | a kernel of attention's rows, on the CPU yet |
 //! | [`encoder`] | the layers |
 //! | [`loss`] | losses with explicit gradients |
 //! | [`program`] | [`LeanProgram`]: a step, an evaluation |
@@ -25,7 +24,6 @@ mod input;
 mod inputs;
 mod loss;
 mod program;
-mod rows;
 mod scores;
 mod weights;
 

@@ -38,7 +38,6 @@ pub struct LeanProgram {
     attributes: Vec<Attribute>,
     /// Of each predictor.
     labels: Vec<Labels>,
-    kernels: bool,
 }
 
 /// A step between its forward and its backward pass.
@@ -66,19 +65,13 @@ impl LeanProgram {
             labels: predicted.map(|(feature, _)| Labels::new(feature, kind(&weights))).collect(),
             config: model.config().clone(),
             weights,
-            kernels: false,
         }
     }
 
-    /// The same with the kernel of attention's rows instead of libtorch's operations: on the CPU, up to 128 positions.
-    #[doc(hidden)]
-    pub fn with_kernels(self) -> Self {
-        Self { kernels: true, ..self }
-    }
-
-    /// Takes the attribute vectors anew from a model whose tables another file's have replaced.
+    /// Takes the attribute vectors anew from a model whose tables another file's have replaced, in place: a CUDA graph may
+    /// read them.
     pub fn reload(&mut self, model: &Model) {
-        self.streams = no_grad(|| Stream::all(model));
+        no_grad(|| self.streams.iter_mut().zip(Stream::all(model)).for_each(|(own, new)| own.take(&new)));
     }
 
     /// The losses of a batch, as [`Model::losses`] defines them; leaves their gradients, and no others, with the
@@ -175,7 +168,7 @@ impl LeanProgram {
         let Self { config, weights, streams, attributes, .. } = self;
         let side = SideScores::all(&weights.layers, streams, &weights.position_embedding, config.n_heads, inputs);
         let input = input(config, weights, attributes, items, inputs);
-        Encoder { config, weights, inputs, train, kernels: self.kernels }.forward(&input, &side)
+        Encoder { config, weights, inputs, train }.forward(&input, &side)
     }
 
     /// The outputs of sequences at their last items, without dropout and in full precision.

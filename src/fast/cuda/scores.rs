@@ -40,6 +40,11 @@ impl Stream {
         model.attribute_vectors().zip(model.features()).map(stream).collect()
     }
 
+    /// Takes another one's vectors, of the same classes.
+    pub fn take(&mut self, other: &Self) {
+        self.vectors.copy_(&other.vectors);
+    }
+
     /// The scores of each layer, `[B, heads, L, L]` each, those of the last layer `[B, heads, 1, L]`.
     fn scores(&self, layers: &[[&Linear; 2]], heads: i64, inputs: &Inputs, class: &Tensor) -> Vec<Tensor> {
         let [b, l] = inputs.shape;

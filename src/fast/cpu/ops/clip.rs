@@ -30,8 +30,8 @@ pub fn scale(
     (scale < 1.0 || scale.is_nan()).then_some(scale as f32)
 }
 
-/// The larger one; NaN is larger than all.
-fn larger(a: f64, b: f64) -> f64 {
+/// The larger one; NaN, whatever its sign, is larger than all.
+pub fn larger(a: f64, b: f64) -> f64 {
     if a >= b || a.is_nan() { a } else { b }
 }
 

@@ -1,7 +1,6 @@
 //! The items that a process ranks among, in blocks.
 
-use std::borrow::Cow;
-use std::ops::Range;
+use std::ops::{Deref, Range};
 
 use crate::fast::cpu::params::item_embedding::ItemEmbedding;
 
@@ -13,8 +12,44 @@ pub const BLOCK: usize = 1024;
 pub struct Block<'a> {
     pub first: usize,
     /// `[items, H]`, at most [`BLOCK`] of them.
-    pub rows: Cow<'a, [f32]>,
+    pub rows: Rows<'a>,
 }
+
+/// Rows of a table.
+#[derive(Debug)]
+pub enum Rows<'a> {
+    Here(&'a [f32]),
+    /// From two places, behind what aligns them as a whole table is: by that libtorch's products round.
+    Joined {
+        memory: Vec<f32>,
+        start: usize,
+    },
+}
+
+impl Rows<'_> {
+    fn joined(parts: [&[f32]; 2]) -> Self {
+        let n = parts.iter().map(|part| part.len()).sum::<usize>();
+        let mut memory: Vec<f32> = Vec::with_capacity(n + ALIGNED / size_of::<f32>());
+        let start = memory.as_ptr().align_offset(ALIGNED);
+        memory.resize(start, 0.0);
+        parts.iter().for_each(|part| memory.extend_from_slice(part));
+        Self::Joined { memory, start }
+    }
+}
+
+impl Deref for Rows<'_> {
+    type Target = [f32];
+
+    fn deref(&self) -> &[f32] {
+        match self {
+            Self::Here(rows) => rows,
+            Self::Joined { memory, start } => &memory[*start..],
+        }
+    }
+}
+
+/// Bytes at which libtorch begins a tensor.
+const ALIGNED: usize = 64;
 
 /// The items of the blocks that begin in a part of all items. Ranks that share items out rank each among its blocks, so
 /// that products are those of one process.
@@ -30,7 +65,7 @@ pub fn blocks<'a>(items: ItemEmbedding<'a>, rest: &[f32]) -> Vec<Block<'a>> {
     let block = |first: usize| {
         let end = (first + BLOCK).min(all.end);
         let rows = items.of(first..end.min(held.end));
-        Block { first, rows: if end <= held.end { Cow::Borrowed(rows) } else { Cow::Owned([rows, rest].concat()) } }
+        Block { first, rows: if end <= held.end { Rows::Here(rows) } else { Rows::joined([rows, rest]) } }
     };
     all.clone().step_by(BLOCK).map(block).collect()
 }
