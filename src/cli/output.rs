@@ -31,8 +31,7 @@ pub fn print_on(lines: &str) -> Result<ControlFlow<()>> {
 /// Prints `value` as indented JSON.
 pub fn print_json(value: &impl Serialize) -> Result<()> {
     let text = serde_json::to_string_pretty(value).map_err(|e| {
-        Error::new(format!("cannot print the result as JSON: {e}"))
-            .hint("leave --json out, or rename what is no UTF-8")
+        Error::new(format!("cannot print the result as JSON: {e}")).hint("leave --json out, or rename what is no UTF-8")
     })?;
     print(&text)
 }

@@ -44,8 +44,7 @@ impl Fast {
             device => {
                 let problem =
                     format!("compute_path is fast, whose ranks train on the CPU, and this one has {device:?}");
-                Err(Error::new(problem)
-                    .hint("set `use_gpu: False` or `compute_path: reference`, or leave --ranks out"))
+                Err(Error::new(problem).hint("set `use_gpu: False` or `compute_path: reference`, or leave --ranks out"))
             }
         }
     }
