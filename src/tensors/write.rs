@@ -72,7 +72,7 @@ pub fn write(path: &Path, tensors: &[(String, Tensor)], metadata: &BTreeMap<Stri
 /// The same of tensors that come part by part.
 ///
 /// # Errors
-/// As [`write`]; what gives a tensor's bytes fails.
+/// As [`write()`]; what gives a tensor's bytes fails.
 pub fn write_stored(path: &Path, tensors: Vec<Stored>, metadata: &BTreeMap<String, String>) -> Result<String> {
     if is_no_file(path) {
         let (bytes, seal) = to_bytes(path, tensors, metadata)?;
