@@ -6,5 +6,5 @@ mod recommend;
 
 pub use metrics::{MetricAt, MetricValues, metric};
 pub use ranking::{Ranking, rank, rank_over};
-pub(crate) use ranking::{not_finite, rank_by};
+pub(crate) use ranking::{gather_places, not_finite, places, rank_by};
 pub use recommend::Recommend;

@@ -99,25 +99,35 @@ pub(crate) fn rank_by(
         progress(done.sum())?;
     }
     let parts: Vec<Range<usize>> = parts.into_iter().map(of_rows).collect();
-    let all = team.gather(places, &of_elements(&parts, 2))?;
+    gather_places(&team, places, &parts)
+}
+
+/// The ranking of all rows, of which this rank has the [`places`] of its part.
+///
+/// # Errors
+/// A score that is not finite, at any rank; a lost rank.
+pub(crate) fn gather_places(team: &Team, own: Vec<u64>, parts: &[Range<usize>]) -> Result<Ranking> {
+    let all = team.gather(own, &of_elements(parts, 2))?;
     if all.contains(&NOT_FINITE) {
         return Err(not_finite());
     }
-    let column = |first: usize| all.iter().skip(first).step_by(2).map(|&place| place as usize).collect();
-    Ok(Ranking { rank: column(0), ties: column(1) })
+    let (rank, ties) = all.chunks_exact(2).map(|place| (place[0] as usize, place[1] as usize)).unzip();
+    Ok(Ranking { rank, ties })
 }
 
 /// In the place of a rank where a score is no finite number: all ranks then end with the same error.
 const NOT_FINITE: u64 = u64::MAX;
 
-/// Rank and ties of every row of a batch, one after the other.
+/// Rank and ties of every row, one after the other; `None` where a score is not finite.
+pub(crate) fn places(ranking: Option<Ranking>, rows: usize) -> Vec<u64> {
+    let Some(Ranking { rank, ties }) = ranking else { return vec![NOT_FINITE; 2 * rows] };
+    rank.into_iter().zip(ties).flat_map(|(rank, ties)| [rank as u64, ties as u64]).collect()
+}
+
 fn places_of(scores: &Tensor, targets: &Tensor) -> Result<Vec<u64>> {
     // No score is higher than NaN, so that a broken model would rank every target first.
-    if !bool::try_from(scores.isfinite().all())? {
-        return Ok(vec![NOT_FINITE; 2 * targets.size()[0] as usize]);
-    }
-    let Ranking { rank, ties } = Ranking::of_scores(scores, targets);
-    Ok(rank.into_iter().zip(ties).flat_map(|(rank, ties)| [rank as u64, ties as u64]).collect())
+    let is_finite = bool::try_from(scores.isfinite().all())?;
+    Ok(places(is_finite.then(|| Ranking::of_scores(scores, targets)), targets.size()[0] as usize))
 }
 
 /// What is said of scores that cannot be ranked.

@@ -21,8 +21,7 @@ use super::rank::{RankedItems, ranking};
 use super::threads::Worker;
 use crate::Result;
 use crate::data::OrderedRows;
-use crate::eval::{Ranking, not_finite};
-use crate::ranks::team::of_elements;
+use crate::eval::{Ranking, gather_places, places};
 
 /// The most sequences that a thread encodes and ranks at a time: the scores of some ten thousand items lie in the last
 /// cache.
@@ -97,12 +96,7 @@ impl FastPath {
         let part = Part { size, own: micro_batches[team.rank()].clone(), rounds, is_ranked: true };
         let own = self.evaluate(view, part, rank, progress)?.concat();
         let parts: Vec<Range<usize>> = micro_batches.iter().map(rows).collect();
-        let places = team.gather(own, &of_elements(&parts, 2))?;
-        if places.contains(&NOT_FINITE) {
-            return Err(not_finite());
-        }
-        let (rank, ties) = places.chunks_exact(2).map(|place| (place[0] as usize, place[1] as usize)).unzip();
-        Ok(in_order(Ranking { rank, ties }, &order))
+        Ok(in_order(gather_places(&team, own, &parts)?, &order))
     }
 
     /// Calls of `progress` for so many micro-batches.
@@ -110,7 +104,8 @@ impl FastPath {
         micro_batches.div_ceil(PROGRESS * self.workers.len())
     }
 
-    /// Encodes sequences, and gives what `each` makes of them, on the thread that encoded them. `progress` gets the number of micro-batches done, if there were as many.
+    /// Encodes sequences, and gives what `each` makes of them, on the thread that encoded them. `progress` gets the number
+    /// of micro-batches done, if there were as many.
     fn evaluate<T: Send>(
         &mut self,
         view: BatchView,
@@ -173,15 +168,6 @@ struct Part {
     rounds: usize,
     /// Whether sequences are ranked, and not encoded alone.
     is_ranked: bool,
-}
-
-/// In the place of a rank where a score is no finite number.
-const NOT_FINITE: u64 = u64::MAX;
-
-/// Rank and ties of every row, one after the other.
-fn places(ranking: Option<Ranking>, rows: usize) -> Vec<u64> {
-    let Some(Ranking { rank, ties }) = ranking else { return vec![NOT_FINITE; 2 * rows] };
-    rank.into_iter().zip(ties).flat_map(|(rank, ties)| [rank as u64, ties as u64]).collect()
 }
 
 /// The places of rows in their own order, given in that of `order`.
