@@ -11,11 +11,11 @@
 //! DIFFERENCE: a rank draws the masks of its own rows, from a generator that the run's seed, the rank and the step start.
 //! So nothing of it is saved, and a run that goes on with as many ranks draws what it would have drawn.
 
-use tch::{Device, Tensor, no_grad};
+use tch::{Device, Kind, Tensor, no_grad};
 
 use super::Adam;
 use crate::data::Batch;
-use crate::libtorch::{generator_state, generators, set_generator_state};
+use crate::libtorch::{generator_state, generators, on_device, set_generator_state};
 use crate::model::Losses;
 use crate::ranks::{Ranks, Team, Tree};
 use crate::{Result, splitmix};
@@ -51,9 +51,14 @@ impl DataParallel {
         let losses = self.with_own_masks(adam.steps(), || {
             let losses = compute(&batch.rows(rows));
             (&losses.total * weight).backward();
-            losses.values()
+            losses.detach()
         })?;
-        self.sum_gradients(adam)?;
+        let gradients: Vec<Tensor> =
+            adam.parameters().map(|(_, parameter)| parameter.grad()).filter(Tensor::defined).collect();
+        // The losses are read behind the gradients, which are then on the host too.
+        let own = on_host(&gradients);
+        let losses = losses.values();
+        self.sum_gradients(gradients, &Vec::try_from(own)?)?;
         let values = [&[losses.total, losses.item], &losses.attributes[..]].concat();
         let own: Vec<f64> = values.into_iter().map(|loss| loss * weight).collect();
         let all = self.team.gather(own.clone(), &self.team.ranges(own.len() * self.team.ranks(), own.len()))?;
@@ -72,13 +77,9 @@ impl DataParallel {
         Ok(computed)
     }
 
-    /// Makes every gradient the sum of all ranks'.
-    fn sum_gradients(&self, adam: &Adam) -> Result<()> {
-        let gradients = adam.parameters().map(|(_, parameter)| parameter.grad()).filter(Tensor::defined);
-        let mut gradients: Vec<Tensor> = gradients.collect();
-        let flat: Vec<Tensor> = gradients.iter().map(|gradient| gradient.flatten(0, -1)).collect();
-        let own = Vec::<f32>::try_from(Tensor::cat(&flat, 0).to_device(Device::Cpu))?;
-        let sum = Tensor::from_slice(&self.team.sum(&self.tree, &[&own])?).to_device(self.device);
+    /// Makes every gradient the sum of all ranks', of which `own` are this one's.
+    fn sum_gradients(&self, mut gradients: Vec<Tensor>, own: &[f32]) -> Result<()> {
+        let sum = on_device(Tensor::from_slice(&self.team.sum(&self.tree, &[own])?), self.device);
         let sizes: Vec<i64> = gradients.iter().map(|gradient| gradient.numel() as i64).collect();
         no_grad(|| {
             let sums = sum.split_with_sizes(&sizes, 0);
@@ -86,4 +87,11 @@ impl DataParallel {
         });
         Ok(())
     }
+}
+
+/// All gradients one after the other. A GPU may still be copying them, as long as nobody has waited for it.
+fn on_host(gradients: &[Tensor]) -> Tensor {
+    let flat: Vec<Tensor> = gradients.iter().map(|gradient| gradient.flatten(0, -1)).collect();
+    let without_waiting = true;
+    Tensor::cat(&flat, 0).to_device_(Device::Cpu, Kind::Float, without_waiting, false)
 }
