@@ -28,27 +28,31 @@ pub(super) struct DataParallel {
     tree: Tree,
     seed: u64,
     device: Device,
+    /// Steps taken, once the optimizer has said how many: a GPU counts them, and the host waits for its answer.
+    steps: Option<u64>,
 }
 
 impl DataParallel {
     /// Of the ranks of a run with this seed.
     pub fn new(ranks: &Ranks, seed: u64, device: Device) -> Self {
         let team = Team::new(ranks.clone(), 1);
-        Self { tree: Tree::new(team.ranges(team.all(), 1)), team, seed, device }
+        Self { tree: Tree::new(team.ranges(team.all(), 1)), team, seed, device, steps: None }
     }
 
     /// The losses of a batch, which all ranks have, as `compute` finds those of some of its rows; leaves the gradients of
-    /// the whole batch. `adam` has taken as many steps at every rank.
+    /// the whole batch. `adam` has taken as many steps at every rank, and takes one after each call.
     ///
     /// # Errors
     /// A lost rank.
-    pub fn losses(&self, batch: &Batch, adam: &Adam, compute: impl FnOnce(&Batch) -> Losses) -> Result<Losses> {
+    pub fn losses(&mut self, batch: &Batch, adam: &Adam, compute: impl FnOnce(&Batch) -> Losses) -> Result<Losses> {
         let n = batch.pos_items.size()[0] as usize;
         let own = self.team.even(n)[self.team.rank()].clone();
         // A rank without rows computes the first with no weight: its gradients are zeros, of the same parameters.
         let weight = own.len() as f64 / n as f64;
         let rows = if own.is_empty() { 0..1 } else { own };
-        let losses = self.with_own_masks(adam.steps(), || {
+        let step = *self.steps.get_or_insert_with(|| adam.steps());
+        self.steps = Some(step + 1);
+        let losses = self.with_own_masks(step, || {
             let losses = compute(&batch.rows(rows));
             (&losses.total * weight).backward();
             losses.detach()
