@@ -150,6 +150,20 @@ pub fn refuse_launched(of: Environment) -> Result<()> {
     Ok(())
 }
 
+/// Refuses a process that is alone because no mpirun has started it: it would train without the other ranks and not say so.
+///
+/// # Errors
+/// No launcher of MPI has set its variables.
+pub(super) fn expect_mpirun(of: Environment) -> Result<()> {
+    if ["OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "PMIX_RANK"].iter().any(|name| of(name).is_some()) {
+        return Ok(());
+    }
+    Err(Error::new(
+        "--ranks=mpi expects the variable OMPI_COMM_WORLD_SIZE, PMI_SIZE or PMIX_RANK of a launcher, found none",
+    )
+    .hint("start the ranks by `mpirun -n R dif-sr train --ranks=mpi …` (docs/scale.md), or leave --ranks=mpi out"))
+}
+
 fn named(launcher: Launcher, names: &[&str], of: Environment) -> Result<String> {
     names.iter().find_map(|name| of(name)).filter(|value| !value.is_empty()).ok_or_else(|| {
         Error::new(format!("--ranks={} expects the variable {}, found none", launcher.name(), names.join(" or ")))
@@ -330,6 +344,15 @@ mod tests {
             assert_eq!(local_rank(&|asked| (asked == name).then(|| "3".to_owned())), 3, "{name}");
         }
         assert_eq!(local_rank(&|_| None), 0);
+    }
+
+    #[test]
+    fn one_rank_of_mpi_needs_a_launcher_too() {
+        let told = expect_mpirun(&|_| None).expect_err("no launcher").to_string();
+        assert!(told.contains("found none; start the ranks by `mpirun -n R "), "{told}");
+        for name in ["OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "PMIX_RANK"] {
+            assert!(expect_mpirun(&|asked| (asked == name).then(|| "1".to_owned())).is_ok(), "{name}");
+        }
     }
 
     #[test]

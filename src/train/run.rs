@@ -28,6 +28,8 @@ pub struct Prepared {
     pub dataset: Dataset,
     /// What is trained on, validated and tested.
     pub splits: Splits,
+    /// A SHA-256 of all that a training takes from both: a run goes on with the data that it was begun on.
+    pub fingerprint: String,
     /// With its initial values, on the configured device.
     pub model: Model,
     /// The state of another run that the training begins from.
@@ -77,7 +79,8 @@ impl Prepared {
         };
         model.initialize();
         model.to_device(device);
-        Ok(Self { dataset, splits, model, start: None, ranks: ranks.clone() })
+        let fingerprint = fingerprint(&dataset, &splits);
+        Ok(Self { dataset, splits, fingerprint, model, start: None, ranks: ranks.clone() })
     }
 }
 
@@ -168,10 +171,10 @@ pub fn run(
     report: &mut dyn Report,
     stop: &AtomicBool,
 ) -> Result<RunResult> {
-    let Prepared { dataset, splits, model, ranks, .. } = prepared;
+    let Prepared { splits, model, ranks, .. } = prepared;
     let mut training = Training::over(config, model, splits, ranks)?;
     let accord = Accord::new(ranks, stop);
-    let mut recorder = Recorder::new(config, (dataset, fingerprint(dataset, splits)), folder, report, accord.flag());
+    let mut recorder = Recorder::new(config, prepared, folder, report, accord.flag());
     let begun = begin(prepared, &mut training, &mut recorder);
     let begun = Shares::done(training.shares.as_ref(), begun);
     // The others wait for rows, and see it end.

@@ -86,9 +86,9 @@ impl Start {
             .at(&self.run)
             .hint(format!("give --stopping_step={without} or more, of which these evaluations are a part")));
         }
-        let Prepared { dataset, splits, model, ranks, .. } = prepared;
+        let Prepared { splits, fingerprint, model, ranks, .. } = prepared;
         let mut training = Training::over(config, model, splits, ranks)?;
-        self.put(&mut training, &saved::fingerprint(dataset, splits), SharedRows::Leave).map(drop)
+        self.put(&mut training, fingerprint, SharedRows::Leave).map(drop)
     }
 
     /// Puts `training`, which must be at its start, where the other run was.

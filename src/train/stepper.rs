@@ -135,7 +135,7 @@ impl<'a> Stepper<'a> {
                     Precision::Float32 => self.model.losses(batch, true),
                     Precision::Bf16 => in_bfloat16(self.model.device(), || self.model.losses(batch, true)),
                 };
-                if let Some(parallel) = &self.parallel {
+                if let Some(parallel) = &mut self.parallel {
                     return parallel.losses(batch, &self.adam, compute);
                 }
                 let losses = compute(batch);
