@@ -95,7 +95,7 @@ impl Launch {
                 .hint("number the ranks from 0"));
         }
         let interface = of("GLOO_SOCKET_IFNAME").filter(|name| !name.is_empty());
-        let one_host = one_host(of);
+        let one_host = one_host(launcher, of);
         let meeting = match file {
             Some(file) => Meeting::File(fresh(file, timeout)?),
             None => {
@@ -187,13 +187,14 @@ fn port(launcher: Launcher, of: Environment) -> Result<u16> {
     })
 }
 
-/// Whether the launcher says that all ranks are on one host; `None` where it says nothing.
-fn one_host(of: Environment) -> Option<bool> {
+/// Whether the launcher says that all ranks are on one host; `None` where it says nothing. A job of Slurm may have other hosts
+/// than the ranks that torchrun starts in it.
+fn one_host(launcher: Launcher, of: Environment) -> Option<bool> {
     let number = |name: &str| of(name)?.trim().parse::<usize>().ok();
-    if let Some(nodes) = number("SLURM_STEP_NUM_NODES").or_else(|| number("SLURM_NNODES")) {
-        return Some(nodes == 1);
+    match launcher {
+        Launcher::Slurm => Some(number("SLURM_STEP_NUM_NODES").or_else(|| number("SLURM_NNODES"))? == 1),
+        Launcher::Env => Some(number("LOCAL_WORLD_SIZE")? == number("WORLD_SIZE")?),
     }
-    Some(number("LOCAL_WORLD_SIZE")? == number("WORLD_SIZE")?)
 }
 
 fn is_loopback(host: &str) -> bool {
@@ -202,7 +203,7 @@ fn is_loopback(host: &str) -> bool {
 
 /// `MASTER_ADDR`, loopback on one host, else the first host of the job step.
 fn slurm_host(one_host: Option<bool>, of: Environment) -> Result<String> {
-    if let Some(host) = of("MASTER_ADDR") {
+    if let Some(host) = of("MASTER_ADDR").filter(|host| !host.is_empty()) {
         return Ok(host);
     }
     if one_host == Some(true) {

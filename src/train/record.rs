@@ -15,7 +15,7 @@ use crate::config::RunConfig;
 use crate::data::Dataset;
 use crate::model::{Losses, Model};
 use crate::run_folder::{Calibration, EpochLine, EvaluationLine, Mark, MetricsLine, RunFolder, log_line};
-use crate::tensors::{TensorFile, copy, rename};
+use crate::tensors::{self, copy, rename};
 use crate::{Error, Result};
 
 /// Where a run's words go besides its folder.
@@ -122,13 +122,15 @@ impl<'a> Recorder<'a> {
         self.best = best;
         self.say(&start.origin.to_string())?;
         self.mark = self.folder.mark()?;
-        self.save(training)
+        self.save(training)?;
+        start.release();
+        Ok(())
     }
 
     /// Sees to it that `best.safetensors` is the file with this seal.
     fn settle_best(&self, seal: Option<&str>) -> Result<()> {
         let (best, next) = (self.folder.best(), self.next_best());
-        let has_seal = |path: &PathBuf| TensorFile::open(path, |_| true).is_ok_and(|file| file.seal.as_deref() == seal);
+        let has_seal = |path: &PathBuf| tensors::seal(path).is_ok_and(|found| found.as_deref() == seal);
         if seal.is_some() && !has_seal(&best) {
             if !has_seal(&next) {
                 return Err(Error::new(
@@ -267,6 +269,11 @@ impl<'a> Recorder<'a> {
         saved::save(&self.folder.last(), training, &saved)?;
         (self.saved, self.saved_at) = (Instant::now(), Some(place(training)));
         Ok(())
+    }
+
+    /// Begins to count seconds of training.
+    pub fn start_clock(&mut self) {
+        self.began = Instant::now();
     }
 
     /// Seconds of training, those before an interruption included.

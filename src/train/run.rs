@@ -180,8 +180,9 @@ pub fn run(
     // The others wait for rows, and see it end.
     let is_lost = training.shares.as_ref().is_some_and(Shares::is_broken);
     if is_lost { begun } else { ranks.together(begun) }?;
-    share_state(ranks, &training, &recorder.folder.last())?;
-    recorder.calibrate(model)?;
+    let ready = share_state(ranks, &training, &recorder.folder.last()).and_then(|()| recorder.calibrate(model));
+    ready.map_err(|error| recorder.ended_by(error))?;
+    recorder.start_clock();
     let fitted = training.run(|event, training| {
         accord.hear(&event, training)?;
         Shares::done(training.shares.as_ref(), recorder.listen(event, training))
