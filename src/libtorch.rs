@@ -192,11 +192,15 @@ pub(crate) fn fused_adam(
     done.unwrap_or_else(|e| panic!("{e}"));
 }
 
-/// A tensor of the host on a GPU. From pinned memory the copy is a part of the device's work, for which the host does not wait.
+/// A tensor of the host on a device. To a GPU it goes from pinned memory, so that the copy is a part of the device's work,
+/// for which the host does not wait.
 ///
 /// # Panics
 /// No memory left.
-pub(crate) fn on_gpu(from: &Tensor, device: Device) -> Tensor {
+pub(crate) fn on_device(from: Tensor, device: Device) -> Tensor {
+    if !device.is_cuda() {
+        return from;
+    }
     let mut to = std::ptr::null_mut();
     // SAFETY: the function either sets `to` to a tensor that is ours from then on or returns a message.
     unsafe {

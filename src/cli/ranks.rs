@@ -22,7 +22,8 @@ pub struct RanksArgs {
     #[arg(long = "ranks_file", value_name = "FILE", requires = "ranks")]
     file: Option<PathBuf>,
     /// How long a rank waits for another, at the start and in every exchange.
-    #[arg(long = "ranks_timeout", value_name = "SECONDS", default_value_t = 300)]
+    #[arg(long = "ranks_timeout", value_name = "SECONDS", default_value_t = 300,
+        value_parser = clap::value_parser!(u64).range(1..=86_400))]
     timeout: u64,
 }
 

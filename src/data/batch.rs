@@ -5,7 +5,7 @@ use std::ops::Range;
 use tch::{Device, Tensor};
 
 use super::rows::Rows;
-use crate::libtorch::on_gpu;
+use crate::libtorch::on_device;
 use crate::{Error, Result, splitmix};
 
 /// Rows in the order in which batches are taken.
@@ -94,17 +94,10 @@ impl OrderedRows {
         let shape = [rows.len() as i64, self.rows.l() as i64];
         Batch {
             user: column(&|row| self.rows.user(row)),
-            item_seq: self.on_device(Tensor::from_slice(&histories).view(shape)),
-            item_seq_len: self.on_device(column(&|row| self.rows.history(row).len() as i64)),
-            pos_items: self.on_device(column(&|row| self.rows.target(row))),
+            item_seq: on_device(Tensor::from_slice(&histories).view(shape), self.device),
+            item_seq_len: on_device(column(&|row| self.rows.history(row).len() as i64), self.device),
+            pos_items: on_device(column(&|row| self.rows.target(row)), self.device),
             neg_items: None,
-        }
-    }
-
-    fn on_device(&self, column: Tensor) -> Tensor {
-        match self.device {
-            device @ Device::Cuda(_) => on_gpu(&column, device),
-            _ => column,
         }
     }
 }
@@ -159,11 +152,7 @@ impl Batch {
     pub fn with_negatives(self, sampler: &mut NegativeSampler) -> Result<Self> {
         let users = Vec::<i64>::try_from(&self.user)?;
         let negatives = Tensor::from_slice(&sampler.sample(&users)?);
-        let negatives = match self.pos_items.device() {
-            device @ Device::Cuda(_) => on_gpu(&negatives, device),
-            _ => negatives,
-        };
-        Ok(Self { neg_items: Some(negatives), ..self })
+        Ok(Self { neg_items: Some(on_device(negatives, self.pos_items.device())), ..self })
     }
 }
 

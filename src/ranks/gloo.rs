@@ -8,6 +8,7 @@ use std::net::TcpListener;
 use std::os::fd::IntoRawFd;
 use std::path::Path;
 use std::ptr::{NonNull, null, null_mut};
+use std::time::{Duration, Instant};
 
 use super::group::Transport;
 use super::launch::{Launch, Meeting};
@@ -95,9 +96,10 @@ impl Gloo {
             size: launch.size as c_int,
             seconds: c_int::try_from(launch.timeout.as_secs().max(1)).unwrap_or(c_int::MAX),
         };
-        let mut group = null_mut();
+        let (mut group, begin) = (null_mut(), Instant::now());
         // SAFETY: the strings outlive the call, which sets `group` to an object that is ours, or returns a message.
-        unsafe { checked(dif_sr_ranks_join(&meeting, &mut group)) }.map_err(|e| nobody_came(launch, &e))?;
+        unsafe { checked(dif_sr_ranks_join(&meeting, &mut group)) }
+            .map_err(|e| nobody_came(launch, begin.elapsed(), &e))?;
         let handle = NonNull::new(group).ok_or_else(|| Error::new("libtorch made no group of ranks"))?;
         Ok(Self(handle))
     }
@@ -130,11 +132,18 @@ fn cannot_listen(launch: &Launch, e: &std::io::Error) -> Error {
         .hint("choose another MASTER_PORT or MASTER_ADDR")
 }
 
-fn nobody_came(launch: &Launch, e: &Error) -> Error {
+fn nobody_came(launch: &Launch, waited: Duration, e: &Error) -> Error {
     let Launch { rank, size, timeout, meeting, .. } = launch;
+    if waited < *timeout {
+        return Error::new(format!("rank {rank} cannot meet the {size} ranks of this run at {meeting} ({e})"))
+            .hint("give every rank the same addresses, and an interface in GLOO_SOCKET_IFNAME that its host has");
+    }
     Error::new(format!(
         "rank {rank} waited {} s at {meeting} for the {size} ranks of this run, and not all came ({e})",
         timeout.as_secs()
     ))
-    .hint("start every rank with the same addresses, or wait longer with --ranks_timeout=SECONDS")
+    .hint(
+        "start every rank with the same addresses, set GLOO_SOCKET_IFNAME where they are on several hosts, or wait longer \
+         with --ranks_timeout=SECONDS",
+    )
 }

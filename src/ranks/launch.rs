@@ -95,7 +95,7 @@ impl Launch {
                 .hint("number the ranks from 0"));
         }
         let interface = of("GLOO_SOCKET_IFNAME").filter(|name| !name.is_empty());
-        let one_host = one_host(of);
+        let one_host = one_host(launcher, of);
         let meeting = match file {
             Some(file) => Meeting::File(fresh(file, timeout)?),
             None => {
@@ -150,6 +150,20 @@ pub fn refuse_launched(of: Environment) -> Result<()> {
     Ok(())
 }
 
+/// Refuses a process that is alone because no mpirun has started it: it would train without the other ranks and not say so.
+///
+/// # Errors
+/// No launcher of MPI has set its variables.
+pub(super) fn expect_mpirun(of: Environment) -> Result<()> {
+    if ["OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "PMIX_RANK"].iter().any(|name| of(name).is_some()) {
+        return Ok(());
+    }
+    Err(Error::new(
+        "--ranks=mpi expects the variable OMPI_COMM_WORLD_SIZE, PMI_SIZE or PMIX_RANK of a launcher, found none",
+    )
+    .hint("start the ranks by `mpirun -n R dif-sr train --ranks=mpi …` (docs/scale.md), or leave --ranks=mpi out"))
+}
+
 fn named(launcher: Launcher, names: &[&str], of: Environment) -> Result<String> {
     names.iter().find_map(|name| of(name)).filter(|value| !value.is_empty()).ok_or_else(|| {
         Error::new(format!("--ranks={} expects the variable {}, found none", launcher.name(), names.join(" or ")))
@@ -173,13 +187,14 @@ fn port(launcher: Launcher, of: Environment) -> Result<u16> {
     })
 }
 
-/// Whether the launcher says that all ranks are on one host; `None` where it says nothing.
-fn one_host(of: Environment) -> Option<bool> {
+/// Whether the launcher says that all ranks are on one host; `None` where it says nothing. A job of Slurm may have other hosts
+/// than the ranks that torchrun starts in it.
+fn one_host(launcher: Launcher, of: Environment) -> Option<bool> {
     let number = |name: &str| of(name)?.trim().parse::<usize>().ok();
-    if let Some(nodes) = number("SLURM_STEP_NUM_NODES").or_else(|| number("SLURM_NNODES")) {
-        return Some(nodes == 1);
+    match launcher {
+        Launcher::Slurm => Some(number("SLURM_STEP_NUM_NODES").or_else(|| number("SLURM_NNODES"))? == 1),
+        Launcher::Env => Some(number("LOCAL_WORLD_SIZE")? == number("WORLD_SIZE")?),
     }
-    Some(number("LOCAL_WORLD_SIZE")? == number("WORLD_SIZE")?)
 }
 
 fn is_loopback(host: &str) -> bool {
@@ -188,7 +203,7 @@ fn is_loopback(host: &str) -> bool {
 
 /// `MASTER_ADDR`, loopback on one host, else the first host of the job step.
 fn slurm_host(one_host: Option<bool>, of: Environment) -> Result<String> {
-    if let Some(host) = of("MASTER_ADDR") {
+    if let Some(host) = of("MASTER_ADDR").filter(|host| !host.is_empty()) {
         return Ok(host);
     }
     if one_host == Some(true) {
@@ -330,6 +345,15 @@ mod tests {
             assert_eq!(local_rank(&|asked| (asked == name).then(|| "3".to_owned())), 3, "{name}");
         }
         assert_eq!(local_rank(&|_| None), 0);
+    }
+
+    #[test]
+    fn one_rank_of_mpi_needs_a_launcher_too() {
+        let told = expect_mpirun(&|_| None).expect_err("no launcher").to_string();
+        assert!(told.contains("found none; start the ranks by `mpirun -n R "), "{told}");
+        for name in ["OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "PMIX_RANK"] {
+            assert!(expect_mpirun(&|asked| (asked == name).then(|| "1".to_owned())).is_ok(), "{name}");
+        }
     }
 
     #[test]

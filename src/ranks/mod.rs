@@ -30,7 +30,7 @@ pub use self::agreement::{Fact, StopTogether};
 use self::gloo::Gloo;
 use self::group::Group;
 pub use self::group::Plain;
-use self::launch::Environment;
+use self::launch::{Environment, expect_mpirun};
 pub use self::launch::{Launch, Launcher, local_rank, refuse_launched};
 use self::mpi::Mpi;
 pub use self::team::Team;
@@ -66,11 +66,12 @@ impl Ranks {
     /// every exchange.
     ///
     /// # Errors
-    /// No MPI library, or another one than the launcher's.
+    /// No MPI library, or another one than the launcher's; no launcher.
     pub fn join_mpi(timeout: Duration, of: Environment) -> Result<Self> {
         let (mpi, rank, size) = Mpi::join(timeout, of)?;
         if size == 1 {
-            return Group::new(mpi, rank, size).leave().map(|()| Self::alone());
+            Group::new(mpi, rank, size).leave()?;
+            return expect_mpirun(of).map(|()| Self::alone());
         }
         Ok(Self { rank, size, group: Some(Arc::new(Group::new(mpi, rank, size))) })
     }

@@ -160,8 +160,9 @@ impl Transport for Mpi {
 /// Numbers and places of bytes as MPI counts them.
 fn counted(numbers: &[usize]) -> Result<Vec<c_int>> {
     let count = |&n: &usize| {
-        c_int::try_from(n)
-            .map_err(|_| Error::new(format!("expected less than 2 GiB for MPI, found {n} bytes; use gloo")))
+        c_int::try_from(n).map_err(|_| {
+            Error::new(format!("MPI takes less than 2 GiB at once, and this needs {n} bytes: use --ranks=env"))
+        })
     };
     numbers.iter().map(count).collect()
 }

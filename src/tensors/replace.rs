@@ -49,8 +49,12 @@ pub(super) fn is_no_file(path: &Path) -> bool {
 
 /// Where a file really is, links followed, and what is written beside it first.
 fn with_part(path: &Path) -> (PathBuf, PathBuf) {
-    let linked = if path.is_symlink() { fs::canonicalize(path).ok() } else { None };
-    let path = linked.unwrap_or_else(|| path.to_owned());
+    let mut path = path.to_owned();
+    // Also a link to what is not there yet. No path has more links, or the system refuses it.
+    for _ in 0..40 {
+        let Ok(to) = fs::read_link(&path) else { break };
+        path = path.with_file_name("").join(to);
+    }
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(".part");
     let part = path.with_file_name(name);

@@ -203,7 +203,9 @@ impl Steps {
     fn counts(&self) -> Vec<i64> {
         match self {
             Self::Host(counts) => counts.clone(),
-            Self::Device(counts) => Vec::try_from(counts.to_kind(Kind::Int64)).expect("one dimension of int64"),
+            Self::Device(counts) => {
+                Vec::try_from(counts.to_device(Device::Cpu).to_kind(Kind::Int64)).expect("one dimension of int64")
+            }
         }
     }
 

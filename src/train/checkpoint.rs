@@ -252,33 +252,15 @@ fn get<'a>(metadata: &'a BTreeMap<String, String>, key: &str, path: &Path) -> Re
 
 /// The tokens of a vocabulary as two tensors: their bytes, and where each ends.
 fn stored_tokens(tokens: &Vocabulary) -> [Stored<'_>; 2] {
-    /// Bytes that are given at a time.
-    const PART: usize = 1 << 20;
     let text = tokens.iter().map(str::len).sum::<usize>() as i64;
-    let text = Stored::new(TEXT, Kind::Uint8, &[text], |take| {
-        let mut part = Vec::with_capacity(PART);
-        for token in tokens.iter() {
-            part.extend_from_slice(token.as_bytes());
-            if part.len() >= PART {
-                take(&part)?;
-                part.clear();
-            }
-        }
-        take(&part)
-    });
+    let text =
+        Stored::new(TEXT, Kind::Uint8, &[text], |take| tokens.iter().try_for_each(|token| take(token.as_bytes())));
     let ends = Stored::new(ENDS, Kind::Int64, &[tokens.len() as i64], |take| {
         let mut end = 0_i64;
-        let mut bytes = tokens.iter().map(|token| {
+        tokens.iter().try_for_each(|token| {
             end += token.len() as i64;
-            end.to_le_bytes()
-        });
-        loop {
-            let part: Vec<[u8; 8]> = bytes.by_ref().take(PART / 8).collect();
-            if part.is_empty() {
-                return Ok(());
-            }
-            take(part.as_flattened())?;
-        }
+            take(&end.to_le_bytes())
+        })
     });
     [text, ends]
 }

@@ -11,11 +11,11 @@
 //! DIFFERENCE: a rank draws the masks of its own rows, from a generator that the run's seed, the rank and the step start.
 //! So nothing of it is saved, and a run that goes on with as many ranks draws what it would have drawn.
 
-use tch::{Device, Tensor, no_grad};
+use tch::{Device, Kind, Tensor, no_grad};
 
 use super::Adam;
 use crate::data::Batch;
-use crate::libtorch::{generator_state, generators, set_generator_state};
+use crate::libtorch::{generator_state, generators, on_device, set_generator_state};
 use crate::model::Losses;
 use crate::ranks::{Ranks, Team, Tree};
 use crate::{Result, splitmix};
@@ -28,32 +28,41 @@ pub(super) struct DataParallel {
     tree: Tree,
     seed: u64,
     device: Device,
+    /// Steps taken, once the optimizer has said how many: a GPU counts them, and the host waits for its answer.
+    steps: Option<u64>,
 }
 
 impl DataParallel {
     /// Of the ranks of a run with this seed.
     pub fn new(ranks: &Ranks, seed: u64, device: Device) -> Self {
         let team = Team::new(ranks.clone(), 1);
-        Self { tree: Tree::new(team.ranges(team.all(), 1)), team, seed, device }
+        Self { tree: Tree::new(team.ranges(team.all(), 1)), team, seed, device, steps: None }
     }
 
     /// The losses of a batch, which all ranks have, as `compute` finds those of some of its rows; leaves the gradients of
-    /// the whole batch. `adam` has taken as many steps at every rank.
+    /// the whole batch. `adam` has taken as many steps at every rank, and takes one after each call.
     ///
     /// # Errors
     /// A lost rank.
-    pub fn losses(&self, batch: &Batch, adam: &Adam, compute: impl FnOnce(&Batch) -> Losses) -> Result<Losses> {
+    pub fn losses(&mut self, batch: &Batch, adam: &Adam, compute: impl FnOnce(&Batch) -> Losses) -> Result<Losses> {
         let n = batch.pos_items.size()[0] as usize;
         let own = self.team.even(n)[self.team.rank()].clone();
         // A rank without rows computes the first with no weight: its gradients are zeros, of the same parameters.
         let weight = own.len() as f64 / n as f64;
         let rows = if own.is_empty() { 0..1 } else { own };
-        let losses = self.with_own_masks(adam.steps(), || {
+        let step = *self.steps.get_or_insert_with(|| adam.steps());
+        self.steps = Some(step + 1);
+        let losses = self.with_own_masks(step, || {
             let losses = compute(&batch.rows(rows));
             (&losses.total * weight).backward();
-            losses.values()
+            losses.detach()
         })?;
-        self.sum_gradients(adam)?;
+        let gradients: Vec<Tensor> =
+            adam.parameters().map(|(_, parameter)| parameter.grad()).filter(Tensor::defined).collect();
+        // The losses are read behind the gradients, which are then on the host too.
+        let own = on_host(&gradients);
+        let losses = losses.values();
+        self.sum_gradients(gradients, &Vec::try_from(own)?)?;
         let values = [&[losses.total, losses.item], &losses.attributes[..]].concat();
         let own: Vec<f64> = values.into_iter().map(|loss| loss * weight).collect();
         let all = self.team.gather(own.clone(), &self.team.ranges(own.len() * self.team.ranks(), own.len()))?;
@@ -72,13 +81,9 @@ impl DataParallel {
         Ok(computed)
     }
 
-    /// Makes every gradient the sum of all ranks'.
-    fn sum_gradients(&self, adam: &Adam) -> Result<()> {
-        let gradients = adam.parameters().map(|(_, parameter)| parameter.grad()).filter(Tensor::defined);
-        let mut gradients: Vec<Tensor> = gradients.collect();
-        let flat: Vec<Tensor> = gradients.iter().map(|gradient| gradient.flatten(0, -1)).collect();
-        let own = Vec::<f32>::try_from(Tensor::cat(&flat, 0).to_device(Device::Cpu))?;
-        let sum = Tensor::from_slice(&self.team.sum(&self.tree, &[&own])?).to_device(self.device);
+    /// Makes every gradient the sum of all ranks', of which `own` are this one's.
+    fn sum_gradients(&self, mut gradients: Vec<Tensor>, own: &[f32]) -> Result<()> {
+        let sum = on_device(Tensor::from_slice(&self.team.sum(&self.tree, &[own])?), self.device);
         let sizes: Vec<i64> = gradients.iter().map(|gradient| gradient.numel() as i64).collect();
         no_grad(|| {
             let sums = sum.split_with_sizes(&sizes, 0);
@@ -86,4 +91,11 @@ impl DataParallel {
         });
         Ok(())
     }
+}
+
+/// All gradients one after the other. A GPU may still be copying them, as long as nobody has waited for it.
+fn on_host(gradients: &[Tensor]) -> Tensor {
+    let flat: Vec<Tensor> = gradients.iter().map(|gradient| gradient.flatten(0, -1)).collect();
+    let without_waiting = true;
+    Tensor::cat(&flat, 0).to_device_(Device::Cpu, Kind::Float, without_waiting, false)
 }

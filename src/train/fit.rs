@@ -210,9 +210,6 @@ impl<'a> Training<'a> {
                 listen(Event::NoGraphs { reason: &reason }, self)?;
             }
             if unread.len() < self.read_together && i + 1 < count {
-                if !at_once {
-                    self.stepper.update()?;
-                }
                 continue;
             }
             let losses = Losses::values_of(&std::mem::take(&mut unread));

@@ -8,7 +8,6 @@ use serde_yaml::Mapping;
 use super::Training;
 use super::over_ranks::{Accord, ended};
 use super::run::{Prepared, evaluate_over};
-use super::saved::fingerprint;
 use super::shares::Shares;
 use crate::Result;
 use crate::config::{ComputePath, RunConfig};
@@ -25,7 +24,7 @@ const OWN: [&str; 6] = ["checkpoint_dir", "checkpoint_interval", "cuda_graphs", 
 /// # Errors
 /// A rank that differs; a lost rank.
 pub fn agree(config: &RunConfig, prepared: &Prepared) -> Result<()> {
-    let Prepared { dataset, splits, model, ranks, .. } = prepared;
+    let Prepared { fingerprint, model, ranks, .. } = prepared;
     if ranks.is_alone() {
         return Ok(());
     }
@@ -51,7 +50,7 @@ pub fn agree(config: &RunConfig, prepared: &Prepared) -> Result<()> {
                 .push(Fact::new(format!("the key {key}"), serde_yaml::to_string(value).unwrap_or_default().trim_end()));
         }
     }
-    facts.push(Fact::new("the checksum of the data set", fingerprint(dataset, splits)));
+    facts.push(Fact::new("the checksum of the data set", fingerprint));
     ranks.agree(&facts)
 }
 
@@ -66,14 +65,14 @@ fn gpus(here: &Environment) -> String {
 /// # Errors
 /// What ends a training; a lost rank; an interruption ([`crate::Error::is_interruption`]) once `stop` is set at any rank.
 pub fn follow(config: &RunConfig, prepared: &Prepared, stop: &AtomicBool) -> Result<()> {
-    let Prepared { dataset, splits, model, ranks, .. } = prepared;
+    let Prepared { splits, fingerprint, model, ranks, .. } = prepared;
     let mut training = Training::over(config, model, splits, ranks)?;
     let accord = Accord::new(ranks, stop);
     Shares::serve(training.shares.as_ref())?;
     ranks.together(Ok(()))?;
     let state = ranks.from_first(ranks.together(Ok(Vec::new()))?)?;
     if !state.is_empty() {
-        training.restore("the state that rank 0 has saved".as_ref(), &state, dataset, splits)?;
+        training.restore("the state that rank 0 has saved".as_ref(), &state, fingerprint)?;
     }
     ranks.agree_on_parameters(&model.common_parameters(), "at the start")?;
     let fitted = training.run(|event, training| {

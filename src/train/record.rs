@@ -10,12 +10,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use super::saved::{self, Saved, SharedRows};
-use super::{Checkpoint, Event, Position, Start, Training};
+use super::{Checkpoint, Event, Position, Prepared, Start, Training};
 use crate::config::RunConfig;
 use crate::data::Dataset;
 use crate::model::{Losses, Model};
 use crate::run_folder::{Calibration, EpochLine, EvaluationLine, Mark, MetricsLine, RunFolder, log_line};
-use crate::tensors::{TensorFile, copy, rename};
+use crate::tensors::{self, copy, rename};
 use crate::{Error, Result};
 
 /// Where a run's words go besides its folder.
@@ -41,8 +41,8 @@ pub(super) struct Recorder<'a> {
     pub report: &'a mut dyn Report,
     /// Set from outside where the run shall save and end.
     pub stop: &'a AtomicBool,
-    /// [`saved::fingerprint`].
-    data: String,
+    /// The data's fingerprint.
+    data: &'a str,
     /// How long the files were when the training could last go on from where it stood.
     mark: Mark,
     /// The seal of the best model.
@@ -60,7 +60,7 @@ pub(super) struct Recorder<'a> {
 impl<'a> Recorder<'a> {
     pub fn new(
         config: &'a RunConfig,
-        (dataset, data): (&'a Dataset, String),
+        Prepared { dataset, fingerprint: data, .. }: &'a Prepared,
         folder: &'a mut RunFolder,
         report: &'a mut dyn Report,
         stop: &'a AtomicBool,
@@ -101,7 +101,7 @@ impl<'a> Recorder<'a> {
             self.say("Resumed at the beginning: nothing had been saved")?;
             return Ok(false);
         }
-        let Saved { mark, seconds, best, .. } = saved::load(&last, training, &self.data)?;
+        let Saved { mark, seconds, best, .. } = saved::load(&last, training, self.data)?;
         // Nothing changes before all that can be wrong with the folder has been looked at.
         self.folder.check_length(mark)?;
         self.settle_best(best.as_deref())?;
@@ -115,20 +115,22 @@ impl<'a> Recorder<'a> {
 
     /// Puts the training of a new run where another one was, and keeps that state, from which the run could not begin again.
     pub fn begin_from(&mut self, start: &Start, training: &mut Training) -> Result<()> {
-        let Saved { best, .. } = start.put(training, &self.data, SharedRows::Deal)?;
+        let Saved { best, .. } = start.put(training, self.data, SharedRows::Deal)?;
         if let Some(model) = start.best() {
             copy(model, &self.folder.best())?;
         }
         self.best = best;
         self.say(&start.origin.to_string())?;
         self.mark = self.folder.mark()?;
-        self.save(training)
+        self.save(training)?;
+        start.release();
+        Ok(())
     }
 
     /// Sees to it that `best.safetensors` is the file with this seal.
     fn settle_best(&self, seal: Option<&str>) -> Result<()> {
         let (best, next) = (self.folder.best(), self.next_best());
-        let has_seal = |path: &PathBuf| TensorFile::open(path, |_| true).is_ok_and(|file| file.seal.as_deref() == seal);
+        let has_seal = |path: &PathBuf| tensors::seal(path).is_ok_and(|found| found.as_deref() == seal);
         if seal.is_some() && !has_seal(&best) {
             if !has_seal(&next) {
                 return Err(Error::new(
@@ -262,11 +264,16 @@ impl<'a> Recorder<'a> {
             mark: self.mark,
             seconds: self.seconds(),
             best: self.best.clone(),
-            data: self.data.clone(),
+            data: self.data.to_owned(),
         };
         saved::save(&self.folder.last(), training, &saved)?;
         (self.saved, self.saved_at) = (Instant::now(), Some(place(training)));
         Ok(())
+    }
+
+    /// Begins to count seconds of training.
+    pub fn start_clock(&mut self) {
+        self.began = Instant::now();
     }
 
     /// Seconds of training, those before an interruption included.

@@ -28,6 +28,8 @@ pub struct Prepared {
     pub dataset: Dataset,
     /// What is trained on, validated and tested.
     pub splits: Splits,
+    /// A SHA-256 of all that a training takes from both: a run goes on with the data that it was begun on.
+    pub fingerprint: String,
     /// With its initial values, on the configured device.
     pub model: Model,
     /// The state of another run that the training begins from.
@@ -77,7 +79,8 @@ impl Prepared {
         };
         model.initialize();
         model.to_device(device);
-        Ok(Self { dataset, splits, model, start: None, ranks: ranks.clone() })
+        let fingerprint = fingerprint(&dataset, &splits);
+        Ok(Self { dataset, splits, fingerprint, model, start: None, ranks: ranks.clone() })
     }
 }
 
@@ -168,17 +171,18 @@ pub fn run(
     report: &mut dyn Report,
     stop: &AtomicBool,
 ) -> Result<RunResult> {
-    let Prepared { dataset, splits, model, ranks, .. } = prepared;
+    let Prepared { splits, model, ranks, .. } = prepared;
     let mut training = Training::over(config, model, splits, ranks)?;
     let accord = Accord::new(ranks, stop);
-    let mut recorder = Recorder::new(config, (dataset, fingerprint(dataset, splits)), folder, report, accord.flag());
+    let mut recorder = Recorder::new(config, prepared, folder, report, accord.flag());
     let begun = begin(prepared, &mut training, &mut recorder);
     let begun = Shares::done(training.shares.as_ref(), begun);
     // The others wait for rows, and see it end.
     let is_lost = training.shares.as_ref().is_some_and(Shares::is_broken);
     if is_lost { begun } else { ranks.together(begun) }?;
-    share_state(ranks, &training, &recorder.folder.last())?;
-    recorder.calibrate(model)?;
+    let ready = share_state(ranks, &training, &recorder.folder.last()).and_then(|()| recorder.calibrate(model));
+    ready.map_err(|error| recorder.ended_by(error))?;
+    recorder.start_clock();
     let fitted = training.run(|event, training| {
         accord.hear(&event, training)?;
         Shares::done(training.shares.as_ref(), recorder.listen(event, training))

@@ -104,13 +104,13 @@ pub(super) fn begin(path: &Path, training: &mut Training, data: &str, rows: Shar
 
 impl Training<'_> {
     /// Puts the training, which must be at its start, where the bytes of a `last.safetensors` say, as `train --resume` does
-    /// with the file; `path` is for messages.
+    /// with the file; `path` is for messages, and `data` is the [`Prepared::fingerprint`](super::Prepared::fingerprint).
     ///
     /// # Errors
     /// Bytes that are damaged, of another configuration, of other data or of another kind of device; the training may then be
     /// neither here nor there.
-    pub fn restore(&mut self, path: &Path, bytes: &[u8], dataset: &Dataset, splits: &Splits) -> Result<()> {
-        restore(TensorFile::parse(path, bytes)?, path, self, &fingerprint(dataset, splits)).map(drop)
+    pub fn restore(&mut self, path: &Path, bytes: &[u8], data: &str) -> Result<()> {
+        restore(TensorFile::parse(path, bytes)?, path, self, data).map(drop)
     }
 }
 

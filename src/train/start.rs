@@ -7,7 +7,7 @@ use super::saved::{self, Saved, SharedRows};
 use super::{Position, Prepared, Training};
 use crate::config::RunConfig;
 use crate::run_folder::{CONFIG, Origin, watch};
-use crate::tensors::TensorFile;
+use crate::tensors::{self, TensorFile};
 use crate::{Error, Result};
 
 /// The state of another run: parameters, Adam's moments, the order of the rows, the generators, the best model so far.
@@ -20,8 +20,8 @@ pub struct Start {
     saved: Saved,
     /// The file of the best model so far.
     best: Option<PathBuf>,
-    /// That no process works in the other run meanwhile.
-    _watch: Option<File>,
+    /// That no process works in the other run until its state is here.
+    watch: Option<File>,
 }
 
 impl Start {
@@ -48,7 +48,7 @@ impl Start {
         let Position { epoch, batch, .. } = saved.position;
         let sha256 = last.seal.unwrap_or_default();
         let origin = Origin { run: run.display().to_string(), sha256, epoch, batch };
-        Ok(Self { origin, run: run.to_owned(), config, saved, best, _watch: watch })
+        Ok(Self { origin, run: run.to_owned(), config, saved, best, watch })
     }
 
     /// The other run's configuration with `overrides`.
@@ -86,14 +86,19 @@ impl Start {
             .at(&self.run)
             .hint(format!("give --stopping_step={without} or more, of which these evaluations are a part")));
         }
-        let Prepared { dataset, splits, model, ranks, .. } = prepared;
+        let Prepared { splits, fingerprint, model, ranks, .. } = prepared;
         let mut training = Training::over(config, model, splits, ranks)?;
-        self.put(&mut training, &saved::fingerprint(dataset, splits), SharedRows::Leave).map(drop)
+        self.put(&mut training, fingerprint, SharedRows::Leave).map(drop)
     }
 
     /// Puts `training`, which must be at its start, where the other run was.
     pub(super) fn put(&self, training: &mut Training, data: &str, rows: SharedRows) -> Result<Saved> {
         saved::begin(&self.run.join("last.safetensors"), training, data, rows)
+    }
+
+    /// Lets other processes work in the other run again.
+    pub(super) fn release(&self) {
+        _ = self.watch.as_ref().map(File::unlock);
     }
 
     pub(super) fn best(&self) -> Option<&Path> {
@@ -105,7 +110,7 @@ impl Start {
 fn best_model(run: &Path, seal: &str) -> Result<PathBuf> {
     for name in ["best.safetensors", "best.safetensors.next"] {
         let path = run.join(name);
-        if TensorFile::open(&path, |_| true).is_ok_and(|file| file.seal.as_deref() == Some(seal)) {
+        if tensors::seal(&path).is_ok_and(|found| found.as_deref() == Some(seal)) {
             return Ok(path);
         }
     }

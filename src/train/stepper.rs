@@ -135,7 +135,7 @@ impl<'a> Stepper<'a> {
                     Precision::Float32 => self.model.losses(batch, true),
                     Precision::Bf16 => in_bfloat16(self.model.device(), || self.model.losses(batch, true)),
                 };
-                if let Some(parallel) = &self.parallel {
+                if let Some(parallel) = &mut self.parallel {
                     return parallel.losses(batch, &self.adam, compute);
                 }
                 let losses = compute(batch);
@@ -218,12 +218,15 @@ pub(super) fn rank_with(
     }
 }
 
-/// How many rows a GPU ranks at a time: enough that the card and not the host decides how long it takes, as far as the largest
-/// tensors have 256 million numbers: scores, `[B, n_items]`, and those of attention, `[B, heads, L, L]`.
+/// How many rows a GPU ranks at a time: enough that the card and not the host decides how long it takes, as far as these
+/// have 256 million numbers together: scores, `[B, n_items]`, or maps of attention, `[B, heads, L, L]`, of which each layer
+/// keeps two, and a fusion has some three for each stream.
 fn rows_on_gpu(model: &Model, rows: &OrderedRows) -> usize {
     const ROWS: i64 = 4096;
     const NUMBERS: i64 = 1 << 28;
-    let attention = model.config().n_heads * rows.l() * rows.l();
+    let config = model.config();
+    let maps = 2 * config.n_layers + 3 * (2 + config.attribute_hidden_size.len() as i64);
+    let attention = maps * config.n_heads * rows.l() * rows.l();
     (NUMBERS / model.n_items().max(attention)).clamp(1, ROWS) as usize
 }
 

@@ -4,12 +4,16 @@
 // What it refuses while a stream is captured is what a GPU refuses: a call that waits for the device, and work on another
 // stream. Such a call fails, and the capture with it. `main.rs` reads what was seen through the functions `fake_cuda_*`.
 //
-// It is no emulator: numbers that kernels should have written are zeros, or what was there.
+// It is no emulator: numbers that kernels should have written are zeros, or what was there. With FAKE_CUDA_FILL=N they are bytes
+// of N where no memory is used twice (PYTORCH_NO_CUDA_MEMORY_CACHING=1): finite, positive, and of one process alone. At its end
+// a process then writes what was refused into the file that FAKE_CUDA_REPORT names.
 #include <cuda_runtime_api.h>
 #include <cxxabi.h>
+#include <dlfcn.h>
 #include <execinfo.h>
 #include <sys/mman.h>
 
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <map>
@@ -29,7 +33,7 @@ struct Device {
     std::unordered_map<void *, size_t> sizes;
     std::vector<std::string> operations; // since `fake_cuda_watch`, captured ones too
     std::string waits;                   // what has waited since, a line each, with who asked for it
-    std::string refused;                 // what failed in a capture, likewise
+    std::string refused;                 // what failed, in a capture or ever, likewise
     long waited = 0, replays = 0;
     // The capture under way.
     cudaStream_t stream = nullptr;
@@ -46,27 +50,33 @@ Device &device() {
     return *one;
 }
 
+std::string plain(const std::string &mangled) {
+    int status = 0;
+    char *name = abi::__cxa_demangle(mangled.c_str(), nullptr, nullptr, &status);
+    const std::string text(status == 0 ? name : mangled.c_str());
+    std::free(name);
+    return text;
+}
+
 // The functions of libtorch and of this program that led here, the innermost first.
 std::string callers() {
+    static auto *names = new std::unordered_map<void *, std::string>; // looking one up takes a millisecond
     void *frames[64];
     const int n = backtrace(frames, 64);
-    char **symbols = backtrace_symbols(frames, n);
     std::string text;
     int named = 0;
     for (int i = 0; i < n && named < 6; ++i) {
-        const char *open = std::strchr(symbols[i], '(');
-        std::string name(open ? open + 1 : "");
-        name = name.substr(0, name.find('+'));
+        const auto [found, is_new] = names->try_emplace(frames[i]);
+        if (Dl_info of; is_new && dladdr(frames[i], &of) && of.dli_sname) {
+            found->second = of.dli_sname;
+        }
+        const auto &name = found->second;
         if (name.rfind("_ZN2at", 0) != 0 && name.rfind("at_", 0) != 0 && name.rfind("atg_", 0) != 0) {
             continue;
         }
-        int status = 0;
-        char *plain = abi::__cxa_demangle(name.c_str(), nullptr, nullptr, &status);
-        text += " < " + std::string(status == 0 ? plain : name.c_str()).substr(0, 80);
-        std::free(plain);
+        text += " < " + plain(name).substr(0, 80);
         ++named;
     }
-    std::free(symbols);
     return text;
 }
 
@@ -110,6 +120,9 @@ cudaError_t queries(const char *what) {
 void *memory(size_t bytes) {
     bytes = bytes ? bytes : 1;
     void *address = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (static const char *fill = std::getenv("FAKE_CUDA_FILL"); fill) {
+        std::memset(address, std::atoi(fill), bytes);
+    }
     Lock lock(guard);
     device().sizes[address] = bytes;
     return address;
@@ -130,15 +143,28 @@ template <typename T> T handle() {
     return reinterpret_cast<T>(device().handles += 16);
 }
 
-cudaError_t launched(const void *kernel, cudaStream_t stream) {
+// What no card takes, in a capture or not.
+cudaError_t refuses(const std::string &what, cudaError_t error) {
     Lock lock(guard);
-    auto &kernels = device().kernels;
-    const auto found = kernels.find(kernel);
-    int status = 0;
-    char *plain = found == kernels.end() ? nullptr : abi::__cxa_demangle(found->second.c_str(), nullptr, nullptr, &status);
-    const std::string name = plain ? plain : found == kernels.end() ? "?" : found->second;
-    std::free(plain);
-    return asked(name, stream);
+    device().refused += what + callers() + "\n";
+    return error;
+}
+
+bool fits(dim3 grid, dim3 block) {
+    const bool is_empty = !grid.x || !grid.y || !grid.z || !block.x || !block.y || !block.z;
+    return !is_empty && grid.x <= 2147483647 && grid.y <= 65535 && grid.z <= 65535 && block.z <= 64 &&
+           1ull * block.x * block.y * block.z <= 1024;
+}
+
+cudaError_t launched(const void *kernel, dim3 grid, dim3 block, cudaStream_t stream) {
+    Lock lock(guard);
+    static auto *names = new std::unordered_map<const void *, std::string>;
+    auto &name = (*names)[kernel];
+    if (name.empty()) {
+        const auto found = device().kernels.find(kernel);
+        name = found == device().kernels.end() ? "?" : plain(found->second);
+    }
+    return fits(grid, block) ? asked(name, stream) : refuses(name + " of this shape", cudaErrorInvalidConfiguration);
 }
 
 struct Launch {
@@ -147,6 +173,15 @@ struct Launch {
     cudaStream_t stream;
 };
 thread_local std::vector<Launch> launches;
+
+__attribute__((destructor)) void report() {
+    const char *path = std::getenv("FAKE_CUDA_REPORT");
+    std::FILE *file = path ? std::fopen(path, "w") : nullptr;
+    if (file) {
+        std::fputs(device().refused.c_str(), file);
+        std::fclose(file);
+    }
+}
 
 } // namespace
 
@@ -199,14 +234,14 @@ cudaError_t __cudaGetKernel(cudaKernel_t *kernel, const void *function) {
     *kernel = static_cast<cudaKernel_t>(const_cast<void *>(function));
     return cudaSuccess;
 }
-cudaError_t __cudaLaunchKernel(cudaKernel_t kernel, dim3, dim3, void **, size_t, cudaStream_t stream) {
-    return launched(reinterpret_cast<const void *>(kernel), stream);
+cudaError_t __cudaLaunchKernel(cudaKernel_t kernel, dim3 grid, dim3 block, void **, size_t, cudaStream_t stream) {
+    return launched(reinterpret_cast<const void *>(kernel), grid, block, stream);
 }
-cudaError_t cudaLaunchKernel(const void *kernel, dim3, dim3, void **, size_t, cudaStream_t stream) {
-    return launched(kernel, stream);
+cudaError_t cudaLaunchKernel(const void *kernel, dim3 grid, dim3 block, void **, size_t, cudaStream_t stream) {
+    return launched(kernel, grid, block, stream);
 }
 cudaError_t cudaLaunchKernelExC(const cudaLaunchConfig_t *how, const void *kernel, void **) {
-    return launched(kernel, how->stream);
+    return launched(kernel, how->gridDim, how->blockDim, how->stream);
 }
 cudaError_t cudaFuncGetAttributes(cudaFuncAttributes *of, const void *) {
     *of = {};
@@ -231,7 +266,9 @@ cudaError_t cudaGetDevice(int *index) {
     *index = 0;
     return cudaSuccess;
 }
-cudaError_t cudaSetDevice(int) { return cudaSuccess; }
+cudaError_t cudaSetDevice(int index) {
+    return index == 0 ? cudaSuccess : refuses("cudaSetDevice", cudaErrorInvalidDevice);
+}
 cudaError_t cudaDriverGetVersion(int *version) {
     *version = 13000;
     return cudaSuccess;

@@ -7,6 +7,10 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod fake;
+#[path = "../ranks/launch.rs"]
+#[allow(dead_code, reason = "ranks start here with variables of their own")]
+mod launch;
+mod ranks;
 
 use std::process::Command;
 

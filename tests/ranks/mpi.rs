@@ -14,10 +14,11 @@ use super::common::place::{Place, sentence, text, wait_until};
 use super::faults::{KEYS, goes_on_from};
 use super::launch::{Bits, told, train};
 
-/// A launcher with its library, and the variable in which it numbers ranks.
+/// A launcher with its library's file, and the variable in which it numbers ranks.
 struct Mpi {
     name: &'static str,
     options: &'static [&'static str],
+    library: &'static str,
     number: &'static str,
 }
 
@@ -26,9 +27,10 @@ static MPIS: Lazy<Vec<Mpi>> = Lazy::new(|| {
         Mpi {
             name: "mpirun.openmpi",
             options: &["--allow-run-as-root", "--oversubscribe"],
+            library: "libmpi.so.40",
             number: "OMPI_COMM_WORLD_RANK",
         },
-        Mpi { name: "mpirun.mpich", options: &[], number: "PMI_RANK" },
+        Mpi { name: "mpirun.mpich", options: &[], library: "libmpich.so.12", number: "PMI_RANK" },
     ];
     let is_there = |mpi: &Mpi| Command::new(mpi.name).arg("--version").output().is_ok();
     let required = std::env::var_os("DIF_SR_MPI").is_some_and(|wish| wish == "required");
@@ -128,7 +130,7 @@ fn what_is_wrong_with_mpi_or_at_a_rank_of_it_is_told() {
     let refused = sentence(2, &alone.env("DIF_SR_MPI_LIBRARY", "libnone.so").output().expect("the binary runs"));
     assert!(refused.contains("expected the MPI library of a launcher, found none of libnone.so; "), "{refused}");
     for mpi in MPIS.iter() {
-        let other = if mpi.options.is_empty() { "libmpi.so.40" } else { "libmpich.so.12" };
+        let other = if mpi.library == "libmpi.so.40" { "libmpich.so.12" } else { "libmpi.so.40" };
         let keys = [&place.keys[..], &["--out=run"]].concat();
         let output = mpi.command(&place, 2, &keys).env("DIF_SR_MPI_LIBRARY", other).output().expect("mpirun runs");
         let errors = String::from_utf8_lossy(&output.stderr);
@@ -137,6 +139,15 @@ fn what_is_wrong_with_mpi_or_at_a_rank_of_it_is_told() {
         let output = mpi.command(&place, 2, &[&keys[..], &["--hidden_sise=8"]].concat()).output().expect("mpirun runs");
         assert!(!output.status.success() && !place.path("run").exists(), "{}: {}", mpi.name, told(&output));
         assert!(String::from_utf8_lossy(&output.stderr).contains("unknown key `hidden_sise`"), "{}", mpi.name);
+        // Without mpirun it would train as one process; of `mpirun -n 1` it is one.
+        let mut alone = place.command(&[&["train", "--ranks=mpi"], &keys[..]].concat());
+        let refused = sentence(2, &alone.env("DIF_SR_MPI_LIBRARY", mpi.library).output().expect("the binary runs"));
+        assert!(refused.contains("expects the variable OMPI_COMM_WORLD_SIZE, PMI_SIZE or PMIX_RANK"), "{refused}");
+        assert!(!place.path("run").exists(), "{}", mpi.name);
+        let only = ["--out=only", "--epochs=1"];
+        let output = mpi.command(&place, 1, &[&place.keys[..], &only].concat()).output().expect("mpirun runs");
+        assert!(output.status.success(), "{}: {}", mpi.name, told(&output));
+        fs::remove_dir_all(place.path("only")).expect("one run");
         // Without the flag each would be a run of its own.
         let mut command = Command::new(mpi.name);
         command.current_dir(place.folder.path()).args(mpi.options).args(["-n", "2"]);

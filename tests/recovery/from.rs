@@ -84,6 +84,10 @@ fn a_run_from_an_interrupted_one_goes_on_in_its_epoch_and_can_be_interrupted_its
     let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("the binary runs");
     // What it began from is saved before the first batch.
     wait_until("training", || place.path("more/last.safetensors").exists());
+    // From then on others may work in the run that it began from.
+    let lock = fs::File::open(place.path("run/lock")).expect("a lock");
+    wait_until("at rest", || lock.try_lock().is_ok());
+    drop(lock);
     signal(&child, "KILL");
     ended(child);
     place.resume("more");

@@ -5,7 +5,7 @@
 //!
 //! | | |
 //! | --- | --- |
-//! | [`gemm`] | matrix products: AVX-512, AMX, libtorch |
+//! | [`gemm`] | matrix products: AVX2, AVX-512, AMX, libtorch |
 //! | [`ops`] | kernels on rows: LayerNorm, dropout, activation, softmax, Adam |
 //! | [`params`] | parameters and gradients in one slice each, and linear layers on them |
 //! | [`batch`] | micro-batches: which rows are computed |

@@ -5,6 +5,9 @@ use std::sync::LazyLock;
 
 use crate::libtorch::matrix_unit;
 
+/// AVX2 with fused multiplication and addition.
+pub static AVX2: LazyLock<bool> = LazyLock::new(|| is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma"));
+
 /// AVX-512 with products of bfloat16 (BF16) and of int16 (VNNI).
 pub static AVX512: LazyLock<bool> = LazyLock::new(|| {
     is_x86_feature_detected!("avx512bf16")

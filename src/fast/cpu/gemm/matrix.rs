@@ -51,3 +51,14 @@ pub enum Epilogue<'a, T = f32> {
     /// out = a · b + bias, the bias `[n]` added to every row.
     Bias(&'a [T]),
 }
+
+#[cfg(target_arch = "x86_64")]
+impl<T> Epilogue<'_, T> {
+    /// That of the columns from j on.
+    pub fn from_column(self, j: usize) -> Self {
+        match self {
+            Epilogue::Bias(row) => Epilogue::Bias(&row[j..]),
+            epilogue => epilogue,
+        }
+    }
+}

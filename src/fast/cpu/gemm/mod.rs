@@ -6,13 +6,16 @@
 //! | --- | --- | --- | --- |
 //! | AMX | [`avx512`] | [`amx`] | [`avx512`] |
 //! | AVX-512 with BF16 and VNNI | [`avx512`] | [`avx512`] | [`avx512`] |
+//! | AVX2 with FMA | [`avx2`] | [`avx2`] | none |
 //! | others | [`libtorch`] | [`libtorch`] | none |
 //!
-//! Both kernels are a microkernel over packed panels ([`pack`]). A right operand that many products share is packed
+//! The kernels are a microkernel over packed panels ([`pack`]). A right operand that many products share is packed
 //! once ([`pack_operand`]).
 
 #[cfg(target_arch = "x86_64")]
 mod amx;
+#[cfg(target_arch = "x86_64")]
+mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 #[cfg(target_arch = "x86_64")]
@@ -30,7 +33,7 @@ mod tile;
 #[cfg(target_arch = "x86_64")]
 use element::{Bf16, F32, I16};
 #[cfg(target_arch = "x86_64")]
-use features::{AMX, AVX512};
+use features::{AMX, AVX2, AVX512};
 pub use libtorch::tensor_mut;
 pub use matrix::{Epilogue, MatRef};
 pub use operand::Operand;
@@ -42,6 +45,8 @@ use crate::config::Precision;
 /// What computes a product.
 enum Backend {
     Libtorch,
+    #[cfg(target_arch = "x86_64")]
+    Avx2,
     #[cfg(target_arch = "x86_64")]
     Avx512,
     #[cfg(target_arch = "x86_64")]
@@ -55,6 +60,8 @@ fn backend(precision: Precision) -> Backend {
         return Backend::Amx;
     } else if *AVX512 {
         return Backend::Avx512;
+    } else if *AVX2 {
+        return Backend::Avx2;
     }
     let _ = precision;
     Backend::Libtorch
@@ -64,6 +71,8 @@ fn backend(precision: Precision) -> Backend {
 pub fn backend_name(precision: Precision) -> &'static str {
     match backend(precision) {
         Backend::Libtorch => "libtorch",
+        #[cfg(target_arch = "x86_64")]
+        Backend::Avx2 => "AVX2",
         #[cfg(target_arch = "x86_64")]
         Backend::Avx512 => "AVX-512",
         #[cfg(target_arch = "x86_64")]
@@ -75,6 +84,8 @@ pub fn backend_name(precision: Precision) -> &'static str {
 pub fn pack_operand(precision: Precision, matrix: MatRef) -> Operand {
     match backend(precision) {
         Backend::Libtorch => matrix.into(),
+        #[cfg(target_arch = "x86_64")]
+        Backend::Avx2 => Operand::Packed(avx2::pack_rhs(precision, matrix)),
         // SAFETY: `backend` names what the processor has the instructions of.
         #[cfg(target_arch = "x86_64")]
         Backend::Amx => Operand::Packed(unsafe { amx::pack_rhs(matrix) }),
@@ -116,6 +127,9 @@ pub fn gemm(precision: Precision, a: MatRef, b: &Operand, out: &mut [f32], epilo
     match backend(precision) {
         Backend::Libtorch => libtorch::gemm(precision, a, b, out, epilogue),
         // SAFETY: `backend` names what the processor has the instructions of.
+        #[cfg(target_arch = "x86_64")]
+        Backend::Avx2 => unsafe { avx2::gemm(precision, a, b, out, epilogue) },
+        // SAFETY: as above.
         #[cfg(target_arch = "x86_64")]
         Backend::Amx => unsafe { amx::gemm(a, b, out, epilogue) },
         // SAFETY: as above.

@@ -54,6 +54,18 @@ impl Packed {
         self.lines.as_ptr().cast::<i32>().wrapping_add((panel * self.words + word) * PANEL)
     }
 
+    /// The words as floats.
+    pub fn floats(&self) -> &[f32] {
+        // SAFETY: a line is 16 numbers of 32 bits, and every one of them is a float.
+        unsafe { std::slice::from_raw_parts(self.lines.as_ptr().cast(), self.lines.len() * REGISTER) }
+    }
+
+    /// As [`Packed::floats`].
+    pub fn floats_mut(&mut self) -> &mut [f32] {
+        // SAFETY: as there.
+        unsafe { std::slice::from_raw_parts_mut(self.lines.as_mut_ptr().cast(), self.lines.len() * REGISTER) }
+    }
+
     /// Packs an operand of `count` lanes and k steps; `k_contiguous`: neighbours in memory are steps, not lanes.
     ///
     /// # Safety

@@ -26,10 +26,7 @@ pub struct OutputTile<'a, T> {
 impl<'a, T: Copy> OutputTile<'a, T> {
     /// The tile of an output of n columns from row i and column j on: as many rows as there are, and `rows` at most.
     pub fn new(out: &'a mut [T], n: usize, [i, j]: [usize; 2], rows: usize, epilogue: Epilogue<'a, T>) -> Self {
-        let epilogue = match epilogue {
-            Epilogue::Bias(row) => Epilogue::Bias(&row[j..]),
-            epilogue => epilogue,
-        };
+        let epilogue = epilogue.from_column(j);
         let rows = rows.min(out.len() / n - i);
         let masks = [lane_mask(n - j), lane_mask((n - j).saturating_sub(REGISTER))];
         Self { out: &mut out[i * n + j..], stride: n, rows, masks, epilogue }
