@@ -180,7 +180,7 @@ pub fn run(
     // The others wait for rows, and see it end.
     let is_lost = training.shares.as_ref().is_some_and(Shares::is_broken);
     if is_lost { begun } else { ranks.together(begun) }?;
-    share_state(ranks, &training, &recorder.folder.last())?;
+    share_state(ranks, &training, &recorder)?;
     recorder.calibrate(model)?;
     let fitted = training.run(|event, training| {
         accord.hear(&event, training)?;
