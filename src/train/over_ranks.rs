@@ -1,15 +1,10 @@
 //! What the ranks of a training tell each other: when they stop, where they begin, and that they end together.
 
-use std::fs;
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use tch::Tensor;
-
-use super::shares::Shares;
+use super::record::Recorder;
 use super::{Event, Training};
 use crate::ranks::{Ranks, StopTogether};
-use crate::tensors::{Stored, TensorFile, to_bytes};
 use crate::{Error, Result};
 
 /// What the ranks of a training tell each other as it goes.
@@ -57,22 +52,12 @@ impl<'a> Accord<'a> {
     }
 }
 
-/// Rank 0's end of the beginning: gives the others the state that was saved in `last`, if there is one.
-pub(super) fn share_state(ranks: &Ranks, training: &Training, last: &Path) -> Result<()> {
+/// Rank 0's end of the beginning: gives the others the state that the training is in, if it is not at its start.
+pub(super) fn share_state(ranks: &Ranks, training: &Training, recorder: &Recorder) -> Result<()> {
     if ranks.is_alone() {
         return Ok(());
     }
-    let state = || match &training.shares {
-        _ if !last.exists() => Ok(Vec::new()),
-        None => fs::read(last).map_err(|e| Error::io(last, "read the file", e)),
-        // The others have their rows.
-        shares => {
-            let TensorFile { tensors, metadata, .. } = Shares::open(shares.as_ref(), last)?;
-            let tensors: Vec<(String, Tensor)> = tensors.into_iter().collect();
-            to_bytes(last, tensors.iter().map(Stored::tensor).collect(), &metadata).map(|(bytes, _)| bytes)
-        }
-    };
-    ranks.from_first(ranks.together(state())?)?;
+    ranks.from_first(ranks.together(recorder.state(training))?)?;
     ranks.agree_on_parameters(&training.model.common_parameters(), "at the start")
 }
 

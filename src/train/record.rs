@@ -258,17 +258,29 @@ impl<'a> Recorder<'a> {
     /// Writes `last.safetensors`.
     fn save(&mut self, training: &Training) -> Result<()> {
         self.folder.flush()?;
-        let saved = Saved {
+        saved::save(&self.folder.last(), training, &self.saved(training))?;
+        (self.saved, self.saved_at) = (Instant::now(), Some(place(training)));
+        Ok(())
+    }
+
+    /// Where the training stands, for the ranks who have not read it, without what they share out; empty at the start of a
+    /// run.
+    pub fn state(&self, training: &Training) -> Result<Vec<u8>> {
+        match &self.saved_at {
+            None => Ok(Vec::new()),
+            Some(_) => saved::common_bytes(&self.folder.last(), training, &self.saved(training)),
+        }
+    }
+
+    fn saved(&self, training: &Training) -> Saved {
+        Saved {
             position: training.position().clone(),
             negatives: training.negatives.as_ref().map(|sampler| sampler.state()),
             mark: self.mark,
             seconds: self.seconds(),
             best: self.best.clone(),
             data: self.data.to_owned(),
-        };
-        saved::save(&self.folder.last(), training, &saved)?;
-        (self.saved, self.saved_at) = (Instant::now(), Some(place(training)));
-        Ok(())
+        }
     }
 
     /// Begins to count seconds of training.

@@ -180,7 +180,7 @@ pub fn run(
     // The others wait for rows, and see it end.
     let is_lost = training.shares.as_ref().is_some_and(Shares::is_broken);
     if is_lost { begun } else { ranks.together(begun) }?;
-    let ready = share_state(ranks, &training, &recorder.folder.last()).and_then(|()| recorder.calibrate(model));
+    let ready = share_state(ranks, &training, &recorder).and_then(|()| recorder.calibrate(model));
     ready.map_err(|error| recorder.ended_by(error))?;
     recorder.start_clock();
     let fitted = training.run(|event, training| {
@@ -315,6 +315,6 @@ fn places<'a>(dataset: &'a Dataset, rows: &'a Rows, ranking: &'a Ranking) -> imp
 
 /// Metrics as Python prints a dictionary, which is how RecBole logs results.
 fn python_dict(metrics: &MetricValues) -> String {
-    let parts: Vec<String> = metrics.iter().map(|(metric, value)| format!("'{metric}': {value:?}")).collect();
+    let parts: Vec<String> = metrics.iter().map(|(metric, value)| format!("'{metric}': {}", crate::python::float(value))).collect();
     format!("{{{}}}", parts.join(", "))
 }

@@ -20,7 +20,7 @@ use crate::data::{Dataset, Splits, Vocabulary};
 use crate::eval::MetricValues;
 use crate::libtorch::{generator_state, generators, set_generator_state};
 use crate::run_folder::Mark;
-use crate::tensors::{TensorFile, hex, write_stored};
+use crate::tensors::{Stored, TensorFile, hex, to_bytes, write_stored};
 use crate::{Error, Result};
 
 /// The version of this layout, under the metadata key `format`.
@@ -47,19 +47,42 @@ pub(super) struct Saved {
 /// # Errors
 /// A parameter that is not finite: what was saved before is then the last good one, and stays.
 pub(super) fn save(path: &Path, training: &Training, saved: &Saved) -> Result<()> {
-    let Training { config, model, stepper, train, shares, .. } = training;
-    let (adam, shares) = (&stepper.adam, shares.as_ref());
+    let shares = training.shares.as_ref();
     let not_finite = |name: &str| {
         let Position { epoch, batch, .. } = saved.position;
         Error::new(format!("parameter `{name}` is not finite after batch {batch} of epoch {epoch}"))
             .hint("lower learning_rate or set clip_grad_norm")
     };
-    if let Some((name, _)) = adam.parameters().find(|(_, parameter)| !is_finite(parameter)) {
+    if let Some((name, _)) = training.stepper.adam.parameters().find(|(_, parameter)| !is_finite(parameter)) {
         return Err(not_finite(name));
     }
+    let (tensors, metadata) = content(training, saved)?;
+    let finite = |name: &str, bytes: &[u8]| {
+        let all = bytes.as_chunks().0.iter().all(|&x| f32::from_le_bytes(x).is_finite());
+        if all { Ok(()) } else { Err(not_finite(name)) }
+    };
+    let stored = tensors.iter().map(|tensor| Shares::stored(shares, tensor, &finite));
+    write_stored(path, stored.collect(), &metadata).map(drop)
+}
+
+/// The bytes that [`save`] writes, without what ranks share out; `path` is for messages.
+///
+/// # Errors
+/// No generator of this device.
+pub(super) fn common_bytes(path: &Path, training: &Training, saved: &Saved) -> Result<Vec<u8>> {
+    let (mut tensors, metadata) = content(training, saved)?;
+    tensors.retain(|(name, _)| !training.shares.as_ref().is_some_and(|shares| shares.has(name)));
+    to_bytes(path, tensors.iter().map(Stored::tensor).collect(), &metadata).map(|(bytes, _)| bytes)
+}
+
+type NamedTensors = Vec<(String, Tensor)>;
+
+/// All tensors of a training as it is now, and the metadata.
+fn content(training: &Training, saved: &Saved) -> Result<(NamedTensors, BTreeMap<String, String>)> {
+    let Training { config, model, stepper, train, .. } = training;
     let mut tensors = model.named_parameters();
     tensors.extend(model.named_tables());
-    tensors.extend(adam.named_state());
+    tensors.extend(stepper.adam.named_state());
     tensors.push(("order".to_owned(), train.order()));
     for (name, device) in generators(model.device()) {
         tensors.push((name.to_owned(), generator_state(device)?));
@@ -69,12 +92,7 @@ pub(super) fn save(path: &Path, training: &Training, saved: &Saved) -> Result<()
         ("format".to_owned(), FORMAT.to_owned()),
         ("training".to_owned(), serde_json::to_string(saved).expect("numbers and text are JSON")),
     ]);
-    let finite = |name: &str, bytes: &[u8]| {
-        let all = bytes.as_chunks().0.iter().all(|&x| f32::from_le_bytes(x).is_finite());
-        if all { Ok(()) } else { Err(not_finite(name)) }
-    };
-    let stored = tensors.iter().map(|tensor| Shares::stored(shares, tensor, &finite));
-    write_stored(path, stored.collect(), &metadata).map(drop)
+    Ok((tensors, metadata))
 }
 
 /// Looks at some elements at a time: libtorch makes tensors of the answer.

@@ -9,21 +9,22 @@ use once_cell::sync::Lazy;
 
 use super::common::place::{Place, signal, text, wait_until};
 use super::launch::{Bits, TIMEOUT, outputs, rank, resume, spawn, told, train};
+use super::{SHARED, WHOLE};
 
 /// Several epochs of 19 batches, saved so often that a fault finds something saved, and not always the last batch.
 pub const KEYS: [&str; 4] =
     ["--compute_path=fast", "--epochs=6", "--checkpoint_interval=0.02", "--train_batch_size=16"];
 
 /// What every run below must come to: three threads.
-static WHOLE: Lazy<Bits> = Lazy::new(|| {
+static ALONE: Lazy<Bits> = Lazy::new(|| {
     let place = Place::new(&KEYS);
-    train(&place, "whole", 1, 3);
-    Bits::of(&place.path("whole"))
+    train(&place, "alone", 1, 3);
+    Bits::of(&place.path("alone"))
 });
 
-/// Three ranks in training, in the folder `run`, with more keys.
-pub fn in_training(place: &Place, timeout: u64, more: &[&str]) -> Vec<Child> {
-    let children = spawn(place, 3, timeout, &[&place.keys[..], &["--out=run"], more].concat());
+/// Ranks in training, in the folder `run`, with more keys.
+pub fn in_training(place: &Place, ranks: usize, timeout: u64, more: &[&str]) -> Vec<Child> {
+    let children = spawn(place, ranks, timeout, &[&place.keys[..], &["--out=run"], more].concat());
     let log = || fs::read_to_string(place.path("run/log.txt")).unwrap_or_default();
     wait_until("training", || log().contains("epoch 1 training") && place.path("run/last.safetensors").exists());
     children
@@ -40,92 +41,94 @@ pub fn ended(children: Vec<Child>, begin: Instant, seconds: u64, what: &str) -> 
     outputs
 }
 
-/// Goes on as another number of ranks of the same number of threads.
-fn goes_on(place: &Place, ranks: usize, threads: usize, what: &str) {
-    goes_on_from(place, ranks, threads, &[], what);
-}
+/// How a run goes on: as so many ranks of so many threads, of the same product.
+type Further = (usize, usize, &'static str);
 
-/// The same with other values of keys that may change.
-pub fn goes_on_from(place: &Place, ranks: usize, threads: usize, keys: &[&str], what: &str) {
-    resume(place, "run", ranks, threads, keys);
-    Bits::of(&place.path("run")).assert_equal(&WHOLE, what);
+pub fn goes_on(place: &Place, (ranks, threads, items): Further, what: &str) {
+    resume(place, "run", ranks, threads, &[items]);
+    Bits::of(&place.path("run")).assert_equal(&ALONE, what);
 }
 
 #[test]
 fn whichever_rank_is_killed_the_others_end_and_the_run_goes_on_to_the_bit() {
-    for (killed, (ranks, threads)) in [(0, (3, 1)), (1, (1, 3)), (2, (3, 1))] {
+    for (killed, items, further) in [
+        (0, WHOLE, (1, 3, WHOLE)),
+        (1, WHOLE, (3, 1, SHARED)),
+        (0, SHARED, (3, 1, SHARED)),
+        (1, SHARED, (1, 3, WHOLE)),
+        (2, SHARED, (3, 1, WHOLE)),
+    ] {
         let place = Place::new(&KEYS);
-        let mut children = in_training(&place, TIMEOUT, &[]);
+        let mut children = in_training(&place, 3, TIMEOUT, &[items]);
         let begin = Instant::now();
         children[killed].kill().expect("killed");
-        let what = format!("kill -9 of rank {killed}");
+        let what = format!("kill -9 of rank {killed}, {items}");
         for (rank, output) in ended(children, begin, 20, &what).iter().enumerate().filter(|(rank, _)| *rank != killed) {
             assert_eq!(output.status.code(), Some(2), "{what}, rank {rank}: {}", told(output));
             assert!(told(output).contains("another rank has ended or does not answer"), "{}", told(output));
         }
-        goes_on(&place, ranks, threads, &what);
+        goes_on(&place, further, &what);
     }
 }
 
+/// Rank 0; `reference` has another one.
 #[test]
 fn a_rank_that_stands_still_ends_the_others_after_their_timeout() {
     const SECONDS: u64 = 4;
-    for still in [0, 1] {
-        let place = Place::new(&KEYS);
-        let mut children = in_training(&place, SECONDS, &[]);
-        let begin = Instant::now();
-        signal(&children[still], "STOP");
-        let what = format!("SIGSTOP of rank {still}");
-        let stopped = children.remove(still);
-        for output in ended(children, begin, SECONDS + 20, &what) {
-            assert_eq!(output.status.code(), Some(2), "{what}: {}", told(&output));
-        }
-        assert!(begin.elapsed() > Duration::from_secs(SECONDS - 1), "{what}: it was waited for");
-        signal(&stopped, "CONT");
-        let output = &ended(vec![stopped], Instant::now(), 20, &format!("{what}, which goes on"))[0];
-        assert_eq!(output.status.code(), Some(2), "{what}: {}", told(output));
-        goes_on(&place, 3, 1, &what);
+    let place = Place::new(&KEYS);
+    let mut children = in_training(&place, 3, SECONDS, &[]);
+    let begin = Instant::now();
+    signal(&children[0], "STOP");
+    let stopped = children.remove(0);
+    for output in ended(children, begin, SECONDS + 20, "SIGSTOP of rank 0") {
+        assert_eq!(output.status.code(), Some(2), "{}", told(&output));
     }
+    assert!(begin.elapsed() > Duration::from_secs(SECONDS - 1), "it was waited for");
+    signal(&stopped, "CONT");
+    let output = &ended(vec![stopped], Instant::now(), 20, "SIGSTOP of rank 0, which goes on")[0];
+    assert_eq!(output.status.code(), Some(2), "{}", told(output));
+    goes_on(&place, (1, 3, WHOLE), "SIGSTOP of rank 0");
 }
 
 #[test]
 fn a_signal_to_one_rank_stops_all_at_the_same_step() {
-    for asked in [0, 2] {
+    for (asked, items, further) in [(0, WHOLE, (1, 3, WHOLE)), (2, SHARED, (3, 1, SHARED))] {
         let place = Place::new(&KEYS);
-        let children = in_training(&place, TIMEOUT, &[]);
+        let children = in_training(&place, 3, TIMEOUT, &[items]);
         let begin = Instant::now();
         signal(&children[asked], "TERM");
-        let what = format!("SIGTERM to rank {asked}");
+        let what = format!("SIGTERM to rank {asked}, {items}");
         for (rank, output) in ended(children, begin, 20, &what).iter().enumerate() {
             assert_eq!(output.status.code(), Some(4), "{what}, rank {rank}: {}", told(output));
         }
         let log = text(&place.path("run/log.txt"));
         assert!(log.lines().last().unwrap_or_default().contains("stopped: interrupted "), "{what}: {log}");
-        goes_on(&place, 1, 3, &what);
+        goes_on(&place, further, &what);
     }
 }
 
-/// `/dev/full` stands for a full disk: every write to it fails as there.
+/// Where rank 0 collects rows of the others as it writes; `reference` has one where it does not.
 #[test]
 fn a_full_disk_at_rank_0_ends_all() {
-    full_disk(&[], "a full disk");
+    let place = Place::new(&KEYS);
+    let children = in_training(&place, 3, TIMEOUT, &[SHARED]);
+    let begin = Instant::now();
+    let put_back = fill_disk(&place);
+    let outputs = ended(children, begin, 20, "a full disk");
+    assert!(outputs.iter().all(|output| output.status.code() == Some(2)), "{outputs:?}");
+    assert!(told(&outputs[0]).contains("No space left on device"), "{}", told(&outputs[0]));
+    put_back();
+    goes_on(&place, (1, 3, WHOLE), "a full disk");
 }
 
-/// Ranks in training, with these keys, find the disk full.
-pub fn full_disk(more: &[&str], what: &str) {
-    let place = Place::new(&KEYS);
-    let children = in_training(&place, TIMEOUT, more);
-    let begin = Instant::now();
+/// `/dev/full` stands for a full disk: every write to it fails as there. Returns what undoes it.
+pub fn fill_disk(place: &Place) -> impl FnOnce() {
     let part = place.path("run/last.safetensors.part");
     wait_until("the link", || {
         _ = fs::remove_file(&part);
         std::os::unix::fs::symlink("/dev/full", &part).is_ok()
     });
-    let outputs = ended(children, begin, 20, what);
-    assert!(outputs.iter().all(|output| output.status.code() == Some(2)), "{outputs:?}");
-    assert!(told(&outputs[0]).contains("No space left on device"), "{}", told(&outputs[0]));
-    _ = fs::remove_file(&part);
-    goes_on(&place, 3, 1, what);
+    move || _ = fs::remove_file(&part)
 }
 
 #[test]

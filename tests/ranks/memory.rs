@@ -84,9 +84,11 @@ fn peak(place: &Place, ranks: usize) -> usize {
 
 #[test]
 fn what_a_rank_needs_for_an_item_falls_with_the_number_of_ranks() {
-    let items = std::env::var("DIF_SR_ITEMS").map_or(200_000, |n| n.parse().expect("a number of items"));
+    let wanted = std::env::var("DIF_SR_ITEMS").ok().map(|n| n.parse().expect("a number of items"));
+    let items = wanted.unwrap_or(100_000);
     let places = [items / 2, items].map(|items| (items, made(items)));
-    for ranks in [1, 2, 4] {
+    // One process has the best model beside the last one when it tests: it is for the table alone.
+    for ranks in wanted.map(|_| 1).into_iter().chain([2, 4]) {
         let [half, whole] = places.each_ref().map(|(items, place)| {
             let peak = peak(place, ranks);
             println!("{items} items x {WIDTH}, {ranks} ranks: {:.2} GB a rank at most", peak as f64 / 1e9);
@@ -96,7 +98,6 @@ fn what_a_rank_needs_for_an_item_falls_with_the_number_of_ranks() {
         println!("{ranks} ranks: {each:.0} bytes for each item more");
         // 16 bytes a weight, and 4 a score.
         let shared = (16 * WIDTH + 4 * ROWS) as f64 / ranks as f64;
-        // One process has the best model beside the last one when it tests.
         assert!(ranks == 1 || each <= 1.1 * shared + OF_EACH, "{ranks} ranks: {each:.0} bytes an item");
     }
 }

@@ -10,8 +10,9 @@ use std::time::{Duration, Instant};
 
 use once_cell::sync::Lazy;
 
+use super::WHOLE;
 use super::common::place::{Place, sentence, text, wait_until};
-use super::faults::{KEYS, goes_on_from};
+use super::faults::{KEYS, goes_on};
 use super::launch::{Bits, told, train};
 
 /// A launcher with its library's file, and the variable in which it numbers ranks.
@@ -81,18 +82,19 @@ impl Mpi {
 
 #[test]
 fn ranks_of_mpi_are_threads_and_ranks_of_gloo() {
-    for mpi in MPIS.iter() {
-        for (path, ranks) in [("--compute_path=fast", 2), ("--compute_path=fast", 3), ("--compute_path=reference", 2)] {
-            let place = Place::new(&[path, "--train_batch_size=200", "--epochs=2"]);
-            let gloo = if path.ends_with("fast") { (1, ranks) } else { (ranks, 1) };
-            train(&place, "gloo", gloo.0, gloo.1);
-            let output = mpi.command(&place, ranks, &[&place.keys[..], &["--out=mpi"]].concat()).output();
+    for (path, ranks, gloo) in [("--compute_path=fast", 3, (1, 3)), ("--compute_path=reference", 2, (2, 1))] {
+        let place = Place::new(&[path, "--train_batch_size=200", "--epochs=2"]);
+        train(&place, "gloo", gloo.0, gloo.1);
+        let gloo = Bits::of(&place.path("gloo"));
+        for mpi in MPIS.iter() {
+            let out = format!("--out={}", mpi.name);
+            let output = mpi.command(&place, ranks, &[&place.keys[..], &[&out]].concat()).output();
             let output = output.expect("mpirun runs");
             assert!(output.status.success(), "{}: {}", mpi.name, String::from_utf8_lossy(&output.stderr));
             let printed = String::from_utf8_lossy(&output.stdout);
             assert_eq!(printed.matches("best epoch").count(), 1, "{}: rank 0 alone prints the result", mpi.name);
             let what = format!("{} of {ranks}, {path}", mpi.name);
-            Bits::of(&place.path("mpi")).assert_equal(&Bits::of(&place.path("gloo")), &what);
+            Bits::of(&place.path(mpi.name)).assert_equal(&gloo, &what);
         }
     }
 }
@@ -100,7 +102,7 @@ fn ranks_of_mpi_are_threads_and_ranks_of_gloo() {
 #[test]
 fn a_rank_of_mpi_that_ends_or_stands_still_ends_the_others_and_the_run_goes_on_to_the_bit() {
     for mpi in MPIS.iter() {
-        for (signal, rank, timeout) in [("KILL", 0, 60), ("KILL", 2, 60), ("STOP", 1, 3), ("TERM", 1, 60)] {
+        for (signal, rank, timeout) in [("KILL", 0, 60), ("STOP", 1, 3), ("TERM", 2, 60)] {
             let place = Place::new(&KEYS);
             let child = mpi.spawn_training(&place, &format!("--ranks_timeout={timeout}"));
             let process = mpi.process(&place, Some(rank)).expect("a rank").to_string();
@@ -118,7 +120,7 @@ fn a_rank_of_mpi_that_ends_or_stands_still_ends_the_others_and_the_run_goes_on_t
                 let log = text(&place.path("run/log.txt"));
                 assert!(log.lines().last().unwrap_or_default().contains("stopped: interrupted "), "{what}: {log}");
             }
-            goes_on_from(&place, 1, 3, &[], &what);
+            goes_on(&place, (1, 3, WHOLE), &what);
         }
     }
 }

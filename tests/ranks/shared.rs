@@ -1,87 +1,9 @@
-//! Ranks that share out the item embedding: the bits are those of ranks that do not, whatever happens to a rank, and files do
-//! not show who had which rows.
+//! Ranks that share out the item embedding: what they leave is used as any other run, and what they refuse and tell. Their
+//! bits are compared beside those of ranks that do not (`main`, `faults`).
 
-use std::time::Instant;
-
+use super::SHARED;
 use super::common::place::{Place, tensors, text};
-use super::faults::{self, ended, goes_on_from, in_training};
 use super::launch::{TIMEOUT, outputs, spawn, told, train};
-use super::{equal, equal_without};
-
-const SHARED: &str = "--shard_items=True";
-
-#[test]
-fn ranks_that_share_items_out_are_threads_in_both_precisions() {
-    equal(&[SHARED], &[(2, 1)]);
-    equal(&[SHARED], &[(2, 2), (4, 1)]);
-    equal(&[SHARED, "--precision=bf16"], &[(2, 2), (4, 1)]);
-}
-
-#[test]
-fn three_ranks_that_share_items_out_are_three_threads_with_clipping_decay_and_a_last_batch_of_one_row() {
-    for clip in [
-        "--clip_grad_norm={'max_norm': 0.5, 'norm_type': 1}",
-        "--clip_grad_norm={'max_norm': 0.05, 'norm_type': 2}",
-        "--clip_grad_norm={'max_norm': 0.005, 'norm_type': .inf}",
-    ] {
-        equal(&[SHARED, "--train_batch_size=299", "--weight_decay=0.01", clip], &[(3, 1)]);
-    }
-}
-
-#[test]
-fn ranks_that_share_items_out_are_threads_in_every_model() {
-    for keys in [
-        &[SHARED, "--fusion_type=sum"][..],
-        &[SHARED, "--fusion_type=concat"],
-        &[SHARED, "--fusion_type=gate", "--attribute_predictor=not"],
-        &[SHARED, "--loss_type=BPR", "--attribute_predictor=not"],
-    ] {
-        equal(keys, &[(2, 1)]);
-    }
-    let unread = ["--attribute_hidden_size", "--lamdas", "--selected_features"];
-    equal_without(&unread, &[SHARED, "--model=SASRec"], &[(2, 1)]);
-    equal_without(&unread[..2], &[SHARED, "--model=SASRecF"], &[(2, 1)]);
-}
-
-/// Forty threads share out fewer items: the second rank has some of them, or none.
-#[test]
-fn ranks_without_items_are_threads_without_items() {
-    equal(&[SHARED, "--epochs=1"], &[(2, 20)]);
-}
-
-#[test]
-fn whichever_rank_is_killed_a_run_whose_items_are_shared_out_goes_on_to_the_bit() {
-    let alone = "--shard_items=False";
-    for (killed, (ranks, threads), how) in
-        [(0, (3, 1), &[][..]), (1, (1, 3), &[]), (2, (3, 1), &[alone]), (2, (1, 3), &[alone])]
-    {
-        let place = Place::new(&faults::KEYS);
-        let mut children = in_training(&place, TIMEOUT, &[SHARED]);
-        let begin = Instant::now();
-        children[killed].kill().expect("killed");
-        let what = format!("kill -9 of rank {killed} of ranks that share items out");
-        for (rank, output) in ended(children, begin, 20, &what).iter().enumerate().filter(|(rank, _)| *rank != killed) {
-            assert_eq!(output.status.code(), Some(2), "{what}, rank {rank}: {}", told(output));
-            assert!(told(output).contains("another rank has ended or does not answer"), "{}", told(output));
-        }
-        goes_on_from(&place, ranks, threads, how, &what);
-    }
-}
-
-/// As ranks that share items out and as ranks that do not, one after the other.
-#[test]
-fn a_run_goes_on_with_items_shared_out_that_were_not_before() {
-    let place = Place::new(&faults::KEYS);
-    let mut children = in_training(&place, TIMEOUT, &[]);
-    children[1].kill().expect("killed");
-    ended(children, Instant::now(), 20, "kill -9 of rank 1");
-    goes_on_from(&place, 3, 1, &[SHARED], "shared out from here on");
-}
-
-#[test]
-fn a_full_disk_at_rank_0_ends_all_who_share_items_out() {
-    faults::full_disk(&[SHARED], "a full disk of ranks that share items out");
-}
 
 #[test]
 fn what_ranks_that_share_items_out_leave_is_evaluated_recommended_from_and_begun_from() {

@@ -146,7 +146,7 @@ fn outcome(case: &Case, ranks: &Ranks, threads: usize, items: Items) -> Outcome 
             Ok(())
         });
         assert_eq!(told, rows.n());
-        let reference = rank_over(ranks, &complete, &OrderedRows::new(&rows, model.device()), 7, |done| {
+        let reference = rank_over(ranks, &complete, &OrderedRows::new(&rows, model.device()), 29, |done| {
             told = done;
             Ok(())
         });
@@ -184,9 +184,7 @@ fn outcomes(cases: &[Case], folder: &Path, size: usize, threads: usize, items: I
 #[test]
 fn steps_and_evaluations_of_ranks_are_those_of_threads_in_every_model() {
     let (cases, folder) = (cases(), tempfile::tempdir().expect("a temporary folder"));
-    for (all, shapes) in
-        [(2, &[(2, 1)][..]), (3, &[(3, 1)]), (4, &[(2, 2), (4, 1)]), (6, &[(2, 3), (3, 2)]), (12, &[(3, 4), (4, 3)])]
-    {
+    for (all, shapes) in [(2, &[(2, 1)][..]), (3, &[(3, 1)]), (4, &[(2, 2), (4, 1)]), (6, &[(2, 3)]), (12, &[(4, 3)])] {
         let alone = outcomes(&cases, folder.path(), 1, all, Items::Whole).remove(0);
         for (&(size, threads), items) in shapes.iter().flat_map(|shape| [(shape, Items::Whole), (shape, Items::Shared)])
         {
