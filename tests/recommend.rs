@@ -82,6 +82,25 @@ fn all_users_come_in_one_pass_as_lines_of_json_too() {
 }
 
 #[test]
+fn users_without_interactions_are_left_out_of_all_and_refused_by_their_token() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    write_toy(folder.path());
+    fs::copy(TRAINED.path().join("run/best.safetensors"), folder.path().join("model.safetensors")).expect("copied");
+    let users: String = (0..60).map(|user| format!("u{user}\n")).collect();
+    fs::write(folder.path().join("toy/toy.user"), format!("user_id:token\nbob\n{users}")).expect("written");
+    let load_col = "--load_col={'inter': '*', 'item': '*', 'user': [user_id]}";
+    let recommend = |whom: &[&str]| {
+        dif_sr(folder.path(), &[&["recommend", "model.safetensors", load_col, "-k", "1"], whom].concat())
+    };
+    let all = recommend(&["--all-users"]);
+    assert_eq!(code(&all), 0, "{}", stderr(&all));
+    assert_eq!(stdout(&all).lines().skip(1).filter(|line| line.starts_with('u')).count(), 60);
+    assert_eq!(stdout(&all).lines().count(), 61);
+    let sentence = refusal(&recommend(&["--user", "u0", "bob"]));
+    assert!(sentence.contains("expected interactions of the user `bob`, found none; leave the user out"), "{sentence}");
+}
+
+#[test]
 fn ids_may_begin_with_a_hyphen_and_be_spelt_like_options() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     write_toy(folder.path());

@@ -6,7 +6,7 @@ use std::path::Path;
 use crate::bundled::{self, Bundled};
 use crate::error::nearest;
 use crate::table::Table;
-use crate::{Config, Dtype, Error, Result, Stage, Tensor, tensor};
+use crate::{Config, Dtype, Error, Part, Result, Stage, Tensor, tensor};
 
 /// The file of a case's tensors.
 const TENSORS: &str = "tensors.safetensors";
@@ -114,7 +114,7 @@ impl Case {
             }
         }
         let mut case = Self { name, config, yaml, tensors: file.tensors, table: None, noise: None };
-        case.expect_shape(&place, "in.item_seq")?;
+        case.check_shapes(&place)?;
         if let Some(found) = bundled::ALL.iter().find(|bundled| bundled.tensors == tensors)
             && Config::parse(Path::new(found.name), found.config)? == case.config
         {
@@ -134,14 +134,35 @@ impl Case {
         Ok(())
     }
 
-    fn expect_shape(&self, place: &Path, key: &str) -> Result<()> {
-        let found = self.tensors.get(key).map(Tensor::shape);
-        match found {
-            Some([_, length]) if *length == self.config.max_len => Ok(()),
-            _ => Err(Error::new(format!("expected shape [B, {}], found {found:?}", self.config.max_len))
-                .at(place)
-                .tensor(key)
-                .hint("correct the tensor or what config.yaml says of it")),
+    /// Tensors have the shapes that config.yaml gives them, and each row of the batch has an item.
+    fn check_shapes(&self, place: &Path) -> Result<()> {
+        let Config { n_items, max_len: length, n_heads, hidden_size, .. } = self.config;
+        let wrong = |key: &str, problem: String| {
+            Err(Error::new(problem).at(place).tensor(key).hint("correct the tensor or what config.yaml says of it"))
+        };
+        let batch = match self.tensors.get("in.item_seq").map(Tensor::shape) {
+            Some(&[batch, l]) if l == length => batch,
+            found => return wrong("in.item_seq", format!("expected shape [B, {length}], found {found:?}")),
+        };
+        for (key, tensor) in &self.tensors {
+            let expected = match Stage::of(key) {
+                Some((Stage::EncoderInput | Stage::Layer(_, Part::AttentionOutput | Part::Output), _)) => {
+                    vec![batch, length, hidden_size]
+                }
+                Some((Stage::Layer(..), _)) => vec![batch, n_heads, length, length],
+                Some((Stage::SequenceOutput, _)) => vec![batch, hidden_size],
+                Some((Stage::Scores, _)) => vec![batch, n_items],
+                _ => continue,
+            };
+            if tensor.shape() != expected {
+                return wrong(key, format!("expected shape {expected:?}, found {:?}", tensor.shape()));
+            }
+        }
+        match self.is_item().chunks(length).position(|row| !row.contains(&true)) {
+            Some(row) => {
+                wrong("in.item_seq", format!("expected an item in every row, found padding alone in row {row}"))
+            }
+            None => Ok(()),
         }
     }
 

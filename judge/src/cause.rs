@@ -5,9 +5,10 @@ use std::fmt;
 
 use serde::Serialize;
 
+use crate::context::Context;
 use crate::rules::Rules;
 use crate::table::{Observed, Table, allowed};
-use crate::{Case, Comparison, Stage, Tensor};
+use crate::{Case, Stage, Tensor};
 
 /// What is known of the reason for a departure.
 #[derive(Debug, Clone, Serialize)]
@@ -264,24 +265,18 @@ impl Candidate {
     }
 }
 
-/// What is said of a departure that no fault of the table explains.
-pub(crate) struct Surroundings<'a> {
-    /// Where the dump departs first.
-    pub first: &'a Comparison,
-    pub stage: Stage,
-    /// The last stage before it that is right.
-    pub agrees_at: Option<Stage>,
-    /// The stages between the two, of which the dump holds nothing.
-    pub between: Vec<Stage>,
-}
-
-impl Surroundings<'_> {
-    pub fn cause(self, tried: [usize; 2], known: Vec<String>) -> Cause {
-        let mut look_at: Vec<&str> = self.between.iter().flat_map(|&stage| operations(stage, "")).collect();
-        look_at.extend(operations(self.stage, &self.first.name));
-        look_at.dedup();
-        Cause::Unknown { tried, known, agrees_at: self.agrees_at, look_at, not_dumped_before: self.between }
-    }
+/// What is said of a departure that no fault of the table explains: `tried` are the faults and pairs of the table, `between` the
+/// stages behind the last right one, `agrees_at`, of which the dump holds nothing.
+pub(crate) fn unknown(
+    context: &Context<'_>,
+    tried: [usize; 2],
+    agrees_at: Option<Stage>,
+    between: Vec<Stage>,
+) -> Cause {
+    let mut look_at: Vec<&str> = between.iter().flat_map(|&stage| operations(stage, "")).collect();
+    look_at.extend(operations(context.stage, &context.first.name));
+    look_at.dedup();
+    Cause::Unknown { tried, known: context.known(), agrees_at, look_at, not_dumped_before: between }
 }
 
 /// What a stage computes from those before it; `key` is the tensor that departs, if it is of this stage.

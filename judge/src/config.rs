@@ -30,6 +30,9 @@ pub struct Config {
     pub hidden_act: String,
     #[serde(default, deserialize_with = "number")]
     pub layer_norm_eps: f64,
+    /// The deviation of every trained weight of a new model; RecBole's where the case says nothing.
+    #[serde(default = "recboles_range", deserialize_with = "number")]
+    pub initializer_range: f64,
     /// `sum`, `mean` or `max`.
     #[serde(default)]
     pub pooling_mode: String,
@@ -64,6 +67,10 @@ fn dif_sr() -> String {
     "SASRecD".into()
 }
 
+fn recboles_range() -> f64 {
+    0.02
+}
+
 /// YAML 1.2 reads `1e-12` as a number, RecBole's reader as text: both are taken.
 fn number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
     #[derive(Deserialize)]
@@ -86,7 +93,8 @@ impl Config {
                 .hint("write the keys that golden/gate/config.yaml has")
         })?;
         let sizes = [config.n_items, config.max_len, config.n_layers, config.n_heads, config.hidden_size];
-        if sizes.contains(&0) || !config.hidden_size.is_multiple_of(config.n_heads) {
+        let no_vocab = config.attributes.iter().any(|attribute| attribute.vocab == 0);
+        if sizes.contains(&0) || no_vocab || !config.hidden_size.is_multiple_of(config.n_heads) {
             return Err(Error::new("expected sizes of at least 1, and `hidden_size` a multiple of `n_heads`")
                 .at(path)
                 .hint("correct the sizes"));

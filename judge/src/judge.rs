@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::cause::{Search, Surroundings};
+use crate::cause::{Search, unknown};
 use crate::context::Context;
 use crate::error::nearest;
 use crate::keys::{Keys, patterns};
@@ -339,8 +339,8 @@ impl<'a> Judge<'a> {
             let agrees_at = stages.iter().map(|group| group.name).take_while(|&name| name < stage).last();
             let between = not_dumped.iter().filter(|&&s| s < stage && agrees_at.is_none_or(|before| s > before));
             let context = Context { case: self.case, rules, dump: &keys.known, first: &first, stage, single };
-            let around = Surroundings { first: &first, stage, agrees_at, between: between.copied().collect() };
-            around.cause(search.as_ref().map_or([0, 0], Search::tried), context.known())
+            let tried = search.as_ref().map_or([0, 0], Search::tried);
+            unknown(&context, tried, agrees_at, between.copied().collect())
         });
         Some(Departure { stage, tensor: first, cause })
     }

@@ -1,5 +1,4 @@
 //! What real implementations get wrong outside of a case: initial values, dropout, determinism, the optimizer's settings.
-
 //!
 //! Initial values are tensors, `init.<parameter>`; the others are JSON in the dump's metadata (docs/verify.md).
 
@@ -12,12 +11,11 @@ use crate::compare::largest;
 use crate::rules::Rules;
 use crate::{Case, Dump, Error, Result, Tensor};
 
-/// RecBole's `initializer_range`: the deviation of every trained weight.
-const TRAINED: f64 = 0.02;
-/// Of PyTorch's `nn.Embedding`, which nothing overwrites in attribute tables.
+/// The deviation of PyTorch's `nn.Embedding`, which nothing overwrites in attribute tables.
 const TABLE: f64 = 1.0;
 /// How many standard errors an estimate may be off: one in a million is.
 const SIGMAS: f64 = 5.0;
+
 /// What is checked outside of the golden tensors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -107,7 +105,7 @@ fn fact(kind: Kind, name: &str, holds: bool, found: String) -> Fact {
     Fact { kind, name: name.to_owned(), holds, accepted: false, found }
 }
 
-/// Whether values may be drawn as the reference draws them: N(0, 0.02²) for weights, N(0, 1) for attribute tables, 0 for
+/// Whether values may be drawn as the reference draws them: N(0, `initializer_range`²) for weights, N(0, 1) for attribute tables, 0 for
 /// biases, 1 for the weights of a LayerNorm.
 fn initial_value(case: &Case, name: &str, parameter: &str, tensor: &Tensor) -> Result<Fact> {
     if !case.tensors.contains_key(&format!("param.{parameter}")) {
@@ -127,7 +125,8 @@ fn initial_value(case: &Case, name: &str, parameter: &str, tensor: &Tensor) -> R
         let holds = values.iter().all(|&value| value == constant);
         return Ok(fact(kind, name, holds, format!("{}, expected {constant} everywhere", range(values))));
     }
-    let deviation = if parameter.contains("feature_embed_layer_list") { TABLE } else { TRAINED };
+    let is_table = parameter.contains("feature_embed_layer_list");
+    let deviation = if is_table { TABLE } else { case.config.initializer_range };
     let n = values.len() as f64;
     let mean = values.iter().sum::<f64>() / n;
     let found = (values.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / n).sqrt();

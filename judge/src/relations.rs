@@ -31,9 +31,7 @@ impl Pair<'_> {
 
     /// The factor that makes `golden` to `ours`.
     pub fn factor(&self) -> Option<f64> {
-        let sums = self.each().fold((0.0, 0.0), |(a, b), (x, y)| (a + x * y, b + y * y));
-        let factor = sums.0 / sums.1;
-        let bound = self.bound();
+        let (factor, bound) = (factor_of(self.ours.values(), self.golden.values()), self.bound());
         let fits = factor.is_finite() && self.each().all(|(x, y)| (x - factor * y).abs() <= bound);
         (fits && (factor.abs() * largest(self.golden.values()) > bound)).then_some(factor)
     }
@@ -62,8 +60,7 @@ impl Pair<'_> {
         }
         let bound = self.bound();
         let scaled = |(ours, golden): (&[f64], &[f64])| {
-            let sums = ours.iter().zip(golden).fold((0.0, 0.0), |(a, b), (x, y)| (a + x * y, b + y * y));
-            let factor = sums.0 / sums.1;
+            let factor = factor_of(ours, golden);
             factor.is_finite() && ours.iter().zip(golden).all(|(x, y)| (x - factor * y).abs() <= bound)
         };
         let moved = |(ours, golden): (&[f64], &[f64])| {
@@ -125,6 +122,12 @@ impl Pair<'_> {
         let bound = self.tolerance.bound(largest(self.golden.values()));
         ours.iter().zip(self.golden.values()).all(|(x, y)| (x - y).abs() <= bound)
     }
+}
+
+/// The factor that brings `golden` nearest to `ours`.
+fn factor_of(ours: &[f64], golden: &[f64]) -> f64 {
+    let sums = ours.iter().zip(golden).fold((0.0, 0.0), |(a, b), (x, y)| (a + x * y, b + y * y));
+    sums.0 / sums.1
 }
 
 /// The order of axes in which a tensor of another shape holds what is expected.

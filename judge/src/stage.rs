@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::ops::Range;
 
 use serde::{Serialize, Serializer};
 
@@ -48,6 +49,30 @@ pub enum Part {
     /// After the feed-forward network's.
     Output,
 }
+
+/// The stages outside of layers in the order of the computation, each with the name that `--require` and `--accept` take and the
+/// one of reports. Layers stand before the sequence output.
+const STAGES: [(Stage, &str, &str); 10] = [
+    (Stage::Inputs, "inputs", "inputs"),
+    (Stage::Embedding, "embedding", "embedding"),
+    (Stage::Parameters, "parameters", "other parameters"),
+    (Stage::EncoderInput, "input", "encoder input"),
+    (Stage::PooledAttributes, "pooled", "pooled attributes"),
+    (Stage::SequenceOutput, "seq_output", "sequence output"),
+    (Stage::Scores, "scores", "item scores"),
+    (Stage::Losses, "losses", "losses"),
+    (Stage::Gradients, "gradients", "gradients"),
+    (Stage::OptimizerSteps, "optimizer_steps", "optimizer steps"),
+];
+
+/// The same of the parts of a layer; the first name is a tensor's, too.
+const PARTS: [(Part, &str, &str); 5] = [
+    (Part::StreamScores, "stream_scores", "scores of each stream"),
+    (Part::FusedScores, "fused_scores", "fused scores"),
+    (Part::Probabilities, "attention_probs", "attention probabilities"),
+    (Part::AttentionOutput, "attention_output", "attention output"),
+    (Part::Output, "output", "output"),
+];
 
 /// Tensors of one stage.
 #[derive(Debug, Clone, Serialize)]
@@ -115,73 +140,41 @@ impl Stage {
 
     /// Every stage of a model, in order.
     pub(crate) fn all(n_layers: usize) -> Vec<Self> {
-        let parts = [Part::StreamScores, Part::FusedScores, Part::Probabilities, Part::AttentionOutput, Part::Output];
-        let layers = (0..n_layers).flat_map(|k| parts.map(|part| Self::Layer(k, part)));
-        let before =
-            [Self::Inputs, Self::Embedding, Self::Parameters, Self::EncoderInput, Self::PooledAttributes].into_iter();
-        let after = [Self::SequenceOutput, Self::Scores, Self::Losses, Self::Gradients, Self::OptimizerSteps];
-        before.chain(layers).chain(after).collect()
+        let outside = |stages: Range<usize>| STAGES[stages].iter().map(|&(stage, ..)| stage);
+        let layers = (0..n_layers).flat_map(|k| PARTS.map(|(part, ..)| Self::Layer(k, part)));
+        outside(0..5).chain(layers).chain(outside(5..10)).collect()
     }
 
     /// The name that `--require` and `--accept` take.
     pub fn id(self) -> String {
         match self {
-            Self::Layer(k, part) => format!("layer.{k}.{}", part.id()),
-            Self::Inputs => "inputs".into(),
-            Self::Embedding => "embedding".into(),
-            Self::Parameters => "parameters".into(),
-            Self::EncoderInput => "input".into(),
-            Self::PooledAttributes => "pooled".into(),
-            Self::SequenceOutput => "seq_output".into(),
-            Self::Scores => "scores".into(),
-            Self::Losses => "losses".into(),
-            Self::Gradients => "gradients".into(),
-            Self::OptimizerSteps => "optimizer_steps".into(),
+            Self::Layer(k, part) => format!("layer.{k}.{}", names(&PARTS, part)[0]),
+            _ => names(&STAGES, self)[0].to_owned(),
         }
     }
 }
 
 impl Part {
     fn named(name: &str) -> Option<Self> {
-        Some(match name {
-            _ if name.starts_with("stream_scores.") => Self::StreamScores,
-            "fused_scores" => Self::FusedScores,
-            "attention_probs" => Self::Probabilities,
-            "attention_output" => Self::AttentionOutput,
-            "output" => Self::Output,
-            _ => return None,
-        })
+        // Of each stream one: `stream_scores.item`.
+        let name = match name.split_once('.') {
+            Some(("stream_scores", _)) => "stream_scores",
+            _ => Some(name).filter(|&name| name != "stream_scores")?,
+        };
+        PARTS.iter().find(|(_, id, _)| *id == name).map(|&(part, ..)| part)
     }
+}
 
-    fn id(self) -> &'static str {
-        match self {
-            Self::StreamScores => "stream_scores",
-            Self::FusedScores => "fused_scores",
-            Self::Probabilities => "attention_probs",
-            Self::AttentionOutput => "attention_output",
-            Self::Output => "output",
-        }
-    }
+/// Both names of a stage or a part.
+fn names<T: PartialEq>(table: &[(T, &'static str, &'static str)], of: T) -> [&'static str; 2] {
+    table.iter().find(|(each, ..)| *each == of).map_or([""; 2], |(_, id, name)| [id, name])
 }
 
 impl fmt::Display for Stage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Inputs => f.write_str("inputs"),
-            Self::Embedding => f.write_str("embedding"),
-            Self::Parameters => f.write_str("other parameters"),
-            Self::EncoderInput => f.write_str("encoder input"),
-            Self::PooledAttributes => f.write_str("pooled attributes"),
-            Self::Layer(k, Part::StreamScores) => write!(f, "layer {k}: scores of each stream"),
-            Self::Layer(k, Part::FusedScores) => write!(f, "layer {k}: fused scores"),
-            Self::Layer(k, Part::Probabilities) => write!(f, "layer {k}: attention probabilities"),
-            Self::Layer(k, Part::AttentionOutput) => write!(f, "layer {k}: attention output"),
-            Self::Layer(k, Part::Output) => write!(f, "layer {k}: output"),
-            Self::SequenceOutput => f.write_str("sequence output"),
-            Self::Scores => f.write_str("item scores"),
-            Self::Losses => f.write_str("losses"),
-            Self::Gradients => f.write_str("gradients"),
-            Self::OptimizerSteps => f.write_str("optimizer steps"),
+        match *self {
+            Self::Layer(k, part) => write!(f, "layer {k}: {}", names(&PARTS, part)[1]),
+            stage => f.write_str(names(&STAGES, stage)[1]),
         }
     }
 }

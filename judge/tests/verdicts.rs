@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use judge::{Case, Dump, Error, Judge, Report, Tensor, Verdict};
+use safetensors::{SafeTensors, tensor::TensorView};
 
 fn gate() -> Case {
     bundled("gate")
@@ -197,6 +198,44 @@ fn a_copy_of_a_bundled_case_has_its_table_of_causes_unless_its_configuration_dif
     assert_eq!(faults(&other), 0);
 }
 
+/// `gate`'s tensors with one of them changed.
+fn with_tensor(name: &str, change: impl Fn(&mut Vec<usize>, &mut Vec<u8>)) -> Vec<u8> {
+    let bytes = std::fs::read("cases/gate/tensors.safetensors").expect("bundled");
+    let file = SafeTensors::deserialize(&bytes).expect("bundled");
+    let mut tensors: Vec<_> =
+        file.iter().map(|(name, view)| (name, view.dtype(), view.shape().to_vec(), view.data().to_vec())).collect();
+    let changed = tensors.iter_mut().find(|(each, ..)| *each == name).expect("a tensor of the case");
+    change(&mut changed.2, &mut changed.3);
+    let views = tensors
+        .iter()
+        .map(|(name, dtype, shape, data)| (*name, TensorView::new(*dtype, shape.clone(), data).expect("a view")));
+    safetensors::serialize(views, None).expect("serialized")
+}
+
+#[test]
+fn a_case_whose_tensors_do_not_fit_its_configuration_is_refused() {
+    let config = std::fs::read_to_string("cases/gate/config.yaml").expect("bundled");
+    let refused = |config: &str, tensors: &[u8]| match Case::parse(Path::new("mine"), config, tensors) {
+        Ok(case) => panic!("expected an error, found {case:?}"),
+        Err(error) => error.to_string(),
+    };
+    let told = refused(&config, &with_tensor("in.item_seq", |_, data| data[7 * 8..14 * 8].fill(0)));
+    assert!(told.contains("in.item_seq") && told.contains("found padding alone in row 1"), "{told}");
+    for (name, expected) in [
+        ("out.layer.0.attention_probs", "[6, 4, 7, 7]"),
+        ("out.layer.1.fused_scores", "[6, 4, 7, 7]"),
+        ("out.layer.1.attention_output", "[6, 7, 32]"),
+        ("out.layer.0.output", "[6, 7, 32]"),
+        ("out.seq_output", "[6, 32]"),
+        ("out.scores", "[6, 40]"),
+    ] {
+        let told = refused(&config, &with_tensor(name, |shape, _| *shape = vec![shape.iter().product()]));
+        assert!(told.contains(name) && told.contains(&format!("expected shape {expected}, found")), "{told}");
+    }
+    let told = refused(&config.replace("vocab: 12", "vocab: 0"), &with_tensor("in.item_seq", |_, _| {}));
+    assert!(told.contains("expected sizes of at least 1"), "{told}");
+}
+
 /// Faults that a case cannot tell apart are one entry of its table: here the root of 4 is of the heads, or of their size.
 #[test]
 fn every_name_of_a_fault_can_be_accepted() {
@@ -352,6 +391,20 @@ fn initial_values_are_held_to_their_deviations() {
     let ones = vec![1.0; 32];
     assert_eq!(verdict("init.LayerNorm.weight", ones.clone()).0, Verdict::Pass);
     assert_eq!(verdict("init.LayerNorm.bias", ones).0, Verdict::Departs);
+}
+
+#[test]
+fn a_case_may_have_weights_of_another_deviation() {
+    let config = std::fs::read_to_string("cases/gate/config.yaml").expect("bundled") + "initializer_range: 5e-2\n";
+    let tensors = std::fs::read("cases/gate/tensors.safetensors").expect("bundled");
+    let case = Case::parse(Path::new("mine"), &config, &tensors).unwrap_or_else(|e| panic!("{e}"));
+    let verdict = |deviation: f64| {
+        let mut dump = own(&case, &COMPUTED);
+        let values: Vec<f64> = normal(3200).into_iter().map(|v| v * deviation).collect();
+        dump.put("init.item_embedding.weight", &[100, 32], &values).unwrap_or_else(|e| panic!("{e}"));
+        judged(&case, &dump).verdict
+    };
+    assert_eq!((verdict(0.05), verdict(0.02)), (Verdict::Pass, Verdict::Departs));
 }
 
 #[test]

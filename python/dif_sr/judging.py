@@ -130,7 +130,9 @@ def serialized(dump, metadata):
         import torch
         from safetensors.torch import save
 
-        return save({key: torch.as_tensor(value).detach().cpu().contiguous() for key, value in dump.items()}, metadata)
+        # A copy of each: safetensors refuses tensors that share memory.
+        tensors = {key: torch.as_tensor(value).detach().cpu().clone().contiguous() for key, value in dump.items()}
+        return save(tensors, metadata)
     from safetensors.numpy import save
 
     return save({key: np.asarray(value, order="C") for key, value in dump.items()}, metadata)

@@ -124,8 +124,9 @@ def recbole(model_class, config=None):
                 item + list_suffix: batch.item_seq,
                 options["ITEM_LIST_LENGTH_FIELD"]: batch.item_seq_len,
                 item: batch.pos_items,
-                options["NEG_PREFIX"] + item: batch.neg_items,
             }
+            if "neg_items" in batch:  # of BPR; other cases may lack them
+                columns[options["NEG_PREFIX"] + item] = batch.neg_items
             for name, ids in batch.item_feat.items():
                 columns |= {name: ids[batch.pos_items], name + list_suffix: ids[batch.item_seq]}
             return interaction(columns)

@@ -1,8 +1,12 @@
 """What the wheel says of itself."""
 
+import json
 from importlib import metadata
 
 import dif_sr
+import torch
+from ports.glue import PORTS
+from safetensors.numpy import save_file
 
 
 def test_the_program_of_the_extra_is_of_the_same_version():
@@ -21,6 +25,24 @@ def test_every_case_is_in_the_wheel_with_its_configuration():
         case = dif_sr.Case(name)
         assert case.config["n_items"] == len(case.tensors["param.item_embedding.weight"])
         assert case.tensors["in.item_seq"].dtype == "int64" and case.stages[-1] == ("optimizer_steps", "optimizer steps")
+
+
+def test_tensors_of_a_dump_may_share_memory():
+    case = dif_sr.Case("gate")
+    dump = {key: torch.tensor(value) for key, value in case.tensors.items() if not key.startswith("in.")}
+    dump["train.loss.1"] = dump["out.loss.total"]
+    assert dif_sr.judge(dump, case).holds
+
+
+def test_a_case_of_ones_own_needs_no_negative_items(tmp_path):
+    case = dif_sr.Case("gate")
+    (tmp_path / "config.yaml").write_text(json.dumps(case.config))
+    tensors = {key: value for key, value in case.tensors.items() if key != "in.neg_items"}
+    assert len(tensors) < len(case.tensors)
+    save_file(tensors, tmp_path / "tensors.safetensors")
+    own = dif_sr.Case(tmp_path)
+    _, loss, _ = PORTS["recbole"](own)
+    assert loss(own.batch()).item() == loss(case.batch()).item()
 
 
 def test_a_case_s_own_tensors_pass_and_a_part_of_them_is_incomplete():

@@ -91,9 +91,16 @@ fn asked(args: &RecommendArgs, checkpoint: &Checkpoint, path: &Path, config: &Ru
     checkpoint.check_dataset(path, &dataset)?;
     let histories = Histories::new(&dataset, config.data.time_precision);
     let ids = match args.all_users {
-        true => histories.iter().map(|(id, _)| id).collect(),
+        // The `.user` file may list users who have chosen nothing.
+        true => histories.iter().filter(|(_, chosen)| !chosen.is_empty()).map(|(id, _)| id).collect(),
         false => known(&args.user, "user", path, |token| dataset.users.id(token).filter(|&id| id > 0))?,
     };
+    if let Some(user) = ids.iter().find(|&&id| histories.of(id).is_empty()) {
+        let user = dataset.users.token(*user).unwrap_or_default();
+        return Err(Error::new(format!("expected interactions of the user `{user}`, found none"))
+            .at(config.data.data_path.join(&config.data.dataset))
+            .hint("leave the user out, or name items after --history"));
+    }
     Ok(Asked::Users { ids, dataset: Box::new(dataset), histories })
 }
 

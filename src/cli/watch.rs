@@ -3,7 +3,7 @@
 use std::io::{IsTerminal, stderr};
 use std::time::Duration;
 
-use dif_sr::config::RunConfig;
+use dif_sr::config::{EvalConfig, RunConfig};
 use dif_sr::train::{Event, Report};
 use dif_sr::verdict::{GoldenRun, Tally};
 use indicatif::HumanDuration;
@@ -156,13 +156,12 @@ impl Report for Watch {
                 self.progress.message(&format!("epoch {epoch}, evaluating: {done} of {users} users"));
             }
             Event::Evaluated { score, seconds, best, .. } => {
-                let (kind, k) = self.config.eval.valid_metric;
-                let decimals = self.config.eval.metric_decimal_place;
+                let EvalConfig { valid_metric, metric_decimal_place: decimals, .. } = self.config.eval;
                 if let Some((_, _, all)) = &mut self.trained {
                     *all += seconds;
                 }
                 let best = if *best { " (best so far)" } else { "" };
-                self.finish_line(&format!(", valid {}@{k} {score:.decimals$}{best}", kind.name()));
+                self.finish_line(&format!(", valid {valid_metric} {score:.decimals$}{best}"));
             }
             Event::Diverged { .. } => self.finish_line(""),
             Event::NoGraphs { .. } => {}

@@ -148,7 +148,15 @@ fn wrong_value(entry: &Entry, takes: &str) -> Error {
     let key = &entry.key;
     let defaults = RunConfig::defaults();
     let error = Error::new(format!("`{key}`: expected {takes}, found {}", python::shown(&entry.value)));
+    let quoted = python::repr(&entry.value);
     entry.origin.name(match keys::find(key).map(|key| &key.kind) {
+        // A name that YAML and Python read as a number or as a truth value.
+        Some(Kind::Honoured { set, .. })
+            if (entry.value.is_number() || entry.value.is_bool())
+                && set(&mut RunConfig::defaults(), &quoted.as_str().into()).is_some() =>
+        {
+            error.hint(format!("quote the text: `{key}: '{quoted}'` in a file, `--{key}=\"'{quoted}'\"` in a shell"))
+        }
         Some(Kind::Honoured { get, .. }) if key != "dataset" => {
             error.hint(format!("the default is `{}`", python::shown(&get(&defaults))))
         }

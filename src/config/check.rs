@@ -5,7 +5,7 @@ use std::path::Path;
 use super::keys::{self, Kind};
 use super::raw::Raw;
 use super::read::value;
-use super::{Architecture, Predictor, RunConfig, python};
+use super::{Architecture, MetricAt, Predictor, RunConfig, python};
 use crate::{Error, Result};
 
 impl RunConfig {
@@ -24,11 +24,12 @@ impl RunConfig {
             let problem =
                 format!("expected three columns for user, item and time, found {}", python::shown(&value(names)));
             let keys = ["USER_ID_FIELD", "ITEM_ID_FIELD", "TIME_FIELD"];
-            return Err(place(
+            return refuse(
                 raw,
                 &keys,
-                Error::new(problem).hint("give `USER_ID_FIELD`, `ITEM_ID_FIELD` and `TIME_FIELD` different names"),
-            ));
+                problem,
+                "give `USER_ID_FIELD`, `ITEM_ID_FIELD` and `TIME_FIELD` different names",
+            );
         }
         self.check_columns(raw)
     }
@@ -53,31 +54,19 @@ impl RunConfig {
         for ((loaded, file, needed), unloaded) in files.into_iter().filter(|(of, _)| of.1 == "inter" || reads_item) {
             if let Some(name) = needed.iter().find(|name| unloaded.contains(name)) {
                 let problem = format!("`unload_col`: expected columns of `{file}` that nothing reads, found `{name}`");
-                return Err(place(
-                    raw,
-                    &["unload_col"],
-                    Error::new(problem).hint("leave the column out of `unload_col`"),
-                ));
+                return refuse(raw, &["unload_col"], problem, "leave the column out of `unload_col`");
             }
             let Some(loaded) = loaded else { continue };
             if !unloaded.is_empty() {
                 let problem = format!("`unload_col`: expected no columns of `{file}`, of which `load_col` names some");
-                return Err(place(
-                    raw,
-                    &["unload_col"],
-                    Error::new(problem).hint("keep one of the two, as in RecBole"),
-                ));
+                return refuse(raw, &["unload_col"], problem, "keep one of the two, as in RecBole");
             }
             if let Some(missing) = needed.into_iter().find(|name| !loaded.contains(name)) {
                 let problem = format!(
                     "`load_col`: expected `{missing}` among the columns of `{file}`, found {}",
                     python::shown(&value(loaded))
                 );
-                return Err(place(
-                    raw,
-                    &["load_col"],
-                    Error::new(problem).hint("add the column, or leave `load_col` out to load all"),
-                ));
+                return refuse(raw, &["load_col"], problem, "add the column, or leave `load_col` out to load all");
             }
         }
         let users = &data.load_user;
@@ -87,7 +76,7 @@ impl RunConfig {
                 names[0],
                 python::shown(&value(users))
             );
-            return Err(place(raw, &["load_col"], Error::new(problem).hint("add the column, or leave `user` out")));
+            return refuse(raw, &["load_col"], problem, "add the column, or leave `user` out");
         }
         // No `.item` file is read: a model without attributes needs none.
         if data.load_item.as_ref().is_some_and(Vec::is_empty) && !data.selected_features.is_empty() {
@@ -95,7 +84,7 @@ impl RunConfig {
             let problem = "`load_col`: expected `item` with the columns of `selected_features`, found none";
             let hint =
                 format!("add `item: [{}, {features}]`, or use SASRec, which has no attributes", data.item_id_field);
-            return Err(place(raw, &["load_col"], Error::new(problem).hint(hint)));
+            return refuse(raw, &["load_col"], problem, hint);
         }
         Ok(())
     }
@@ -120,7 +109,7 @@ impl RunConfig {
         if model.model == Architecture::SasRecF && attributes.is_empty() {
             let problem = "`selected_features`: expected at least one attribute for SASRecF, found []";
             let hint = "name a column of the `.item` file, or use SASRec, which has no attributes";
-            return Err(place(raw, &["selected_features"], Error::new(problem).hint(hint)));
+            return refuse(raw, &["selected_features"], problem, hint);
         }
         let lengths = [("attribute_hidden_size", model.attribute_hidden_size.len()), ("lamdas", model.lamdas.len())];
         for (key, length) in lengths.into_iter().filter(|_| model.model == Architecture::SasRecD) {
@@ -131,7 +120,7 @@ impl RunConfig {
                     attributes.join(", ")
                 );
                 let hint = format!("give `{key}` as many values as there are attributes");
-                return Err(place(raw, &[key, "selected_features"], Error::new(problem).hint(hint)));
+                return refuse(raw, &[key, "selected_features"], problem, hint);
             }
         }
         let sizes = std::iter::once(("hidden_size", model.hidden_size))
@@ -141,7 +130,7 @@ impl RunConfig {
                 let divisors: Vec<_> = (1..=size.min(64)).filter(|d| size % d == 0).map(|d| d.to_string()).collect();
                 let problem = format!("`{key}`: expected a multiple of `n_heads`, which is {heads}, found {size}");
                 let hint = format!("change `{key}`, or set `n_heads` to one of {}", divisors.join(", "));
-                return Err(place(raw, &[key, "n_heads"], Error::new(problem).hint(hint)));
+                return refuse(raw, &[key, "n_heads"], problem, hint);
             }
         }
         Ok(())
@@ -149,8 +138,8 @@ impl RunConfig {
 
     /// The metric that stops training is one of those that are computed.
     pub(super) fn check_valid_metric(&self, raw: &Raw) -> Result<()> {
-        let (metric, k) = self.eval.valid_metric;
-        if self.eval.metrics.contains(&metric) && self.eval.topk.contains(&k) {
+        let MetricAt { kind, k } = self.eval.valid_metric;
+        if self.eval.metrics.contains(&kind) && self.eval.topk.contains(&k) {
             return Ok(());
         }
         let problem = format!(
@@ -159,9 +148,8 @@ impl RunConfig {
             self.shown("topk"),
             self.shown("valid_metric")
         );
-        let error =
-            Error::new(problem).hint("set `valid_metric` to one that is computed, or add it to `metrics` and `topk`");
-        Err(place(raw, &["valid_metric", "metrics", "topk"], error))
+        let cure = "set `valid_metric` to one that is computed, or add it to `metrics` and `topk`";
+        refuse(raw, &["valid_metric", "metrics", "topk"], problem, cure)
     }
 
     fn shown(&self, key: &str) -> String {
@@ -172,10 +160,11 @@ impl RunConfig {
     }
 }
 
-/// Names the place of the first of `keys` that was written.
-fn place(raw: &Raw, keys: &[&str], error: Error) -> Error {
-    match keys.iter().find_map(|key| raw.get(key)) {
+/// An error at the place of the first of `keys` that was written.
+fn refuse(raw: &Raw, keys: &[&str], problem: impl Into<String>, cure: impl Into<String>) -> Result<()> {
+    let error = Error::new(problem).hint(cure);
+    Err(match keys.iter().find_map(|key| raw.get(key)) {
         Some(entry) => entry.origin.name(error),
         None => error,
-    }
+    })
 }

@@ -81,7 +81,7 @@ impl RunConfig {
                     MetricKind::Precision,
                 ],
                 topk: vec![10],
-                valid_metric: (MetricKind::Mrr, 10),
+                valid_metric: MetricAt { kind: MetricKind::Mrr, k: 10 },
                 eval_batch_size: 4096,
                 metric_decimal_place: 4,
             },

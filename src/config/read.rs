@@ -1,20 +1,12 @@
 //! Readers of one value: `None` where the value is not of the kind, which the caller reports.
 
+use std::path::PathBuf;
+
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_yaml::Value;
 
-use super::{ClipGradNorm, Interval, MetricKind};
-
-/// RecBole's spelling of its ranking metrics.
-const METRICS: [(&str, MetricKind); 6] = [
-    ("Recall", MetricKind::Recall),
-    ("NDCG", MetricKind::Ndcg),
-    ("MRR", MetricKind::Mrr),
-    ("Hit", MetricKind::Hit),
-    ("Precision", MetricKind::Precision),
-    ("MAP", MetricKind::Map),
-];
+use super::{ClipGradNorm, Interval, MetricAt, MetricKind};
 
 /// Sets `slot` to a value that was read.
 pub(super) fn put<T>(slot: &mut T, read: Option<T>) -> Option<()> {
@@ -53,6 +45,14 @@ pub(super) fn probability(value: &Value) -> Option<f64> {
 
 pub(super) fn text(value: &Value) -> Option<String> {
     value.as_str().filter(|s| !s.is_empty()).map(str::to_owned)
+}
+
+pub(super) fn flag(value: &Value) -> Option<bool> {
+    value.as_bool()
+}
+
+pub(super) fn path(value: &Value) -> Option<PathBuf> {
+    text(value).map(PathBuf::from)
 }
 
 /// One byte that no other part of the format uses.
@@ -99,18 +99,12 @@ pub(super) fn value(x: impl Serialize) -> Value {
 }
 
 pub(super) fn metric(value: &Value) -> Option<MetricKind> {
-    let name = value.as_str()?;
-    METRICS.iter().find(|(spelled, _)| spelled.eq_ignore_ascii_case(name)).map(|(_, kind)| *kind)
-}
-
-pub(super) fn metric_name(kind: MetricKind) -> &'static str {
-    METRICS.iter().find(|(_, k)| *k == kind).map_or("", |(spelled, _)| spelled)
+    MetricKind::named(value.as_str()?)
 }
 
 /// `Recall@10`.
-pub(super) fn metric_at(value: &Value) -> Option<(MetricKind, usize)> {
-    let (name, k) = value.as_str()?.split_once('@')?;
-    Some((metric(&Value::from(name))?, k.parse().ok().filter(|k| *k > 0)?))
+pub(super) fn metric_at(value: &Value) -> Option<MetricAt> {
+    value.as_str()?.parse().ok()
 }
 
 /// `[5,inf)`; a list of two numbers is a closed interval, since RecBole reads the list's text.

@@ -4,7 +4,9 @@
 use std::fmt;
 use std::path::PathBuf;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
+
+use super::{MetricAt, MetricKind};
 
 /// One run: what to read, what to build, how to train it and how to judge it.
 #[derive(Debug, Clone, PartialEq)]
@@ -108,7 +110,8 @@ pub struct DataConfig {
     pub user_inter_num_interval: Option<Interval>,
     /// `item_inter_num_interval`; `None` does not filter items.
     pub item_inter_num_interval: Option<Interval>,
-    /// `filter_inter_by_user_or_item`: drop interactions whose item has no row in the `.item` file.
+    /// `filter_inter_by_user_or_item`: drop interactions whose item has no row in the `.item` file, or whose user has none in
+    /// the `.user` file where that is read.
     pub filter_inter_by_user_or_item: bool,
     /// `rm_dup_inter`: which interaction of a repeated (user, item) pair stays; `None` keeps all.
     pub rm_dup_inter: Option<Keep>,
@@ -182,6 +185,12 @@ impl fmt::Display for Interval {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { low, low_closed, high, high_closed } = self;
         write!(f, "{}{low},{high}{}", if *low_closed { '[' } else { '(' }, if *high_closed { ']' } else { ')' })
+    }
+}
+
+impl Serialize for Interval {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
     }
 }
 
@@ -377,43 +386,11 @@ pub struct EvalConfig {
     /// `topk`: cut-offs, in their order.
     pub topk: Vec<usize>,
     /// `valid_metric`: the metric that stops training and picks the best epoch.
-    pub valid_metric: (MetricKind, usize),
+    pub valid_metric: MetricAt,
     /// `eval_batch_size`: sequences.
     pub eval_batch_size: usize,
     /// `metric_decimal_place`: metrics are rounded to so many decimals before they are compared.
     pub metric_decimal_place: usize,
-}
-
-/// RecBole's ranking metrics.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum MetricKind {
-    /// The share of the relevant items that are found.
-    Recall,
-    /// Normalised discounted cumulative gain.
-    Ndcg,
-    /// 1 / place of the first relevant item.
-    Mrr,
-    /// Whether any relevant item is found.
-    Hit,
-    /// The share of the first k items that are relevant.
-    Precision,
-    /// Mean average precision.
-    Map,
-}
-
-impl MetricKind {
-    /// The name that RecBole prints before the `@`.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Recall => "recall",
-            Self::Ndcg => "ndcg",
-            Self::Mrr => "mrr",
-            Self::Hit => "hit",
-            Self::Precision => "precision",
-            Self::Map => "map",
-        }
-    }
 }
 
 #[cfg(test)]

@@ -84,6 +84,9 @@ fn parse_columns(
     if let Some((form, cure)) = other_form(&bytes) {
         return Err(Error::new(format!("expected UTF-8 text, found {form}")).at(path).hint(cure).into());
     }
+    if bytes.starts_with("\u{feff}".as_bytes()) {
+        bytes.drain(..3);
+    }
     // One more record after the file's own: an unclosed quote swallows it, which the tokeniser does not tell otherwise.
     let end = bytes.len();
     bytes.extend(b"\n.");
@@ -254,6 +257,8 @@ mod tests {
     fn a_byte_order_mark_is_no_part_of_the_first_name() {
         let table = parse_text("\u{feff}a:token\tb:float\nx\t1\n").unwrap();
         assert_eq!(tokens(&table, "a"), ["x"]);
+        let empty = parse_text("\u{feff}").unwrap_err().to_string();
+        assert!(empty.contains("found an empty file"), "{empty}");
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! The data set of a run: interactions and attributes after filtering, with ids.
 //!
 //! The steps and their order are RecBole 1.0.1's: rows without user or item go, then repeated pairs (`rm_dup_inter`),
-//! then items without a row in the `.item` file (`filter_inter_by_user_or_item`), then all that is outside the k-core;
+//! then values outside of `val_interval`, then users and items without a row in the `.user` and the `.item` file
+//! (`filter_inter_by_user_or_item`), then all that is outside the k-core;
 //! users, items and attribute tokens get ids by first appearance in what is left; missing values are filled. Of splits
 //! that are files (`benchmark_filename`) the rows are taken as they are, and items that only histories name come last.
 //!
@@ -10,11 +11,12 @@
 
 use super::atomic::Format;
 use super::interactions::{Filtering, Interactions, fill_times};
-use super::items::{Attribute, IDS_PER_BYTE, ItemFile, read_users};
+use super::items::{Attribute, IDS_PER_BYTE, ItemFile, UserFile};
 use super::parts::Parts;
+use super::table::Table;
 use super::vocabulary::{Renumbering, Vocabulary};
 use super::warnings;
-use crate::config::{DataConfig, Interval};
+use crate::config::DataConfig;
 use crate::{Error, Result};
 
 /// Interactions and attributes after filtering.
@@ -22,7 +24,7 @@ use crate::{Error, Result};
 pub struct Dataset {
     /// `dataset`: the name.
     pub name: String,
-    /// The users that occur, by first appearance.
+    /// The users that occur, by first appearance, then those that only the `.user` file has.
     pub users: Vocabulary,
     /// The items that occur, by first appearance, then those that only the `.item` file has.
     pub items: Vocabulary,
@@ -36,7 +38,7 @@ pub struct Dataset {
     pub time: Vec<f64>,
     /// The splits that the files state, under `benchmark_filename`.
     pub parts: Option<Parts>,
-    /// The columns that were loaded: the `.inter` file's, then the `.item` file's.
+    /// The columns that were loaded: the `.inter` file's, then the `.user` file's, then the `.item` file's.
     pub remain_fields: Vec<String>,
     /// How many rows each filter dropped.
     pub filtering: Filtering,
@@ -54,27 +56,25 @@ impl Dataset {
     /// splits contradict each other.
     pub fn load(config: &DataConfig) -> Result<Self> {
         let format = Format { field_separator: config.field_separator, seq_separator: &config.seq_separator };
-        let mut inter = Interactions::read(config, format)?;
+        let inter = Interactions::read(config, format)?;
         let mut all_items = inter.items.vocabulary.clone();
         let item_path = config.file("item");
         let item_file = ItemFile::read(&item_path, format, config, &mut all_items)?;
-        let listed_items = item_file.iter().flat_map(|file| &file.rows).map(|&(_, item)| item);
-        let listed = marked(all_items.len(), listed_items);
-        let all_users = &mut inter.users.vocabulary;
-        let user_rows = read_users(config, format, all_users)?;
-        let listed_users = user_rows.as_ref().map(|rows| marked(all_users.len(), rows.iter().copied()));
+        let listed_items =
+            item_file.as_ref().map(|file| marked(all_items.len(), file.rows.iter().map(|&(_, item)| item)));
+        let user_file = UserFile::read(config, format, &inter.users.vocabulary)?;
+        let all_users = user_file.as_ref().map_or(&inter.users.vocabulary, |file| &file.users);
+        let listed_users = user_file.as_ref().map(|file| marked(all_users.len(), file.rows.iter().copied()));
         let list_items = inter.lists.as_ref().map(|lists| lists.vocabulary.ids_in(&mut all_items));
-        let (core, filtering) = inter.filter(&listed, item_file.is_some(), listed_users.as_deref())?;
+        let (core, filtering) = inter.filter(listed_users.as_deref(), listed_items.as_deref())?;
 
         // Ids.
-        let mut user_ids = Renumbering::new(&inter.users.vocabulary);
+        let mut user_ids = Renumbering::new(all_users);
         let user = core.rows.iter().map(|&row| user_ids.id(inter.users.ids[row]) as u32).collect();
         // Listed users without interactions come last, where nothing asks for interactions of theirs.
-        let from_none = |interval: &Interval| interval.low <= 0.0;
-        if config.benchmark_filename.is_some() || config.user_inter_num_interval.as_ref().is_none_or(from_none) {
-            for &user in user_rows.iter().flatten() {
-                user_ids.id(user);
-            }
+        let listed = user_file.iter().flat_map(|file| &file.rows);
+        for &user in listed.filter(|&&user| !core.banned_users[user as usize]) {
+            user_ids.id(user);
         }
         let mut item_ids = Renumbering::new(&all_items);
         let item = core.rows.iter().map(|&row| item_ids.id(inter.items.ids[row]) as u32).collect();
@@ -88,8 +88,8 @@ impl Dataset {
         let parts = (config.benchmark_filename.as_ref())
             .map(|_| Parts::new(&inter, &core.rows, |token| item_ids.id(list_items[token as usize])));
         let items = item_ids.finish();
-        let mut warnings =
-            warnings::of(config, &inter, item_file.as_ref(), &filtering, &listed, listed_users.as_deref());
+        let listed_items = item_file.as_ref().zip(listed_items.as_deref());
+        let mut warnings = warnings::of(config, &inter, &filtering, listed_users.as_deref(), listed_items);
 
         let times = core.rows.iter().map(|&row| inter.times[row]);
         let time = if inter.lists.is_some() {
@@ -103,9 +103,12 @@ impl Dataset {
         let attributes = attributes(config, item_file.as_ref(), &item_rows, &items)?;
 
         let mut remain_fields: Vec<String> = Vec::new();
-        for column in inter.tables.iter().chain(item_file.iter().map(|file| &file.table)).flat_map(|t| t.columns()) {
-            if !remain_fields.contains(&column.name) {
-                remain_fields.push(column.name.clone());
+        let of_tables = inter.tables.iter().flat_map(Table::columns).map(|column| &column.name);
+        let of_users = user_file.iter().flat_map(|file| &file.columns);
+        let of_items = item_file.iter().flat_map(|file| file.table.columns()).map(|column| &column.name);
+        for name in of_tables.chain(of_users).chain(of_items) {
+            if !remain_fields.contains(name) {
+                remain_fields.push(name.clone());
             }
         }
         let name = config.dataset.clone();

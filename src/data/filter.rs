@@ -6,64 +6,59 @@ use crate::config::Interval;
 pub struct Core {
     /// The interactions that stay, in the given order.
     pub rows: Vec<usize>,
-    /// By item id: whether the item was banned, from the interactions and from the item file.
+    /// By user id: whether the user was banned, from the interactions and from the user file.
+    pub banned_users: Vec<bool>,
+    /// By item id: the same.
     pub banned_items: Vec<bool>,
 }
 
-/// The counts of interactions that are allowed.
-pub struct Limits<'a> {
-    /// Of a user.
-    pub users: Option<&'a Interval>,
-    /// Of an item.
-    pub items: Option<&'a Interval>,
+/// The users or the items of the interactions.
+pub struct Side<'a> {
+    /// Of each interaction.
+    pub ids: &'a [i64],
+    /// By id: whether the user or item file has it; `None` without a file. Ids may be there alone.
+    pub listed: Option<&'a [bool]>,
+    /// The counts of interactions that are allowed.
+    pub interval: Option<&'a Interval>,
 }
 
 /// Bans the users and the items whose number of interactions is outside its interval, then counts again, until none is.
 ///
-/// `users[row]` and `items[row]` are ids, `rows` the interactions to look at, and `listed[item]` says whether the item
-/// file has the item: such items are also banned when fewer interactions than the lower bound are left, be it none.
+/// `rows` are the interactions to look at. Users and items that are listed are also banned when fewer interactions than the
+/// lower bound are left, be it none.
 /// The result does not depend on the order of the interactions: every round looks at all users and items at once.
-pub fn k_core(mut rows: Vec<usize>, users: &[i64], items: &[i64], listed: &[bool], limits: &Limits) -> Core {
-    let n_users = users.iter().max().map_or(0, |&max| max as usize + 1);
-    let mut banned_users = vec![false; n_users];
-    let mut banned_items = vec![false; listed.len()];
+pub fn k_core(mut rows: Vec<usize>, users: &Side, items: &Side) -> Core {
+    let [mut banned_users, mut banned_items] = [users, items].map(|side| {
+        let n = side.listed.map_or(0, <[bool]>::len);
+        vec![false; side.ids.iter().max().map_or(n, |&max| n.max(max as usize + 1))]
+    });
     loop {
-        let user_counts = counts(&rows, users, n_users);
-        let item_counts = counts(&rows, items, listed.len());
+        let changed = [users.ban(&rows, &mut banned_users), items.ban(&rows, &mut banned_items)];
+        if changed == [false, false] {
+            return Core { rows, banned_users, banned_items };
+        }
+        rows.retain(|&row| !banned_users[users.ids[row] as usize] && !banned_items[items.ids[row] as usize]);
+    }
+}
+
+impl Side<'_> {
+    /// Bans what is outside the interval; whether anything was. Ids that do not occur are banned only if listed.
+    fn ban(&self, rows: &[usize], banned: &mut [bool]) -> bool {
+        let Some(interval) = self.interval else { return false };
+        let mut counts = vec![0u32; banned.len()];
+        rows.iter().for_each(|&row| counts[self.ids[row] as usize] += 1);
         let mut changed = false;
-        if let Some(interval) = limits.users {
-            changed |= ban(&mut banned_users, &user_counts, interval, |_| false);
+        for (id, (banned, &count)) in banned.iter_mut().zip(&counts).enumerate() {
+            // RecBole's two rules: the interval for what occurs, the lower end (even of an open interval) for what is listed.
+            let outside = count > 0 && !interval.contains(f64::from(count));
+            let too_few = f64::from(count) < interval.low && self.listed.is_some_and(|listed| listed[id]);
+            if !*banned && (outside || too_few) {
+                *banned = true;
+                changed = true;
+            }
         }
-        if let Some(interval) = limits.items {
-            changed |= ban(&mut banned_items, &item_counts, interval, |item| listed[item]);
-        }
-        if !changed {
-            return Core { rows, banned_items };
-        }
-        rows.retain(|&row| !banned_users[users[row] as usize] && !banned_items[items[row] as usize]);
+        changed
     }
-}
-
-/// How often each id occurs in `rows`.
-fn counts(rows: &[usize], ids: &[i64], n: usize) -> Vec<usize> {
-    let mut counts = vec![0; n];
-    rows.iter().for_each(|&row| counts[ids[row] as usize] += 1);
-    counts
-}
-
-/// Bans what is outside the interval; whether anything was. Ids that do not occur are banned only if `listed`.
-fn ban(banned: &mut [bool], counts: &[usize], interval: &Interval, listed: impl Fn(usize) -> bool) -> bool {
-    let mut changed = false;
-    for (id, (banned, &count)) in banned.iter_mut().zip(counts).enumerate() {
-        // RecBole's two rules: the interval for what occurs, the lower end (even of an open interval) for what is listed.
-        let outside = count > 0 && !interval.contains(count as f64);
-        let too_few = (count as f64) < interval.low && listed(id);
-        if !*banned && (outside || too_few) {
-            *banned = true;
-            changed = true;
-        }
-    }
-    changed
 }
 
 #[cfg(test)]
@@ -78,16 +73,19 @@ mod tests {
     fn a_ban_that_leaves_others_too_few_goes_on_until_nothing_changes() {
         // User 3 has one interaction; without it item 3 has one left, without which user 2 has one left.
         let (users, items) = ([1, 1, 2, 2, 3, 4, 4], [1, 2, 2, 3, 3, 1, 2]);
-        let limits = Limits { users: Some(&AT_LEAST_TWO), items: Some(&AT_LEAST_TWO) };
-        let core = k_core((0..7).collect(), &users, &items, &[false; 4], &limits);
+        let [users, items] = [&users, &items].map(|ids| Side { ids, listed: None, interval: Some(&AT_LEAST_TWO) });
+        let core = k_core((0..7).collect(), &users, &items);
         assert_eq!(core.rows, [0, 1, 5, 6]);
         assert_eq!(core.banned_items, [false, false, false, true]);
     }
 
     #[test]
-    fn listed_items_without_interactions_are_banned_only_below_the_lower_end() {
-        let banned = |items: Option<&Interval>| {
-            k_core(vec![0], &[1], &[1], &[false, true, true], &Limits { users: None, items }).banned_items
+    fn what_is_listed_without_interactions_is_banned_only_below_the_lower_end() {
+        let banned = |interval: Option<&Interval>| {
+            let side = Side { ids: &[1], listed: Some(&[false, true, true]), interval };
+            let Core { banned_users, banned_items, .. } = k_core(vec![0], &side, &side);
+            assert_eq!(banned_users, banned_items);
+            banned_items
         };
         let from_one = Interval { low: 1.0, ..AT_LEAST_TWO };
         let from_none = Interval { low: 0.0, low_closed: false, ..AT_LEAST_TWO };
@@ -109,9 +107,9 @@ mod tests {
     /// The pairs that the core leaves, sorted.
     fn left(pairs: &[(i64, i64)], users: f64, items: f64) -> Vec<(i64, i64)> {
         let (users, items) = (Interval { low: users, ..AT_LEAST_TWO }, Interval { low: items, ..AT_LEAST_TWO });
-        let limits = Limits { users: Some(&users), items: Some(&items) };
         let (user, item): (Vec<i64>, Vec<i64>) = pairs.iter().copied().unzip();
-        let core = k_core((0..pairs.len()).collect(), &user, &item, &[false; 8], &limits);
+        let side = |ids, interval| Side { ids, listed: None, interval: Some(interval) };
+        let core = k_core((0..pairs.len()).collect(), &side(&user, &users), &side(&item, &items));
         let mut left: Vec<_> = core.rows.iter().map(|&row| pairs[row]).collect();
         left.sort_unstable();
         left

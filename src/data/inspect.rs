@@ -281,16 +281,21 @@ impl fmt::Display for Inspection {
             without_user_or_item,
             duplicates,
             outside_values,
+            without_user_row,
             without_item_row,
             outside_intervals,
         } = self.filtering;
         writeln!(f, "{}\n", self.log)?;
-        writeln!(f, "Rows of the .inter file                        {rows_in_file:>9}")?;
-        writeln!(f, "  dropped without user or item                 {without_user_or_item:>9}")?;
-        writeln!(f, "  dropped by rm_dup_inter                      {duplicates:>9}")?;
-        writeln!(f, "  dropped by val_interval                      {outside_values:>9}")?;
-        writeln!(f, "  dropped by filter_inter_by_user_or_item      {without_item_row:>9}")?;
-        writeln!(f, "  dropped by *_inter_num_interval              {outside_intervals:>9}")?;
+        for (what, n) in [
+            ("Rows of the .inter file", rows_in_file),
+            ("  dropped without user or item", without_user_or_item),
+            ("  dropped by rm_dup_inter", duplicates),
+            ("  dropped by val_interval", outside_values),
+            ("  dropped by filter_inter_by_user_or_item", without_user_row + without_item_row),
+            ("  dropped by *_inter_num_interval", outside_intervals),
+        ] {
+            writeln!(f, "{what:<47}{n:>9}")?;
+        }
         for (key, n) in self.attributes.iter().filter_map(|(key, value)| Some((key, value.as_u64()?))) {
             writeln!(f, "{key:<47}{n:>9}")?;
         }

@@ -6,13 +6,13 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use super::atomic::{self, Columns, Format};
-use super::filter::{self, Core, Limits};
+use super::filter::{self, Core, Side};
 use super::table::{Table, TokenSeqs, Tokens};
 use crate::config::{DataConfig, Keep};
 use crate::{Error, Result};
 
 /// Rows of the `.inter` file, and how many of them each filter dropped.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Filtering {
     /// All of them.
     pub rows_in_file: usize,
@@ -22,7 +22,9 @@ pub struct Filtering {
     pub duplicates: usize,
     /// `val_interval`.
     pub outside_values: usize,
-    /// `filter_inter_by_user_or_item`.
+    /// `filter_inter_by_user_or_item`: the user is not in the `.user` file.
+    pub without_user_row: usize,
+    /// `filter_inter_by_user_or_item`: the item is not in the `.item` file.
     pub without_item_row: usize,
     /// `user_inter_num_interval` and `item_inter_num_interval`.
     pub outside_intervals: usize,
@@ -122,99 +124,60 @@ impl<'a> Interactions<'a> {
         (Path::new(""), 0)
     }
 
-    /// The interactions that all filters leave, and how many each dropped. `listed` are the items of the `.item` file,
-    /// `listed_users` the users of the `.user` file.
-    pub fn filter(
-        &self,
-        listed: &[bool],
-        has_item_file: bool,
-        listed_users: Option<&[bool]>,
-    ) -> Result<(Core, Filtering)> {
+    /// The interactions that all filters leave, and how many each dropped. Users and items are listed that the `.user` and the
+    /// `.item` file have, if there is one.
+    pub fn filter(&self, listed_users: Option<&[bool]>, listed_items: Option<&[bool]>) -> Result<(Core, Filtering)> {
         let (config, users, items) = (self.config, &self.users.ids, &self.items.ids);
         let rows_in_file = users.len();
-        let emptied = |dropped: usize, by: &str| {
-            Error::new(format!(
-                "expected interactions to be left, found none: {by} dropped the last {dropped} of {rows_in_file}"
-            ))
-            .at(self.path())
-            .hint("correct the data or loosen the filter")
-        };
         let mut rows: Vec<usize> = (0..rows_in_file).collect();
         if rows.is_empty() {
             return Err(Error::new("expected interactions, found a header alone")
                 .at(self.path())
                 .hint("fetch or write the file again"));
         }
+        let mut filtering = Filtering { rows_in_file, ..Filtering::default() };
+        let dropped = |before: usize, after: usize, by: &str| match before - after {
+            all if after == 0 => Err(Error::new(format!(
+                "expected interactions to be left, found none: {by} dropped the last {all} of {rows_in_file}"
+            ))
+            .at(self.path())
+            .hint("correct the data or loosen the filter")),
+            some => Ok(some),
+        };
+        let keep = |rows: &mut Vec<usize>, by: &str, keep: &dyn Fn(usize) -> bool| {
+            let before = rows.len();
+            rows.retain(|&row| keep(row));
+            dropped(before, rows.len(), by)
+        };
 
-        rows.retain(|&row| users[row] != 0 && items[row] != 0);
-        let with_ids = rows.len();
-        if rows.is_empty() {
-            return Err(emptied(rows_in_file, "missing users or items"));
-        }
+        let has_ids = |row: usize| users[row] != 0 && items[row] != 0;
+        filtering.without_user_or_item = keep(&mut rows, "missing users or items", &has_ids)?;
+        let mut users = Side { ids: users, listed: listed_users, interval: config.user_inter_num_interval.as_ref() };
+        let mut items = Side { ids: items, listed: listed_items, interval: config.item_inter_num_interval.as_ref() };
         if config.benchmark_filename.is_some() {
             // RecBole filters nothing then.
-            let filtering = Filtering::none(rows_in_file, with_ids);
-            return Ok((Core { rows, banned_items: vec![false; listed.len()] }, filtering));
+            (users.interval, items.interval) = (None, None);
+            return Ok((filter::k_core(rows, &users, &items), filtering));
         }
-
         if let Some(keep) = config.rm_dup_inter {
-            drop_duplicates(&mut rows, keep, users, items, &self.times);
+            let before = rows.len();
+            drop_duplicates(&mut rows, keep, users.ids, items.ids, &self.times);
+            filtering.duplicates = before - rows.len();
         }
-        let distinct = rows.len();
-
-        for ((_, interval), values) in config.val_interval.iter().zip(&self.values) {
-            rows.retain(|&row| interval.contains(values[row]));
-        }
-        let with_value = rows.len();
-        if rows.is_empty() {
-            return Err(emptied(distinct, "`val_interval`"));
-        }
-
-        if config.filter_inter_by_user_or_item {
-            rows.retain(|&row| {
-                listed_users.is_none_or(|listed| listed[users[row] as usize])
-                    && (!has_item_file || listed[items[row] as usize])
-            });
-        }
-        let with_item_row = rows.len();
-        if rows.is_empty() {
-            let by = match listed_users {
-                None => "`filter_inter_by_user_or_item` (no item has a row in the .item file)",
-                Some(_) => {
-                    "`filter_inter_by_user_or_item` (no user or no item has a row in the .user or the .item file)"
-                }
-            };
-            return Err(emptied(with_value, by));
-        }
-
-        let limits =
-            Limits { users: config.user_inter_num_interval.as_ref(), items: config.item_inter_num_interval.as_ref() };
-        let core = filter::k_core(rows, users, items, listed, &limits);
-        if core.rows.is_empty() {
-            return Err(emptied(with_item_row, &describe(&limits)));
-        }
-        let filtering = Filtering {
-            duplicates: with_ids - distinct,
-            outside_values: distinct - with_value,
-            without_item_row: with_value - with_item_row,
-            outside_intervals: with_item_row - core.rows.len(),
-            ..Filtering::none(rows_in_file, with_ids)
+        let inside = |row: usize| {
+            config.val_interval.iter().zip(&self.values).all(|((_, interval), values)| interval.contains(values[row]))
         };
-        Ok((core, filtering))
-    }
-}
-
-impl Filtering {
-    /// Of `rows_in_file` rows `with_ids` have a user and an item, and no filter is asked for.
-    fn none(rows_in_file: usize, with_ids: usize) -> Self {
-        Self {
-            rows_in_file,
-            without_user_or_item: rows_in_file - with_ids,
-            duplicates: 0,
-            outside_values: 0,
-            without_item_row: 0,
-            outside_intervals: 0,
+        filtering.outside_values = keep(&mut rows, "`val_interval`", &inside)?;
+        if config.filter_inter_by_user_or_item {
+            let has_row = |side: &Side, row: usize| side.listed.is_none_or(|listed| listed[side.ids[row] as usize]);
+            let by = |what| format!("`filter_inter_by_user_or_item` (no {what} has a row in the .{what} file)");
+            filtering.without_user_row = keep(&mut rows, &by("user"), &|row| has_row(&users, row))?;
+            filtering.without_item_row = keep(&mut rows, &by("item"), &|row| has_row(&items, row))?;
         }
+        let before = rows.len();
+        let core = filter::k_core(rows, &users, &items);
+        filtering.outside_intervals = dropped(before, core.rows.len(), &describe(&users, &items))?;
+        Ok((core, filtering))
     }
 }
 
@@ -267,9 +230,9 @@ pub(super) fn fill_times(mut times: Vec<f64>) -> Result<Vec<f64>> {
     Ok(times)
 }
 
-/// The k-core's limits, by their keys.
-fn describe(limits: &Limits) -> String {
-    let named = [("user_inter_num_interval", limits.users), ("item_inter_num_interval", limits.items)];
-    let described = named.iter().filter_map(|(key, interval)| interval.map(|interval| format!("`{key}` {}", interval)));
+/// The k-core's intervals, by their keys.
+fn describe(users: &Side, items: &Side) -> String {
+    let named = [("user_inter_num_interval", users.interval), ("item_inter_num_interval", items.interval)];
+    let described = named.iter().filter_map(|(key, interval)| interval.map(|interval| format!("`{key}` {interval}")));
     described.collect::<Vec<_>>().join(" with ")
 }

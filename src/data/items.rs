@@ -1,5 +1,6 @@
 //! The `.item` file: its rows by item, and the attributes that the model reads; and the users of the `.user` file.
 
+use std::collections::HashSet;
 use std::path::Path;
 
 use super::atomic::{self, Columns, Format};
@@ -51,19 +52,20 @@ impl ItemFile {
         let ids = column.vocabulary.ids_in(items);
         let mut row_of: Vec<Option<usize>> = vec![None; ids.len()];
         let mut rows = Vec::with_capacity(table.n_rows());
-        let mut repeated = Repeated::default();
+        // Rows of items that have one already: the item, its first row and this one.
+        let mut repeated: Vec<(i64, usize, usize)> = Vec::new();
         for (row, &id) in column.ids.iter().enumerate().filter(|&(_, &id)| id != 0) {
             match row_of[id as usize] {
-                Some(first) => repeated.add(id, first, row),
+                Some(first) => repeated.push((id, first, row)),
                 None => {
                     row_of[id as usize] = Some(row);
                     rows.push((row, ids[id as usize]));
                 }
             }
         }
-        if let Some((id, first, row)) = repeated.first {
+        if let Some(&(id, first, row)) = repeated.first() {
             let token = excerpt(column.vocabulary.token(id).unwrap_or_default());
-            let (n, of) = (repeated.rows, repeated.items.len());
+            let (n, of) = (repeated.len(), repeated.iter().map(|(id, ..)| id).collect::<HashSet<_>>().len());
             let problem = format!(
                 "expected one row an item, found {n} more for {of} of {} items, the first for `{token}`, which line {} has",
                 ids.len() - 1,
@@ -76,37 +78,35 @@ impl ItemFile {
     }
 }
 
-/// The ids in `users` of those of the `.user` file, if it is there and to be loaded, in the order of the file. Users who
-/// are not there yet get ids after the others.
-///
-/// # Errors
-/// As [`atomic::read`]; the file has no column `USER_ID_FIELD`.
-pub(super) fn read_users(config: &DataConfig, format: Format, users: &mut Vocabulary) -> Result<Option<Vec<i64>>> {
-    let path = config.file("user");
-    if config.load_user.is_empty() || !path.exists() {
-        return Ok(None);
-    }
-    // The model takes no attributes of users.
-    let load = Some(std::slice::from_ref(&config.user_id_field));
-    let table = atomic::read(&path, format, Columns { load, unload: &[], read: &[&config.user_id_field], cure: "" })?;
-    let column = table.tokens(&config.user_id_field, "USER_ID_FIELD")?;
-    Ok(Some(column.vocabulary.ids_in(users).split_off(1)))
+/// The `.user` file.
+pub(super) struct UserFile {
+    /// Its columns that are loaded. The model takes no attributes of users: only the ids are read.
+    pub columns: Vec<String>,
+    /// The users of both files, those of the interactions first.
+    pub users: Vocabulary,
+    /// The ids in `users` of those of this file, in its order.
+    pub rows: Vec<i64>,
 }
 
-/// Rows of items that have one already.
-#[derive(Default)]
-struct Repeated {
-    rows: usize,
-    items: std::collections::HashSet<i64>,
-    /// The item, its first row and its second.
-    first: Option<(i64, usize, usize)>,
-}
-
-impl Repeated {
-    fn add(&mut self, id: i64, first: usize, row: usize) {
-        self.rows += 1;
-        self.items.insert(id);
-        self.first.get_or_insert((id, first, row));
+impl UserFile {
+    /// The file, if it is there and to be loaded, beside the users of the interactions.
+    ///
+    /// # Errors
+    /// As [`atomic::read`]; the file has no column `USER_ID_FIELD`.
+    pub fn read(config: &DataConfig, format: Format, of_interactions: &Vocabulary) -> Result<Option<Self>> {
+        let (path, load) = (config.file("user"), &config.load_user);
+        if load.is_empty() || !path.exists() {
+            return Ok(None);
+        }
+        let ids = std::slice::from_ref(&config.user_id_field);
+        let read: &[&str] = &[&config.user_id_field];
+        let table = atomic::read(&path, format, Columns { load: Some(ids), unload: &[], read, cure: "" })?;
+        let column = table.tokens(&config.user_id_field, "USER_ID_FIELD")?;
+        let is_loaded = |name: &&String| load[..] == ["*"] || load.contains(name);
+        let columns = table.header().iter().filter(is_loaded).cloned().collect();
+        let mut users = of_interactions.clone();
+        let rows = column.vocabulary.ids_in(&mut users).split_off(1);
+        Ok(Some(Self { columns, users, rows }))
     }
 }
 

@@ -130,16 +130,19 @@ impl Parts {
             );
             return refuse(first, problem, "leave out of each file what another has".to_owned());
         }
-        if let (older, Some(first)) = self.older(dataset, config) {
-            let names = names.join(", ");
+        let histories = Histories::new(dataset, config.time_precision);
+        let older = self.older(&histories);
+        if let Some(&first) = older.iter().min() {
+            let (names, n) = (names.join(", "), older.len());
             let problem = format!(
-                "expected every user's rows in the order of the files {names}, found {older} that are older than a row of an \
+                "expected every user's rows in the order of the files {names}, found {n} that are older than a row of an \
                  earlier file"
             );
             let cure = format!("cut by time, or write each row's history in a column `{}`", config.list_field());
             return refuse(first, problem, cure);
         }
-        let new = self.without_history(dataset, config);
+        let begins_late = |history: &[usize]| history.first().is_some_and(|&first| self.of(first) > 0);
+        let new = histories.iter().filter(|(_, history)| begins_late(history)).count();
         let remark = || format!("{new} rows to validate or to test are their user's first and are left out");
         Ok((new > 0).then(remark).into_iter().collect())
     }
@@ -158,26 +161,16 @@ impl Parts {
         (usize::from(first.is_some()) + repeated.count(), first)
     }
 
-    /// How many interactions are older than one of their user in an earlier file, and the first of them.
-    fn older(&self, dataset: &Dataset, config: &DataConfig) -> (usize, Option<usize>) {
-        let histories = Histories::new(dataset, config.time_precision);
-        let (mut n, mut first) = (0, None);
+    /// The interactions that are older than one of their user in an earlier file.
+    fn older(&self, histories: &Histories) -> Vec<usize> {
+        let mut older = Vec::new();
         for (_, history) in histories.iter() {
             let mut earliest = 2;
-            for &interaction in history.iter().rev() {
+            older.extend(history.iter().rev().filter(|&&interaction| {
                 earliest = earliest.min(self.of(interaction));
-                if self.of(interaction) > earliest {
-                    n += 1;
-                    first = Some(first.map_or(interaction, |first: usize| first.min(interaction)));
-                }
-            }
+                self.of(interaction) > earliest
+            }));
         }
-        (n, first)
-    }
-
-    /// How many users have their first interaction in a file that is not for training.
-    fn without_history(&self, dataset: &Dataset, config: &DataConfig) -> usize {
-        let histories = Histories::new(dataset, config.time_precision);
-        histories.iter().filter(|(_, history)| history.first().is_some_and(|&first| self.of(first) > 0)).count()
+        older
     }
 }

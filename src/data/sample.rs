@@ -31,13 +31,6 @@ pub fn dataset(interactions: &[(i64, i64, f64)]) -> Dataset {
         parts: None,
         warnings: Vec::new(),
         remain_fields: ["user_id", "item_id", "timestamp"].map(str::to_owned).into(),
-        filtering: Filtering {
-            rows_in_file: interactions.len(),
-            without_user_or_item: 0,
-            duplicates: 0,
-            outside_values: 0,
-            without_item_row: 0,
-            outside_intervals: 0,
-        },
+        filtering: Filtering { rows_in_file: interactions.len(), ..Filtering::default() },
     }
 }

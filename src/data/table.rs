@@ -314,29 +314,26 @@ impl Table {
 
     /// As [`Table::tokens`], taken out of the table, in which the column is empty from here on.
     pub(super) fn take_tokens(&mut self, name: &str, key: &str) -> Result<Tokens> {
-        self.tokens(name, key)?;
-        Ok(match self.take(name) {
-            Some(Values::Token(tokens)) => tokens,
-            _ => Tokens::default(),
-        })
+        self.take(name, key, "token", |values| if let Values::Token(tokens) = values { Some(tokens) } else { None })
     }
 
     /// The token sequences of the column `name`, taken as by [`Table::take_tokens`].
     pub(super) fn take_token_seqs(&mut self, name: &str, key: &str) -> Result<TokenSeqs> {
-        match self.column(name, key)? {
-            Values::TokenSeq(_) => {}
-            other => return Err(self.wrong_type(name, key, "token_seq", other)),
-        }
-        Ok(match self.take(name) {
-            Some(Values::TokenSeq(tokens)) => tokens,
-            _ => TokenSeqs::default(),
-        })
+        self.take(name, key, "token_seq", |values| if let Values::TokenSeq(seqs) = values { Some(seqs) } else { None })
     }
 
-    fn take(&mut self, name: &str) -> Option<Values> {
-        let values = &mut self.columns.iter_mut().find(|column| column.name == name)?.values;
-        let empty = Values::of_type(values.kind())?;
-        Some(std::mem::replace(values, empty))
+    fn take<T: Default>(
+        &mut self,
+        name: &str,
+        key: &str,
+        kind: &str,
+        of_kind: fn(&mut Values) -> Option<&mut T>,
+    ) -> Result<T> {
+        let column = self.columns.iter_mut().find(|column| column.name == name);
+        match column.and_then(|column| of_kind(&mut column.values)) {
+            Some(values) => Ok(std::mem::take(values)),
+            None => Err(self.wrong_type(name, key, kind, self.column(name, key)?)),
+        }
     }
 
     /// The numbers of the column `name`, which the configuration's key `key` asks for; NaN where missing.

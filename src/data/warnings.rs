@@ -6,16 +6,16 @@ use super::vocabulary::Vocabulary;
 use crate::config::{DataConfig, Interval};
 use crate::excerpt::excerpt;
 
-/// One sentence for each. `listed` are the items, among those of both files, that have a row in the `.item` file,
-/// `listed_users` the users that have one in the `.user` file.
+/// One sentence for each. The users that have a row in the `.user` file are listed, and beside the `.item` file the items that
+/// have one there.
 pub(super) fn of(
     config: &DataConfig,
     inter: &Interactions,
-    item_file: Option<&ItemFile>,
     filtering: &Filtering,
-    listed: &[bool],
     listed_users: Option<&[bool]>,
+    listed_items: Option<(&ItemFile, &[bool])>,
 ) -> Vec<String> {
+    let item_file = listed_items.map(|(file, _)| file);
     let mut warnings = Vec::new();
     for table in inter.tables.iter().chain(item_file.map(|file| &file.table)) {
         let spanning = table.spanning();
@@ -38,8 +38,9 @@ pub(super) fn of(
              `None` and the like count as missing, as in pandas)"
         ));
     }
-    warnings
-        .extend(item_file.and_then(|file| without_row(config, inter, file, without_item_row, rows_in_file, listed)));
+    if let Some((file, listed)) = listed_items {
+        warnings.extend(without_row(config, inter, file, without_item_row, rows_in_file, listed));
+    }
     warnings.extend(listed_users.and_then(|listed| users_without_row(config, inter, listed)));
     for (what, tokens) in [("users", &inter.users.vocabulary), ("items", &inter.items.vocabulary)] {
         warnings.extend(differing_by_blanks(what, tokens));

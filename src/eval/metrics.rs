@@ -1,14 +1,13 @@
 //! RecBole's ranking metrics, from the ranks of the relevant items.
 
 use std::fmt;
-use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::Ranking;
-use crate::config::{EvalConfig, MetricKind};
-use crate::{Error, Result};
+use crate::config::{EvalConfig, MetricAt, MetricKind};
+use crate::{Error, Result, python};
 
 /// A metric at cut-off `k` for one user.
 ///
@@ -50,16 +49,6 @@ fn ratio(numerator: f64, denominator: usize) -> f64 {
     if denominator == 0 { 0.0 } else { numerator / denominator as f64 }
 }
 
-/// A metric at a cut-off: `recall@20`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct MetricAt {
-    /// Which metric.
-    pub kind: MetricKind,
-    /// How many of the first items count.
-    pub k: usize,
-}
-
 impl MetricAt {
     /// The configured metrics, in RecBole's order.
     pub fn all(config: &EvalConfig) -> impl Iterator<Item = Self> {
@@ -69,41 +58,6 @@ impl MetricAt {
     /// Its value for each user whose one target has this rank.
     pub fn of_users(self, ranks: &[usize]) -> Vec<f64> {
         ranks.iter().map(|rank| metric(self.kind, std::slice::from_ref(rank), self.k)).collect()
-    }
-}
-
-/// As RecBole prints it before the value.
-impl fmt::Display for MetricAt {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}@{}", self.kind.name(), self.k)
-    }
-}
-
-/// Upper and lower case are one.
-impl FromStr for MetricAt {
-    type Err = Error;
-
-    fn from_str(name: &str) -> Result<Self> {
-        let lower = name.to_lowercase();
-        let parsed = lower.split_once('@').and_then(|(kind, k)| {
-            let kind = serde_json::from_value(Value::from(kind)).ok()?;
-            Some(Self { kind, k: k.parse().ok().filter(|&k| k > 0)? })
-        });
-        parsed.ok_or_else(|| Error::new(format!("expected a metric such as recall@20, found `{name}`")))
-    }
-}
-
-impl TryFrom<String> for MetricAt {
-    type Error = Error;
-
-    fn try_from(name: String) -> Result<Self> {
-        name.parse()
-    }
-}
-
-impl From<MetricAt> for String {
-    fn from(metric: MetricAt) -> Self {
-        metric.to_string()
     }
 }
 
@@ -171,10 +125,10 @@ impl FromIterator<(MetricAt, f64)> for MetricValues {
     }
 }
 
-/// As RecBole prints a result: `recall@5 : 0.0223    recall@10 : 0.0414`.
+/// As RecBole prints a result, values as Python does: `recall@5 : 0.0223    recall@10 : 0.0`.
 impl fmt::Display for MetricValues {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let parts: Vec<String> = self.iter().map(|(at, value)| format!("{at} : {value}")).collect();
+        let parts: Vec<String> = self.iter().map(|(at, value)| format!("{at} : {}", python::float(value))).collect();
         f.write_str(&parts.join("    "))
     }
 }
@@ -210,11 +164,19 @@ mod tests {
     }
 
     #[test]
+    fn a_result_is_printed_as_python_prints_its_values() {
+        let values = [(1, 0.0), (2, 1e-5), (3, 0.0414), (10, 1.0)];
+        let values = values.map(|(k, value)| (MetricAt { kind: MetricKind::Recall, k }, value));
+        let printed = "recall@1 : 0.0    recall@2 : 1e-05    recall@3 : 0.0414    recall@10 : 1.0";
+        assert_eq!(MetricValues::from_iter(values).to_string(), printed);
+    }
+
+    #[test]
     fn values_are_restored_under_their_own_configuration_alone() {
         let config = |metrics: &[MetricKind], topk: &[usize]| EvalConfig {
             metrics: metrics.to_vec(),
             topk: topk.to_vec(),
-            valid_metric: (metrics[0], topk[0]),
+            valid_metric: MetricAt { kind: metrics[0], k: topk[0] },
             eval_batch_size: 1,
             metric_decimal_place: 4,
         };

@@ -4,7 +4,8 @@ mod metrics;
 mod ranking;
 mod recommend;
 
-pub use metrics::{MetricAt, MetricValues, metric};
+pub use crate::config::MetricAt;
+pub use metrics::{MetricValues, metric};
 pub use ranking::{Ranking, rank, rank_over};
 pub(crate) use ranking::{gather_places, not_finite, places, rank_by};
 pub use recommend::Recommend;

@@ -56,18 +56,12 @@ pub(super) fn compute_fast(case: &Case) -> Result<BTreeMap<String, Tensor>> {
     let Case { batch, shape, .. } = case;
     let model = case.model.copy_as(Kind::Float);
     let mut fast = FastPath::new(&model, Precision::Float32)?;
-    let mut ours = BTreeMap::new();
     let seq_output = Tensor::from_slice(&fast.encode(&batch.item_seq, &batch.item_seq_len));
     let seq_output = seq_output.view([-1, model.config().hidden_size]);
-    ours.insert("out.scores".to_owned(), no_grad(|| model.scores(&seq_output)).detach());
-    ours.insert("out.seq_output".to_owned(), seq_output);
     let mut adam = Adam::new(model.named_parameters(), shape.learning_rate, 0.0);
     let mut losses = fast.losses(batch, None);
-    ours.insert("out.loss.total".to_owned(), losses.total.into());
-    ours.insert("out.loss.item".to_owned(), losses.item.into());
-    for (feature, &loss) in model.features().iter().zip(&losses.attributes) {
-        ours.insert(format!("out.loss.attribute.{}", feature.name), loss.into());
-    }
+    let attributes = losses.attributes.iter().map(|&loss| loss.into());
+    let mut ours = scores_and_losses(&model, seq_output, losses.total.into(), losses.item.into(), attributes);
     for step in 1..=shape.train_steps {
         if step > 1 {
             losses = fast.losses(batch, None);
@@ -87,19 +81,26 @@ pub(super) fn compute_fast(case: &Case) -> Result<BTreeMap<String, Tensor>> {
 /// What the lean program computes of the same, in the case's kind: it, too, has no tensor for what happens inside of a layer.
 pub(super) fn compute_lean(case: &Case, model: &Model, program: &LeanProgram) -> BTreeMap<String, Tensor> {
     let (batch, shape) = (&case.batch.to_device(model.device()), &case.shape);
-    let mut ours = BTreeMap::new();
     let seq_output = program.encode(&batch.item_seq, &batch.item_seq_len);
-    ours.insert("out.scores".to_owned(), no_grad(|| model.scores(&seq_output)));
-    ours.insert("out.seq_output".to_owned(), seq_output);
     let losses = program.losses(batch, true);
-    for (feature, loss) in model.features().iter().zip(losses.attributes) {
-        ours.insert(format!("out.loss.attribute.{}", feature.name), loss);
-    }
-    ours.insert("out.loss.total".to_owned(), losses.total);
-    ours.insert("out.loss.item".to_owned(), losses.item);
+    let mut ours = scores_and_losses(model, seq_output, losses.total, losses.item, losses.attributes);
     let mut adam = Adam::new(model.named_parameters(), shape.learning_rate, 0.0);
     ours.extend(optimize(&mut adam, shape.train_steps, || program.losses(batch, true).total));
     ours
+}
+
+/// What a path without tensors of layers computes before any step, by the goldens' names.
+fn scores_and_losses(
+    model: &Model,
+    seq_output: Tensor,
+    total: Tensor,
+    item: Tensor,
+    attributes: impl IntoIterator<Item = Tensor>,
+) -> BTreeMap<String, Tensor> {
+    let scores = no_grad(|| model.scores(&seq_output));
+    let names = model.features().iter().map(|feature| format!("out.loss.attribute.{}", feature.name));
+    let all = [("scores", scores), ("seq_output", seq_output), ("loss.total", total), ("loss.item", item)];
+    all.map(|(name, tensor)| (format!("out.{name}"), tensor)).into_iter().chain(names.zip(attributes)).collect()
 }
 
 /// Takes optimizer steps on one batch: `train.loss.*` before each, `grad.*` of the first (zeros for a parameter that the

@@ -1,6 +1,6 @@
 //! The folder of a sweep: what is planned, and where.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
@@ -143,16 +143,10 @@ impl SweepFolder {
         let mut runs = self.tasks.iter().filter(|task| task.group == group.name);
         let Some(run) = runs.find(has_begun) else { return Ok(()) };
         let before = RunConfig::load(std::slice::from_ref(&file), &[])?;
-        if before.trains_as(&group.config) {
+        let changed = before.differing(&group.config);
+        if changed.is_empty() {
             return Ok(());
         }
-        let keys = |config: &RunConfig| -> BTreeMap<String, serde_yaml::Value> {
-            serde_yaml::from_str(&config.to_yaml()).expect("what was written can be read")
-        };
-        let (old, new) = (keys(&before), keys(&group.config));
-        let changed = |key: &&String| !RunConfig::CHANGEABLE.contains(&key.as_str()) && old.get(*key) != new.get(*key);
-        let changed: BTreeSet<&str> = old.keys().chain(new.keys()).filter(changed).map(String::as_str).collect();
-        let changed: Vec<&str> = changed.into_iter().collect();
         let problem = format!("expected the configuration of {}, found another {}", run.in_words(), changed.join(", "));
         Err(Error::new(problem).at(&file).hint("runs of it have begun: plan the other one under another name or --out"))
     }

@@ -10,7 +10,7 @@ use super::stepper::rank_with;
 use super::{EarlyStopping, Stepper};
 use crate::config::{Loss, RunConfig};
 use crate::data::{NegativeSampler, OrderedRows, Splits};
-use crate::eval::{MetricAt, MetricValues};
+use crate::eval::MetricValues;
 use crate::model::{Losses, Model};
 use crate::ranks::Ranks;
 use crate::{Error, Result};
@@ -262,9 +262,8 @@ impl<'a> Training<'a> {
         self.stepper.fast = fast;
         let ranking = ranking?;
         let valid = MetricValues::of(settings, &ranking).rounded(settings.metric_decimal_place);
-        let (kind, k) = settings.valid_metric;
         let score =
-            valid.get(MetricAt { kind, k }).ok_or_else(|| Error::new("valid_metric is not among metrics and topk"))?;
+            valid.get(settings.valid_metric).ok_or_else(|| Error::new("valid_metric is not among metrics and topk"))?;
         let best = self.position.stopping.update(score);
         if best {
             self.position.best = Some((epoch, valid.iter().map(|(_, value)| value).collect()));

@@ -118,8 +118,7 @@ impl Record {
         let config_path = folder.join(run_folder::CONFIG);
         let config_text = run_folder::text(&config_path)?;
         let config = RunConfig::from_yaml(&config_text, &config_path)?;
-        let (kind, k) = config.eval.valid_metric;
-        let valid_metric = MetricAt { kind, k };
+        let valid_metric = config.eval.valid_metric;
         let mut keys: Map<String, Value> = yaml::from_str(&config_text)
             .map_err(|e| Error::new(format!("expected a configuration, found {e}")).at(&config_path))?;
         keys.retain(|key, _| !NOT_THE_EXPERIMENT.contains(&key.as_str()));

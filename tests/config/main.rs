@@ -286,6 +286,7 @@ fn every_bad_override_gets_its_message() {
         &[("model", "SASRecF"), ("selected_features", "[]")],
         &[("model", "SASRecF"), ("hidden_size", "254")],
         &[("dataset", "a/b")],
+        &[("dataset", "2024")],
         &[("gpu_id", "-1")],
         &[("use_gpu", "1")],
         &[("seed", "4294967296")],
@@ -381,6 +382,19 @@ fn every_bad_override_gets_its_message() {
     ];
     let message = |overrides: &&[(&str, &str)]| over(overrides).map_or_else(|e| e.to_string(), |_| "accepted".into());
     insta::assert_snapshot!(table.iter().map(message).collect::<Vec<String>>().join("\n"));
+}
+
+#[test]
+fn adam_is_taken_in_every_spelling_that_recbole_takes() {
+    for name in ["adam", "Adam", "ADAM"] {
+        assert_eq!(over(&[("learner", name)]).unwrap(), over(&[]).unwrap());
+    }
+}
+
+#[test]
+fn a_name_that_is_a_number_is_taken_in_quotes() {
+    assert_eq!(over(&[("dataset", "'2024'")]).unwrap().data.dataset, "2024");
+    assert_eq!(yaml("dataset: '2024'").unwrap().data.dataset, "2024");
 }
 
 /// As an overlay does over a configuration of DIF-SR.

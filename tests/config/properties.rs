@@ -119,7 +119,7 @@ prop_compose! {
                 clip_grad_norm: clip.map(|(max_norm, norm_type)| ClipGradNorm { max_norm, norm_type }),
             },
             eval: EvalConfig {
-                valid_metric: (metrics[0], topk[0]), metrics, topk, eval_batch_size, metric_decimal_place,
+                valid_metric: MetricAt { kind: metrics[0], k: topk[0] }, metrics, topk, eval_batch_size, metric_decimal_place,
             },
             data, model,
         }

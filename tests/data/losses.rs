@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use dif_sr::config::{AttributeKind, DataConfig, RunConfig};
+use dif_sr::config::{AttributeKind, DataConfig, Interval, RunConfig};
 use dif_sr::data::Dataset;
 
 use super::{at_least, config, written};
@@ -91,11 +91,53 @@ fn users_without_a_row_of_the_user_file_go_where_load_col_names_it_as_in_recbole
     assert_eq!(users(&some(kept)), ("u v w".to_owned(), 9, 0));
     assert_eq!(
         Dataset::load(&none).unwrap().warnings,
-        ["1 of 4 users have no row in fixtures/data/user_file/user_file.user: their interactions are left out \
+        ["1 of 3 users have no row in fixtures/data/user_file/user_file.user: their interactions are left out \
           (`filter_inter_by_user_or_item`); `v` is not there"]
     );
     let unnamed = DataConfig { load_user: Vec::new(), ..none };
     assert_eq!(users(&unnamed), ("u v w".to_owned(), 9, 0));
+}
+
+/// Interactions of users a to d, of whom d is not in the `.user` file, which has e beside; item 5 is not in the `.item` file.
+fn with_users_and_items(folder: &Path) -> DataConfig {
+    let rows = [("a", "1"), ("a", "2"), ("a", "3"), ("b", "1"), ("b", "5"), ("c", "3"), ("d", "2"), ("d", "5")];
+    let config = written(folder, &rows.map(|(user, item)| (user, item, 1.0)));
+    let write = |kind: &str, text: &str| std::fs::write(config.file(kind), text).unwrap();
+    write("user", "user_id:token\tage:float\ttown:token\na\t1\tx\nb\t2\tx\nc\t3\ty\ne\t4\ty\n");
+    write("item", "item_id:token\tkind:token\n1\tp\n2\tp\n3\tq\n");
+    DataConfig { load_user: vec!["user_id".into(), "town".into()], selected_features: vec!["kind".into()], ..config }
+}
+
+#[test]
+fn interactions_lost_with_a_user_and_with_an_item_are_counted_apart() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = with_users_and_items(folder.path());
+    let dataset = Dataset::load(&config).unwrap();
+    assert_eq!((dataset.filtering.without_user_row, dataset.filtering.without_item_row), (2, 1));
+    let [items, users] = &dataset.warnings[..] else { panic!("{:?}", dataset.warnings) };
+    assert!(items.contains("1 of 4 items of the interactions have no row in"), "{items}");
+    assert!(items.contains(": 1 of 8 interactions are left out (`filter_inter_by_user_or_item`)"), "{items}");
+    assert!(users.starts_with("1 of 4 users have no row in"), "{users}");
+}
+
+#[test]
+fn listed_users_with_too_many_interactions_are_not_numbered_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let at_most_two = Interval { low: 0.0, low_closed: true, high: 2.0, high_closed: true };
+    let config = DataConfig { user_inter_num_interval: Some(at_most_two), ..with_users_and_items(folder.path()) };
+    let dataset = Dataset::load(&config).unwrap();
+    // As in RecBole, whose table of users loses them: a has three.
+    assert_eq!(dataset.users.iter().skip(1).collect::<Vec<_>>(), ["b", "c", "e"]);
+}
+
+#[test]
+fn the_columns_of_the_user_file_that_load_col_names_remain() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = with_users_and_items(folder.path());
+    let remain = |config: &DataConfig| Dataset::load(config).unwrap().remain_fields.join(" ");
+    assert_eq!(remain(&config), "user_id item_id timestamp town kind");
+    let all = DataConfig { load_user: vec!["*".into()], ..config };
+    assert_eq!(remain(&all), "user_id item_id timestamp age town kind");
 }
 
 #[test]

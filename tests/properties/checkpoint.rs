@@ -66,14 +66,7 @@ fn run(shape: &Shape, spelling: &str) -> (RunConfig, Dataset, Model) {
         parts: None,
         warnings: Vec::new(),
         remain_fields: Vec::new(),
-        filtering: Filtering {
-            rows_in_file: 1,
-            without_user_or_item: 0,
-            duplicates: 0,
-            outside_values: 0,
-            without_item_row: 0,
-            outside_intervals: 0,
-        },
+        filtering: Filtering { rows_in_file: 1, ..Filtering::default() },
     };
     (config, dataset, model)
 }

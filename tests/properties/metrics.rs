@@ -51,7 +51,7 @@ fn naive(kind: MetricKind, list: &[bool], k: usize) -> f64 {
 
 fn eval(topk: &[usize]) -> EvalConfig {
     let metrics = ALL.to_vec();
-    let valid_metric = (MetricKind::Recall, topk[0]);
+    let valid_metric = MetricAt { kind: MetricKind::Recall, k: topk[0] };
     EvalConfig { metrics, topk: topk.to_vec(), valid_metric, eval_batch_size: 16, metric_decimal_place: 4 }
 }
 

@@ -3,7 +3,7 @@
 use serde_yaml::{Mapping, Value};
 
 use super::Section::{Dataset, Unprinted};
-use super::{Key, accepted, held, honoured, own, parts, unused};
+use super::{Key, Kind, parts};
 use crate::config::read::*;
 use crate::config::{Interval, RunConfig};
 
@@ -13,168 +13,71 @@ const NAME: &str = "the column that it names is not used";
 const GRAPH: &str = "there is no knowledge graph";
 
 pub(super) static KEYS: &[Key] = &[
-    honoured(
-        Dataset,
-        "field_separator",
-        "one ASCII character other than a quote or a line end",
-        "stands between the fields of a line",
-        |c, v| put(&mut c.data.field_separator, separator(v)),
-        |c| char::from(c.data.field_separator).to_string().into(),
-    ),
-    honoured(
-        Dataset,
-        "seq_separator",
-        "text of at least one character",
-        "stands between the tokens of a sequence field",
-        |c, v| put(&mut c.data.seq_separator, text(v)),
-        |c| c.data.seq_separator.clone().into(),
-    ),
-    held(Unprinted, "encoding", |_| &["utf-8"], parts::encoding, "files are read as UTF-8"),
-    honoured(
-        Dataset,
-        "USER_ID_FIELD",
-        "the name of a column",
-        "column of users",
-        |c, v| put(&mut c.data.user_id_field, text(v)),
-        |c| c.data.user_id_field.clone().into(),
-    ),
-    honoured(
-        Dataset,
-        "ITEM_ID_FIELD",
-        "the name of a column",
-        "column of items, in `.inter` and `.item`",
-        |c, v| put(&mut c.data.item_id_field, text(v)),
-        |c| c.data.item_id_field.clone().into(),
-    ),
-    unused(Dataset, "RATING_FIELD", "ratings are not used: every interaction is implicit feedback"),
-    honoured(
-        Dataset,
-        "TIME_FIELD",
-        "the name of a column",
-        "column of times",
-        |c, v| put(&mut c.data.time_field, text(v)),
-        |c| c.data.time_field.clone().into(),
-    ),
-    accepted(Dataset, "seq_len", |_| &["None"], "sequence fields are read in full"),
-    unused(Dataset, "LABEL_FIELD", NAME),
-    accepted(
-        Dataset,
-        "threshold",
-        |_| &["None"],
-        "labels are not read, by RecBole's sequential models neither; `val_interval` drops interactions by a value",
-    ),
-    unused(Dataset, "NEG_PREFIX", NAME),
-    honoured(
-        Dataset,
-        "load_col",
+    key!(Dataset "field_separator": data.field_separator = separator shown character,
+        "one ASCII character other than a quote or a line end", "stands between the fields of a line"),
+    key!(Dataset "seq_separator": data.seq_separator = text,
+        "text of at least one character", "stands between the tokens of a sequence field"),
+    key!(Unprinted "encoding" is "utf-8", "files are read as UTF-8").held(parts::encoding),
+    key!(Dataset "USER_ID_FIELD": data.user_id_field = text,
+        "the name of a column", "column of users"),
+    key!(Dataset "ITEM_ID_FIELD": data.item_id_field = text,
+        "the name of a column", "column of items, in `.inter` and `.item`"),
+    key!(Dataset "RATING_FIELD" is any, "ratings are not used: every interaction is implicit feedback"),
+    key!(Dataset "TIME_FIELD": data.time_field = text,
+        "the name of a column", "column of times"),
+    key!(Dataset "seq_len" is "None", "sequence fields are read in full"),
+    key!(Dataset "LABEL_FIELD" is any, NAME),
+    key!(Dataset "threshold" is "None",
+        "labels are not read, by RecBole's sequential models neither; `val_interval` drops interactions by a value"),
+    key!(Dataset "NEG_PREFIX" is any, NAME),
+    key!(Dataset "load_col": (set_load_col, load_col),
         "`None`, or `{'inter': [columns], 'item': [columns]}` with `'*'` for all columns; without `item`, or with `[]`, no `.item` file is read, and `.user` only with `user`",
-        "columns to load; `None` loads all (RecBole's own default has no times and no attributes, which leaves nothing to order by)",
-        set_load_col,
-        load_col,
-    ),
-    honoured(
-        Dataset,
-        "unload_col",
+        "columns to load; `None` loads all (RecBole's own default has no times and no attributes, which leaves nothing to order by)"),
+    key!(Dataset "unload_col": (set_unload_col, unload_col),
         "`None`, or `{'inter': [columns], 'item': [columns]}` with one of the two or both",
-        "columns not to load of a file of which `load_col` names none",
-        set_unload_col,
-        unload_col,
-    ),
-    accepted(Dataset, "unused_col", |_| &["None"], "`load_col` says what is loaded"),
-    accepted(Dataset, "additional_feat_suffix", |_| &["None"], "only `.inter` and `.item` are read"),
-    honoured(
-        Dataset,
-        "rm_dup_inter",
-        "`None`, `first` or `last`",
-        "which interaction of a repeated (user, item) pair stays; `None` keeps all",
-        |c, v| put(&mut c.data.rm_dup_inter, optional(v, word)),
-        |c| value(c.data.rm_dup_inter),
-    ),
-    honoured(
-        Dataset,
-        "val_interval",
+        "columns not to load of a file of which `load_col` names none"),
+    key!(Dataset "unused_col" is "None", "`load_col` says what is loaded"),
+    key!(Dataset "additional_feat_suffix" is "None", "only `.inter`, `.item` and `.user` are read"),
+    key!(Dataset "rm_dup_inter": data.rm_dup_inter = optional(word),
+        "`None`, `first` or `last`", "which interaction of a repeated (user, item) pair stays; `None` keeps all"),
+    key!(Dataset "val_interval": data.val_interval = val_interval shown intervals,
         "`None`, or one interval for each of some float columns of `.inter`, such as `{'rating': '[3,inf)'}`",
-        "interactions with another value are dropped before they are counted; `None` keeps all",
-        |c, v| put(&mut c.data.val_interval, val_interval(v)),
-        |c| intervals(&c.data.val_interval),
-    ),
-    honoured(
-        Dataset,
-        "filter_inter_by_user_or_item",
-        "`True` or `False`",
-        "drop interactions whose item has no row in `.item`",
-        |c, v| put(&mut c.data.filter_inter_by_user_or_item, v.as_bool()),
-        |c| c.data.filter_inter_by_user_or_item.into(),
-    ),
-    honoured(
-        Dataset,
-        "user_inter_num_interval",
+        "interactions with another value are dropped before they are counted; `None` keeps all"),
+    key!(Dataset "filter_inter_by_user_or_item": data.filter_inter_by_user_or_item = flag,
+        "`True` or `False`", "drop interactions whose item has no row in `.item`, or whose user has none in `.user` where that is read"),
+    key!(Dataset "user_inter_num_interval": data.user_inter_num_interval = optional(interval),
         "`None`, or one non-empty interval such as `'[5,inf)'`",
-        "users with another number of interactions are dropped, in turn with items until none is; `None` keeps all, as `'[0,inf)'` does",
-        |c, v| put(&mut c.data.user_inter_num_interval, optional(v, interval)),
-        |c| value(c.data.user_inter_num_interval.map(|i| i.to_string())),
-    ),
-    honoured(
-        Dataset,
-        "item_inter_num_interval",
-        "`None`, or one non-empty interval such as `'[5,inf)'`",
-        "the same for items",
-        |c, v| put(&mut c.data.item_inter_num_interval, optional(v, interval)),
-        |c| value(c.data.item_inter_num_interval.map(|i| i.to_string())),
-    ),
-    accepted(Dataset, "alias_of_user_id", |_| &["None"], "no other column holds users"),
-    held(
-        Dataset,
-        "alias_of_item_id",
-        |_| &["None"],
-        parts::alias_of_item_id,
-        "the column of histories of `benchmark_filename` holds items whether it is named or not, and no other does",
-    ),
-    accepted(Dataset, "alias_of_entity_id", |_| &["None"], GRAPH),
-    accepted(Dataset, "alias_of_relation_id", |_| &["None"], GRAPH),
-    accepted(Dataset, "preload_weight", |_| &["None"], "no vectors are loaded"),
-    accepted(Dataset, "normalize_field", |_| &["None"], "no column is normalised"),
-    accepted(
-        Dataset,
-        "normalize_all",
-        |_| &["None", "False"],
-        "no column is normalised; RecBole 1.2 does it by default, times included, which then tie otherwise",
-    ),
-    unused(Dataset, "ITEM_LIST_LENGTH_FIELD", NAME),
-    honoured(
-        Dataset,
-        "LIST_SUFFIX",
-        "text of at least one character",
-        "behind `ITEM_ID_FIELD` the name of the column of histories in the files of `benchmark_filename`",
-        |c, v| put(&mut c.data.list_suffix, text(v)),
-        |c| c.data.list_suffix.clone().into(),
-    ),
-    honoured(
-        Dataset,
-        "MAX_ITEM_LIST_LENGTH",
-        "a whole number from 1 to 100000",
-        "L: items of the history that the model sees",
-        |c, v| put(&mut c.data.max_item_list_length, whole(v, 1, 100_000)),
-        |c| c.data.max_item_list_length.into(),
-    ),
-    unused(Dataset, "POSITION_FIELD", NAME),
-    unused(Dataset, "HEAD_ENTITY_ID_FIELD", GRAPH),
-    unused(Dataset, "TAIL_ENTITY_ID_FIELD", GRAPH),
-    unused(Dataset, "RELATION_ID_FIELD", GRAPH),
-    unused(Dataset, "ENTITY_ID_FIELD", GRAPH),
-    own(
-        Dataset,
-        "time_precision",
-        "`float32` or `float64`",
-        "precision in which times are compared, see above",
-        |c, v| put(&mut c.data.time_precision, word(v)),
-        |c| value(c.data.time_precision),
-    ),
-    accepted(Unprinted, "numerical_features", |_| &["[]"], "RecBole 1.2: attributes are tokens"),
-    accepted(Unprinted, "discretization", |_| &["None"], "RecBole 1.2: attributes are tokens"),
-    accepted(Unprinted, "kg_reverse_r", |_| &["False"], GRAPH),
-    unused(Unprinted, "entity_kg_num_interval", GRAPH),
-    unused(Unprinted, "relation_kg_num_interval", GRAPH),
+        "users with another number of interactions are dropped, in turn with items until none is; `None` keeps all, as `'[0,inf)'` does"),
+    key!(Dataset "item_inter_num_interval": data.item_inter_num_interval = optional(interval),
+        "`None`, or one non-empty interval such as `'[5,inf)'`", "the same for items"),
+    key!(Dataset "alias_of_user_id" is "None", "no other column holds users"),
+    key!(Dataset "alias_of_item_id" is "None",
+        "the column of histories of `benchmark_filename` holds items whether it is named or not, and no other does")
+    .held(parts::alias_of_item_id),
+    key!(Dataset "alias_of_entity_id" is "None", GRAPH),
+    key!(Dataset "alias_of_relation_id" is "None", GRAPH),
+    key!(Dataset "preload_weight" is "None", "no vectors are loaded"),
+    key!(Dataset "normalize_field" is "None", "no column is normalised"),
+    key!(Dataset "normalize_all" is "None" or "False",
+        "no column is normalised; RecBole 1.2 does it by default, times included, which then tie otherwise"),
+    key!(Dataset "ITEM_LIST_LENGTH_FIELD" is any, NAME),
+    key!(Dataset "LIST_SUFFIX": data.list_suffix = text, "text of at least one character",
+        "behind `ITEM_ID_FIELD` the name of the column of histories in the files of `benchmark_filename`"),
+    key!(Dataset "MAX_ITEM_LIST_LENGTH": data.max_item_list_length = whole(1, 100_000),
+        "a whole number from 1 to 100000", "L: items of the history that the model sees"),
+    key!(Dataset "POSITION_FIELD" is any, NAME),
+    key!(Dataset "HEAD_ENTITY_ID_FIELD" is any, GRAPH),
+    key!(Dataset "TAIL_ENTITY_ID_FIELD" is any, GRAPH),
+    key!(Dataset "RELATION_ID_FIELD" is any, GRAPH),
+    key!(Dataset "ENTITY_ID_FIELD" is any, GRAPH),
+    key!(Dataset "time_precision": data.time_precision = word,
+        "`float32` or `float64`", "precision in which times are compared, see above")
+    .own(),
+    key!(Unprinted "numerical_features" is "[]", "RecBole 1.2: attributes are tokens"),
+    key!(Unprinted "discretization" is "None", "RecBole 1.2: attributes are tokens"),
+    key!(Unprinted "kg_reverse_r" is "False", GRAPH),
+    key!(Unprinted "entity_kg_num_interval" is any, GRAPH),
+    key!(Unprinted "relation_kg_num_interval" is any, GRAPH),
 ];
 
 fn set_load_col(config: &mut RunConfig, value: &Value) -> Option<()> {
@@ -226,11 +129,14 @@ fn unload_col(config: &RunConfig) -> Value {
     if named.is_empty() { Value::Null } else { named.into() }
 }
 
+fn character(byte: &u8) -> Value {
+    char::from(*byte).to_string().into()
+}
+
 /// `val_interval` as it is written, `None` without columns.
 fn intervals(columns: &[(String, Interval)]) -> Value {
     if columns.is_empty() {
         return Value::Null;
     }
-    let pairs = columns.iter().map(|(column, interval)| (column.as_str().into(), interval.to_string().into()));
-    Value::Mapping(pairs.collect())
+    columns.iter().map(|(column, interval)| (column.as_str().into(), value(interval))).collect::<Mapping>().into()
 }

@@ -1,5 +1,38 @@
 //! The one table of keys: what each is, which values it takes, how it is read and printed.
 
+/// A row of the table: the section and the name of a key, and what becomes of its value.
+///
+/// * `: part.field = reader, "what it takes", "its meaning"` for a field of the configuration, read by `reader(value)`, or by
+///   `reader(value, x)` where `reader(x)` is written, and printed by `value` or what stands behind `shown`;
+/// * `: (set, get), …` for what is no such field;
+/// * `is "None" or "False", "the reason"` for a key of which these values change nothing, the first being the default;
+/// * `, "the reason", |config| values` where other keys say which values those are;
+/// * `is any, "the reason"` where no value changes anything.
+macro_rules! key {
+    ($section:ident $name:literal: $part:ident.$field:ident = $read:ident $(($($arg:expr),+))?, $($rest:tt)+) => {
+        key!($section $name: $part.$field = $read $(($($arg),+))? shown value, $($rest)+)
+    };
+    ($section:ident $name:literal: $part:ident.$field:ident = $read:ident $(($($arg:expr),+))? shown $show:ident,
+     $($rest:tt)+) => {
+        key!($section $name: (
+            |c, v| put(&mut c.$part.$field, $read(v $($(, $arg)+)?)),
+            |c| $show(&c.$part.$field)
+        ), $($rest)+)
+    };
+    ($section:ident $name:literal: ($set:expr, $get:expr), $takes:literal, $meaning:literal) => {
+        Key::new($section, $name, Kind::Honoured { takes: $takes, meaning: $meaning, set: $set, get: $get, own: false })
+    };
+    ($section:ident $name:literal is any, $reason:expr) => {
+        Key::new($section, $name, Kind::Unused { reason: $reason })
+    };
+    ($section:ident $name:literal is $($value:literal)or+, $reason:expr) => {
+        key!($section $name, $reason, |_| &[$($value),+])
+    };
+    ($section:ident $name:literal, $reason:expr, $values:expr) => {
+        Key::new($section, $name, Kind::Accepted { values: $values, held: None, reason: $reason })
+    };
+}
+
 mod data;
 mod model;
 mod parts;
@@ -32,10 +65,33 @@ pub(super) struct Key {
     models: &'static [Architecture],
 }
 
+/// The part of a value that would change something is an error, as Python writes it.
+type Hold = fn(&RunConfig, &Value) -> Result<(), String>;
+
 impl Key {
+    const fn new(section: Section, name: &'static str, kind: Kind) -> Self {
+        Self { name, section, kind, models: &Architecture::ALL }
+    }
+
     /// The same key, read by these models alone.
     const fn of(mut self, models: &'static [Architecture]) -> Self {
         self.models = models;
+        self
+    }
+
+    /// The same key, of this project and not of RecBole.
+    const fn own(mut self) -> Self {
+        if let Kind::Honoured { own, .. } = &mut self.kind {
+            *own = true;
+        }
+        self
+    }
+
+    /// The same key, which takes what means the same, too.
+    const fn held(mut self, hold: Hold) -> Self {
+        if let Kind::Accepted { held, .. } = &mut self.kind {
+            *held = Some(hold);
+        }
         self
     }
 
@@ -61,63 +117,12 @@ pub(super) enum Kind {
     /// These values, the first of them the default, change nothing; others would, and are refused.
     Accepted {
         values: fn(&RunConfig) -> &'static [&'static str],
-        /// Holds any other value to what it means: the part of it that would change something.
+        /// Holds any other value to what it means.
         held: Option<Hold>,
         reason: &'static str,
     },
     /// No value changes anything.
     Unused { reason: &'static str },
-}
-
-type Set = fn(&mut RunConfig, &Value) -> Option<()>;
-type Get = fn(&RunConfig) -> Value;
-/// The part of a value that would change something is an error, as Python writes it.
-type Hold = fn(&RunConfig, &Value) -> Result<(), String>;
-
-const fn honoured(
-    section: Section,
-    name: &'static str,
-    takes: &'static str,
-    meaning: &'static str,
-    set: Set,
-    get: Get,
-) -> Key {
-    Key { name, section, kind: Kind::Honoured { takes, meaning, set, get, own: false }, models: &Architecture::ALL }
-}
-
-const fn own(
-    section: Section,
-    name: &'static str,
-    takes: &'static str,
-    meaning: &'static str,
-    set: Set,
-    get: Get,
-) -> Key {
-    Key { name, section, kind: Kind::Honoured { takes, meaning, set, get, own: true }, models: &Architecture::ALL }
-}
-
-const fn accepted(
-    section: Section,
-    name: &'static str,
-    values: fn(&RunConfig) -> &'static [&'static str],
-    reason: &'static str,
-) -> Key {
-    Key { name, section, kind: Kind::Accepted { values, held: None, reason }, models: &Architecture::ALL }
-}
-
-/// As [`accepted`], and so is what means the same.
-const fn held(
-    section: Section,
-    name: &'static str,
-    values: fn(&RunConfig) -> &'static [&'static str],
-    held: Hold,
-    reason: &'static str,
-) -> Key {
-    Key { name, section, kind: Kind::Accepted { values, held: Some(held), reason }, models: &Architecture::ALL }
-}
-
-const fn unused(section: Section, name: &'static str, reason: &'static str) -> Key {
-    Key { name, section, kind: Kind::Unused { reason }, models: &Architecture::ALL }
 }
 
 /// Every key, in the order of the notebook's log.

@@ -94,6 +94,12 @@ pub(super) fn alias_of_item_id(config: &RunConfig, value: &Value) -> Held {
     }
 }
 
+/// RecBole compares in lower case.
+pub(super) fn learner(_: &RunConfig, value: &Value) -> Held {
+    let is_adam = value.as_str().is_some_and(|name| name.eq_ignore_ascii_case("adam"));
+    if is_adam { Ok(()) } else { Err(python::shown(value)) }
+}
+
 /// UTF-8 by one of Python's names for it, or ASCII, which is UTF-8.
 pub(super) fn encoding(_: &RunConfig, value: &Value) -> Held {
     let plain = value.as_str().map(|name| name.to_lowercase().replace('_', "-"));
