@@ -80,7 +80,7 @@ pub fn run(args: RecommendArgs, overrides: &[(String, String)], json: bool) -> R
         progress.step("Recommend", i + 1, asked.len());
         output::print_on(&lines)
     })?;
-    Ok(Outcome::Holds)
+    Ok(Outcome::Pass)
 }
 
 fn asked(args: &RecommendArgs, checkpoint: &Checkpoint, path: &Path, config: &RunConfig) -> Result<Asked> {

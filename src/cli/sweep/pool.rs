@@ -69,7 +69,7 @@ pub fn run(folder: &SweepFolder, jobs: usize, json: bool) -> Result<Outcome> {
     } else {
         output::print(&super::done_in_words(folder, done))?;
     }
-    left(folder).map(|()| Outcome::Holds)
+    left(folder).map(|()| Outcome::Pass)
 }
 
 /// Starts a task in a process group of its own: an interruption at the terminal reaches it once, from here.

@@ -82,7 +82,7 @@ fn number_of_array() -> Result<Option<usize>> {
 fn one(folder: &SweepFolder, task: &Task, json: bool) -> Result<Outcome> {
     if task.dropped {
         output::note(&format!("{} is dropped from the sweep", task.in_words()));
-        return Ok(Outcome::Holds);
+        return Ok(Outcome::Pass);
     }
     let run = folder.run(task);
     let _lock = folder.take(task)?;
@@ -93,7 +93,7 @@ fn one(folder: &SweepFolder, task: &Task, json: bool) -> Result<Outcome> {
         } else {
             output::print(&format!("{} is done: {}", task.in_words(), run.display()))?;
         }
-        return Ok(Outcome::Holds);
+        return Ok(Outcome::Pass);
     }
     folder.forget_failure(task);
     let ended = folder.arguments(task).and_then(|arguments| call(arguments, json));

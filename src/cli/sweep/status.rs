@@ -36,7 +36,7 @@ pub fn run(args: &StatusArgs, json: bool) -> Result<Outcome> {
             object
         };
         output::print_json(&all().map(task).collect::<Vec<Value>>())?;
-        return Ok(Outcome::Holds);
+        return Ok(Outcome::Pass);
     }
     let mut rows = vec![[&["group"], &STATES[..]].concat().into_iter().map(str::to_owned).collect::<Vec<_>>()];
     for (name, tasks) in &groups {
@@ -48,5 +48,5 @@ pub fn run(args: &StatusArgs, json: bool) -> Result<Outcome> {
     let done = all().filter(|(_, state)| *state == State::Done).count();
     let lines = [vec![output::table(&rows) + "\n"], told.collect(), vec![super::done_in_words(&folder, done)]].concat();
     output::print(&lines.join("\n"))?;
-    Ok(Outcome::Holds)
+    Ok(Outcome::Pass)
 }

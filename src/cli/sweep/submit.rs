@@ -61,11 +61,11 @@ pub fn run(args: &SubmitArgs, json: bool) -> Result<Outcome> {
     let jobs = arrays.iter().map(|array| Job::new(args, array)).collect::<Result<Vec<_>>>()?;
     if open.is_empty() && !json {
         output::print("nothing to submit: all runs are done or at work")?;
-        return Ok(Outcome::Holds);
+        return Ok(Outcome::Pass);
     }
     if args.print {
         output::print(&jobs.iter().map(Job::text).collect::<Vec<_>>().join("\n"))?;
-        return Ok(Outcome::Holds);
+        return Ok(Outcome::Pass);
     }
     folder.logs()?;
     let mut submitted: Vec<Value> = Vec::new();
@@ -82,7 +82,7 @@ pub fn run(args: &SubmitArgs, json: bool) -> Result<Outcome> {
     if json {
         output::print_json(&json!({ "jobs": submitted, "tasks": open.len() }))?;
     }
-    Ok(Outcome::Holds)
+    Ok(Outcome::Pass)
 }
 
 /// What Slurm says of the size of its arrays, or its default.
