@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use dif_sr::Result;
-use dif_sr::sweep::{State, SweepFolder};
+use dif_sr::sweep::{Missing, State, SweepFolder, Task};
 use serde_json::{Value, json};
 
 use super::super::{Outcome, output};
@@ -27,12 +27,9 @@ pub fn run(args: &StatusArgs, json: bool) -> Result<Outcome> {
     let groups: Vec<_> = groups.collect();
     let all = || groups.iter().flat_map(|(_, tasks)| tasks);
     if json {
-        let task = |(task, state): &(&dif_sr::sweep::Task, State)| {
-            let mut object = json!(task);
+        let task = |(task, state): &(&Task, State)| {
+            let mut object = json!(Missing { task: (*task).clone(), state: state.clone() });
             object["run"] = output::place(&folder.run(task)).into();
-            if let Some((to, from)) = object.as_object_mut().zip(json!(state).as_object()) {
-                to.extend(from.clone());
-            }
             object
         };
         output::print_json(&all().map(task).collect::<Vec<Value>>())?;

@@ -63,8 +63,19 @@ pub fn run(args: &SubmitArgs, json: bool) -> Result<Outcome> {
         output::print("nothing to submit: all runs are done or at work")?;
         return Ok(Outcome::Pass);
     }
+    let told = |key: &str, value: String, array: &Array| {
+        let mut object = json!({ "offset": array.offset, "indices": array.indices, "tasks": array.tasks });
+        object[key] = value.into();
+        object
+    };
     if args.print {
-        output::print(&jobs.iter().map(Job::text).collect::<Vec<_>>().join("\n"))?;
+        let texts = jobs.iter().map(Job::text);
+        if json {
+            let jobs: Vec<Value> = texts.zip(&arrays).map(|(text, array)| told("command", text, array)).collect();
+            output::print_json(&json!({ "jobs": jobs, "tasks": open.len() }))?;
+        } else {
+            output::print(&texts.collect::<Vec<_>>().join("\n"))?;
+        }
         return Ok(Outcome::Pass);
     }
     folder.logs()?;
@@ -77,7 +88,7 @@ pub fn run(args: &SubmitArgs, json: bool) -> Result<Outcome> {
         if !json {
             output::print(&format!("job {id}: {}", output::counted(array.tasks, "task")))?;
         }
-        submitted.push(json!({ "job": id, "offset": array.offset, "indices": array.indices, "tasks": array.tasks }));
+        submitted.push(told("job", id, array));
     }
     if json {
         output::print_json(&json!({ "jobs": submitted, "tasks": open.len() }))?;
