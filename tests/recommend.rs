@@ -101,7 +101,7 @@ fn users_without_interactions_are_left_out_of_all_and_refused_by_their_token() {
 }
 
 #[test]
-fn ids_may_begin_with_a_hyphen_and_be_spelt_like_options() {
+fn ids_that_are_spelt_like_options_are_joined_to_their_flag() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     write_toy(folder.path());
     let rename = |name: &str, names: &[(&str, &str)]| {
@@ -127,22 +127,26 @@ fn ids_may_begin_with_a_hyphen_and_be_spelt_like_options() {
         users.dedup();
         users
     };
-    assert_eq!(users(&["run", "--user", "--u1", "u0", "-u2", "-3", "-k", "2"]), ["--u1", "u0", "-u2", "-3"]);
-    assert_eq!(users(&["run", "--user=--u1", "--user", "-u2", "-k2", "--unseen"]), ["--u1", "-u2"]);
+    let joined = ["run", "--user=--u1", "--user", "u0", "--user=-u2", "--user=-3", "-k", "2"];
+    assert_eq!(users(&joined), ["--u1", "u0", "-u2", "-3"]);
     assert_eq!(users(&["--user=-k", "--user=--user", "-k=1", "run"]), ["-k", "--user"]);
-    assert_eq!(users(&["--user", "--u1", "--", "run"]), ["--u1"]);
-    let behind: Vec<Vec<String>> = recommended(&["run", "-k", "1", "--user", "--", "-k", "--user", "--u1"]);
-    assert_eq!(behind.iter().map(|cells| cells[0].as_str()).collect::<Vec<_>>(), ["-k", "--user", "--u1"]);
     // User 0 walks from item to the next.
     let one: Vec<Vec<String>> = recommended(&["run", "--user", "u0"]);
-    let history =
-        ["run", "--history", "i0", "i1", "i2", "-i3", "--i4", "--history=-k", "--history", "--", "--json", "--x=1"];
-    let same: Vec<Vec<String>> = recommended(&history);
+    let history = "run --history i0 i1 i2 --history=-i3 --history=--i4 --history=-k --history=--json --history=--x=1";
+    let same: Vec<Vec<String>> = recommended(&history.split(' ').collect::<Vec<_>>());
     assert_eq!(one.iter().map(|c| &c[1..]).collect::<Vec<_>>(), same.iter().map(|c| &c[1..]).collect::<Vec<_>>());
-    let sentence = refusal(&dif_sr(folder.path(), &["recommend", "run", "--user", "u0", "--unsen"]));
-    let hint =
-        "found `--unsen`; name users by the tokens of the data set's files, and options as `dif-sr recommend --help`";
-    assert!(sentence.contains(hint), "{sentence}");
+    for (words, option, value) in [
+        (["--user", "u0", "-u2"], "--user", "-u2"),
+        (["--user", "--u1", "u0"], "--user", "--u1"),
+        (["--history", "i0", "-i3"], "--history", "-i3"),
+    ] {
+        let told = refusal(&dif_sr(folder.path(), &[&["recommend", "run"], &words[..]].concat()));
+        let expected = format!(
+            "expected a value after {option}, found `{value}`, which begins as an option does; write {option}={value} if it is \
+             the value"
+        );
+        assert_eq!(told, expected);
+    }
 }
 
 /// What the children of this process took at most, in bytes.

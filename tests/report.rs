@@ -11,6 +11,7 @@ use std::process::Command;
 use common::process::{code, dif_sr, refusal, stderr, stdout};
 use common::{TOY, write_toy};
 use once_cell::sync::Lazy;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 /// Runs of the toy data, of which the second has another configuration, and an expectation with a figure for each chart.
@@ -28,6 +29,9 @@ static RUNS: Lazy<TempDir> = Lazy::new(|| {
         );
         assert_eq!(code(&output), 0, "{}", stderr(&output));
     }
+    let from = ["train", "--out=la<t>er one", "--from=one", "--epochs=8"];
+    let output = dif_sr(folder.path(), &from);
+    assert_eq!(code(&output), 0, "{}", stderr(&output));
     let text = "figures: {source: by <hand> & head, margin: {metric: 1}, valid: {recall@10: 0.5, recall@20: 0.7}, test: {recall@20: 0.6}}\n";
     fs::write(folder.path().join("expect.yaml"), text).expect("written");
     folder
@@ -170,7 +174,7 @@ fn the_page_is_self_contained_and_speaks_without_sight() {
     assert_eq!(images, 5, "every chart says in words what it shows");
     assert!(page.contains("aria-label=\"Validation recall@10: one from 0."), "with names and numbers");
     assert_eq!(page.matches("<summary>Numbers</summary>").count(), images, "and has its numbers");
-    assert!(page.contains("<html lang=\"en\">") && page.contains("<title>DIF-SR on toy</title>"));
+    assert!(page.contains("<html lang=\"en\">") && page.contains("<title>SASRecD on toy</title>"));
     assert!(!page.contains("deviation, n = "), "there is no mean over configurations");
     assert!(report(&["one", "three", "--out=seeds.html"]).contains("deviation, n = 2"), "of two seeds there is");
     assert!(
@@ -227,4 +231,77 @@ fn the_notebooks_form_has_its_sections_in_order_and_says_n_and_spread() {
     fs::write(RUNS.path().join("mine.md"), "mine").expect("written");
     let sentence = refusal(&dif_sr(RUNS.path(), &["report", "one", "--markdown=mine.md"]));
     assert!(sentence.starts_with("mine.md: expected no file or a former report"), "{sentence}");
+}
+
+#[test]
+fn a_run_that_is_named_twice_is_one_draw() {
+    let output = dif_sr(RUNS.path(), &["report", "one", "one", "three", "--markdown=twice.md"]);
+    assert_eq!(code(&output), 0, "{}", stderr(&output));
+    let text = fs::read_to_string(RUNS.path().join("twice.md")).expect("a page");
+    assert!(text.contains("\n# SASRecD on toy\n"), "{text}");
+    let rows: Vec<&str> = text.lines().filter(|line| line.starts_with("| SASRecD | ")).collect();
+    assert!(
+        rows.len() == 2 && rows[0].starts_with("| SASRecD | 2 | ") && rows[1].starts_with("| SASRecD | 1 | "),
+        "{text}"
+    );
+}
+
+/// Another run's epochs went before its first, and its folder has a name that HTML, Markdown and shells would read otherwise.
+#[test]
+fn a_run_from_another_begins_where_that_ended_and_keeps_its_name() {
+    let page = report(&["la<t>er one", "--out=later.html"]);
+    let words = page.split("aria-label=\"Seconds of an epoch: la&lt;t&gt;er one from ").nth(1).expect("the chart");
+    assert!(words.contains(" in epoch 6 to ") && words.contains(" in epoch 7\""), "{words:.120}");
+    let output = dif_sr(RUNS.path(), &["report", "la<t>er one", "--markdown=later.md"]);
+    assert_eq!(code(&output), 0, "{}", stderr(&output));
+    let text = fs::read_to_string(RUNS.path().join("later.md")).expect("a page");
+    assert!(text.contains("`dif-sr train --config_files 'la<t>er one/config.yaml'`"), "{text}");
+    assert!(text.contains("<details><summary>la&lt;t&gt;er one</summary>"), "{text}");
+}
+
+/// Three targets of each of twenty users in place of one of each of sixty.
+#[test]
+fn targets_of_one_user_are_one_observation() {
+    let ranks = |run: &str| fs::read_to_string(RUNS.path().join(run).join("ranks.tsv")).expect("ranks");
+    for run in ["one", "three"] {
+        let folder = RUNS.path().join(format!("grouped-{run}"));
+        fs::create_dir(&folder).expect("a folder");
+        for entry in fs::read_dir(RUNS.path().join(run)).expect("a run") {
+            let path = entry.expect("a file").path();
+            fs::copy(&path, folder.join(path.file_name().expect("a name"))).expect("copied");
+        }
+        let text = ranks(run);
+        let grouped = text.lines().enumerate().map(|(i, line)| match (i, line.split_once('\t')) {
+            (1.., Some((_, rest))) => format!("u{}\t{rest}\n", (i - 1) % 20),
+            _ => format!("{line}\n"),
+        });
+        fs::write(folder.join("ranks.tsv"), grouped.collect::<String>()).expect("written");
+    }
+    let compared = |runs: [&str; 2]| {
+        let output = dif_sr(RUNS.path(), &["compare", runs[0], "--with", runs[1], "--json"]);
+        assert_eq!(code(&output), 0, "{}", stderr(&output));
+        serde_json::from_str::<Value>(&stdout(&output)).expect("JSON")["comparison"].take()
+    };
+    let (alone, grouped) = (compared(["one", "three"]), compared(["grouped-one", "grouped-three"]));
+    assert_eq!((&alone["users"], &grouped["users"]), (&json!(60), &json!(20)));
+    let recall = |run: &str| -> Vec<f64> {
+        let place = |line: &str| line.split('\t').nth(2).and_then(|rank| rank.parse::<usize>().ok()).expect("a rank");
+        ranks(run).lines().skip(1).map(|line| f64::from(u8::from(place(line) < 10))).collect()
+    };
+    let (one, three) = (recall("one"), recall("three"));
+    let apart: Vec<f64> =
+        (0..20).map(|u| (0..3).map(|i| one[u + 20 * i] - three[u + 20 * i]).sum::<f64>() / 3.0).collect();
+    let mean = apart.iter().sum::<f64>() / 20.0;
+    let error = (apart.iter().map(|d| (d - mean).powi(2)).sum::<f64>() / 19.0 / 20.0).sqrt();
+    let row =
+        grouped["rows"].as_array().expect("rows").iter().find(|row| row["metric"] == "recall@10").expect("recall@10");
+    for (key, expected) in [("difference", mean), ("standard_error", error)] {
+        assert!(row[key].as_f64().is_some_and(|found| (found - expected).abs() < 1e-12), "{key} {expected}: {row:#}");
+    }
+    // As a record, too.
+    let output = dif_sr(RUNS.path(), &["record", "grouped-one", "--into=grouped-records"]);
+    assert_eq!(code(&output), 0, "{}", stderr(&output));
+    assert_eq!(compared(["grouped-records/1.json", "grouped-three"]), grouped);
+    let plain = refusal(&dif_sr(RUNS.path(), &["compare", "one", "--with", "grouped-three"]));
+    assert!(plain.starts_with("grouped-three: expected the 60 targets of one"), "{plain}");
 }

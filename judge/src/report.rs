@@ -212,15 +212,22 @@ impl fmt::Display for Missing {
 
 /// A line for each stage: how many tensors, and the largest error beside what is allowed.
 pub fn table(stages: &[Group]) -> String {
-    let mut rows = vec![["  stage", "tensors", "error", "allowed", "verdict"].map(str::to_owned)];
+    let mut rows = vec![["  stage", "tensors", "error", "allowed", "verdict"].map(str::to_owned).to_vec()];
     rows.extend(stages.iter().map(|group| {
         let (error, allowed) = group.worst.error_and_bound();
         let numbers = [group.tensors.to_string(), format!("{error:.1e}"), format!("{allowed:.1e}")];
         let [tensors, error, allowed] = numbers;
-        [format!("  {}", group.name), tensors, error, allowed, group.verdict().to_owned()]
+        vec![format!("  {}", group.name), tensors, error, allowed, group.verdict().to_owned()]
     }));
-    let widths: Vec<usize> = (0..5).map(|c| rows.iter().map(|row| row[c].chars().count()).max().unwrap_or(0)).collect();
-    let line = |row: &[String; 5]| {
+    aligned(&rows)
+}
+
+/// Rows of columns, each as wide as its widest cell: the first to the left, the others to the right.
+pub fn aligned(rows: &[Vec<String>]) -> String {
+    let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
+    let width = |c: usize| rows.iter().filter_map(|row| row.get(c)).map(|cell| cell.chars().count()).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..columns).map(width).collect();
+    let line = |row: &Vec<String>| {
         let cells = row.iter().zip(&widths).enumerate();
         let cells = cells.map(|(c, (cell, &w))| if c == 0 { format!("{cell:<w$}") } else { format!("{cell:>w$}") });
         cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()

@@ -90,7 +90,6 @@ pub fn split(arguments: impl Iterator<Item = OsString>, command: &Command) -> Re
     // Another command's flag may bear the name of a key.
     let own = flags(named);
     let takes_keys = !WITHOUT_KEYS.contains(&named.get_name());
-    let arguments = if named.get_name() == "recommend" { one_by_one(arguments, named) } else { arguments };
     for argument in arguments {
         let text = argument.to_string_lossy();
         let pair = text.strip_prefix("--").filter(|_| takes_keys).and_then(|pair| pair.split_once('='));
@@ -108,64 +107,24 @@ pub fn split(arguments: impl Iterator<Item = OsString>, command: &Command) -> Re
     Ok(Split { arguments: rest, overrides, takes_keys })
 }
 
-/// The flags of `recommend` that take a list of ids, which may begin with `-`.
-const LISTS: [&str; 2] = ["--history", "--user"];
-
-/// Gives every id of a list its own flag, joined by `=`: `--user a --b` becomes `--user=a --user=--b`. An id may begin with `-`:
-/// only an option of the command and a key of the configuration with its value end the list, and not even they behind `--`.
-fn one_by_one(arguments: Vec<OsString>, command: &Command) -> Vec<OsString> {
-    let mut words = Vec::with_capacity(arguments.len());
-    let mut arguments = arguments.into_iter().peekable();
-    while let Some(word) = arguments.next() {
-        let begin = words.len();
-        if LISTS.iter().any(|flag| word == *flag) {
-            let ids_alone = arguments.next_if(|next| next == "--").is_some();
-            let is_id = |next: &OsString| ids_alone || (next != "--" && !is_option(&next.to_string_lossy(), command));
-            while let Some(id) = arguments.next_if(is_id) {
-                let mut joined = word.clone();
-                joined.push("=");
-                joined.push(id);
-                words.push(joined);
-            }
-        }
-        if words.len() == begin {
-            words.push(word);
-        }
-    }
-    words
-}
-
-/// Whether a word is an option of this command: one of its flags, `-k5` too, or `--key=value` of the configuration.
-fn is_option(word: &str, command: &Command) -> bool {
-    let own = || command.get_arguments().filter(|argument| !argument.is_positional());
-    match word.strip_prefix("--").map(|long| long.split_once('=').map_or((long, None), |(flag, v)| (flag, Some(v)))) {
-        Some((flag, value)) => {
-            let is_own = ["json", "help"].contains(&flag) || own().any(|argument| argument.get_long() == Some(flag));
-            is_own || (value.is_some() && key_names().any(|key| key == flag))
-        }
-        None => {
-            let mut letters = word.strip_prefix('-').unwrap_or_default().chars();
-            let short = letters.next();
-            let is_own = short == Some('h') || short.is_some_and(|short| own().any(|a| a.get_short() == Some(short)));
-            is_own && letters.as_str().trim_start_matches('=').bytes().all(|byte| byte.is_ascii_digit())
-        }
-    }
-}
-
 /// The long flags of a command and of all below it.
 fn flags(command: &Command) -> Vec<String> {
     let own = command.get_arguments().filter_map(|argument| argument.get_long().map(str::to_owned));
     own.chain(command.get_subcommands().flat_map(flags)).collect()
 }
 
-/// The word before `value`, if it is an option that takes one.
-fn before<'a>(value: &str, words: &'a [OsString]) -> Option<&'a str> {
-    let at = words.iter().position(|word| word == value)?;
-    let option = words[..at].last()?.to_str()?;
+/// The word that clap found to be the unknown option `found`, behind an option that takes values: that, and the word.
+fn behind_option<'a>(found: &str, words: &'a [OsString]) -> Option<(&'a str, &'a str)> {
+    // Of a word with one hyphen clap tells the first letter.
+    let is_letter = !found.starts_with("--");
+    let is_it = |word: &&str| *word == found || (is_letter && !word.starts_with("--") && word.starts_with(found));
+    let words: Vec<&str> = words.iter().filter_map(|word| word.to_str()).collect();
+    let at = words.iter().position(is_it)?;
+    let option = *words[..at].iter().rfind(|word| word.starts_with('-'))?;
     let command = <super::Cli as clap::CommandFactory>::command();
     let mut named = &command;
-    for word in words {
-        named = word.to_str().and_then(|word| named.find_subcommand(word)).unwrap_or(named);
+    for word in &words {
+        named = named.find_subcommand(word).unwrap_or(named);
     }
     let mut own = named.get_arguments().filter(|argument| argument.get_action().takes_values());
     let is_own = |argument: &clap::Arg| {
@@ -174,14 +133,14 @@ fn before<'a>(value: &str, words: &'a [OsString]) -> Option<&'a str> {
                 .strip_prefix('-')
                 .is_some_and(|short| argument.get_short().map(String::from).as_deref() == Some(short))
     };
-    own.any(is_own).then_some(option)
+    own.any(is_own).then_some((option, words[at]))
 }
 
 /// Prints clap's message; for a configuration key without `=`, where keys are taken, and for a value that begins with `-`, says
 /// how to write it.
 pub fn usage(mut error: clap::Error, words: &[OsString], takes_keys: bool) -> ExitCode {
-    if let Some(ContextValue::String(value)) = error.get(ContextKind::InvalidArg)
-        && let Some(option) = before(value, words)
+    if let Some(ContextValue::String(found)) = error.get(ContextKind::InvalidArg)
+        && let Some((option, value)) = behind_option(found, words)
     {
         return output::fail(
             &Error::new(format!("expected a value after {option}, found `{value}`, which begins as an option does"))

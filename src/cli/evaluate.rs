@@ -41,7 +41,7 @@ pub fn run(args: EvaluateArgs, overrides: &[(String, String)], json: bool) -> Re
         let mut object = json!({ "checkpoint": output::place(&path), "epoch": checkpoint.epoch });
         results.iter().for_each(|(name, result)| object[name] = json!(result));
         output::print_json(&object)?;
-        return Ok(Outcome::Holds);
+        return Ok(Outcome::Pass);
     }
     let columns: Vec<_> = results.iter().flat_map(|(name, result)| output::columns(name, result)).collect();
     output::print(&format!(
@@ -50,5 +50,5 @@ pub fn run(args: EvaluateArgs, overrides: &[(String, String)], json: bool) -> Re
         checkpoint.epoch,
         output::metrics_table(&columns, config.eval.metric_decimal_place)
     ))?;
-    Ok(Outcome::Holds)
+    Ok(Outcome::Pass)
 }

@@ -47,7 +47,7 @@ pub fn run(args: FetchArgs, json: bool) -> Result<Outcome> {
     } else {
         output::print(&text(&fetched))?;
     }
-    Ok(Outcome::Holds)
+    Ok(Outcome::Pass)
 }
 
 fn text(fetched: &Fetched) -> String {

@@ -26,12 +26,12 @@ pub struct GateArgs {
     #[arg(long, value_name = "FILE")]
     markdown: Option<PathBuf>,
     /// Criterion's folder, to judge benchmarks too: target/criterion.
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", requires = "baseline")]
     criterion: Option<PathBuf>,
-    /// The saved baseline to judge benchmarks by.
-    #[arg(long, value_name = "NAME", default_value = "base", requires = "criterion")]
-    baseline: String,
-    /// The measurements to judge; a regression must show in two to count.
+    /// The baseline to judge benchmarks by, saved by `cargo bench -- --save-baseline NAME`.
+    #[arg(long, value_name = "NAME", requires = "criterion")]
+    baseline: Option<String>,
+    /// The measurements to judge; a regression must show in two to count: --measured once twice.
     #[arg(long, value_name = "NAME", default_value = "new", num_args = 1.., requires = "criterion")]
     measured: Vec<String>,
     /// The share by which a benchmark must grow to be a regression.
@@ -40,24 +40,18 @@ pub struct GateArgs {
 }
 
 pub fn run(args: &GateArgs, json: bool) -> Result<Outcome> {
-    let formers: [fn(&str) -> bool; 2] = [|text| text.contains("\"dif-sr gate\""), |text| text.starts_with("**")];
-    let places = [&args.junit, &args.markdown];
-    places
-        .into_iter()
-        .zip(formers)
-        .try_for_each(|(path, former)| path.iter().try_for_each(|path| free(path, former)))?;
+    args.junit.iter().try_for_each(|path| free(path, Verdict::JUNIT_GENERATOR))?;
+    args.markdown.iter().try_for_each(|path| free(path, Verdict::MARKDOWN_GENERATOR))?;
     // A verdict after hours shall find a place.
-    let judged = places.into_iter().flatten().try_for_each(|path| make_place(path)).and_then(|()| judge(args));
+    let mut places = args.junit.iter().chain(&args.markdown);
+    let judged = places.try_for_each(|path| make_place(path)).and_then(|()| judge(args));
     // What could not be judged must not leave a former verdict behind.
-    let texts = match &judged {
+    let [junit, markdown] = match &judged {
         Ok((verdict, _)) => [verdict.junit(), verdict.markdown()],
         Err(refusal) => [Verdict::junit_of(refusal), Verdict::markdown_of(refusal)],
     };
-    let written = places
-        .into_iter()
-        .zip(&texts)
-        .map(|(path, text)| path.iter().try_for_each(|path: &PathBuf| replace(path, text.as_bytes())));
-    let written: Vec<Result<()>> = written.collect();
+    let write = |path: &Option<PathBuf>, text: &str| path.iter().try_for_each(|path| replace(path, text.as_bytes()));
+    let written = [write(&args.junit, &junit), write(&args.markdown, &markdown)];
     let (verdict, benches) = judged?;
     if json {
         let runs: Vec<String> = args.runs.iter().map(|run| output::place(run)).collect();
@@ -70,13 +64,14 @@ pub fn run(args: &GateArgs, json: bool) -> Result<Outcome> {
         output::print(&verdict::text(&verdict))?;
     }
     written.into_iter().collect::<Result<()>>()?;
-    Ok(verdict.outcome.into())
+    Ok(verdict.outcome)
 }
 
 /// That nothing is lost where a verdict is written: an empty file, as a CI job has for its summary, or a former verdict.
-fn free(path: &Path, former: fn(&str) -> bool) -> Result<()> {
+fn free(path: &Path, generator: &str) -> Result<()> {
     // A device or a pipe is written into, and never read.
-    if path.is_file() && !fs::read_to_string(path).is_ok_and(|text| text.trim().is_empty() || former(&text)) {
+    if path.is_file() && !fs::read_to_string(path).is_ok_and(|text| text.trim().is_empty() || text.contains(generator))
+    {
         return Err(Error::new("expected no file or a former verdict, found another file")
             .at(path)
             .hint("choose another place for the verdict"));
@@ -98,20 +93,15 @@ fn judge(args: &GateArgs) -> Result<(Verdict, Option<Benches>)> {
         findings.extend(found);
         notes.extend(noted);
     }
-    let Some(folder) = &args.criterion else { return Ok((Verdict::of(findings, notes), None)) };
+    let (Some(folder), Some(baseline)) = (&args.criterion, &args.baseline) else {
+        return Ok((Verdict::of(findings, notes), None));
+    };
     if !(args.regression > 0.0 && args.regression.is_finite()) {
         let problem = format!("expected a share above 0 after --regression, found {}", args.regression);
         return Err(Error::new(problem).hint("write 0.1 for 10 %"));
     }
-    let GateArgs { baseline, measured, regression, .. } = args;
-    let mut benches = judge_benches(&Bench { folder, baseline, measured, regression: *regression })?;
-    match benches.finding.take() {
-        Some(finding) => findings.push(finding),
-        None => notes.push(format!(
-            "no benchmark in {} has `{baseline}` and {}: none was judged",
-            folder.display(),
-            measured.join(", ")
-        )),
-    }
+    let GateArgs { measured, regression, .. } = args;
+    let benches = judge_benches(&Bench { folder, baseline, measured, regression: *regression })?;
+    findings.push(benches.finding.clone());
     Ok((Verdict::of(findings, notes), Some(benches)))
 }

@@ -15,5 +15,5 @@ pub fn run(args: InspectArgs, overrides: &[(String, String)], json: bool) -> Res
     } else {
         output::print(&inspection.to_string())?
     }
-    Ok(Outcome::Holds)
+    Ok(Outcome::Pass)
 }

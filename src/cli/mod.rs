@@ -28,6 +28,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
+use dif_sr::verdict::Outcome;
 use dif_sr::{Error, Result};
 
 use arguments::{ConfigArgs, Split};
@@ -48,7 +49,7 @@ struct Cli {
 
 const EXIT_CODES: &str = "Exit codes: 0 it holds; 1 it does not hold (verdict, tolerance); 2 it could not run (input, \
                           configuration, device); 3 the evidence does not decide; 4 it was interrupted and can go on \
-                          (train --resume, data fetch).";
+                          (train and reproduce with --resume; sweep run, data fetch).";
 
 #[derive(Debug, Subcommand)]
 enum Command {
@@ -154,14 +155,6 @@ struct InspectArgs {
     config_args: ConfigArgs,
 }
 
-/// Whether what a command was asked holds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Outcome {
-    Holds,
-    DoesNotHold,
-    Undecided,
-}
-
 /// Parses the process's arguments and runs the command.
 pub fn main() -> ExitCode {
     let command = <Cli as clap::CommandFactory>::command();
@@ -178,8 +171,8 @@ pub fn main() -> ExitCode {
     }
     std::panic::set_hook(Box::new(output::note_panic));
     match cli.run_without_panic(&overrides) {
-        Ok(Outcome::Holds) => ExitCode::SUCCESS,
-        Ok(Outcome::DoesNotHold) => ExitCode::from(1),
+        Ok(Outcome::Pass) => ExitCode::SUCCESS,
+        Ok(Outcome::Fail) => ExitCode::from(1),
         Ok(Outcome::Undecided) => ExitCode::from(3),
         Err(error) => output::fail(&error),
     }

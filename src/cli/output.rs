@@ -11,7 +11,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use dif_sr::eval::MetricValues;
 use dif_sr::run_folder::TestResult;
+pub use dif_sr::verdict::counted;
 use dif_sr::{Error, Result};
+use judge::aligned;
 use serde::Serialize;
 
 /// Prints to standard output. A reader who has left (`| head`) is no error.
@@ -97,11 +99,6 @@ pub fn of_panic(panic: &(dyn Any + Send)) -> Error {
         .hint("if memory ran out, use smaller batches or sizes; otherwise this is a bug: report it with the command")
 }
 
-/// `1 case`, `2 cases`.
-pub fn counted(n: usize, what: &str) -> String {
-    format!("{n} {what}{}", if n == 1 { "" } else { "s" })
-}
-
 /// Rows under a header as a table; on a terminal that is too narrow for it, each row with a line for each cell.
 pub fn table(rows: &[Vec<String>]) -> String {
     let size = rustix::termios::tcgetwinsize(stdout()).ok().filter(|_| stdout().is_terminal());
@@ -120,19 +117,6 @@ fn stacked(rows: &[Vec<String>]) -> String {
         [row.first().map_or("", String::as_str), &aligned(&cells)].join("\n")
     };
     rows.iter().map(row).collect::<Vec<_>>().join("\n")
-}
-
-/// Rows of columns, each as wide as its widest cell: the first to the left, the others to the right.
-fn aligned(rows: &[Vec<String>]) -> String {
-    let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
-    let width = |c: usize| rows.iter().filter_map(|row| row.get(c)).map(|cell| cell.chars().count()).max().unwrap_or(0);
-    let widths: Vec<usize> = (0..columns).map(width).collect();
-    let line = |row: &Vec<String>| {
-        let cells = row.iter().zip(&widths).enumerate();
-        let cells = cells.map(|(c, (cell, &w))| if c == 0 { format!("{cell:<w$}") } else { format!("{cell:>w$}") });
-        cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
-    };
-    rows.iter().map(line).collect::<Vec<_>>().join("\n")
 }
 
 /// A split's metrics, and beside them, if there are ties, those under the worst order of tied items.

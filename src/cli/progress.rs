@@ -3,7 +3,7 @@
 use std::io::{IsTerminal, Write, stderr};
 use std::time::{Duration, Instant};
 
-use indicatif::{FormattedDuration, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 /// Shows stages on standard error.
 #[derive(Debug)]
@@ -11,8 +11,6 @@ pub struct Progress {
     /// Whether bars are shown.
     bars: bool,
     bar: Option<ProgressBar>,
-    /// Since the first rows of an evaluation.
-    evaluating: Option<Pace>,
 }
 
 /// Speed since something was first seen done: what was done before has no time that is known.
@@ -46,7 +44,7 @@ const BAR: &str = "=> ";
 impl Progress {
     /// Bars, if wanted and standard error is a terminal.
     pub fn of_stages(show: bool) -> Self {
-        Self { bars: show && stderr().is_terminal(), bar: None, evaluating: None }
+        Self { bars: show && stderr().is_terminal(), bar: None }
     }
 
     /// Prints a line.
@@ -58,7 +56,7 @@ impl Progress {
 
     /// So much of a stage is done.
     pub fn step(&mut self, stage: &str, done: usize, of: usize) {
-        self.at(stage, done, of, String::new());
+        self.at("{prefix} {percent:>3}% [{bar:16}] {pos}/{len}", stage, done, of);
     }
 
     /// So much of a whole is done, of which lines tell meanwhile.
@@ -81,9 +79,8 @@ impl Progress {
     }
 
     /// Moves the bar to `done`, and ends it there if that is all.
-    fn at(&mut self, stage: &str, done: usize, of: usize, message: String) {
-        let template = "{prefix} {percent:>3}% [{bar:16}] {pos}/{len}{wide_msg}";
-        self.move_to(template, stage, done as u64, Some(of as u64), &message);
+    fn at(&mut self, template: &str, stage: &str, done: usize, of: usize) {
+        self.move_to(template, stage, done as u64, Some(of as u64), "");
         if done == of {
             self.end();
         }
@@ -112,7 +109,6 @@ impl Progress {
     }
 
     fn end(&mut self) {
-        self.evaluating = None;
         if let Some(bar) = self.bar.take() {
             bar.finish_and_clear();
         }
@@ -120,9 +116,7 @@ impl Progress {
 
     /// So many users of an evaluation are ranked.
     pub fn ranking(&mut self, stage: &str, done: usize, of: usize) {
-        let pace = self.evaluating.get_or_insert_with(|| Pace::from(done)).at(done, of);
-        let message = pace.map(|(speed, left)| format!(", {speed:.0} users/s, {} left", FormattedDuration(left)));
-        self.at(stage, done, of, message.unwrap_or_default());
+        self.at("{prefix} {percent:>3}% [{bar:16}] {pos}/{len} users, {per_sec}, {eta} left", stage, done, of);
     }
 }
 

@@ -36,7 +36,7 @@ pub fn run(args: &PublishArgs, json: bool) -> Result<Outcome> {
         let all = format!("{} as the records say", output::counted(files.len() - stale.len(), "file"));
         output::print(&[lines, vec![all]].concat().join("\n"))?;
     }
-    Ok(if args.check && !stale.is_empty() { Outcome::DoesNotHold } else { Outcome::Holds })
+    Ok(if args.check && !stale.is_empty() { Outcome::Fail } else { Outcome::Pass })
 }
 
 fn write(file: &File) -> Result<()> {

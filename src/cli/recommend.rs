@@ -80,7 +80,7 @@ pub fn run(args: RecommendArgs, overrides: &[(String, String)], json: bool) -> R
         progress.step("Recommend", i + 1, asked.len());
         output::print_on(&lines)
     })?;
-    Ok(Outcome::Holds)
+    Ok(Outcome::Pass)
 }
 
 fn asked(args: &RecommendArgs, checkpoint: &Checkpoint, path: &Path, config: &RunConfig) -> Result<Asked> {
@@ -158,13 +158,9 @@ fn known(tokens: &[String], what: &str, path: &Path, id: impl Fn(&str) -> Option
         tokens.iter().filter(|token| id(token).is_none()).map(|token| format!("`{token}`")).collect();
     if !unknown.is_empty() {
         let list = unknown.join(", ");
-        let option = match unknown.iter().any(|token| token.starts_with("`-")) {
-            true => ", and options as `dif-sr recommend --help` spells them",
-            false => "",
-        };
         return Err(Error::new(format!("expected {what}s that the model was trained with, found {list}"))
             .at(path)
-            .hint(format!("name {what}s by the tokens of the data set's files{option}")));
+            .hint(format!("name {what}s by the tokens of the data set's files")));
     }
     Ok(tokens.iter().filter_map(|token| id(token)).collect())
 }

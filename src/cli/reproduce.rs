@@ -47,7 +47,7 @@ pub fn run(args: ReproduceArgs, overrides: &[(String, String)], json: bool) -> R
     } else {
         output::print(&format!("{}\n\nrun folder: {}", verdict::text(&verdict), folder.path().display()))?;
     }
-    Ok(verdict.outcome.into())
+    Ok(verdict.outcome)
 }
 
 /// A new run, whose folder keeps what is expected of it.

@@ -20,7 +20,7 @@ pub fn run(args: TrainArgs, overrides: &[(String, String)], json: bool) -> Resul
     });
     let ranks = coming.meet(own.as_ref().and_then(|own| own.as_ref().err()))?;
     if !ranks.is_first() {
-        return follow(own, &ranks).map(|()| Outcome::Holds);
+        return follow(own, &ranks).map(|()| Outcome::Pass);
     }
     let mut training = match (&args.resume, &args.from) {
         (Some(run), _) => Training::resume(run, &args.config_args, overrides, &ranks)?,
@@ -40,7 +40,7 @@ pub fn run(args: TrainArgs, overrides: &[(String, String)], json: bool) -> Resul
     } else {
         output::print(&summary(config, folder, &result))?;
     }
-    Ok(Outcome::Holds)
+    Ok(Outcome::Pass)
 }
 
 /// The result for a reader.

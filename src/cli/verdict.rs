@@ -1,13 +1,13 @@
-//! How a verdict is printed and which exit code it gives, for all commands that come to one.
+//! How a verdict is printed, for all commands that come to one.
 
-use dif_sr::verdict::{self, Verdict};
+use dif_sr::verdict::{Finding, Verdict};
 
-use super::{Outcome, output};
+use super::output;
 
 /// Every finding with its table and, where there are several, what it says; the notes, and the sentence.
 pub fn text(verdict: &Verdict) -> String {
-    let finding = |finding: &verdict::Finding| {
-        let verdict::Finding { claim, source, outcome, sentence, rows } = finding;
+    let finding = |finding: &Finding| {
+        let Finding { claim, source, outcome, sentence, rows } = finding;
         let table = if rows.is_empty() { String::new() } else { output::table(&finding.table()) + "\n" };
         let own = match verdict.findings.len() {
             1 => String::new(),
@@ -18,14 +18,4 @@ pub fn text(verdict: &Verdict) -> String {
     let findings = verdict.findings.iter().map(finding);
     let notes = verdict.notes.iter().map(|note| format!("note: {note}"));
     findings.chain(notes).chain([verdict.sentence.clone()]).collect::<Vec<_>>().join("\n")
-}
-
-impl From<verdict::Outcome> for Outcome {
-    fn from(outcome: verdict::Outcome) -> Self {
-        match outcome {
-            verdict::Outcome::Pass => Self::Holds,
-            verdict::Outcome::Fail => Self::DoesNotHold,
-            verdict::Outcome::Undecided => Self::Undecided,
-        }
-    }
 }

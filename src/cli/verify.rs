@@ -84,7 +84,7 @@ pub fn run(args: &VerifyArgs, json: bool) -> Result<Outcome> {
             n => error.and(&format!(" ({} more could not be held either)", output::counted(n, "case"))),
         });
     }
-    Ok(if failed.is_empty() { Outcome::Holds } else { Outcome::DoesNotHold })
+    Ok(if failed.is_empty() { Outcome::Pass } else { Outcome::Fail })
 }
 
 fn run_against(dump: &Path, case: &Path, args: &VerifyArgs, json: bool) -> Result<Outcome> {
@@ -143,7 +143,7 @@ fn told(report: &Report, json: bool) -> Result<Outcome> {
     } else {
         output::print(&report.to_string())?;
     }
-    Ok(if report.holds() { Outcome::Holds } else { Outcome::DoesNotHold })
+    Ok(if report.holds() { Outcome::Pass } else { Outcome::Fail })
 }
 
 /// A line for each stage: how many tensors, and the largest error beside what is allowed.

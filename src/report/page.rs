@@ -2,15 +2,15 @@
 
 use std::collections::BTreeSet;
 
-use maud::{DOCTYPE, Markup, PreEscaped, html};
+use maud::{DOCTYPE, Markup, PreEscaped, Render, html};
 
-use super::Run;
 use super::chart::{COLOURS, Chart};
+use super::run::{Run, draws, title};
 use crate::Result;
 use crate::config::MetricKind;
 use crate::eval::MetricAt;
 use crate::verdict::statistics::{deviation, mean, median};
-use crate::verdict::{Expectation, Finding, Outcome, Record, Verdict};
+use crate::verdict::{Expectation, Finding, Outcome, Verdict};
 
 /// By this a page of this program is known.
 pub const GENERATOR: &str = "<meta name=\"generator\" content=\"dif-sr report\">";
@@ -22,7 +22,7 @@ const STYLE: &str = include_str!("page.css");
 /// # Errors
 /// A chart that cannot be drawn.
 pub fn page(runs: &[Run], expected: Option<(&Expectation, &Verdict)>) -> Result<String> {
-    let title = format!("DIF-SR on {}", runs.first().map_or("nothing", |run| run.record.dataset.as_str()));
+    let title = title(runs);
     let charts = charts(runs, expected.map(|(expectation, _)| expectation));
     let charts = charts.iter().map(|chart| figure(chart, runs)).collect::<Result<Vec<_>>>()?;
     let main = html! {
@@ -90,74 +90,72 @@ fn verdict_section(verdict: &Verdict) -> Markup {
 }
 
 fn finding_table(finding: &Finding) -> Markup {
-    let table = finding.table();
+    let mut rows = finding.table();
+    let mut header = rows.remove(0);
+    // Name and outcome have no header elsewhere.
+    header[0] = "value".to_owned();
+    header.last_mut().expect("an outcome").push_str("verdict");
     html! {
         h3 { (finding.claim) ": " (finding.outcome.word()) }
         p { "Expected: " (finding.source) }
         p { (finding.sentence) }
-        @if let [header, lines @ ..] = &table[..] {
-            @if !lines.is_empty() {
-                div.scroll tabindex="0" role="region" aria-label=(format!("Table: {}", finding.claim)) {
-                    table {
-                        thead { tr { @for (c, cell) in header.iter().enumerate() {
-                            th scope="col" { @if c == 0 { "value" } @else if cell.is_empty() { "verdict" } @else { (cell) } }
-                        } } }
-                        tbody { @for line in lines { tr {
-                            @for (c, cell) in line.iter().enumerate() {
-                                @if c == 0 { th scope="row" { (cell) } } @else { td { (cell) } }
-                            }
-                        } } }
+        @if !rows.is_empty() { (table(finding.claim, "", &header, &rows)) }
+    }
+}
+
+/// A table in a box that scrolls where it is too wide. The first cell of a row names it; an empty caption is none.
+pub(super) fn table<T: Render>(label: &str, caption: &str, header: &[String], rows: &[Vec<T>]) -> Markup {
+    html! {
+        div.scroll tabindex="0" role="region" aria-label=(format!("Table: {label}")) {
+            table {
+                @if !caption.is_empty() { caption { (caption) } }
+                thead { tr { @for cell in header { th scope="col" { (cell) } } } }
+                tbody { @for row in rows { tr {
+                    @for (c, cell) in row.iter().enumerate() {
+                        @if c == 0 { th scope="row" { (cell) } } @else { td { (cell) } }
                     }
-                }
+                } } }
             }
         }
     }
 }
 
+/// The name of the first column, and a column for each run.
+fn columns(first: &str, runs: &[Run]) -> Vec<String> {
+    std::iter::once(first.to_owned()).chain(runs.iter().map(Run::name)).collect()
+}
+
 /// Test metrics, a column for each run; of several seeds of one configuration their mean and deviation.
 fn results(runs: &[Run]) -> Markup {
-    let seeds: BTreeSet<i64> = runs.iter().map(|run| run.record.seed).collect();
-    let one_thing = Record::differing(runs.iter().map(|run| &run.record)).is_empty();
-    let spread = runs.len() > 1 && seeds.len() == runs.len() && one_thing;
-    let metrics: Vec<MetricAt> = runs.first().map_or_else(Vec::new, |run| run.record.test.names().collect());
-    let values = |metric| runs.iter().filter_map(|run| run.record.test.get(metric)).collect::<Vec<f64>>();
-    let best: Vec<String> =
-        runs.iter().map(|run| format!("{} of {}", run.record.best_epoch, run.record.epochs)).collect();
-    html! {
-        div.scroll tabindex="0" role="region" aria-label="Table: results" {
-            table {
-                caption { "Metrics of the test part at the best epoch" }
-                thead { tr {
-                    th scope="col" { "metric" }
-                    @for run in runs { th scope="col" { (run.name()) } }
-                    @if spread { th scope="col" { "mean" } th scope="col" { "deviation, n = " (runs.len()) } }
-                } }
-                tbody {
-                    tr { th scope="row" { "best epoch" } @for best in &best { td { (best) } } @if spread { td {} td {} } }
-                    @for metric in metrics {
-                        tr {
-                            th scope="row" { (metric) }
-                            @for run in runs { td { @if let Some(value) = run.record.test.get(metric) { (format!("{value:.4}")) } } }
-                            @if spread {
-                                td { (format!("{:.4}", mean(&values(metric)))) }
-                                td { (format!("{:.4}", deviation(&values(metric)))) }
-                            }
-                        }
-                    }
-                }
-            }
-        }
+    let is_spread = runs.len() > 1 && draws(runs).len() == 1;
+    let mut header = columns("metric", runs);
+    let mut best = vec!["best epoch".to_owned()];
+    best.extend(runs.iter().map(|run| format!("{} of {}", run.record.best_epoch, run.record.epochs)));
+    if is_spread {
+        header.extend(["mean".to_owned(), format!("deviation, n = {}", runs.len())]);
+        best.extend([String::new(), String::new()]);
     }
+    let number = |value: f64| format!("{value:.4}");
+    let metric = |metric: MetricAt| {
+        let of = runs.iter().map(|run| run.record.test.get(metric));
+        let values: Vec<f64> = of.clone().flatten().collect();
+        let mut row = vec![metric.to_string()];
+        row.extend(of.map(|value| value.map_or(String::new(), number)));
+        if is_spread {
+            row.extend([mean(&values), deviation(&values)].map(number));
+        }
+        row
+    };
+    let metrics = runs.iter().take(1).flat_map(|run| run.record.test.names());
+    let rows: Vec<Vec<String>> = std::iter::once(best).chain(metrics.map(metric)).collect();
+    table("results", "Metrics of the test part at the best epoch", &header, &rows)
 }
 
 /// The losses, the metrics that decide, and the seconds of each epoch.
 fn charts(runs: &[Run], expectation: Option<&Expectation>) -> Vec<Chart> {
     let loss = Chart {
         title: "Training loss, summed over the batches".to_owned(),
-        curves: runs
-            .iter()
-            .map(|run| run.losses.iter().map(|(&epoch, loss)| (epoch as f64, loss.0)).collect())
-            .collect(),
+        curves: runs.iter().map(|run| run.training(|epoch| epoch.train_loss)).collect(),
         expected: Vec::new(),
     };
     let mut charts = vec![loss];
@@ -175,10 +173,9 @@ fn charts(runs: &[Run], expectation: Option<&Expectation>) -> Vec<Chart> {
                 .collect(),
         });
     }
-    let seconds = |run: &Run| run.record.epoch_seconds.iter().enumerate().map(|(i, &s)| (i as f64, s)).collect();
     charts.push(Chart {
         title: "Seconds of an epoch".to_owned(),
-        curves: runs.iter().map(seconds).collect(),
+        curves: runs.iter().map(|run| run.training(|epoch| epoch.seconds)).collect(),
         expected: Vec::new(),
     });
     charts.retain(|chart| !chart.is_empty());
@@ -193,22 +190,16 @@ fn figure(chart: &Chart, runs: &[Run]) -> Result<Markup> {
     let svg = svg.replacen("<svg ", &format!("<svg role=\"img\" aria-label=\"{}\" ", escaped(&words)), 1);
     let epochs: BTreeSet<u64> = chart.curves.iter().flatten().map(|&(epoch, _)| epoch as u64).collect();
     let at = |curve: &Vec<(f64, f64)>, epoch: u64| curve.iter().find(|&&(x, _)| x as u64 == epoch).map(|&(_, y)| y);
+    let row = |epoch: u64| {
+        let values = chart.curves.iter().map(|curve| at(curve, epoch).map_or(String::new(), |y| format!("{y:.4}")));
+        std::iter::once(epoch.to_string()).chain(values).collect()
+    };
+    let rows: Vec<Vec<String>> = epochs.into_iter().map(row).collect();
     Ok(html! {
         figure {
             figcaption { (chart.title) }
             (PreEscaped(svg))
-            details {
-                summary { "Numbers" }
-                div.scroll {
-                    table {
-                        thead { tr { th scope="col" { "epoch" } @for run in runs { th scope="col" { (run.name()) } } } }
-                        tbody { @for epoch in epochs { tr {
-                            th scope="row" { (epoch) }
-                            @for curve in &chart.curves { td { @if let Some(y) = at(curve, epoch) { (format!("{y:.4}")) } } }
-                        } } }
-                    }
-                }
-            }
+            details { summary { "Numbers" } (table(&chart.title, "", &columns("epoch", runs), &rows)) }
         }
     })
 }
@@ -224,25 +215,18 @@ fn in_words(chart: &Chart, runs: &[Run]) -> String {
 }
 
 fn times(runs: &[Run]) -> Markup {
-    html! {
-        div.scroll tabindex="0" role="region" aria-label="Table: times" {
-            table {
-                thead { tr {
-                    th scope="col" { "run" }
-                    @for name in ["median epoch, s", "median evaluation, s", "median calibration, ms", "epoch / calibration"] {
-                        th scope="col" { (name) }
-                    }
-                } }
-                tbody { @for run in runs { tr {
-                    th scope="row" { (run.name()) }
-                    td { (middle(&run.record.epoch_seconds, 1.0)) }
-                    td { (middle(&run.record.evaluation_seconds, 1.0)) }
-                    td { (middle(&run.record.calibration_seconds, 1e3)) }
-                    td { @if let Some(ratio) = run.record.relative_epoch_time() { (format!("{ratio:.1}")) } }
-                } } }
-            }
-        }
-    }
+    let header = ["run", "median epoch, s", "median evaluation, s", "median calibration, ms", "epoch / calibration"];
+    let row = |run: &Run| {
+        let Run { record, .. } = run;
+        vec![
+            run.name(),
+            middle(&record.epoch_seconds, 1.0),
+            middle(&record.evaluation_seconds, 1.0),
+            middle(&record.calibration_seconds, 1e3),
+            record.relative_epoch_time().map_or(String::new(), |ratio| format!("{ratio:.1}")),
+        ]
+    };
+    table("times", "", &header.map(str::to_owned), &runs.iter().map(row).collect::<Vec<_>>())
 }
 
 /// The median in `unit`s of a second; nothing of nothing.
@@ -252,32 +236,19 @@ fn middle(seconds: &[f64], unit: f64) -> String {
 
 /// Every key of configuration and environment in which not all runs agree.
 fn differences(runs: &[Run]) -> Markup {
-    let keys: BTreeSet<&String> = runs.iter().flat_map(|run| run.record.config.keys()).collect();
-    let config = keys.into_iter().map(|key| {
-        (
-            key.clone(),
-            runs.iter().map(|run| run.record.config.get(key).map_or("—".into(), ToString::to_string)).collect(),
-        )
-    });
-    let keys: BTreeSet<&String> = runs.iter().flat_map(|run| run.record.environment.keys()).collect();
-    let environment =
-        keys.into_iter().map(|key| (key.clone(), runs.iter().map(|run| run.record.environment(key)).collect()));
-    let lines: Vec<(String, Vec<String>)> = config
-        .chain(environment)
-        .filter(|(_, values): &(_, Vec<String>)| values.iter().any(|v| v != &values[0]))
-        .collect();
-    html! {
-        @if lines.is_empty() { p { "None, in configuration and environment." } } @else {
-            div.scroll tabindex="0" role="region" aria-label="Table: differences" {
-                table {
-                    thead { tr { th scope="col" { "key" } @for run in runs { th scope="col" { (run.name()) } } } }
-                    tbody { @for (key, values) in &lines { tr {
-                        th scope="row" { (key) }
-                        @for value in values { td { (value) } }
-                    } } }
-                }
-            }
-        }
+    let row = |key: &String, of: &dyn Fn(&Run, &str) -> String| {
+        std::iter::once(key.clone()).chain(runs.iter().map(|run| of(run, key))).collect::<Vec<_>>()
+    };
+    let config = |run: &Run, key: &str| run.record.config.get(key).map_or("—".to_owned(), ToString::to_string);
+    let environment = |run: &Run, key: &str| run.record.environment(key);
+    let keys = runs.iter().flat_map(|run| run.record.config.keys()).collect::<BTreeSet<_>>();
+    let mut rows: Vec<Vec<String>> = keys.into_iter().map(|key| row(key, &config)).collect();
+    let keys = runs.iter().flat_map(|run| run.record.environment.keys()).collect::<BTreeSet<_>>();
+    rows.extend(keys.into_iter().map(|key| row(key, &environment)));
+    rows.retain(|row| row[1..].iter().any(|value| value != &row[1]));
+    match rows.is_empty() {
+        true => html! { p { "None, in configuration and environment." } },
+        false => table("differences", "", &columns("key", runs), &rows),
     }
 }
 
@@ -304,15 +275,11 @@ fn hex(run: usize) -> String {
     format!("#{:02X}{:02X}{:02X}", colour.0, colour.1, colour.2)
 }
 
-pub(super) fn class(outcome: Outcome) -> &'static str {
-    match outcome {
-        Outcome::Pass => "pass",
-        Outcome::Undecided => "undecided",
-        Outcome::Fail => "fail",
-    }
+pub(super) fn class(outcome: Outcome) -> String {
+    outcome.word().to_lowercase()
 }
 
-/// Text as the value of an attribute.
-fn escaped(text: &str) -> String {
+/// Text inside of HTML, or as the value of an attribute.
+pub(super) fn escaped(text: &str) -> String {
     html! { (text) }.into_string()
 }

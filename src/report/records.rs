@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use crate::eval::MetricAt;
-use crate::verdict::Record;
 use crate::verdict::statistics::{deviation, mean};
+use crate::verdict::{Record, counted, markdown_table};
 use crate::{Error, Result};
 
 /// What the tables show of the test.
@@ -69,37 +69,48 @@ fn tables(folder: &Path) -> Result<String> {
 }
 
 fn means(groups: &[Group]) -> String {
-    let mut text = header(&["model", "path", "precision", "n"], &METRICS, &[]);
-    for group in groups {
-        let values = METRICS
-            .map(|metric| spread(&group.records.iter().map(|record| test(record, metric)).collect::<Vec<f64>>()));
-        let Group { model, path, precision, records, .. } = group;
-        text += &format!("| {model} | {path} | {precision} | {} | {} |\n", records.len(), values.join(" | "));
-    }
-    text
+    let header = [&["model", "path", "precision", "n"], &METRICS[..]].concat();
+    let row = |Group { model, path, precision, records, .. }: &Group| {
+        let of = |metric| spread(&records.iter().map(|record| test(record, metric)).collect::<Vec<f64>>());
+        let [model, path, precision] = [model, path, precision].map(String::clone);
+        [vec![model, path, precision, records.len().to_string()], METRICS.map(of).to_vec()].concat()
+    };
+    under(&header, groups.iter().map(row))
 }
 
 fn runs(dataset: &str, groups: &[Group]) -> String {
-    let mut text = header(&["seed", "model", "path", "precision", "machine", "epochs", "best"], &METRICS, &["commit"]);
-    for Group { model, path, precision, name, records } in groups {
-        for record in records {
-            let seed = record.seed;
-            let values = METRICS.map(|metric| format!("{:.4}", test(record, metric))).join(" | ");
-            text += &format!(
-                "| [{seed}]({dataset}/{name}/{seed}.json) | {model} | {path} | {precision} | {} | {} | {} | {values} | {} |\n",
-                machine(record),
-                record.epochs,
-                record.best_epoch,
-                record.environment.get("commit").and_then(Value::as_str).unwrap_or("none"),
-            );
-        }
-    }
-    text
+    let of_run = ["seed", "model", "path", "precision", "machine", "epochs", "best"];
+    let header = [&of_run, &METRICS[..], &["commit"]].concat();
+    let row = |group: &Group, record: &Record| {
+        let Group { model, path, precision, name, .. } = group;
+        let seed = record.seed;
+        let of_run = [
+            format!("[{seed}]({}/{seed}.json)", address(&format!("{dataset}/{name}"))),
+            model.clone(),
+            path.clone(),
+            precision.clone(),
+            machine(record),
+            record.epochs.to_string(),
+            record.best_epoch.to_string(),
+        ];
+        let commit = record.environment.get("commit").and_then(Value::as_str).unwrap_or("none").to_owned();
+        [&of_run, &METRICS.map(|metric| format!("{:.4}", test(record, metric)))[..], &[commit]].concat()
+    };
+    under(&header, groups.iter().flat_map(|group| group.records.iter().map(move |record| row(group, record))))
 }
 
-fn header(first: &[&str], metrics: &[&str], last: &[&str]) -> String {
-    let names = [first, metrics, last].concat();
-    format!("| {} |\n|{}\n", names.join(" | "), " --- |".repeat(names.len()))
+fn under(header: &[&str], rows: impl Iterator<Item = Vec<String>>) -> String {
+    let header = header.iter().map(|&name| name.to_owned()).collect();
+    markdown_table(&std::iter::once(header).chain(rows).collect::<Vec<_>>())
+}
+
+/// A path within an address of a page.
+pub(super) fn address(path: &str) -> String {
+    let byte = |byte: u8| match byte {
+        b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'/' => char::from(byte).to_string(),
+        _ => format!("%{byte:02X}"),
+    };
+    path.bytes().map(byte).collect()
 }
 
 /// A metric of the test by its name.
@@ -122,7 +133,7 @@ fn machine(record: &Record) -> String {
     let text = |key: &str| of(key).and_then(Value::as_str);
     let ranks = of("ranks").map_or(String::new(), |ranks| format!("{ranks} ranks of "));
     let threads = of("threads").and_then(Value::as_u64);
-    let threads = threads.map(|n| format!("{ranks}{n} thread{}", if n == 1 { "" } else { "s" }));
+    let threads = threads.map(|n| ranks + &counted(n as usize, "thread"));
     if text("device").is_some_and(|device| device.starts_with("cuda")) {
         return record.environment("gpus");
     }
@@ -140,7 +151,7 @@ impl Group {
                 .at(folder)
                 .hint("name it as `dif_sr_fast_bf16` is"));
         };
-        let group = Self { model, path, precision, name, records: records_of(folder)? };
+        let group = Self { model, path, precision, name, records: Record::load_all(folder)? };
         group.records.iter().try_for_each(|record| group.check(record, folder))?;
         Ok(group)
     }
@@ -168,23 +179,12 @@ impl Group {
     }
 }
 
-/// The records in a folder, by their seeds.
-pub fn records_of(folder: &Path) -> Result<Vec<Record>> {
-    let files = entries(folder)?.into_iter().filter(|path| path.extension().is_some_and(|e| e == "json"));
-    let mut records = files.map(|file| Record::load(&file)).collect::<Result<Vec<_>>>()?;
-    records.sort_by_key(|record| record.seed);
-    Ok(records)
-}
-
 /// The folders in a folder, by name.
 fn folders(folder: &Path) -> Result<Vec<PathBuf>> {
-    Ok(entries(folder)?.into_iter().filter(|path| path.is_dir()).collect())
-}
-
-fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
     let unread = |e| Error::io(folder, "read the records", e).hint("name a folder of the form of records/");
     let entries = fs::read_dir(folder).map_err(unread)?.map(|entry| Ok(entry?.path()));
     let mut paths = entries.collect::<std::io::Result<Vec<_>>>().map_err(unread)?;
+    paths.retain(|path| path.is_dir());
     paths.sort();
     Ok(paths)
 }

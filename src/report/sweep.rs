@@ -2,8 +2,8 @@
 
 use maud::{Markup, html};
 
-use super::page::{class, document};
-use super::records::{METRICS, spread, test};
+use super::page::{class, document, table};
+use super::records::{METRICS, address, spread, test};
 use crate::sweep::{GroupSummary, Missing, Summary};
 
 /// The header, then a line for each group: mean ± deviation over its finished runs, and the verdict.
@@ -67,46 +67,30 @@ pub fn sweep_page(name: &str, summary: &Summary) -> String {
 }
 
 fn groups(summary: &Summary) -> Markup {
-    let table = sweep_table(summary);
-    let (header, rows) = table.split_first().expect("a header");
-    html! {
-        div.scroll tabindex="0" role="region" aria-label="Table: groups" {
-            table {
-                caption { "Mean ± deviation over seeds. Choose a configuration by the validation, and report its test." }
-                thead { tr { @for cell in header { th scope="col" { (cell) } } } }
-                tbody { @for (row, group) in rows.iter().zip(&summary.groups) { tr {
-                    th scope="row" {
-                        @if group.records.is_empty() { (group.group) } @else { a href=(link(&group.group)) { (group.group) } }
-                    }
-                    @for cell in &row[1..] { td { (cell) } }
-                } } }
-            }
-        }
-    }
+    let mut rows = sweep_table(summary);
+    let header = rows.remove(0);
+    let name = |group: &GroupSummary| match group.records.is_empty() {
+        true => html! { (group.group) },
+        false => html! { a href=(link(&group.group)) { (group.group) } },
+    };
+    let row = |(row, group): (&Vec<String>, &GroupSummary)| {
+        std::iter::once(name(group)).chain(row[1..].iter().map(|cell| html! { (cell) })).collect()
+    };
+    let rows: Vec<Vec<Markup>> = rows.iter().zip(&summary.groups).map(row).collect();
+    let caption = "Mean ± deviation over seeds. Choose a configuration by the validation, and report its test.";
+    table("groups", caption, &header, &rows)
 }
 
 fn missing(missing: &[Missing]) -> Markup {
-    html! {
-        div.scroll tabindex="0" role="region" aria-label="Table: missing runs" {
-            table {
-                thead { tr { @for name in ["group", "seed", "task", "state"] { th scope="col" { (name) } } } }
-                tbody { @for Missing { task, state } in missing { tr {
-                    th scope="row" { (task.group) }
-                    td { (task.seed) }
-                    td { (task.task) }
-                    td { (state.in_words()) }
-                } } }
-            }
-        }
-    }
+    let row = |Missing { task, state }: &Missing| {
+        vec![task.group.clone(), task.seed.to_string(), task.task.to_string(), state.in_words()]
+    };
+    let header = ["group", "seed", "task", "state"].map(str::to_owned);
+    table("missing runs", "", &header, &missing.iter().map(row).collect::<Vec<_>>())
 }
 
 /// The address of a group's page, from the sweep's.
 fn link(group: &str) -> String {
-    let byte = |byte: u8| match byte {
-        b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'/' => char::from(byte).to_string(),
-        _ => format!("%{byte:02X}"),
-    };
     // A first part such as `a:b` would be taken for a scheme.
-    format!("./{}/report.html", group.bytes().map(byte).collect::<String>())
+    format!("./{}/report.html", address(group))
 }

@@ -1,5 +1,7 @@
 //! `ranks.tsv`: where every target of the test stands.
 
+use std::collections::HashMap;
+
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -28,6 +30,17 @@ impl RankRow {
         table.write_record(["user", "item", "rank", "ties"]).expect("memory takes every record");
         rows.into_iter().for_each(|row| table.serialize(row).expect("memory takes every record of four fields"));
         table.into_inner().expect("memory is flushed")
+    }
+
+    /// The user of each row, by in the order of their first rows, from 0; empty where each user has one row.
+    pub fn users(rows: &[Self]) -> Vec<usize> {
+        let mut numbers = HashMap::new();
+        let number = |row: &Self| {
+            let next = numbers.len();
+            *numbers.entry(row.user.clone()).or_insert(next)
+        };
+        let users: Vec<usize> = rows.iter().map(number).collect();
+        if numbers.len() == users.len() { Vec::new() } else { users }
     }
 
     /// SHA-256 of the lines `user TAB item`: runs with the same judge the same targets.

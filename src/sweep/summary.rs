@@ -77,9 +77,23 @@ impl Summary {
             let expectation = folder.expectation(group)?;
             let is_held = expectation.is_some();
             let whole = expectation.filter(|_| records.len() == tasks.len());
-            let verdict = whole.map(|expectation| expectation.verdict(&records));
-            let name = group.to_owned();
-            groups.push(GroupSummary { verdict, is_held, ..GroupSummary::new(name, tasks.len(), records, runs) });
+            let metrics = records.first().map_or_else(Vec::new, |record| record.test.names().collect());
+            let values = |metric| records.iter().map(|record| record.test_at(metric)).collect::<Vec<f64>>();
+            let several = metrics.iter().filter(|_| records.len() > 1);
+            let valid_metric = records.first().map(|record| record.valid_metric);
+            let valid = |record: &Record| valid_metric.and_then(|metric| record.best_valid.get(metric));
+            groups.push(GroupSummary {
+                group: group.to_owned(),
+                planned: tasks.len(),
+                valid_metric: valid_metric.map(|metric| metric.to_string()),
+                valid: records.iter().filter_map(valid).collect(),
+                test: metrics.iter().map(|&metric| (metric, mean(&values(metric)))).collect(),
+                deviation: several.map(|&metric| (metric, deviation(&values(metric)))).collect(),
+                verdict: whole.map(|expectation| expectation.verdict(&records)),
+                is_held,
+                records,
+                runs,
+            });
         }
         Ok(Self { groups, missing })
     }
@@ -93,29 +107,5 @@ impl Summary {
     pub fn counts(&self) -> (usize, usize) {
         let planned = self.groups.iter().map(|group| group.planned).sum::<usize>();
         (planned, planned - self.missing.len())
-    }
-}
-
-impl GroupSummary {
-    fn new(group: String, planned: usize, records: Vec<Record>, runs: Vec<PathBuf>) -> Self {
-        let metrics = records.first().map_or_else(Vec::new, |record| record.test.names().collect());
-        let values = |metric| records.iter().map(|record| record.test_at(metric)).collect::<Vec<f64>>();
-        let test = metrics.iter().map(|&metric| (metric, mean(&values(metric)))).collect();
-        let spread = metrics.iter().filter(|_| records.len() > 1);
-        let deviation = spread.map(|&metric| (metric, deviation(&values(metric)))).collect();
-        let valid_metric = records.first().map(|record| record.valid_metric);
-        let valid = |record: &Record| valid_metric.and_then(|metric| record.best_valid.get(metric));
-        Self {
-            group,
-            planned,
-            valid_metric: valid_metric.map(|metric| metric.to_string()),
-            valid: records.iter().filter_map(valid).collect(),
-            test,
-            deviation,
-            verdict: None,
-            is_held: false,
-            records,
-            runs,
-        }
     }
 }

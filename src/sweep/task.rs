@@ -6,12 +6,12 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
 
 use super::SweepFolder;
-use crate::run_folder::{CONFIG, RunResult, text, try_lock, watch};
+use crate::config::RunConfig;
+use crate::run_folder::{CONFIG, RunResult, try_lock, watch};
 use crate::tensors::replace;
-use crate::{Error, Result, yaml};
+use crate::{Error, Result};
 
 /// A line of `tasks.jsonl`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -80,11 +80,6 @@ pub struct Failure {
 }
 
 impl Task {
-    /// Its run folder, from the sweep's.
-    pub fn run(&self) -> PathBuf {
-        Path::new(&self.group).join(format!("seed-{}", self.seed))
-    }
-
     /// For a reader.
     pub fn in_words(&self) -> String {
         format!("task {}, {} with seed {}", self.task, self.group, self.seed)
@@ -97,7 +92,7 @@ const ASKED: (usize, Duration) = (20, Duration::from_millis(50));
 impl SweepFolder {
     /// The run folder of a task.
     pub fn run(&self, task: &Task) -> PathBuf {
-        self.path().join(task.run())
+        self.group(&task.group).join(format!("seed-{}", task.seed))
     }
 
     fn beside(&self, task: &Task, ending: &str) -> PathBuf {
@@ -181,16 +176,11 @@ impl SweepFolder {
     pub fn arguments(&self, task: &Task) -> Result<Vec<OsString>> {
         let run = self.run(task);
         let config = self.group(&task.group).join(CONFIG);
-        let text = text(&config)?;
         let mut arguments: Vec<OsString> = vec!["train".into()];
         if self.has_begun(task) {
             // A run goes on as it was begun; the data may lie elsewhere meanwhile.
-            let keys: Map<String, Value> = yaml::from_str(&text)
-                .map_err(|e| Error::new(format!("expected a configuration, found {e}")).at(&config))?;
-            arguments.push(joined("--resume=", &run));
-            if let Some(path) = keys.get("data_path").and_then(Value::as_str) {
-                arguments.push(format!("--data_path={path}").into());
-            }
+            let data = RunConfig::load(&[config], &[])?.data.data_path;
+            arguments.extend([joined("--resume=", &run), joined("--data_path=", &data)]);
         } else {
             arguments.extend([joined("--out=", &run), joined("--config_files=", &config)]);
             arguments.push(format!("--seed={}", task.seed).into());

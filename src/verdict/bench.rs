@@ -6,8 +6,11 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Finding, Outcome, Row, percent, worst};
+use super::{Finding, Outcome, Row, counted, named, percent, worst};
 use crate::{Error, Result};
+
+/// How a second measurement is taken.
+const SAVE: &str = "measure twice, with `cargo bench -- --save-baseline once`, then `twice`, and name these";
 
 /// What is compared: `target/criterion`, a baseline saved by `--save-baseline`, and the measurements to judge.
 #[derive(Debug, Clone)]
@@ -23,18 +26,18 @@ pub struct Bench<'a> {
 }
 
 /// The part of Criterion's `estimates.json` that is needed: nanoseconds.
-#[derive(Debug, Clone, Copy, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
 struct Estimates {
     median: Estimate,
 }
 
-#[derive(Debug, Clone, Copy, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
 struct Estimate {
     confidence_interval: Interval,
     point_estimate: f64,
 }
 
-#[derive(Debug, Clone, Copy, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
 struct Interval {
     lower_bound: f64,
     upper_bound: f64,
@@ -43,9 +46,9 @@ struct Interval {
 /// What became of the benchmarks.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Benches {
-    /// Those that the baseline and all measurements have; `None` where there is none.
+    /// Of those that the baseline and all measurements have; undecided where there is none.
     #[serde(skip)]
-    pub finding: Option<Finding>,
+    pub finding: Finding,
     /// In the baseline, and not in all measurements: nobody knows what became of them.
     pub missing: Vec<String>,
     /// In a measurement, and not in the baseline: there is nothing to hold them to.
@@ -57,18 +60,23 @@ pub struct Benches {
 /// A regression needs two measurements that both lie, with their whole intervals, above the baseline's by the stated share.
 ///
 /// # Errors
-/// One measurement that is named twice, that is missing, or of another form.
+/// The baseline `base`; one measurement that is named twice, under one name or two; one of another form.
 pub fn judge_benches(bench: &Bench) -> Result<Benches> {
-    let mut names: Vec<&str> = bench.measured.iter().map(String::as_str).chain([bench.baseline]).collect();
-    names.sort_unstable();
-    if let Some(pair) = names.windows(2).find(|pair| pair[0] == pair[1]) {
-        return Err(Error::new(format!("expected measurements of different names, found `{}` twice", pair[0]))
-            .hint("a regression counts when a second measurement, saved with --save-baseline, shows it too"));
+    if bench.baseline == "base" {
+        return Err(Error::new("expected a baseline that was saved by its name, found `base`")
+            .hint("each `cargo bench` replaces `base` by what it measured: save one with --save-baseline NAME"));
     }
-    let baseline = measurements(bench.folder, bench.baseline)?;
-    let measured = bench.measured.iter().map(|name| measurements(bench.folder, name)).collect::<Result<Vec<_>>>()?;
+    let names: Vec<&str> = [bench.baseline].into_iter().chain(bench.measured.iter().map(String::as_str)).collect();
+    if let Some(twice) = (1..names.len()).find(|&i| names[..i].contains(&names[i])) {
+        return Err(
+            Error::new(format!("expected measurements of different names, found `{}` twice", names[twice])).hint(SAVE)
+        );
+    }
+    let all = names.iter().map(|name| measurements(bench.folder, name)).collect::<Result<Vec<_>>>()?;
+    refuse_copies(&names, &all)?;
+    let (baseline, measured) = all.split_first().expect("the baseline is the first");
     let (mut rows, mut missing) = (Vec::new(), Vec::new());
-    for (id, base) in &baseline {
+    for (id, base) in baseline {
         match measured.iter().map(|all| all.get(id).copied()).collect::<Option<Vec<Estimate>>>() {
             Some(ours) => rows.push(row(id, base, &ours, bench.regression)),
             None => missing.push(id.clone()),
@@ -77,8 +85,22 @@ pub fn judge_benches(bench: &Bench) -> Result<Benches> {
     let new: BTreeSet<&String> =
         measured.iter().flat_map(BTreeMap::keys).filter(|id| !baseline.contains_key(*id)).collect();
     let new: Vec<String> = new.into_iter().cloned().collect();
-    let finding = (!rows.is_empty()).then(|| finding(bench, rows, &missing, &new));
-    Ok(Benches { finding, missing, new })
+    Ok(Benches { finding: finding(bench, rows, &missing, &new), missing, new })
+}
+
+/// What Criterion measured is found under two names where it was saved under one: `new` is always the last measurement, too.
+fn refuse_copies(names: &[&str], all: &[BTreeMap<String, Estimate>]) -> Result<()> {
+    for (i, (name, own)) in names.iter().zip(all).enumerate() {
+        for (other, others) in names.iter().zip(all).skip(i + 1) {
+            if let Some((id, _)) = own.iter().find(|(id, estimate)| others.get(*id) == Some(estimate)) {
+                return Err(Error::new(format!(
+                    "expected different measurements under `{name}` and `{other}`, found the same one of {id}"
+                ))
+                .hint(SAVE));
+            }
+        }
+    }
+    Ok(())
 }
 
 fn finding(bench: &Bench, rows: Vec<Row>, missing: &[String], new: &[String]) -> Finding {
@@ -88,22 +110,25 @@ fn finding(bench: &Bench, rows: Vec<Row>, missing: &[String], new: &[String]) ->
     };
     let others = list("not measured again", missing) + &list("new, without a baseline", new);
     let outcome = if missing.is_empty() { worst(&rows) } else { worst(&rows).max(Outcome::Undecided) };
-    let named = |outcome| {
-        let names = rows.iter().filter(|row| row.outcome == Some(outcome)).map(|row| row.name.as_str());
-        names.collect::<Vec<_>>().join(", ")
-    };
+    let measured = bench.measured.join(", ");
     let (size, name) = (percent(bench.regression), bench.baseline);
     let sentence = match (outcome, worst(&rows)) {
+        _ if rows.is_empty() => {
+            format!("no benchmark in {} has `{name}` and {measured}: none was judged", bench.folder.display())
+        }
         (Outcome::Fail, _) => {
-            format!("benchmarks grew by more than {size} over `{name}`, twice: {}", named(Outcome::Fail))
+            format!(
+                "benchmarks grew by more than {size} over `{name}`, twice: {}",
+                named(&rows, Outcome::Fail).join(", ")
+            )
         }
         (_, Outcome::Undecided) => {
             format!(
                 "it is open whether benchmarks grew by {size} over `{name}`: {}; measure once more",
-                named(Outcome::Undecided)
+                named(&rows, Outcome::Undecided).join(", ")
             )
         }
-        _ => format!("{} benchmarks did not grow by {size} over `{name}`", rows.len()),
+        _ => format!("{} did not grow by {size} over `{name}`", counted(rows.len(), "benchmark")),
     };
     let source = format!("Criterion's baseline `{name}`");
     Finding { claim: "benchmarks", source, outcome, sentence: sentence + &others, rows }
@@ -128,12 +153,12 @@ fn row(id: &str, base: &Estimate, ours: &[Estimate], regression: f64) -> Row {
         name: format!("{id} (ms)"),
         ours: Some(milliseconds(best.point_estimate)),
         expected,
-        allowed: Some(expected * regression),
+        allowed: expected * regression,
         interval: Some([low(best) * expected, high(best) * expected]),
-        p: None,
-        outcome: Some(outcome),
+        outcome,
         one_sided: true,
         decimals: 3,
+        ..Row::default()
     }
 }
 

@@ -5,6 +5,7 @@ use serde::Serialize;
 use super::Record;
 use super::expectation::of_one_configuration;
 use super::statistics::{deviation, mean, of_users, user_means};
+use super::table::used_columns;
 use crate::eval::MetricAt;
 use crate::{Error, Result};
 
@@ -86,12 +87,11 @@ pub fn compare(runs: &[Record], others: &[Record]) -> Result<Comparison> {
         }
     }
     let rows = metrics.into_iter().map(|metric| row(metric, runs, others)).collect();
-    Ok(Comparison { users: first.ranks.len(), runs: runs.len(), other_runs: others.len(), rows })
+    Ok(Comparison { users: first.user_count(), runs: runs.len(), other_runs: others.len(), rows })
 }
 
 fn row(metric: MetricAt, runs: &[Record], others: &[Record]) -> Compared {
-    let [runs, others] =
-        [runs, others].map(|side| side.iter().map(|run| metric.of_users(&run.ranks)).collect::<Vec<_>>());
+    let [runs, others] = [runs, others].map(|side| side.iter().map(|run| run.of_users(metric)).collect::<Vec<_>>());
     let more: Vec<f64> = user_means(&runs).iter().zip(user_means(&others)).map(|(own, other)| own - other).collect();
     let means = |side: &[Vec<f64>]| side.iter().map(|run| mean(run)).collect::<Vec<f64>>();
     let spread = |means: &[f64]| (means.len() > 1).then(|| deviation(means));
@@ -112,11 +112,7 @@ impl Comparison {
     /// The header, then a line for each metric; columns in which no line has anything are left out.
     pub fn table(&self) -> Vec<Vec<String>> {
         let header = ["", "mean", "deviation", "other", "deviation", "difference", "± error", "between", "and"];
-        let mut lines = vec![header.map(str::to_owned)];
-        lines.extend(self.rows.iter().map(Compared::cells));
-        let used: Vec<usize> =
-            (0..header.len()).filter(|&c| c == 0 || lines[1..].iter().any(|line| !line[c].is_empty())).collect();
-        lines.into_iter().map(|line| used.iter().map(|&c| line[c].clone()).collect()).collect()
+        used_columns(std::iter::once(header.map(str::to_owned)).chain(self.rows.iter().map(Compared::cells)).collect())
     }
 }
 

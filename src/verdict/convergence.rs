@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 
-use super::statistics::{mean, median, of_runs};
+use super::statistics::{mean, of_runs};
 use super::{Finding, Outcome, Record, Row};
 
 /// The section `runs.convergence` of an expectation.
@@ -24,6 +24,13 @@ impl Convergence {
                 "`runs.convergence`: expected a target between 0 and 1 and a margin above 0, found {target} and {margin}"
             ));
         }
+        if let Some(run) = reference.iter().find(|run| !run.is_whole()) {
+            return Err(format!(
+                "`runs.convergence`: expected recorded runs from the first epoch on, found seed {}, which was begun from \
+                 another run's state",
+                run.seed
+            ));
+        }
         match reference.iter().find(|run| run.reaches(*target).is_none()) {
             None => Ok(()),
             Some(run) => Err(format!(
@@ -34,73 +41,54 @@ impl Convergence {
         }
     }
 
-    /// Compares the epochs; the seconds until then are told, not judged.
+    /// Compares the epochs.
     pub fn judge(&self, reference: &[Record], ours: &[Record], error: f64, source: &str) -> Finding {
         let reach = |runs: &[Record]| runs.iter().map(|run| run.reaches(self.target)).collect::<Option<Vec<_>>>();
         let name = format!("epochs to valid {} of {}", reference[0].valid_metric, self.target);
-        let finding = |outcome, sentence, rows| Finding {
+        let finding = |outcome, what: String, rows| Finding {
             claim: "convergence",
             source: source.to_owned(),
             outcome,
-            sentence,
+            sentence: format!("{name}: {what}"),
             rows,
         };
         if let Some(run) = ours.iter().find(|run| run.valid_metric != reference[0].valid_metric) {
-            let sentence =
-                format!("{name}: a run was validated by {}, so that its epochs do not compare", run.valid_metric);
-            return finding(Outcome::Undecided, sentence, Vec::new());
+            let what = format!("a run was validated by {}, so that its epochs do not compare", run.valid_metric);
+            return finding(Outcome::Undecided, what, Vec::new());
+        }
+        if ours.iter().any(|run| !run.is_whole()) {
+            let what = "a run was begun from another's state, so that its epochs do not compare".to_owned();
+            return finding(Outcome::Undecided, what, Vec::new());
         }
         let expected = reach(reference).expect("the target was checked against the recorded runs");
-        let epochs = |reached: &[(usize, f64)]| reached.iter().map(|&(epochs, _)| epochs as f64).collect::<Vec<f64>>();
-        let seconds = |reached: &[(usize, f64)]| median(&reached.iter().map(|&(_, s)| s).collect::<Vec<f64>>());
-        let allowed = self.margin * mean(&epochs(&expected));
-        let mut row = Row {
+        let allowed = self.margin * mean(&expected);
+        let row = Row {
             name: name.clone(),
-            ours: None,
-            expected: mean(&epochs(&expected)),
-            allowed: Some(allowed),
-            interval: None,
-            p: None,
-            outcome: Some(Outcome::Fail),
-            one_sided: false,
+            expected: mean(&expected),
+            allowed,
+            outcome: Outcome::Fail,
             decimals: 1,
+            ..Row::default()
         };
         let Some(reached) = reach(ours) else {
-            let sentence = format!("{name}: a run never reaches it, every recorded one does");
-            return finding(Outcome::Fail, sentence, vec![row]);
+            return finding(Outcome::Fail, "a run never reaches it, every recorded one does".to_owned(), vec![row]);
         };
         // Runs are looked at after every `eval_step` epochs, each side's own.
         let steps = reference.iter().chain(ours).map(|run| run.evaluated.first().map_or(1, |first| first + 1));
         let step = steps.max().unwrap_or(1) as f64;
-        let difference = of_runs(&epochs(&expected), &epochs(&reached), step, error)
-            .expect("there are at least three recorded runs");
+        let difference = of_runs(&expected, &reached, step, error).expect("there are at least three recorded runs");
         let outcome = difference.near(allowed);
-        row.ours = Some(mean(&epochs(&reached)));
-        row.interval = Some([difference.low, difference.high]);
-        (row.p, row.outcome) = (Some(difference.p), Some(outcome));
         let what = match outcome {
             Outcome::Pass => "near",
             Outcome::Undecided => "neither near nor apart from",
             Outcome::Fail => "apart from",
         };
-        let sentence = format!(
-            "{name}: {:.1}, between {:.1} and {:.1} more than the recorded runs' {:.1}: {what} them",
-            mean(&epochs(&reached)),
-            difference.low,
-            difference.high,
-            row.expected
+        let ours = mean(&reached);
+        let what = format!(
+            "{ours:.1}, between {:.1} and {:.1} more than the recorded runs' {:.1}: {what} them",
+            difference.low, difference.high, row.expected
         );
-        let told = Row {
-            name: "seconds until then".to_owned(),
-            ours: Some(seconds(&reached)),
-            expected: seconds(&expected),
-            allowed: None,
-            interval: None,
-            p: None,
-            outcome: None,
-            one_sided: false,
-            decimals: 1,
-        };
-        finding(outcome, sentence, vec![row, told])
+        let interval = Some([difference.low, difference.high]);
+        finding(outcome, what, vec![Row { ours: Some(ours), interval, p: Some(difference.p), outcome, ..row }])
     }
 }

@@ -70,7 +70,7 @@ impl Expectation {
 
     /// What a run is held to, for a reader: a line for each section.
     pub fn in_words(&self) -> String {
-        let figures = self.figures.iter().map(|figures| format!("{} values of {}", figures.count(), figures.source()));
+        let figures = self.figures.iter().map(|figures| format!("{} values of {}", figures.count(), figures.source));
         let reference = self.reference.iter().map(|reference| {
             let names: Vec<String> = reference.metrics.iter().map(ToString::to_string).collect();
             format!("{} of {} recorded runs", names.join(" and "), reference.records.len())
@@ -119,7 +119,7 @@ impl Expectation {
     pub fn check(&self, config: &RunConfig) -> Result<()> {
         let keys: Map<String, Value> = yaml::from_str(&config.to_yaml()).expect("what was written can be read");
         self.figures.iter().try_for_each(|figures| figures.check(&keys))?;
-        self.reference.iter().try_for_each(|reference| reference.check(&keys))?;
+        self.reference.iter().try_for_each(|reference| reference.check(config))?;
         let computed: Vec<MetricAt> = MetricAt::all(&config.eval).collect();
         let mut expected = self.valid_figures().chain(self.test_figures());
         match expected.find(|(metric, _)| !computed.contains(metric)) {

@@ -8,7 +8,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::statistics::mean;
-use super::{Finding, Outcome, Record, Row, worst};
+use super::{Finding, Outcome, Record, Row, named, worst};
 use crate::eval::MetricValues;
 use crate::run_folder::LossRow;
 use crate::{Error, Result};
@@ -16,7 +16,8 @@ use crate::{Error, Result};
 /// The section `figures` of an expectation.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Figures {
-    source: String,
+    /// Where the values come from.
+    pub source: String,
     margin: Margin,
     /// What the values are about: keys of the configuration that runs must have so.
     of: Map<String, Value>,
@@ -211,8 +212,7 @@ impl Figures {
                 }
             }
         }
-        let failed: Vec<&str> =
-            rows.iter().filter(|row| row.outcome == Some(Outcome::Fail)).map(|row| row.name.as_str()).collect();
+        let failed = named(&rows, Outcome::Fail);
         let sentence = if failed.is_empty() {
             format!("all {} values are within their margin", rows.len())
         } else {
@@ -232,13 +232,15 @@ impl Figures {
         let mut tally = Tally::default();
         let losses = LossRow::read(folder)?;
         losses.iter().zip(&golden.losses).for_each(|(ours, golden)| tally.add(ours.total(), *golden));
-        let (Tally { equal, largest, .. }, all) = (tally, golden.losses.len());
-        Ok(Some(match equal == all {
-            true => format!("all {all} batch losses are the golden run's to the bit"),
-            false => format!(
-                "{equal} of {all} batch losses are the golden run's to the bit; the largest relative difference is {largest:.1e}"
-            ),
-        }))
+        let (all, own) = (golden.losses.len(), losses.len());
+        let of_both = if all == own { String::new() } else { format!("; it has {all}, this run {own}") };
+        Ok(match tally.compared {
+            0 => None,
+            n if n == tally.equal && all == own => {
+                Some(format!("all {all} batch losses are the golden run's to the bit"))
+            }
+            _ => Some(format!("batch losses: {tally}{of_both}")),
+        })
     }
 
     /// The golden run whose batch losses a run of this seed on the reference path, or another, can be held to.
@@ -250,11 +252,6 @@ impl Figures {
     pub fn count(&self) -> usize {
         let epoch = self.run.is_some() && self.margin.epoch.is_some();
         usize::from(epoch) + self.valid.names().count() + self.test.names().count()
-    }
-
-    /// Where the values come from.
-    pub fn source(&self) -> &str {
-        &self.source
     }
 }
 
@@ -290,7 +287,6 @@ fn equal(a: &Value, b: &Value) -> bool {
 fn row(name: String, ours: f64, expected: f64, allowed: f64, decimals: usize) -> Row {
     // Values are decimals of four places; half a unit of a further place absorbs their binary representation.
     let near = (ours - expected).abs() <= allowed + 5e-6;
-    let outcome = Some(if near { Outcome::Pass } else { Outcome::Fail });
-    let (ours, allowed) = (Some(ours), Some(allowed));
-    Row { name, ours, expected, allowed, interval: None, p: None, outcome, one_sided: false, decimals }
+    let outcome = if near { Outcome::Pass } else { Outcome::Fail };
+    Row { name, ours: Some(ours), expected, allowed, outcome, decimals, ..Row::default() }
 }

@@ -6,37 +6,43 @@ use super::{Finding, Outcome, Row, Verdict};
 use crate::Error;
 
 impl Verdict {
+    /// By this a report of this program is known.
+    pub const JUNIT_GENERATOR: &str = "name=\"dif-sr gate\"";
+
     /// The XML text. An undecided value counts as skipped: it is neither a success nor a failure.
     pub fn junit(&self) -> String {
-        let mut report = Report::new("dif-sr gate");
-        report.add_test_suites(self.findings.iter().map(suite));
-        if self.findings.is_empty() {
-            let mut suite = TestSuite::new("gate");
-            suite.add_test_case(case("gate", "something was judged", self.outcome, &self.sentence));
-            report.add_test_suite(suite);
+        let mut suites: Vec<TestSuite> = self.findings.iter().map(suite).collect();
+        if suites.is_empty() {
+            suites.push(suite_of(case("gate", "something was judged", self.outcome, &self.sentence)));
         }
-        report.to_string().expect("names and sentences are text")
+        report_of(suites)
     }
 
     /// The XML text of a verdict that there is not, with the reason.
     pub fn junit_of(refusal: &Error) -> String {
         let mut status = TestCaseStatus::non_success(NonSuccessKind::Error);
         status.set_message(refusal.to_string());
-        let mut suite = TestSuite::new("gate");
-        suite.add_test_case(TestCase::new("could be judged", status));
-        let mut report = Report::new("dif-sr gate");
-        report.add_test_suite(suite);
-        report.to_string().expect("names and sentences are text")
+        report_of(vec![suite_of(TestCase::new("could be judged", status))])
     }
+}
+
+fn report_of(suites: Vec<TestSuite>) -> String {
+    let mut report = Report::new("dif-sr gate");
+    report.add_test_suites(suites);
+    report.to_string().expect("names and sentences are text")
+}
+
+fn suite_of(case: TestCase) -> TestSuite {
+    let mut suite = TestSuite::new("gate");
+    suite.add_test_case(case);
+    suite
 }
 
 fn suite(finding: &Finding) -> TestSuite {
     let mut suite = TestSuite::new(finding.claim);
     suite.add_property(("source", finding.source.as_str()));
     suite.add_test_case(case(finding.claim, finding.claim, finding.outcome, &finding.sentence));
-    suite.add_test_cases(
-        finding.rows.iter().filter_map(|row| Some(case(finding.claim, &row.name, row.outcome?, &row.in_words()))),
-    );
+    suite.add_test_cases(finding.rows.iter().map(|row| case(finding.claim, &row.name, row.outcome, &row.in_words())));
     suite
 }
 
@@ -66,9 +72,6 @@ impl Row {
         if let Some([low, high]) = self.interval {
             words += &format!(", difference between {low:+.*} and {high:+.*}", self.decimals, self.decimals);
         }
-        if let Some(allowed) = self.allowed_in_words() {
-            words += &format!(", {allowed} allowed");
-        }
-        words
+        words + &format!(", {} allowed", self.allowed_in_words())
     }
 }

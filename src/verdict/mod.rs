@@ -27,14 +27,16 @@ pub use figures::{GoldenRun, Tally};
 pub use power::{Power, Simulation, power};
 pub use record::Record;
 pub use reference::Reference;
+pub(crate) use table::markdown_table;
 
 /// What a verdict says.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Outcome {
     /// Ours is what is expected.
     Pass,
     /// The evidence leaves both possible.
+    #[default]
     Undecided,
     /// It is not.
     Fail,
@@ -80,7 +82,7 @@ pub struct Finding {
 }
 
 /// One value beside what is expected.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct Row {
     /// What the value is.
     pub name: String,
@@ -88,8 +90,8 @@ pub struct Row {
     pub ours: Option<f64>,
     /// The recorded or published value.
     pub expected: f64,
-    /// The allowed difference in the value's unit; `None` where the value is told, not judged.
-    pub allowed: Option<f64>,
+    /// The allowed difference in the value's unit.
+    pub allowed: f64,
     /// Whether only what lies above the expected value is held to what is allowed, as a time.
     pub one_sided: bool,
     /// The interval of the difference, where there is a spread to judge by.
@@ -97,8 +99,8 @@ pub struct Row {
     /// The probability of so large a difference of this value where there is none. The interval is wider where several values
     /// share the error.
     pub p: Option<f64>,
-    /// `None` where the value is told, not judged.
-    pub outcome: Option<Outcome>,
+    /// What became of it.
+    pub outcome: Outcome,
     /// How many a reader is shown.
     #[serde(skip)]
     pub decimals: usize,
@@ -108,7 +110,7 @@ impl Verdict {
     /// The whole of several findings: the worst counts, and its findings make the sentence; without any, the notes do.
     pub fn of(findings: Vec<Finding>, mut notes: Vec<String>) -> Self {
         // Without a finding nothing was shown.
-        let outcome = findings.iter().map(|finding| finding.outcome).max().unwrap_or(Outcome::Undecided);
+        let outcome = findings.iter().map(|finding| finding.outcome).max().unwrap_or_default();
         let sentences: Vec<&str> =
             findings.iter().filter(|f| f.outcome == outcome).map(|finding| finding.sentence.as_str()).collect();
         let sentence = match sentences[..] {
@@ -119,9 +121,19 @@ impl Verdict {
     }
 }
 
-/// The worst outcome of the rows that are judged.
+/// The worst outcome of the rows; without any nothing was shown.
 fn worst(rows: &[Row]) -> Outcome {
-    rows.iter().filter_map(|row| row.outcome).max().unwrap_or(Outcome::Undecided)
+    rows.iter().map(|row| row.outcome).max().unwrap_or_default()
+}
+
+/// The names of the rows with this outcome.
+fn named(rows: &[Row], outcome: Outcome) -> Vec<&str> {
+    rows.iter().filter(|row| row.outcome == outcome).map(|row| row.name.as_str()).collect()
+}
+
+/// How many there are, in words: `1 run`, `2 runs`.
+pub fn counted(n: usize, what: &str) -> String {
+    format!("{n} {what}{}", if n == 1 { "" } else { "s" })
 }
 
 /// A share of a whole as a reader reads it: `+4.1 %`.

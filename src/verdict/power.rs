@@ -10,7 +10,7 @@ use statrs::distribution::{ContinuousCDF, Normal};
 
 use super::reference::Reference;
 use super::statistics::{mean, seeds_alone, spread_to_draw};
-use super::{Outcome, worst};
+use super::{Outcome, counted, markdown_table, worst};
 
 /// What is simulated.
 #[derive(Debug, Clone)]
@@ -36,9 +36,6 @@ pub struct Power {
     pub repetitions: usize,
     /// One for each number of runs and each share of hits lost.
     pub cells: Vec<Cell>,
-    /// Each recorded run held to the others: how many pass, are undecided, fail. `None` of so few that the others show no
-    /// spread to speak of.
-    pub each_against_the_others: Option<[usize; 3]>,
 }
 
 /// Shares of outcomes for so many runs and such a drop.
@@ -62,7 +59,7 @@ type Run = Vec<Vec<f64>>;
 pub fn power(reference: &Reference, simulation: &Simulation, mut progress: impl FnMut(usize)) -> Power {
     let recorded = reference.records.len();
     let values: Vec<Vec<Vec<f64>>> = (reference.metrics.iter())
-        .map(|metric| reference.records.iter().map(|record| metric.of_users(&record.ranks)).collect())
+        .map(|&metric| reference.records.iter().map(|record| record.of_users(metric)).collect())
         .collect();
     let together: Vec<f64> = values.iter().map(|runs| seeds_alone(runs).sqrt() / mean(&runs.concat())).collect();
     let values: Vec<Vec<Vec<f64>>> = values.iter().map(|runs| spread_to_draw(runs)).collect();
@@ -90,10 +87,9 @@ pub fn power(reference: &Reference, simulation: &Simulation, mut progress: impl 
     });
     Power {
         recorded,
-        users: reference.records[0].ranks.len(),
+        users: reference.records[0].user_count(),
         repetitions: simulation.repetitions,
         cells: cells.collect(),
-        each_against_the_others: (recorded >= ENOUGH).then(|| each_against_the_others(reference)),
     }
 }
 
@@ -101,26 +97,9 @@ pub fn power(reference: &Reference, simulation: &Simulation, mut progress: impl 
 fn judge(reference: &Reference, drawn: &[Run], ours: &[Run]) -> Outcome {
     let of_metric = |runs: &[Run], metric: usize| runs.iter().map(|run| run[metric].clone()).collect::<Vec<_>>();
     let rows: Vec<_> = (reference.metrics.iter().enumerate())
-        .map(|(i, metric)| {
-            reference.row(metric.to_string(), &of_metric(drawn, i), &of_metric(ours, i), reference.error_each())
-        })
+        .map(|(i, &metric)| reference.row(metric, &of_metric(drawn, i), &of_metric(ours, i)))
         .collect();
     worst(&rows)
-}
-
-/// Recorded runs of which all but one still show a spread.
-const ENOUGH: usize = 5;
-
-/// How each recorded run fares with the others, one fewer, as the reference.
-fn each_against_the_others(reference: &Reference) -> [usize; 3] {
-    let mut counts = [0; 3];
-    let ranks: Vec<Vec<usize>> = reference.records.iter().map(|record| record.ranks.clone()).collect();
-    for own in 0..ranks.len() {
-        let mut others = ranks.clone();
-        let own = others.remove(own);
-        counts[worst(&reference.rows(&others, &[own])) as usize] += 1;
-    }
-    counts
 }
 
 struct Draw<'a> {
@@ -154,24 +133,18 @@ impl Power {
     /// The table of docs/verdict.md.
     pub fn markdown(&self) -> String {
         let runs = BTreeSet::from_iter(self.cells.iter().map(|cell| cell.runs));
-        let several = |n: &usize| format!("{n} run{}", if *n == 1 { "" } else { "s" });
-        let header: Vec<String> = runs.iter().map(several).collect();
-        let mut lines =
-            vec![format!("| drop | {} |", header.join(" | ")), format!("| --- |{}", " --- |".repeat(runs.len()))];
+        let header = std::iter::once("drop".to_owned()).chain(runs.iter().map(|&n| counted(n, "run")));
+        let mut rows = vec![header.collect::<Vec<_>>()];
         for cells in self.cells.chunks(runs.len()) {
             let name = if cells[0].drop == 0.0 { "none".to_owned() } else { format!("{:.0} %", 100.0 * cells[0].drop) };
             let shares =
                 |cell: &Cell| [cell.fail, cell.undecided, cell.pass].map(|x| format!("{:.1}", 100.0 * x)).join(" / ");
-            lines.push(format!("| {name} | {} |", cells.iter().map(shares).collect::<Vec<_>>().join(" | ")));
+            rows.push(std::iter::once(name).chain(cells.iter().map(shares)).collect());
         }
-        let others = self.each_against_the_others.map_or(String::new(), |[pass, undecided, fail]| {
-            format!(" Each recorded run held to the others: {fail} fail, {undecided} undecided, {pass} pass.")
-        });
-        lines.push(String::new());
-        lines.push(format!(
-            "Percent fail / undecided / pass of {} simulations from {} recorded runs of {} users.{others}",
+        let table = markdown_table(&rows);
+        format!(
+            "{table}\nPercent fail / undecided / pass of {} simulations from {} recorded runs of {} users.",
             self.repetitions, self.recorded, self.users
-        ));
-        lines.join("\n")
+        )
     }
 }

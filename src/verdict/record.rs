@@ -15,22 +15,8 @@ use crate::run_folder::{self, Calibration, Environment, MetricsLine, RankRow, Ru
 use crate::tensors::replace;
 use crate::{Error, Result, yaml};
 
-/// Keys that say where and how a run is done, not which run it is.
-const NOT_THE_EXPERIMENT: [&str; 13] = [
-    "seed",
-    "state",
-    "gpu_id",
-    "use_gpu",
-    "threads",
-    "data_path",
-    "checkpoint_dir",
-    "show_progress",
-    "eval_batch_size",
-    "loss_decimal_place",
-    "checkpoint_interval",
-    "cuda_graphs",
-    "shard_items",
-];
+/// Keys that say where and how a run is done, not which run it is, beside [`RunConfig::CHANGEABLE`].
+const NOT_THE_EXPERIMENT: [&str; 5] = ["seed", "state", "checkpoint_dir", "eval_batch_size", "loss_decimal_place"];
 
 /// One finished run: what it was, where it ran, what it gave. Lists are written as numbers in one line.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -74,6 +60,9 @@ pub struct Record {
     /// The rank of every target, 0 being the first, in the order of `ranks.tsv`.
     #[serde(with = "line")]
     pub ranks: Vec<usize>,
+    /// The user of each, by number from 0; empty where each user has one target.
+    #[serde(with = "line", default, skip_serializing_if = "Vec::is_empty")]
+    pub users: Vec<usize>,
     /// Where it was read from.
     #[serde(skip)]
     pub path: PathBuf,
@@ -92,6 +81,23 @@ impl Record {
                 .hint("the files are damaged or of different runs: use the run as it was written")
         })?;
         Ok(record)
+    }
+
+    /// Reads the records in a folder, its `.json` files, in the order of their seeds.
+    ///
+    /// # Errors
+    /// A folder that cannot be read; as [`Record::load`].
+    pub fn load_all(folder: &Path) -> Result<Vec<Self>> {
+        let unread = |e| {
+            Error::io(folder, "read the recorded runs", e).hint("record runs with `dif-sr record RUN... --into FOLDER`")
+        };
+        let entries = fs::read_dir(folder).map_err(unread)?.map(|entry| Ok(entry?.path()));
+        let mut paths = entries.collect::<std::io::Result<Vec<_>>>().map_err(unread)?;
+        paths.retain(|path| path.extension().is_some_and(|e| e == "json"));
+        paths.sort();
+        let mut records = paths.iter().map(|path| Self::load(path)).collect::<Result<Vec<_>>>()?;
+        records.sort_by_key(|record| record.seed);
+        Ok(records)
     }
 
     /// The keys of the configuration in which not all of the records agree.
@@ -121,7 +127,8 @@ impl Record {
         let valid_metric = config.eval.valid_metric;
         let mut keys: Map<String, Value> = yaml::from_str(&config_text)
             .map_err(|e| Error::new(format!("expected a configuration, found {e}")).at(&config_path))?;
-        keys.retain(|key, _| !NOT_THE_EXPERIMENT.contains(&key.as_str()));
+        let left_out = [&RunConfig::CHANGEABLE[..], &NOT_THE_EXPERIMENT].concat();
+        keys.retain(|key, _| !left_out.contains(&key.as_str()));
 
         let (mut trained, mut validated) = (BTreeMap::new(), BTreeMap::new());
         for line in MetricsLine::read(folder)? {
@@ -150,6 +157,7 @@ impl Record {
             environment: environment.as_object().cloned().unwrap_or_default(),
             config: keys,
             targets_sha256: RankRow::targets_sha256(&ranks),
+            users: RankRow::users(&ranks),
             ranks: ranks.iter().map(|row| row.rank).collect(),
             path: folder.to_owned(),
         })
@@ -160,15 +168,48 @@ impl Record {
         mean(&metric.of_users(&self.ranks))
     }
 
+    /// A metric of the test for each user, whose mean is the test's. Targets of one user are one observation: their sum, in units
+    /// of the targets that users have in the mean.
+    pub fn of_users(&self, metric: MetricAt) -> Vec<f64> {
+        let values = metric.of_users(&self.ranks);
+        let Some(last) = self.users.iter().max() else { return values };
+        let mut sums = vec![0.0; last + 1];
+        let unit = sums.len() as f64 / values.len() as f64;
+        self.users.iter().zip(values).for_each(|(&user, value)| sums[user] += value * unit);
+        sums
+    }
+
+    /// How many users have a target.
+    pub fn user_count(&self) -> usize {
+        self.users.iter().max().map_or(self.ranks.len(), |last| last + 1)
+    }
+
     /// Whether the two rank the same targets, one by one.
     pub fn has_the_targets_of(&self, other: &Self) -> bool {
-        self.targets_sha256 == other.targets_sha256 && self.ranks.len() == other.ranks.len()
+        self.targets_sha256 == other.targets_sha256
+            && self.ranks.len() == other.ranks.len()
+            && self.users == other.users
+    }
+
+    fn numbers_its_users(&self) -> bool {
+        let mut known = 0;
+        let is_known_or_next = |&user: &usize| {
+            let next = known;
+            known = next.max(user.saturating_add(1));
+            user <= next
+        };
+        self.users.len() == self.ranks.len() && self.users.iter().all(is_known_or_next)
     }
 
     /// That the parts belong together.
     fn check(&self) -> Result<(), String> {
         if self.ranks.is_empty() {
             return Err("expected the rank of at least one target, found none".to_owned());
+        }
+        if !self.users.is_empty() && !self.numbers_its_users() {
+            return Err(
+                "expected the number of each target's user, each from 0 on as it first occurs, found others".to_owned()
+            );
         }
         if self.test.is_empty() {
             return Err("expected the test's metrics, found none".to_owned());
@@ -261,13 +302,15 @@ impl Record {
         known.then(|| median(seconds) / median(&self.calibration_seconds))
     }
 
-    /// The first epoch, counted from 1, after which `valid_metric` has reached `target`, and the seconds until then.
-    pub fn reaches(&self, target: f64) -> Option<(usize, f64)> {
+    /// The epochs after which `valid_metric` has first reached `target`, of a run that [is whole](Self::is_whole).
+    pub fn reaches(&self, target: f64) -> Option<f64> {
         let at = self.valid.iter().position(|&value| value >= target)?;
-        let epochs = self.evaluated[at] + 1;
-        let training: f64 = self.epoch_seconds.iter().take(epochs).sum();
-        let evaluating: f64 = self.evaluation_seconds.iter().take(at + 1).sum();
-        Some((epochs, training + evaluating))
+        Some((self.evaluated[at] + 1) as f64)
+    }
+
+    /// Whether the run began at the beginning, not from the state of another, whose epochs it does not have.
+    pub fn is_whole(&self) -> bool {
+        self.environment.get("from").is_none_or(Value::is_null)
     }
 }
 
@@ -296,6 +339,21 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    /// Recall@1 of the targets is 1 0 1 1 0: user 0 has the first and the third, user 1 the others.
+    #[test]
+    fn a_user_is_what_all_of_its_targets_say_and_the_mean_is_the_targets() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("records/ml-100k/dif_sr_reference_float32/212.json");
+        let record = Record::load(&path).unwrap_or_else(|e| panic!("{e}"));
+        assert_eq!((record.users.len(), record.user_count()), (0, 943));
+        let record = Record { ranks: vec![0, 1, 0, 0, 9], users: vec![0, 1, 0, 1, 1], ..record };
+        let recall = "recall@1".parse().expect("a metric");
+        // Two users have five targets, 2.5 in the mean.
+        assert_eq!((record.of_users(recall), record.user_count()), (vec![2.0 / 2.5, 1.0 / 2.5], 2));
+        assert!((mean(&record.of_users(recall)) - record.test_at(recall)).abs() < 1e-15);
+        let numbered = |users: &[usize]| Record { users: users.to_vec(), ..record.clone() }.numbers_its_users();
+        assert!(numbered(&[0, 1, 0, 2, 1]) && !numbered(&[0, 2, 0, 1, 1]) && !numbered(&[0, 0]));
+    }
 
     #[test]
     fn how_often_a_run_went_on_is_told_in_words() {

@@ -1,15 +1,14 @@
 //! Recorded runs: what several seeds of the reference gave, and whether other runs are near them.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
-use serde_json::{Map, Value};
 
 use super::convergence::Convergence;
 use super::statistics::{mean, of_users};
 use super::time::Time;
-use super::{Finding, Outcome, Record, Row, percent, worst};
+use super::{Finding, Outcome, Record, Row, counted, named, percent, worst};
+use crate::config::RunConfig;
 use crate::eval::MetricAt;
 use crate::{Error, Result};
 
@@ -72,7 +71,7 @@ impl Reference {
         time.iter().try_for_each(Time::check).map_err(wrong)?;
         let records = load_records(&path.parent().unwrap_or(Path::new("")).join(folder), seeds)?;
         convergence.iter().try_for_each(|it| it.check(&records)).map_err(wrong)?;
-        let without = |metric: &&MetricAt| records.iter().all(|run| mean(&metric.of_users(&run.ranks)) == 0.0);
+        let without = |metric: &&MetricAt| records.iter().all(|run| run.test_at(**metric) == 0.0);
         if let Some(metric) = metrics.iter().find(without) {
             return Err(wrong(format!(
                 "`runs.metrics`: expected a metric that is not 0 in all recorded runs, found {metric}"
@@ -81,18 +80,27 @@ impl Reference {
         Ok(Self { source, records, metrics, margin, error, convergence, time })
     }
 
-    /// Whether runs of this configuration can have the recorded runs' targets.
+    /// Whether runs of this configuration can be held to the recorded ones.
     ///
     /// # Errors
-    /// Another data set.
-    pub fn check(&self, config: &Map<String, Value>) -> Result<()> {
-        let (own, other) = (&self.records[0].dataset, config.get("dataset"));
-        if other.and_then(Value::as_str) == Some(own) {
-            return Ok(());
+    /// Another data set; where convergence is judged, another metric that picks the best epoch.
+    pub fn check(&self, config: &RunConfig) -> Result<()> {
+        let own = &self.records[0];
+        let dataset = config.data.dataset.as_str();
+        if dataset != own.dataset {
+            return Err(Error::new(format!("expected runs on {}, as the recorded ones, found {dataset}", own.dataset))
+                .hint("name the expectation of the runs' data set with --expect"));
         }
-        let found = other.map_or("none".to_owned(), ToString::to_string);
-        Err(Error::new(format!("expected runs on {own}, as the recorded ones, found {found}"))
-            .hint("name the expectation of the runs' data set with --expect"))
+        let (kind, k) = config.eval.valid_metric;
+        let metric = MetricAt { kind, k };
+        if self.convergence.is_some() && metric != own.valid_metric {
+            let problem =
+                format!("expected `valid_metric` to be {}, as of the recorded runs, found {metric}", own.valid_metric);
+            return Err(
+                Error::new(problem).hint("convergence is that of `valid_metric`: judge it by runs with the same")
+            );
+        }
+        Ok(())
     }
 
     /// Whether runs are near the recorded ones, converge as fast and take no longer.
@@ -117,30 +125,31 @@ impl Reference {
     }
 
     fn judge_metrics(&self, runs: &[Record]) -> Finding {
-        let ranks = |runs: &[Record]| runs.iter().map(|run| run.ranks.clone()).collect::<Vec<_>>();
-        let rows = self.rows(&ranks(&self.records), &ranks(runs));
+        let values = |runs: &[Record], metric| runs.iter().map(|run| run.of_users(metric)).collect::<Vec<_>>();
+        let row = |&metric: &MetricAt| self.row(metric, &values(&self.records, metric), &values(runs, metric));
+        let rows: Vec<Row> = self.metrics.iter().map(row).collect();
         let outcome = worst(&rows);
-        let (recorded, error, margin) = (self.records.len(), self.error, 100.0 * self.margin);
-        let names: Vec<&str> =
-            rows.iter().filter(|row| row.outcome == Some(outcome)).map(|row| row.name.as_str()).collect();
+        let (recorded, error) = (self.records.len(), self.error);
+        // Rounded where 100 times a share is no decimal number.
+        let margin = (1e8 * self.margin).round() / 1e6;
+        let names = named(&rows, outcome);
         let are = if names.len() == 1 { "is" } else { "are" };
         let names = names.join(" and ");
-        let sentence = match (outcome, rows.iter().find(|row| row.outcome == Some(outcome))) {
+        let sentence = match (outcome, rows.iter().find(|row| row.outcome == outcome)) {
             (Outcome::Pass, _) | (_, None) => format!(
-                "{names} of {} run{} {are} near {recorded} recorded runs: intervals within ±{margin:.0} % at error {error}",
-                runs.len(),
-                if runs.len() == 1 { "" } else { "s" },
+                "{names} of {} {are} near {recorded} recorded runs: intervals within ±{margin} % at error {error}",
+                counted(runs.len(), "run"),
             ),
             (Outcome::Fail, Some(row)) => format!(
                 "{} differs from {recorded} recorded runs by {}, between {}: more than chance at error {error}, and not \
-                 within ±{margin:.0} %",
+                 within ±{margin} %",
                 row.name,
                 row.relative(row.difference()),
                 row.relative_interval(),
             ),
             (Outcome::Undecided, Some(row)) => format!(
                 "{} differs from {recorded} recorded runs by {}, between {}, which neither excludes chance nor lies \
-                 within ±{margin:.0} %: judge more seeds",
+                 within ±{margin} %: judge more seeds",
                 row.name,
                 row.relative(row.difference()),
                 row.relative_interval(),
@@ -149,37 +158,24 @@ impl Reference {
         Finding { claim: "recorded runs", source: self.source.clone(), outcome, sentence, rows }
     }
 
-    /// A row for each metric, from ranks `[runs][users]`.
-    pub fn rows(&self, reference: &[Vec<usize>], ours: &[Vec<usize>]) -> Vec<Row> {
-        let error = self.error_each();
-        let row = |metric: &MetricAt| {
-            let of = |runs: &[Vec<usize>]| runs.iter().map(|ranks| metric.of_users(ranks)).collect::<Vec<_>>();
-            self.row(metric.to_string(), &of(reference), &of(ours), error)
-        };
-        self.metrics.iter().map(row).collect()
-    }
-
-    /// A row from a metric's values `[runs][users]`.
-    pub fn row(&self, name: String, reference: &[Vec<f64>], ours: &[Vec<f64>], error: f64) -> Row {
+    /// A metric's row, from its values `[runs][users]`.
+    pub fn row(&self, metric: MetricAt, reference: &[Vec<f64>], ours: &[Vec<f64>]) -> Row {
+        // All metrics together err as stated.
+        let error = self.error / self.metrics.len() as f64;
         let expected = mean(&reference.iter().map(|run| mean(run)).collect::<Vec<f64>>());
         let difference = of_users(reference, ours, error).expect("there are at least three recorded runs");
         let allowed = self.margin * expected;
         Row {
-            name,
+            name: metric.to_string(),
             ours: Some(expected + difference.estimate),
             expected,
-            allowed: Some(allowed),
+            allowed,
             interval: Some([difference.low, difference.high]),
             p: Some(difference.p),
-            outcome: Some(difference.near(allowed)),
-            one_sided: false,
+            outcome: difference.near(allowed),
             decimals: 4,
+            ..Row::default()
         }
-    }
-
-    /// What each metric may err, so that all together err as stated.
-    pub fn error_each(&self) -> f64 {
-        self.error / self.metrics.len() as f64
     }
 
     /// Which of the runs share a seed with a recorded one, for a reader: they are no independent draw.
@@ -194,8 +190,8 @@ impl Reference {
     pub fn times_left_out(&self, findings: &[Finding]) -> Option<String> {
         let left_out = self.time.is_some() && findings.iter().all(|finding| finding.claim != Time::CLAIM);
         left_out.then(|| {
-            "times are not judged: it takes calibrations of these and of two recorded runs, all computed alike on one kind of \
-             machine"
+            "times are not judged: it takes calibrations of at least three runs, these and recorded ones, all computed alike on \
+             one kind of machine"
                 .to_owned()
         })
     }
@@ -210,39 +206,30 @@ impl Reference {
 
 /// The records of a folder, all or those of some seeds, in the order of their seeds.
 fn load_records(folder: &Path, seeds: Option<Vec<i64>>) -> Result<Vec<Record>> {
-    let paths = match seeds {
-        Some(seeds) => seeds.iter().map(|seed| folder.join(format!("{seed}.json"))).collect(),
-        None => record_files(folder)?,
+    let of = |seed: &i64| Record::load(&folder.join(format!("{seed}.json")));
+    let mut records = match seeds {
+        Some(seeds) => seeds.iter().map(of).collect::<Result<Vec<_>>>()?,
+        None => Record::load_all(folder)?,
     };
-    let mut records = paths.into_iter().map(|path| Ok((Record::load(&path)?, path))).collect::<Result<Vec<_>>>()?;
-    records.sort_by_key(|(record, _)| record.seed);
+    records.sort_by_key(|record| record.seed);
     if records.len() < 3 {
         return Err(Error::new(format!("expected at least three recorded runs, found {}", records.len()))
             .at(folder)
             .hint("a spread needs several seeds: record more with `dif-sr record`"));
     }
-    if let Some(pair) = records.windows(2).find(|pair| pair[0].0.seed == pair[1].0.seed) {
-        return Err(Error::new(format!("expected records of different seeds, found seed {} twice", pair[1].0.seed))
-            .at(&pair[1].1)
+    if let Some(pair) = records.windows(2).find(|pair| pair[0].seed == pair[1].seed) {
+        return Err(Error::new(format!("expected records of different seeds, found seed {} twice", pair[1].seed))
+            .at(&pair[1].path)
             .hint("a run and its repetition are one draw: keep one of them"));
     }
-    let own = &records[0].0;
-    let other = |(record, _): &&(Record, PathBuf)| !record.has_the_targets_of(own) || record.config != own.config;
-    if let Some((_, path)) = records.iter().find(other) {
+    let own = &records[0];
+    let other = |record: &&Record| !record.has_the_targets_of(own) || record.config != own.config;
+    if let Some(other) = records.iter().find(other) {
         return Err(Error::new("expected the targets and the configuration of the other recorded runs, found others")
-            .at(path)
+            .at(&other.path)
             .hint("keep runs of one configuration in a folder"));
     }
-    Ok(records.into_iter().map(|(record, _)| record).collect())
-}
-
-/// The `.json` files of a folder.
-fn record_files(folder: &Path) -> Result<Vec<PathBuf>> {
-    let entries = fs::read_dir(folder).map_err(|e| {
-        Error::io(folder, "read the recorded runs", e).hint("record runs with `dif-sr record RUN... --into FOLDER`")
-    })?;
-    let paths = entries.filter_map(|entry| Some(entry.ok()?.path()));
-    Ok(paths.filter(|path| path.extension().is_some_and(|e| e == "json")).collect())
+    Ok(records)
 }
 
 impl Row {

@@ -7,19 +7,15 @@ impl Finding {
     /// The header, then a line for each row; columns in which no row has anything are left out.
     pub fn table(&self) -> Vec<Vec<String>> {
         let header = ["", "ours", "expected", "difference", "between", "and", "allowed", "p", ""].map(str::to_owned);
-        let lines: Vec<[String; 9]> = std::iter::once(header).chain(self.rows.iter().map(Row::cells)).collect();
-        // Name and outcome have no header.
-        let used: Vec<usize> =
-            (0..9).filter(|&c| c == 0 || c == 8 || lines[1..].iter().any(|line| !line[c].is_empty())).collect();
-        lines.into_iter().map(|line| used.iter().map(|&c| line[c].clone()).collect()).collect()
+        used_columns(std::iter::once(header).chain(self.rows.iter().map(Row::cells)).collect())
     }
 }
 
 impl Row {
     /// `±0.0066`, or `+0.21` where only growth counts.
-    pub fn allowed_in_words(&self) -> Option<String> {
+    pub fn allowed_in_words(&self) -> String {
         let sign = if self.one_sided { '+' } else { '±' };
-        self.allowed.map(|allowed| format!("{sign}{allowed:.*}", self.decimals))
+        format!("{sign}{:.*}", self.decimals, self.allowed)
     }
 
     fn cells(&self) -> [String; 9] {
@@ -33,22 +29,25 @@ impl Row {
             self.difference().map_or(String::new(), signed),
             low,
             high,
-            self.allowed_in_words().unwrap_or_default(),
+            self.allowed_in_words(),
             self.p.map_or(String::new(), |p| format!("{p:.3}")),
-            self.outcome.map_or("told", |outcome| outcome.word()).to_owned(),
+            self.outcome.word().to_owned(),
         ]
     }
 }
 
 impl Verdict {
+    /// By this a job summary of this program is known.
+    pub const MARKDOWN_GENERATOR: &str = "<!-- written by `dif-sr gate --markdown`, never by hand -->";
+
     /// A job summary of a verdict that there is not, with the reason.
     pub fn markdown_of(refusal: &Error) -> String {
-        format!("**could not be judged: {refusal}**\n")
+        format!("{}\n**could not be judged: {refusal}**\n", Self::MARKDOWN_GENERATOR)
     }
 
     /// A job summary: the sentence, then a table for each finding.
     pub fn markdown(&self) -> String {
-        let mut text = format!("**{}**\n", self.sentence);
+        let mut text = format!("{}\n**{}**\n", Self::MARKDOWN_GENERATOR, self.sentence);
         for note in &self.notes {
             text += &format!("\nNote: {note}.\n");
         }
@@ -58,14 +57,26 @@ impl Verdict {
             if finding.rows.is_empty() {
                 continue;
             }
-            text += "\n";
-            for (i, line) in finding.table().iter().enumerate() {
-                text += &format!("| {} |\n", line.join(" | "));
-                if i == 0 {
-                    text += &format!("|{}\n", " --- |".repeat(line.len()));
-                }
-            }
+            text += &format!("\n{}", markdown_table(&finding.table()));
         }
         text
     }
+}
+
+/// A header and rows as a table in Markdown.
+pub(crate) fn markdown_table(rows: &[Vec<String>]) -> String {
+    let line = |cells: &Vec<String>| {
+        let cells: Vec<String> = cells.iter().map(|cell| cell.replace('|', "\\|")).collect();
+        format!("| {} |\n", cells.join(" | "))
+    };
+    let mut lines: Vec<String> = rows.iter().map(line).collect();
+    lines.insert(1, format!("|{}\n", " --- |".repeat(rows[0].len())));
+    lines.concat()
+}
+
+/// The columns that say something: a header without a name, and those in which any row has something.
+pub(super) fn used_columns<const N: usize>(rows: Vec<[String; N]>) -> Vec<Vec<String>> {
+    let is_used = |&c: &usize| rows[0][c].is_empty() || rows[1..].iter().any(|row| !row[c].is_empty());
+    let used: Vec<usize> = (0..N).filter(is_used).collect();
+    rows.iter().map(|row| used.iter().map(|&c| row[c].clone()).collect()).collect()
 }

@@ -59,7 +59,7 @@ impl Time {
             other => other,
         };
         // A row alone never says more than the finding: what must be measured again has not failed yet.
-        rows.iter_mut().for_each(|row| row.outcome = row.outcome.map(|own| own.min(outcome)));
+        rows.iter_mut().for_each(|row| row.outcome = row.outcome.min(outcome));
         let grown =
             rows.iter().map(|row| row.difference().unwrap_or(0.0) / row.expected).fold(f64::NEG_INFINITY, f64::max);
         let (grown, size) = (percent(grown), percent(self.regression));
@@ -107,10 +107,10 @@ impl Time {
             name: format!("median {name} / calibration"),
             ours: Some(expected * difference.estimate.exp()),
             expected,
-            allowed: Some(expected * self.regression),
+            allowed: expected * self.regression,
             interval: Some([difference.low, difference.high].map(|log| expected * log.exp_m1())),
             p: Some(difference.p),
-            outcome: Some(outcome),
+            outcome,
             one_sided: true,
             decimals: 2,
         })

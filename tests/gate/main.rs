@@ -14,7 +14,7 @@ use std::process::Output;
 use common::process::{code, dif_sr, refusal, stderr, stdout};
 use common::{ML_100K, root};
 use dif_sr::eval::MetricAt;
-use dif_sr::verdict::{Expectation, Record};
+use dif_sr::verdict::{Expectation, Record, Verdict};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -229,7 +229,7 @@ fn junit_and_markdown_say_what_the_verdict_says() {
     assert!(xml.contains(r#"<testsuite name="recorded runs" tests="3" skipped="0" errors="0" failures="3">"#), "{xml}");
     assert!(xml.contains(r#"<failure message="recall@20 differs from 10 recorded runs by "#), "{xml}");
     let markdown = fs::read_to_string(folder.path().join("gate.md")).expect("Markdown");
-    assert!(markdown.starts_with("**FAIL: recall@20 differs"), "{markdown}");
+    assert!(markdown.starts_with(&format!("{}\n**FAIL: recall@20 differs", Verdict::MARKDOWN_GENERATOR)), "{markdown}");
     assert!(markdown.contains("| recall@20 | "), "{markdown}");
 
     // What is open is neither a success nor a failure.
@@ -240,8 +240,8 @@ fn junit_and_markdown_say_what_the_verdict_says() {
     assert!(xml.contains(r#"failures="0""#) && xml.contains("<skipped message="), "{xml}");
     // Nothing to judge is told, too.
     fs::create_dir(folder.path().join("criterion")).expect("a folder");
-    let output =
-        dif_sr(folder.path(), &["gate", "--criterion=criterion", "--junit=none.xml", "--markdown=/dev/stderr"]);
+    let nothing = ["gate", "--criterion=criterion", "--baseline=main", "--junit=none.xml", "--markdown=/dev/stderr"];
+    let output = dif_sr(folder.path(), &nothing);
     assert_eq!(
         (code(&output), stderr(&output).contains("**undecided: no benchmark")),
         (3, true),
@@ -249,14 +249,15 @@ fn junit_and_markdown_say_what_the_verdict_says() {
         stderr(&output)
     );
     let xml = fs::read_to_string(folder.path().join("none.xml")).expect("JUnit XML");
-    assert!(xml.contains(r#"<skipped message="undecided: no benchmark in criterion has `base`"#), "{xml}");
+    assert!(xml.contains(r#"<skipped message="no benchmark in criterion has `main`"#), "{xml}");
 
     // What cannot be judged leaves no former verdict behind.
     let refused = refusal(&gate(folder.path(), &[&run, &run], &["--junit=gate.xml", "--markdown=gate.md"]));
     let xml = fs::read_to_string(folder.path().join("gate.xml")).expect("JUnit XML");
     assert!(xml.contains(r#"errors="1""#) && xml.contains("expected runs of different seeds"), "{xml}");
     let markdown = fs::read_to_string(folder.path().join("gate.md")).expect("Markdown");
-    assert_eq!(markdown, format!("**could not be judged: {}**\n", refused.trim_end()));
+    let expected = format!("{}\n**could not be judged: {}**\n", Verdict::MARKDOWN_GENERATOR, refused.trim_end());
+    assert_eq!(markdown, expected);
 }
 
 /// The golden values are those of one seed: others do not pass by them, alone or beside it.

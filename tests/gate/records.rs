@@ -57,6 +57,18 @@ fn the_tables_have_a_row_for_each_run_and_the_mean_over_seeds() {
 }
 
 #[test]
+fn a_link_leads_to_a_folder_of_any_name() {
+    let folder = temporary();
+    records(folder.path());
+    let mut record = recorded(3);
+    record.dataset = "my (data)".to_owned();
+    record.write(&folder.path().join("records/my (data)/a_reference_float32")).unwrap_or_else(|e| panic!("{e}"));
+    assert_eq!(code(&dif_sr(folder.path(), &["publish"])), 0);
+    let page = fs::read_to_string(folder.path().join("records/README.md")).expect("the page");
+    assert!(page.contains("| [3](my%20%28data%29/a_reference_float32/3.json) | a |"), "{page}");
+}
+
+#[test]
 fn a_record_in_a_place_that_is_not_its_own_is_refused() {
     let folder = temporary();
     records(folder.path());

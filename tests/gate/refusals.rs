@@ -2,11 +2,11 @@
 
 use std::fs;
 
-use dif_sr::verdict::Record;
+use dif_sr::verdict::{Expectation, Record};
 use serde_json::{Value, json};
 
 use crate::common::process::{code, dif_sr, refusal, stderr, stdout};
-use crate::common::root;
+use crate::common::{config, root};
 use crate::{gate, recorded, temporary, with_loss};
 
 #[test]
@@ -50,12 +50,16 @@ fn a_verdict_finds_its_place_or_is_refused_before_the_work() {
     let output = judged(&["--junit=new/of/gate.xml", "--markdown=other/gate.md"]);
     assert!([0, 3].contains(&code(&output)), "{}", stderr(&output));
     let markdown = fs::read_to_string(folder.path().join("other/gate.md")).expect("Markdown");
-    assert!(folder.path().join("new/of/gate.xml").is_file() && markdown.starts_with("**"), "{markdown}");
+    assert!(folder.path().join("new/of/gate.xml").is_file() && markdown.contains("\n**"), "{markdown}");
     // What stands in the other place is no former verdict.
     let sentence = refusal(&judged(&["--junit=new/of", "--markdown=other/gate.md"]));
     assert_eq!(sentence, "new/of: expected the name of a file, found a folder; add a file's name");
     let markdown = fs::read_to_string(folder.path().join("other/gate.md")).expect("Markdown");
-    assert_eq!(markdown, format!("**could not be judged: {sentence}**\n"));
+    assert!(markdown.ends_with(&format!("\n**could not be judged: {sentence}**\n")), "{markdown}");
+    // A page of one's own that begins in bold is no former verdict.
+    fs::write(folder.path().join("mine.md"), "**Mine**\n").expect("written");
+    assert!(refusal(&judged(&["--markdown=mine.md"])).starts_with("mine.md: expected no file or a former verdict"));
+    assert_eq!(fs::read_to_string(folder.path().join("mine.md")).expect("mine"), "**Mine**\n");
     let sentence = refusal(&judged(&["--markdown=other/gate.md/gate.md"]));
     assert!(sentence.starts_with("other/gate.md/gate.md: cannot write the file: "), "{sentence}");
     let page = dif_sr(folder.path(), &["report", &run, "--out=other/gate.md/page.html"]);
@@ -157,4 +161,32 @@ fn a_wrong_expectation_is_told_what_is_wrong() {
         target.contains("expected a recall@10 that every recorded run reaches, found 0.9, which seed 1"),
         "{target}"
     );
+}
+
+/// Before hours are spent on a run whose convergence cannot be judged.
+#[test]
+fn a_configuration_that_picks_its_best_epoch_by_another_metric_is_refused() {
+    let path = root().join("configs/expectations/ml-100k_seeds.yaml");
+    let expectation = Expectation::load(&path).unwrap_or_else(|e| panic!("{e}"));
+    let check = |metric: &str| expectation.check(&config("ml-100k", &[("valid_metric", metric)]));
+    check("Recall@10").unwrap_or_else(|e| panic!("{e}"));
+    let told = check("NDCG@10").expect_err("another metric").to_string();
+    assert!(
+        told.starts_with("expected `valid_metric` to be recall@10, as of the recorded runs, found ndcg@10"),
+        "{told}"
+    );
+}
+
+#[test]
+fn a_margin_is_told_as_it_was_stated() {
+    let folder = temporary();
+    let run = with_loss(folder.path(), recorded(9), 101, usize::MAX);
+    for (margin, told) in [("0.005", "±0.5 %"), ("0.07", "±7 %")] {
+        let records = root().join("fixtures/verdict/ml-100k_short").display().to_string();
+        let text =
+            format!("runs: {{source: s, folder: {records}, metrics: [recall@20], margin: {margin}, error: 0.05}}\n");
+        fs::write(folder.path().join("expect.yaml"), text).expect("written");
+        let said = stdout(&dif_sr(folder.path(), &["gate", &run, "--expect=expect.yaml"]));
+        assert!(said.contains(&format!(" within {told}")), "{said}");
+    }
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 use dif_sr::verdict::Record;
 use serde_json::{Value, json};
 
-use crate::common::process::{code, dif_sr, refusal, stdout};
+use crate::common::process::{code, dif_sr, refusal, stderr, stdout};
 use crate::common::root;
 use crate::{recorded, temporary, verdict};
 
@@ -101,7 +101,8 @@ fn times_of_another_machine_are_not_judged() {
         judged(&[20.0, 20.1], |_, run| drop(run.environment.insert("cpu".to_owned(), json!("another"))));
     assert_eq!(exit, 0, "{other:#}");
     assert!(!other["findings"].to_string().contains("\"time\""), "{other:#}");
-    assert!(other["notes"].to_string().contains("times are not judged"), "{other:#}");
+    let told = "times are not judged: it takes calibrations of at least three runs, these and recorded ones";
+    assert!(other["notes"].to_string().contains(told), "{other:#}");
     let (exit, elsewhere) = judged(&[20.0, 20.1], |_, run| {
         run.environment.insert("resumed".to_owned(), json!([{ "cpu": "another" }]));
     });
@@ -122,6 +123,10 @@ fn a_run_that_never_reaches_the_target_does_not_converge() {
     let (exit, other) = judged(&[10.0], |_, run| run.valid_metric = "ndcg@10".parse().expect("a metric"));
     assert_eq!(exit, 3, "another metric reaches 0.2 when it will: {other:#}");
     assert!(other["sentence"].to_string().contains("a run was validated by ndcg@10"), "{other:#}");
+    let (exit, begun) =
+        judged(&[10.0], |_, run| drop(run.environment.insert("from".to_owned(), json!({ "epoch": 2 }))));
+    assert_eq!(exit, 3, "epochs of another run went before: {begun:#}");
+    assert!(begun["sentence"].to_string().contains("a run was begun from another's state"), "{begun:#}");
     let (exit, later) = judged(&[10.0], |_, run| run.valid = vec![0.1, 0.1, 0.1, 0.2]);
     assert_eq!(exit, 3, "one run, one epoch later than the recorded ones, can be chance: {later:#}");
 }
@@ -182,25 +187,67 @@ fn benchmarks_are_held_to_a_saved_baseline() {
     assert!(same.starts_with("expected measurements of different names, found `new` twice"), "{same}");
     let none = gate(&["--baseline=unknown"]);
     assert_eq!(code(&none), 3);
-    assert!(stdout(&none).contains("no benchmark in criterion has `unknown`"), "{}", stdout(&none));
+    assert!(
+        stdout(&none).contains("no benchmark in criterion has `unknown` and new: none was judged"),
+        "{}",
+        stdout(&none)
+    );
+}
+
+/// `new` is the last measurement under whatever name it was saved, and `base` the last one that was saved under none.
+#[test]
+fn a_measurement_is_never_held_to_itself_nor_counted_twice() {
+    let folder = temporary();
+    for (name, median) in [("base", 1e6), ("main", 1e6), ("once", 1.3e6), ("new", 1.3e6), ("twice", 1.25e6)] {
+        measurement(folder.path(), "step/train", name, median);
+    }
+    let gate = |more: &[&str]| dif_sr(folder.path(), &[&["gate", "--criterion=criterion"], more].concat());
+    let told = refusal(&gate(&["--baseline=main", "--measured", "new", "once"]));
+    let same =
+        "expected different measurements under `new` and `once`, found the same one of step/train; measure twice";
+    assert!(told.starts_with(same), "{told}");
+    let told = refusal(&gate(&["--baseline=once"]));
+    assert!(told.starts_with("expected different measurements under `once` and `new`"), "{told}");
+    let told = refusal(&gate(&["--baseline=base"]));
+    assert!(
+        told.starts_with("expected a baseline that was saved by its name, found `base`; each `cargo bench`"),
+        "{told}"
+    );
+    assert_eq!(code(&gate(&["--baseline=main", "--measured", "once", "twice"])), 1);
+    let none = gate(&[]);
+    assert!(stderr(&none).contains("--baseline <NAME>"), "there is no baseline that nobody named: {}", stderr(&none));
+}
+
+/// A run that passes does not cover that no benchmark was measured.
+#[test]
+fn benchmarks_that_are_all_missing_leave_the_verdict_of_a_good_run_open() {
+    let folder = temporary();
+    measurement(folder.path(), "step/train", "main", 1e6);
+    let expect = root().join("configs/expectations/ml-100k.yaml").display().to_string();
+    let run = root().join("records/ml-100k/dif_sr_reference_float32/212.json").display().to_string();
+    let arguments = ["gate", &run, "--expect", &expect, "--criterion=criterion", "--baseline=main"];
+    let output = dif_sr(folder.path(), &arguments);
+    let told =
+        "undecided: no benchmark in criterion has `main` and new: none was judged; not measured again: step/train";
+    assert_eq!((code(&output), stdout(&output).lines().last()), (3, Some(told)), "{}", stdout(&output));
 }
 
 #[test]
 fn a_benchmark_that_is_missing_leaves_the_verdict_open_and_a_new_one_is_named() {
     let folder = temporary();
-    ["a", "b", "c"].iter().for_each(|id| measurement(folder.path(), id, "base", 1e6));
-    ["a", "d"].iter().for_each(|id| measurement(folder.path(), id, "new", 1e6));
+    ["a", "b", "c"].iter().for_each(|id| measurement(folder.path(), id, "main", 1e6));
+    ["a", "d"].iter().for_each(|id| measurement(folder.path(), id, "new", 1.001e6));
     let judged = |more: &[&str]| {
         let arguments = [&["gate", "--criterion=criterion", "--json"], more].concat();
         let output = dif_sr(folder.path(), &arguments);
         (code(&output), serde_json::from_str::<Value>(&stdout(&output)).expect("JSON"))
     };
-    let (exit, one) = judged(&[]);
+    let (exit, one) = judged(&["--baseline=main"]);
     assert_eq!((exit, &one["benchmarks"]), (3, &json!({ "missing": ["b", "c"], "new": ["d"] })));
-    let said = "1 benchmarks did not grow by +10.0 % over `base`; not measured again: b, c; new, without a baseline: d";
+    let said = "1 benchmark did not grow by +10.0 % over `main`; not measured again: b, c; new, without a baseline: d";
     assert_eq!(one["verdict"]["sentence"], format!("undecided: {said}"));
-    ["b", "c"].iter().for_each(|id| measurement(folder.path(), id, "new", 1e6));
-    let (exit, all) = judged(&[]);
+    ["b", "c"].iter().for_each(|id| measurement(folder.path(), id, "new", 1.001e6));
+    let (exit, all) = judged(&["--baseline=main"]);
     assert_eq!(
         (exit, &all["benchmarks"]),
         (0, &json!({ "missing": [], "new": ["d"] })),
@@ -208,8 +255,8 @@ fn a_benchmark_that_is_missing_leaves_the_verdict_open_and_a_new_one_is_named() 
     );
     // In one of two measurements is not measured twice; what grew is a failure all the same.
     measurement(folder.path(), "a", "new", 2e6);
-    measurement(folder.path(), "a", "again", 2e6);
-    let (exit, twice) = judged(&["--measured", "new", "again"]);
+    measurement(folder.path(), "a", "again", 2.1e6);
+    let (exit, twice) = judged(&["--baseline=main", "--measured", "new", "again"]);
     assert_eq!((exit, &twice["benchmarks"]), (1, &json!({ "missing": ["b", "c"], "new": ["d"] })));
     let (exit, none) = judged(&["--baseline=unknown"]);
     assert_eq!((exit, &none["benchmarks"]), (3, &json!({ "missing": [], "new": ["a", "b", "c", "d"] })));

@@ -139,6 +139,12 @@ fn what_is_printed_can_be_given_to_a_shell() {
     let arguments = ["sweep", "submit", "it's 100% $HOME", "--to=slurm", "--print", "--", "--comment=a b"];
     let output = command(&place, &arguments).output().expect("the binary runs");
     assert_eq!(code(&output), 0, "{}", stderr(&output));
+    let json = command(&place, &[&arguments[..5], &["--json"], &arguments[5..]].concat()).output().expect("it runs");
+    let told: Value = serde_json::from_str(&stdout(&json)).expect("JSON");
+    let commands: Vec<&str> =
+        told["jobs"].as_array().expect("jobs").iter().map(|job| job["command"].as_str().expect("a command")).collect();
+    assert_eq!(commands.join("\n") + "\n", stdout(&output), "for machines the same");
+    assert_eq!((&told["jobs"][0]["indices"], &told["tasks"]), (&json!("0-2"), &json!(4)));
     assert!(!place.path("calls").exists(), "nothing is submitted");
     let mut bash = command(&place, &[]);
     bash = {

@@ -147,6 +147,18 @@ fn looking_at_a_sweep_does_not_disturb_it() {
 }
 
 #[test]
+fn a_run_whose_lock_cannot_be_taken_has_failed_and_says_why() {
+    let place = planned("config_files: [toy.yaml]\nkeys: {epochs: 1}\nseeds: [1, 2]\n");
+    fs::create_dir_all(place.path("out/toy/seed-1.lock")).expect("a folder where the lock shall be");
+    let told = sentence(2, &place.run(&["sweep", "run", "out", "--jobs=2"]));
+    let expected = "out: 1 of 2 runs failed, the first of them task 0, toy with seed 1: out/toy/seed-1.lock: ";
+    assert!(told.starts_with(expected), "{told}");
+    assert_eq!(states(&place), ["failed", "done"]);
+    fs::remove_dir(place.path("out/toy/seed-1.lock")).expect("removed");
+    assert_eq!(good(&place, &["sweep", "run", "out", "--jobs=2"]), "2 of 2 runs are done\n");
+}
+
+#[test]
 fn the_runs_of_a_sweep_that_is_killed_end_too_and_can_go_on() {
     let place = planned(&format!("{SWEEP}keys: {{epochs: 100000, stopping_step: 100000}}\n"));
     let mut sweep = spawn(&place, &["--jobs=2"]);

@@ -28,7 +28,7 @@ pub fn run(args: &PlanArgs, overrides: &[(String, String)], json: bool) -> Resul
         let groups: Vec<&str> = sweep.groups.iter().map(|group| group.name.as_str()).collect();
         let (new, dropped) = (planned.new, planned.dropped);
         output::print_json(&json!({ "sweep": place, "runs": n, "new": new, "dropped": dropped, "groups": groups }))?;
-        return Ok(Outcome::Holds);
+        return Ok(Outcome::Pass);
     }
     let mut rows = vec![["group", "seeds", "expected"].map(str::to_owned).to_vec()];
     for group in &sweep.groups {
@@ -43,5 +43,5 @@ pub fn run(args: &PlanArgs, overrides: &[(String, String)], json: bool) -> Resul
         output::table(&rows),
         output::counted(n, "run"),
     ))?;
-    Ok(Outcome::Holds)
+    Ok(Outcome::Pass)
 }

@@ -69,7 +69,7 @@ pub fn run(folder: &SweepFolder, jobs: usize, json: bool) -> Result<Outcome> {
     } else {
         output::print(&super::done_in_words(folder, done))?;
     }
-    left(folder).map(|()| Outcome::Holds)
+    left(folder).map(|()| Outcome::Pass)
 }
 
 /// Starts a task in a process group of its own: an interruption at the terminal reaches it once, from here.
@@ -94,8 +94,12 @@ fn interrupt(child: &Child) {
 
 /// Says how a task ended, and keeps the reason where the task itself could not.
 fn ended(folder: &SweepFolder, task: &Task, status: ExitStatus) {
-    let own = matches!(status.code(), Some(0 | 2 | 4));
-    if !own && !folder.is_done(task) {
+    let is_told = match status.code() {
+        Some(0 | 4) => true,
+        Some(2) => matches!(folder.state(task), State::Failed { .. }),
+        _ => false,
+    };
+    if !is_told && !folder.is_done(task) {
         let how = match status.signal() {
             Some(9) => "signal 9 ended it, as where no memory is left".to_owned(),
             Some(signal) => format!("signal {signal} ended it"),

@@ -82,21 +82,9 @@ fn number_of_array() -> Result<Option<usize>> {
 fn one(folder: &SweepFolder, task: &Task, json: bool) -> Result<Outcome> {
     if task.dropped {
         output::note(&format!("{} is dropped from the sweep", task.in_words()));
-        return Ok(Outcome::Holds);
+        return Ok(Outcome::Pass);
     }
-    let run = folder.run(task);
-    let _lock = folder.take(task)?;
-    if folder.is_done(task) {
-        let result = RunResult::read(&run)?;
-        if json {
-            output::print_json(&json!({ "run": output::place(&run), "result": result }))?;
-        } else {
-            output::print(&format!("{} is done: {}", task.in_words(), run.display()))?;
-        }
-        return Ok(Outcome::Holds);
-    }
-    folder.forget_failure(task);
-    let ended = folder.arguments(task).and_then(|arguments| call(arguments, json));
+    let ended = attempt(folder, task, json);
     // The result may be there, and could not be printed.
     if let Err(error) = &ended
         && !error.is_interruption()
@@ -105,6 +93,21 @@ fn one(folder: &SweepFolder, task: &Task, json: bool) -> Result<Outcome> {
         folder.failed(task, error.to_string()).unwrap_or_else(|e| output::note(&e.to_string()));
     }
     ended
+}
+
+fn attempt(folder: &SweepFolder, task: &Task, json: bool) -> Result<Outcome> {
+    let _lock = folder.take(task)?;
+    if !folder.is_done(task) {
+        folder.forget_failure(task);
+        return call(folder.arguments(task)?, json);
+    }
+    let run = folder.run(task);
+    if json {
+        output::print_json(&json!({ "run": output::place(&run), "result": RunResult::read(&run)? }))?;
+    } else {
+        output::print(&format!("{} is done: {}", task.in_words(), run.display()))?;
+    }
+    Ok(Outcome::Pass)
 }
 
 /// Gives the job of this process back to Slurm's queue, if nobody has cancelled it.

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use dif_sr::Result;
-use dif_sr::sweep::{State, SweepFolder};
+use dif_sr::sweep::{Missing, State, SweepFolder, Task};
 use serde_json::{Value, json};
 
 use super::super::{Outcome, output};
@@ -27,16 +27,13 @@ pub fn run(args: &StatusArgs, json: bool) -> Result<Outcome> {
     let groups: Vec<_> = groups.collect();
     let all = || groups.iter().flat_map(|(_, tasks)| tasks);
     if json {
-        let task = |(task, state): &(&dif_sr::sweep::Task, State)| {
-            let mut object = json!(task);
+        let task = |(task, state): &(&Task, State)| {
+            let mut object = json!(Missing { task: (*task).clone(), state: state.clone() });
             object["run"] = output::place(&folder.run(task)).into();
-            if let Some((to, from)) = object.as_object_mut().zip(json!(state).as_object()) {
-                to.extend(from.clone());
-            }
             object
         };
         output::print_json(&all().map(task).collect::<Vec<Value>>())?;
-        return Ok(Outcome::Holds);
+        return Ok(Outcome::Pass);
     }
     let mut rows = vec![[&["group"], &STATES[..]].concat().into_iter().map(str::to_owned).collect::<Vec<_>>()];
     for (name, tasks) in &groups {
@@ -48,5 +45,5 @@ pub fn run(args: &StatusArgs, json: bool) -> Result<Outcome> {
     let done = all().filter(|(_, state)| *state == State::Done).count();
     let lines = [vec![output::table(&rows) + "\n"], told.collect(), vec![super::done_in_words(&folder, done)]].concat();
     output::print(&lines.join("\n"))?;
-    Ok(Outcome::Holds)
+    Ok(Outcome::Pass)
 }

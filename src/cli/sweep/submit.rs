@@ -61,11 +61,22 @@ pub fn run(args: &SubmitArgs, json: bool) -> Result<Outcome> {
     let jobs = arrays.iter().map(|array| Job::new(args, array)).collect::<Result<Vec<_>>>()?;
     if open.is_empty() && !json {
         output::print("nothing to submit: all runs are done or at work")?;
-        return Ok(Outcome::Holds);
+        return Ok(Outcome::Pass);
     }
+    let told = |key: &str, value: String, array: &Array| {
+        let mut object = json!({ "offset": array.offset, "indices": array.indices, "tasks": array.tasks });
+        object[key] = value.into();
+        object
+    };
     if args.print {
-        output::print(&jobs.iter().map(Job::text).collect::<Vec<_>>().join("\n"))?;
-        return Ok(Outcome::Holds);
+        let texts = jobs.iter().map(Job::text);
+        if json {
+            let jobs: Vec<Value> = texts.zip(&arrays).map(|(text, array)| told("command", text, array)).collect();
+            output::print_json(&json!({ "jobs": jobs, "tasks": open.len() }))?;
+        } else {
+            output::print(&texts.collect::<Vec<_>>().join("\n"))?;
+        }
+        return Ok(Outcome::Pass);
     }
     folder.logs()?;
     let mut submitted: Vec<Value> = Vec::new();
@@ -77,12 +88,12 @@ pub fn run(args: &SubmitArgs, json: bool) -> Result<Outcome> {
         if !json {
             output::print(&format!("job {id}: {}", output::counted(array.tasks, "task")))?;
         }
-        submitted.push(json!({ "job": id, "offset": array.offset, "indices": array.indices, "tasks": array.tasks }));
+        submitted.push(told("job", id, array));
     }
     if json {
         output::print_json(&json!({ "jobs": submitted, "tasks": open.len() }))?;
     }
-    Ok(Outcome::Holds)
+    Ok(Outcome::Pass)
 }
 
 /// What Slurm says of the size of its arrays, or its default.

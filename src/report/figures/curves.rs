@@ -8,9 +8,8 @@ use serde::Deserialize;
 
 use super::svg::{WIDTH, at, frame, path, ticks};
 use crate::eval::MetricAt;
-use crate::report::records::records_of;
 use crate::verdict::statistics::mean;
-use crate::verdict::{Expectation, Record};
+use crate::verdict::{Expectation, Record, counted};
 use crate::{Error, Result};
 
 const HEIGHT: f64 = 480.0;
@@ -70,7 +69,7 @@ impl Form {
     /// Records or an expectation that cannot be read; runs that were validated by different metrics, or by none that is published.
     pub fn svg(&self, folder: &Path) -> Result<String> {
         let runs = folder.join(&self.runs);
-        let plot = Plot::new(&records_of(&runs)?, self, &folder.join(&self.expect))
+        let plot = Plot::new(&Record::load_all(&runs)?, self, &folder.join(&self.expect))
             .map_err(|e| e.at(&runs).hint("correct figures.yaml: draw runs and an expectation that belong together"))?;
         let (whole, end) = plot.views();
         let elements = [whole.axes(), whole.curves(&plot), end.paper(), end.axes(), end.curves(&plot), plot.legend()];
@@ -138,7 +137,7 @@ impl Plot {
     }
 
     fn seeds(&self) -> String {
-        format!("{} seed{}", self.runs.len(), if self.runs.len() == 1 { "" } else { "s" })
+        counted(self.runs.len(), "seed")
     }
 
     fn words(&self) -> String {
