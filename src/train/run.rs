@@ -315,6 +315,7 @@ fn places<'a>(dataset: &'a Dataset, rows: &'a Rows, ranking: &'a Ranking) -> imp
 
 /// Metrics as Python prints a dictionary, which is how RecBole logs results.
 fn python_dict(metrics: &MetricValues) -> String {
-    let parts: Vec<String> = metrics.iter().map(|(metric, value)| format!("'{metric}': {}", crate::python::float(value))).collect();
+    let parts: Vec<String> =
+        metrics.iter().map(|(metric, value)| format!("'{metric}': {}", crate::python::float(value))).collect();
     format!("{{{}}}", parts.join(", "))
 }

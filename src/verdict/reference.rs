@@ -91,8 +91,7 @@ impl Reference {
             return Err(Error::new(format!("expected runs on {}, as the recorded ones, found {dataset}", own.dataset))
                 .hint("name the expectation of the runs' data set with --expect"));
         }
-        let (kind, k) = config.eval.valid_metric;
-        let metric = MetricAt { kind, k };
+        let metric = config.eval.valid_metric;
         if self.convergence.is_some() && metric != own.valid_metric {
             let problem =
                 format!("expected `valid_metric` to be {}, as of the recorded runs, found {metric}", own.valid_metric);
