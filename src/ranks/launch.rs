@@ -316,6 +316,18 @@ mod tests {
     }
 
     #[test]
+    fn the_hosts_are_those_of_the_launcher_and_not_of_the_job_around_it() {
+        let variables = |local: &'static str, nodes: &'static str| {
+            let named = [("MASTER_ADDR", "gpu-07"), ("LOCAL_WORLD_SIZE", local), ("SLURM_NNODES", nodes)];
+            [&PLAIN[..2], &PLAIN[3..], &named].concat()
+        };
+        let one = read(Launcher::Env, &variables("4", "2"));
+        assert!(one.is_ok_and(|launch| launch.interface.is_none()), "all four ranks are on one host of the job");
+        let told = read(Launcher::Env, &variables("2", "1")).expect_err("two hosts, a job each").to_string();
+        assert!(told.contains("GLOO_SOCKET_IFNAME"), "{told}");
+    }
+
+    #[test]
     fn what_is_missing_or_no_number_is_told() {
         for (i, (name, _)) in PLAIN.iter().enumerate() {
             let mut variables = PLAIN.to_vec();

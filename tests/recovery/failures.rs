@@ -159,10 +159,12 @@ fn a_full_disk_and_a_read_only_folder_end_the_run_which_goes_on_when_they_are_cu
         until grep -qs 'epoch 0 evaluating' runs/run/log.txt; do kill -0 $! || exit; sleep 0.01; done
         dd if=/dev/zero of=runs/filler bs=1k >/dev/null 2>&1
         wait $!; echo "full: $?"
+        # A checkpoint of which a part had been written has left its room.
+        dd if=/dev/zero of=runs/filler_too bs=1k >/dev/null 2>&1
         "$dif_sr" train --resume=runs/run >/dev/null 2>still_full; echo "still full: $?"
         "$dif_sr" train --out=runs/new "$@" >/dev/null 2>full_new; echo "full, new: $?"
         ls -A runs/new
-        rm runs/filler
+        rm runs/filler runs/filler_too
         "$dif_sr" train --out=runs/new "$@" --epochs=1 >/dev/null 2>&1; echo "new: $?"
         rm -r runs/new
         mount -o remount,ro runs
