@@ -27,7 +27,6 @@ const MC: usize = 32 * MR;
 type Row = [__m256; NR / REGISTER];
 
 /// A left operand.
-#[derive(Clone, Copy)]
 struct Left<'a> {
     data: &'a [f32],
     rows: usize,
