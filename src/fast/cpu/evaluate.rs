@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use rayon::prelude::*;
 use tch::Tensor;
 
-use super::batch::micro_batch::BatchView;
+use super::batch::micro_batch::{BatchView, Padding};
 use super::encoder::item_cache::ItemCache;
 use super::encoder::step::{EncoderParts, Mode, StepContext};
 use super::loss::cross_entropy::SCORES;
@@ -26,8 +26,8 @@ use crate::eval::{Ranking, gather_places, places};
 /// The most sequences that a thread encodes and ranks at a time: the scores of some ten thousand items lie in the last
 /// cache.
 const EVALUATED: usize = 128;
-/// The most scores of positions by each other that a thread keeps at a time, 64 MB: at L = 400 eight sequences' of
-/// three layers.
+/// The most scores of positions by each other that a thread keeps at a time, 64 MB: at L = 400 with four heads and one
+/// attribute two sequences' of three layers.
 const ATTENTION_SCORES: usize = 1 << 24;
 /// Micro-batches of each thread between two calls of `progress`.
 const PROGRESS: usize = 64;
@@ -50,11 +50,11 @@ impl FastPath {
     /// item_seq `[n, L]`, item_seq_len `[n]` → `[n, H]`
     ///
     /// # Panics
-    /// A model that has a part of the items.
+    /// A model that has a part of the items; sequences of another L than the model's.
     pub fn encode(&mut self, item_seq: &Tensor, item_seq_len: &Tensor) -> Vec<f32> {
         assert!(!self.is_shared, "a model of all items");
         let (items, len) = (integers(item_seq), integers(item_seq_len));
-        let view = BatchView { items: &items, len: &len, padding: self.padding, share_first: true };
+        let view = self.encoder.view(&items, &len, self.padding, true);
         let all = 0..len.len().div_ceil(MICRO_BATCH);
         let part = Part { size: MICRO_BATCH, rounds: self.rounds(all.len()), own: all, is_ranked: false };
         self.evaluate(view, part, |encoded| encoded.output.to_vec(), |_| Ok(())).expect("nobody stops it").concat()
@@ -66,13 +66,16 @@ impl FastPath {
     ///
     /// # Errors
     /// A score that is not a finite number; a lost rank; what `progress` returns.
+    ///
+    /// # Panics
+    /// Sequences of another L than the model's.
     pub fn rank(&mut self, rows: &OrderedRows, mut progress: impl FnMut(usize) -> Result<()>) -> Result<Ranking> {
         let rows = rows.all();
         // Sequences that begin alike stand side by side, to share the rows of their first positions.
         let order = rows.item_seq.select(1, 0).argsort(0, false);
         let [items, len, targets] = [&rows.item_seq, &rows.item_seq_len, &rows.pos_items]
             .map(|column| integers(&column.index_select(0, &order)));
-        let view = BatchView { items: &items, len: &len, padding: self.padding, share_first: true };
+        let view = self.encoder.view(&items, &len, self.padding, true);
         let size = (SCORES / self.n_items).min(self.encoder.sequences_at_a_time()).clamp(1, EVALUATED);
         let (n, team) = (targets.len(), self.team.clone());
         if self.is_shared {
@@ -181,6 +184,22 @@ fn in_order(places: Ranking, order: &Tensor) -> Ranking {
 }
 
 impl EncoderParts {
+    /// Sequences as slices: `items` `[n, L]`, `len` `[n]`.
+    ///
+    /// # Panics
+    /// Another L than the model's.
+    pub(super) fn view<'a>(
+        &self,
+        items: &'a [i64],
+        len: &'a [i64],
+        padding: Padding,
+        share_first: bool,
+    ) -> BatchView<'a> {
+        let (n, length) = (len.len(), self.length);
+        assert_eq!(items.len(), n * length, "a model of L = {length} takes {n} sequences of as many items");
+        BatchView { items, len, padding, share_first }
+    }
+
     /// How many sequences keep no more than [`ATTENTION_SCORES`] scores, in every layer and head those of item,
     /// positions and each attribute, and the probabilities.
     fn sequences_at_a_time(&self) -> usize {

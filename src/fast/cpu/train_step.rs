@@ -83,8 +83,7 @@ impl FastPath {
     /// [`FastPath::gradient`]. `None` drops nothing.
     ///
     /// # Panics
-    /// With `loss_type: BPR` and a batch without `neg_items`; over ranks, if another one is lost
-    /// ([`FastPath::try_losses`]).
+    /// As [`FastPath::try_losses`], and over ranks if another one is lost.
     pub fn losses(&mut self, batch: &Batch, masks: Option<Masks>) -> Losses<f64> {
         self.try_losses(batch, masks).unwrap_or_else(|e| panic!("{e}"))
     }
@@ -95,7 +94,8 @@ impl FastPath {
     /// A lost rank.
     ///
     /// # Panics
-    /// With `loss_type: BPR` and a batch without `neg_items`.
+    /// A batch without sequences, with sequences of another L than the model's, or with `loss_type: BPR` without
+    /// `neg_items`.
     pub fn try_losses(&mut self, batch: &Batch, masks: Option<Masks>) -> Result<Losses<f64>> {
         let Self { pool, team, encoder, parameters, labels, padding, flat, micro_batches, workers, .. } = self;
         let Self { catalogue, ditem_embedding, held, n_items, is_shared, .. } = self;
@@ -103,7 +103,8 @@ impl FastPath {
         let items = integers(&batch.item_seq);
         let (len, targets) = (integers(&batch.item_seq_len), integers(&batch.pos_items));
         let negatives = batch.neg_items.as_ref().map(integers);
-        let view = BatchView { items: &items, len: &len, padding: *padding, share_first: false };
+        assert!(!len.is_empty(), "a batch has sequences");
+        let view = encoder.view(&items, &len, *padding, false);
         let parameters = gather(encoder, parameters, (held.start, *n_items), flat);
         let stream = masks.map(|masks| Stream::new(masks.seed).substream(masks.step));
         let division = Division::new(team, len.len());
@@ -286,6 +287,7 @@ fn backward(
     micro_batches.par_chunks_mut(division.each).zip(workers.par_iter_mut()).for_each(|(micro_batches, worker)| {
         let Worker { scratch, grads, .. } = worker;
         micro_batches.iter_mut().for_each(|micro_batch| micro_batch.backward(step, scratch, grads));
+        grads.sum_fusion(step.layout);
     });
 }
 

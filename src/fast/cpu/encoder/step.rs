@@ -15,7 +15,6 @@ use crate::fast::cpu::batch::micro_batch::MicroBatch;
 use crate::fast::cpu::gemm::Epilogue;
 use crate::fast::cpu::ops::dropout::{Dropout, RowDropout, Stream};
 use crate::fast::cpu::ops::layer_norm::LayerNorm;
-use crate::fast::cpu::ops::simd::lane_sum;
 use crate::fast::cpu::params::grads::Grads;
 use crate::fast::cpu::params::item_embedding::ItemEmbedding;
 use crate::fast::cpu::params::layout::{LayerLayout, LayerNormRange, Layout, Linear};
@@ -169,12 +168,8 @@ impl<'a> StepContext<'a> {
         self.score_tables.iter().map(|tables| tables.iter().map(size).collect()).collect()
     }
 
-    /// Reduces the gradients of fusions and score tables into the flat gradient.
+    /// Reduces the gradients of score tables into the flat gradient.
     pub fn reduce(&self, grads: &mut Grads) {
-        for (layer, lanes) in self.layout.layers.iter().zip(&grads.fusion) {
-            let ranges = layer.fusion.iter().flat_map(Clone::clone);
-            ranges.zip(lanes).for_each(|(at, &lanes)| grads.flat[at] = lane_sum(lanes));
-        }
         let streams: Vec<TabulatedStream> = (0..self.layout.layers.len()).flat_map(|k| self.tabulated(k)).collect();
         let backward =
             |stream: &TabulatedStream| stream.table.backward(&grads.score_tables[stream.layer][stream.index]);

@@ -5,14 +5,14 @@ use std::ops::Range;
 use super::layout::{LayerNormRange, Layout};
 use crate::fast::cpu::ops::layer_norm::LayerNormGrads;
 use crate::fast::cpu::ops::rows::zero;
-use crate::fast::cpu::ops::simd::{Lanes, add_rows, axpy};
+use crate::fast::cpu::ops::simd::{Lanes, add_rows, axpy, lane_sum};
 
 /// The gradient of everything but the item embedding.
 #[derive(Debug, Default)]
 pub struct Grads {
-    /// In the layout's ranges. What follows is reduced into it at the end of a step.
+    /// In the layout's ranges. What follows is reduced into it.
     pub flat: Vec<f32>,
-    /// Of the fusion's parameters by layer, one after the other, in lanes that are still to be summed.
+    /// Of the fusion's parameters by layer, one after the other, in lanes, which each thread sums into `flat`.
     pub fusion: Vec<Vec<Lanes>>,
     /// Of the score tables by layer and stream, `[n, n, heads]`; empty where a stream has none.
     pub score_tables: Vec<Vec<Vec<f32>>>,
@@ -31,27 +31,30 @@ impl Grads {
         }
     }
 
-    /// Adds another thread's.
-    pub fn add(&mut self, other: &Self) {
-        add_rows(&other.flat, &mut self.flat);
-        let fusion =
-            self.fusion.iter_mut().map(|x| x.as_flattened_mut()).zip(other.fusion.iter().map(|x| x.as_flattened()));
-        let tables = self.score_tables.iter_mut().flatten().zip(other.score_tables.iter().flatten());
-        let tables = tables.map(|(to, from)| (&mut to[..], &from[..]));
-        fusion.chain(tables).for_each(|(to, from)| axpy(1.0, from, to));
+    /// Sums the lanes of the fusion's parameters into `flat`: once a thread is done with its micro-batches.
+    pub fn sum_fusion(&mut self, layout: &Layout) {
+        for (layer, lanes) in layout.layers.iter().zip(&self.fusion) {
+            let ranges = layer.fusion.iter().flat_map(Clone::clone);
+            ranges.zip(lanes).for_each(|(at, &lanes)| self.flat[at] = lane_sum(lanes));
+        }
     }
 
-    /// All of it, one after the other, to travel.
+    /// Adds another thread's, once both have summed their fusion.
+    pub fn add(&mut self, other: &Self) {
+        add_rows(&other.flat, &mut self.flat);
+        let tables = self.score_tables.iter_mut().flatten().zip(other.score_tables.iter().flatten());
+        tables.for_each(|(to, from)| axpy(1.0, from, to));
+    }
+
+    /// What [`Grads::add`] adds, one after the other, to travel.
     pub fn pack(&self) -> Vec<f32> {
-        let fusion = self.fusion.iter().flat_map(|x| x.as_flattened());
-        self.flat.iter().chain(fusion).chain(self.score_tables.iter().flatten().flatten()).copied().collect()
+        self.flat.iter().chain(self.score_tables.iter().flatten().flatten()).copied().collect()
     }
 
     /// The reverse of [`Grads::pack`], into one of the same shape.
     pub fn unpack(&mut self, mut from: &[f32]) {
-        let fusion = self.fusion.iter_mut().map(|x| x.as_flattened_mut());
         let tables = self.score_tables.iter_mut().flatten().map(|x| &mut x[..]);
-        for to in std::iter::once(&mut self.flat[..]).chain(fusion).chain(tables) {
+        for to in std::iter::once(&mut self.flat[..]).chain(tables) {
             let (values, rest) = from.split_at(to.len());
             to.copy_from_slice(values);
             from = rest;
