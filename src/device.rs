@@ -1,5 +1,7 @@
 //! Which device a run computes on.
 
+use std::sync::OnceLock;
+
 use tch::{Cuda, Device};
 
 use crate::config::RunOptions;
@@ -9,7 +11,7 @@ use crate::{Error, Result};
 /// Loads libtorch's CUDA half where it is installed, so that one binary serves machines with and without a GPU.
 ///
 /// Linkers drop `libtorch_cuda.so`, of which no symbol is called by name, and CUDA would seem absent. Call once, before
-/// the first use of libtorch; does nothing where the library is not in the run-time search path. Sets
+/// the first use of libtorch. Loads nothing where the library is not in the run-time search path. Sets
 /// `CUBLAS_WORKSPACE_CONFIG` if it is not set.
 ///
 /// # Safety
@@ -22,9 +24,19 @@ pub unsafe fn load_cuda() {
         unsafe { std::env::set_var("CUBLAS_WORKSPACE_CONFIG", ":4096:8") };
     }
     // SAFETY: opening runs libtorch's own initialisers alone, and the library is never closed.
-    if let Ok(library) = unsafe { Library::open(Some("libtorch_cuda.so"), RTLD_NOW | RTLD_GLOBAL) } {
-        std::mem::forget(library);
+    match unsafe { Library::open(Some("libtorch_cuda.so"), RTLD_NOW | RTLD_GLOBAL) } {
+        Ok(library) => std::mem::forget(library),
+        Err(e) => _ = NOT_LOADED.set(e.to_string()),
     }
+}
+
+/// Why libtorch's CUDA half could not be loaded.
+static NOT_LOADED: OnceLock<String> = OnceLock::new();
+
+/// Why a libtorch for CUDA that is installed cannot be used: a library of NVIDIA's that it lacks, say.
+pub fn cuda_fault() -> Option<&'static str> {
+    let is_absent = |fault: &&str| fault.starts_with("libtorch_cuda.so: cannot open");
+    NOT_LOADED.get().map(String::as_str).filter(|fault| !is_absent(fault))
 }
 
 /// Starts the program again with `OMP_WAIT_POLICY=passive`, so that libtorch's threads sleep where they wait for each
@@ -77,7 +89,8 @@ pub fn gpu_of_rank(options: &RunOptions, local: usize) -> usize {
 pub fn gpu(index: usize) -> Result<Device> {
     let found = Cuda::device_count();
     if !Cuda::is_available() || found == 0 {
-        return Err(Error::new("a GPU is asked for, but libtorch finds no CUDA device").hint(
+        let fault = cuda_fault().map_or(String::new(), |fault| format!(" ({fault})"));
+        return Err(Error::new(format!("a GPU is asked for, but libtorch finds no CUDA device{fault}")).hint(
             "compute on the CPU (`use_gpu: False`, `verify` without `--gpu`), or see that `nvidia-smi` works and that libtorch \
              is one for CUDA: `./setup --cuda`, or a PyTorch with CUDA",
         ));

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use dif_sr::config::{ComputePath, RunConfig};
 use dif_sr::data::copies::difference;
+use dif_sr::device::cuda_fault;
 use dif_sr::ranks::Ranks;
 use dif_sr::run_folder::{RunFolder, RunResult};
 use dif_sr::train::{self, Prepared, Start, run};
@@ -117,7 +118,11 @@ impl Training {
             Device::Cuda(index) => {
                 format!("{} on GPUs, rank 0 on GPU {index}", output::counted(prepared.ranks.size(), "rank"))
             }
-            _ => self.threads() + " of the CPU",
+            _ => {
+                let fault = cuda_fault().filter(|_| config.run.use_gpu.is_none());
+                let fault = fault.map_or(String::new(), |fault| format!(" (not a GPU: {fault})"));
+                format!("{} of the CPU{fault}", self.threads())
+            }
         };
         let path = match config.run.compute_path {
             ComputePath::Reference => "reference",

@@ -1,4 +1,4 @@
-//! RecBole's names of modules and parameters: the one place that spells them.
+//! RecBole's names of modules that have parameters: the one place that spells them.
 //!
 //! A parameter's name in a `state_dict` is the path of its module, joined with dots, and `weight` or `bias`:
 //! `trm_encoder.layer.0.multi_head_attention.query.weight`.

@@ -1,4 +1,4 @@
-//! The auxiliary attribute predictors (the paper's section 4.3, equations 11 and 12).
+//! The auxiliary attribute predictors (the paper's section 4.3; their loss is equation 12).
 //!
 //! ```text
 //! ŷ = σ(h·W + b)                                       h the sequence's vector

@@ -1,4 +1,4 @@
-//! Items with the same tokens of an attribute are one class of it: 12,101 items of Amazon_Beauty have 224.
+//! Items with the same tokens of an attribute are one class of it: Amazon_Beauty has some 240 for its 12,101 items.
 //!
 //! What the attribute adds to scores or input is a function of the class. It is computed once for each class and looked
 //! up for each position, and the gradient of the look-up is a sum over the positions of a class. Most positions may be

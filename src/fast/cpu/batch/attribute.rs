@@ -1,6 +1,6 @@
 //! The distinct vectors of an attribute: many items share one.
 //!
-//! The 12,101 items of Amazon_Beauty have 224 sets of categories. An attribute's query and key are functions of its
+//! The 12,101 items of Amazon_Beauty have some 240 sets of categories. An attribute's query and key are functions of its
 //! vector, so that they are computed once for each distinct one.
 
 use std::collections::HashMap;

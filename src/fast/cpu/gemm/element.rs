@@ -1,7 +1,7 @@
 //! What the kernels multiply: float32, pairs of bfloat16, pairs of 16-bit integers.
 //!
 //! A packed operand consists of 32-bit words. A word holds one step along k of a float32 operand, and two of a 16-bit
-//! one, so that one instruction adds one product to a float32 sum, or two to a sum of a pair's width:
+//! one, so that one instruction adds one product, or two, to a 32-bit sum:
 //!
 //! | element | a word | instruction | sums |
 //! | --- | --- | --- | --- |
@@ -63,7 +63,7 @@ impl Element for F32 {
     }
 }
 
-/// ScoreTable of bfloat16, whose sums are float32.
+/// Pairs of bfloat16, whose sums are float32.
 pub struct Bf16;
 
 impl Element for Bf16 {

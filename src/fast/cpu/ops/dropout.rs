@@ -27,8 +27,8 @@ impl Stream {
 
 /// Inverted dropout: each element is zeroed with probability p, the others are scaled by 1 / (1 − p).
 ///
-/// p = 0.5 takes one random bit an element; any other p takes 16, and is rounded to a multiple of 2⁻¹⁶. The scale
-/// belongs to the rounded p, so that the mean is kept.
+/// DIFFERENCE: PyTorch draws a float an element from one generator. Here p = 0.5 takes one random bit an element; any
+/// other p takes 16, and is rounded to a multiple of 2⁻¹⁶. The scale belongs to the rounded p, so that the mean is kept.
 #[derive(Debug, Clone, Copy)]
 pub struct Dropout {
     /// How many of 2¹⁶ values keep an element.
