@@ -7,11 +7,11 @@ mod common;
 #[path = "ranks/launch.rs"]
 mod launch;
 
-use std::io::Write;
 use std::path::Path;
 
 use common::place::{Evidence, Place, interrupted, signal, tensors, text, wait_until};
 use common::process::{code, dif_sr, stderr, stdout};
+use common::{left_out, required};
 use launch::{Bits, TIMEOUT, outputs, resume, spawn, told, train};
 use once_cell::sync::Lazy;
 use serde_json::Value;
@@ -27,9 +27,8 @@ static GPU: Lazy<bool> = Lazy::new(|| {
     let output = dif_sr(common::root(), &["verify", "--gpu", "golden/gate"]);
     let there = !stderr(&output).contains("libtorch finds no CUDA device");
     if !there {
-        assert!(std::env::var_os("DIF_SR_GPU").is_none_or(|wish| wish != "required"), "{}", stderr(&output));
-        // Past the test harness, which shows what is printed for failures only.
-        std::io::stderr().write_all(b"left out: no GPU\n").expect("standard error is open");
+        assert!(!required("DIF_SR_GPU"), "{}", stderr(&output));
+        left_out("no GPU");
     }
     there
 });

@@ -9,7 +9,7 @@ use std::fs;
 use std::process::Command;
 
 use common::process::{code, dif_sr, refusal, stderr, stdout};
-use common::{TOY, write_toy};
+use common::{TOY, left_out, write_toy};
 use once_cell::sync::Lazy;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -52,11 +52,7 @@ static CHROMIUM: Lazy<Option<String>> = Lazy::new(|| {
     let there = Command::new(&program).arg("--version").output().is_ok_and(|output| output.status.success());
     assert!(there || named.is_none(), "DIF_SR_CHROMIUM is {program}, which does not run");
     if !there {
-        // Past the test harness, which shows what is printed for failures only.
-        use std::io::Write;
-        std::io::stderr()
-            .write_all(b"left out: no chromium; install it or set DIF_SR_CHROMIUM\n")
-            .expect("standard error");
+        left_out("no chromium; install it or set DIF_SR_CHROMIUM");
     }
     there.then_some(program)
 });

@@ -12,7 +12,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Output;
 
-use common::process::{code, dif_sr, refusal, stderr, stdout};
+use common::process::{code, dif_sr, dif_sr_in_64_gb, refusal, stderr, stdout};
 use common::{TOY, root, write_toy};
 use dif_sr::tensors::TensorFile;
 use serde_json::{Value, json};
@@ -184,14 +184,14 @@ fn a_panic_inside_of_libtorch_is_one_sentence_with_its_place() {
     let folder = toy();
     let huge = ["train", "--hidden_size=1000000", "--inner_size=1000000"];
     let toy = TOY.iter().filter(|key| !key.contains("hidden_size=16") && !key.contains("inner_size")).copied();
-    let sentence = refusal(&dif_sr(folder.path(), &huge.into_iter().chain(toy).collect::<Vec<_>>()));
+    let sentence = refusal(&dif_sr_in_64_gb(folder.path(), &huge.into_iter().chain(toy).collect::<Vec<_>>()));
     assert!(sentence.starts_with("stopped inside of the computation, at "), "{sentence}");
     assert!(sentence.contains(".rs:") && sentence.contains("memory"), "{sentence}");
 
     // In the training, scores of [B, heads, L, L]: the run folder says so too.
     let long = ["train", "--out=long", "--MAX_ITEM_LIST_LENGTH=15000", "--fusion_type=sum"];
     let toy = TOY.iter().filter(|key| !key.contains("MAX_ITEM_LIST_LENGTH") && !key.contains("fusion_type")).copied();
-    let sentence = refusal(&dif_sr(folder.path(), &long.into_iter().chain(toy).collect::<Vec<_>>()));
+    let sentence = refusal(&dif_sr_in_64_gb(folder.path(), &long.into_iter().chain(toy).collect::<Vec<_>>()));
     assert!(sentence.starts_with("stopped inside of the computation, at "), "{sentence}");
     assert!(sentence.contains("; no checkpoint had been written yet; if memory ran out"), "{sentence}");
     let log = fs::read_to_string(folder.path().join("long/log.txt")).expect("a log");

@@ -50,6 +50,16 @@ pub static ML_100K: Lazy<String> = Lazy::new(|| {
     path.display().to_string()
 });
 
+/// Whether a variable says that this machine must run the tests that need something.
+pub fn required(variable: &str) -> bool {
+    std::env::var_os(variable).is_some_and(|wish| wish == "required")
+}
+
+/// Says that a test is left out: past the test harness, which shows what is printed for failures only.
+pub fn left_out(why: &str) {
+    std::io::stderr().write_all(format!("left out: {why}\n").as_bytes()).expect("standard error is open");
+}
+
 /// The folder that holds `Amazon_Beauty/`: `DIF_SR_AMAZON_BEAUTY`, or `dataset`. It is not part of the repository, so
 /// that tests on it say that they are left out where it is missing; a folder that is named must hold it.
 pub static AMAZON_BEAUTY: Lazy<Option<String>> = Lazy::new(|| {
@@ -58,9 +68,7 @@ pub static AMAZON_BEAUTY: Lazy<Option<String>> = Lazy::new(|| {
     let there = path.join("Amazon_Beauty/Amazon_Beauty.inter").is_file();
     assert!(there || named.is_none(), "DIF_SR_AMAZON_BEAUTY is {}, which holds no Amazon_Beauty", path.display());
     if !there {
-        // Past the test harness, which shows what is printed for failures only.
-        let word = format!("left out: no Amazon_Beauty in {}; set DIF_SR_AMAZON_BEAUTY\n", path.display());
-        std::io::stderr().write_all(word.as_bytes()).expect("standard error is open");
+        left_out(&format!("no Amazon_Beauty in {}; set DIF_SR_AMAZON_BEAUTY", path.display()));
     }
     there.then(|| path.display().to_string())
 });
@@ -79,8 +87,7 @@ pub static GOLDEN_BEAUTY: Lazy<Option<String>> = Lazy::new(|| {
     };
     let golden = SUMS.into_iter().all(is_golden);
     if !golden {
-        let word = format!("left out: the Amazon_Beauty in {path} is another copy than the golden values'\n");
-        std::io::stderr().write_all(word.as_bytes()).expect("standard error is open");
+        left_out(&format!("the Amazon_Beauty in {path} is another copy than the golden values'"));
     }
     golden.then_some(path)
 });

@@ -9,6 +9,13 @@ pub fn dif_sr(folder: &Path, arguments: &[&str]) -> Output {
     command.current_dir(folder).args(arguments).output().expect("the binary runs")
 }
 
+/// The same with no more than 64 GB of address space, so that what asks for more is refused on every machine.
+pub fn dif_sr_in_64_gb(folder: &Path, arguments: &[&str]) -> Output {
+    let mut command = assert_cmd::Command::new("sh");
+    command.args(["-c", "ulimit -v 64000000 && exec \"$@\"", "sh"]).arg(assert_cmd::cargo::cargo_bin!("dif-sr"));
+    command.current_dir(folder).args(arguments).output().expect("the shell runs")
+}
+
 pub fn code(output: &Output) -> i32 {
     output.status.code().expect("no signal ended it")
 }

@@ -1,11 +1,12 @@
 //! The fake device: whether it is there, and what it saw.
 
 use std::ffi::{CStr, c_char, c_int, c_long};
-use std::io::Write;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use libloading::os::unix::Library;
 use once_cell::sync::Lazy;
+
+use crate::common::{left_out, required};
 
 /// The functions that `device.cpp` has for this program.
 pub struct Fake {
@@ -36,14 +37,8 @@ static FAKE: Lazy<Option<Mutex<Fake>>> = Lazy::new(|| {
         })
     };
     if fake.is_none() {
-        assert!(
-            std::env::var_os("DIF_SR_FAKE_CUDA").is_none_or(|wish| wish != "required"),
-            "there is no fake device: start these tests by tests/fake_cuda.sh"
-        );
-        // Past the test harness, which shows what is printed for failures only.
-        std::io::stderr()
-            .write_all(b"left out: no fake device (tests/fake_cuda.sh)\n")
-            .expect("standard error is open");
+        assert!(!required("DIF_SR_FAKE_CUDA"), "there is no fake device: start these tests by tests/fake_cuda.sh");
+        left_out("no fake device (tests/fake_cuda.sh)");
         return None;
     }
     assert!(

@@ -163,7 +163,7 @@ proptest! {
         let model = shape.model_with(&config, Kind::Double);
         let (program, batch, random) = (lean(&model), shape.batch(), &mut shape.random());
         let losses = |train: bool| {
-            tch::manual_seed(shape.seed as i64);
+            let _turn = seeded(shape.seed);
             program.losses(&batch, train).total.double_value(&[])
         };
         prop_assert!(losses(true) != losses(false), "something is dropped");

@@ -1,5 +1,7 @@
 //! Random small models and batches, each a pure function of its shape and seed.
 
+use std::sync::{Mutex, MutexGuard};
+
 use dif_sr::config::*;
 use dif_sr::data::Batch;
 use dif_sr::golden::{Tolerance, compare};
@@ -9,6 +11,14 @@ use proptest::test_runner::TestCaseError;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use tch::{Device, Kind, Tensor, no_grad};
+
+/// Starts libtorch's generator, which belongs to the process: those who draw from it take turns.
+pub fn seeded(seed: u64) -> MutexGuard<'static, ()> {
+    static GENERATOR: Mutex<()> = Mutex::new(());
+    let guard = GENERATOR.lock().unwrap_or_else(|broken| broken.into_inner());
+    tch::manual_seed(seed as i64);
+    guard
+}
 
 /// Numbers that follow from a seed.
 pub struct Random(ChaCha8Rng);

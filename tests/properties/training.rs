@@ -1,21 +1,11 @@
 //! The optimizer, early stopping and dropout against naive forms.
 
-use std::sync::{Mutex, MutexGuard};
-
 use dif_sr::model::Dropout;
 use dif_sr::train::{Adam, EarlyStopping};
 use proptest::prelude::*;
 use tch::{Device, Kind, Tensor};
 
 use super::sample::*;
-
-/// Libtorch's generator belongs to the process: those who draw from it take turns.
-fn seeded(seed: u64) -> MutexGuard<'static, ()> {
-    static GENERATOR: Mutex<()> = Mutex::new(());
-    let guard = GENERATOR.lock().unwrap_or_else(|broken| broken.into_inner());
-    tch::manual_seed(seed as i64);
-    guard
-}
 
 /// Adam for one number: the moments, corrected for their start at zero.
 #[derive(Clone, Copy)]

@@ -3,7 +3,6 @@
 //! Left out where there is no mpirun; `DIF_SR_MPI=required` asks for Open MPI's and MPICH's (Debian: openmpi-bin, mpich).
 
 use std::fs;
-use std::io::Write;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -12,6 +11,7 @@ use once_cell::sync::Lazy;
 
 use super::WHOLE;
 use super::common::place::{Place, sentence, text, wait_until};
+use super::common::{left_out, required};
 use super::faults::{KEYS, goes_on};
 use super::launch::{Bits, told, train};
 
@@ -34,12 +34,10 @@ static MPIS: Lazy<Vec<Mpi>> = Lazy::new(|| {
         Mpi { name: "mpirun.mpich", options: &[], library: "libmpich.so.12", number: "PMI_RANK" },
     ];
     let is_there = |mpi: &Mpi| Command::new(mpi.name).arg("--version").output().is_ok();
-    let required = std::env::var_os("DIF_SR_MPI").is_some_and(|wish| wish == "required");
     let (there, missing): (Vec<Mpi>, Vec<Mpi>) = all.into_iter().partition(is_there);
     for mpi in missing {
-        assert!(!required, "there is no {}", mpi.name);
-        // Past the test harness, which shows what is printed for failures only.
-        std::io::stderr().write_all(format!("left out: no {}\n", mpi.name).as_bytes()).expect("standard error is open");
+        assert!(!required("DIF_SR_MPI"), "there is no {}", mpi.name);
+        left_out(&format!("no {}", mpi.name));
     }
     there
 });

@@ -2,21 +2,20 @@
 //!
 //! Needs root and iproute2, so that it runs where `DIF_SR_NETNS=required` asks for it.
 
-use std::io::Write;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use once_cell::sync::Lazy;
 
 use super::common::place::{Place, sentence, text, wait_until};
+use super::common::{left_out, required};
 use super::faults::KEYS;
 use super::launch::{Bits, resume, train};
 
 static IS_WANTED: Lazy<bool> = Lazy::new(|| {
-    let wanted = std::env::var_os("DIF_SR_NETNS").is_some_and(|wish| wish == "required");
+    let wanted = required("DIF_SR_NETNS");
     if !wanted {
-        // Past the test harness, which shows what is printed for failures only.
-        std::io::stderr().write_all(b"left out: no DIF_SR_NETNS=required\n").expect("standard error is open");
+        left_out("no DIF_SR_NETNS=required");
     }
     wanted
 });

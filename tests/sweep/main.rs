@@ -12,7 +12,7 @@ use std::path::Path;
 use std::process::{Child, Output, Stdio};
 
 use common::place::{Evidence, Place, ended, sentence, signal, text, wait_until};
-use common::process::{code, stderr, stdout};
+use common::process::{code, dif_sr_in_64_gb, stderr, stdout};
 use serde_json::Value;
 
 /// Two configurations with two seeds, on the data of a [`Place`].
@@ -189,7 +189,7 @@ fn a_task_that_fails_is_told_with_its_reason_and_stops_no_other() {
     let place = planned(
         "config_files: [toy.yaml]\nkeys: {epochs: 1}\nconfigurations:\n  good:\n  wide: {keys: {hidden_size: 1000000, inner_size: 1000000}}\nseeds: [1]\n",
     );
-    let output = place.run(&["sweep", "run", "out"]);
+    let output = dif_sr_in_64_gb(place.folder.path(), &["sweep", "run", "out"]);
     let told = sentence(2, &output);
     assert!(
         told.starts_with("out: 1 of 2 runs failed, the first of them task 1, toy/wide with seed 1: stopped inside"),

@@ -4,7 +4,6 @@
 //! Only with `DIF_SR_SLURM=required`, as root, with Debian's packages slurmctld, slurmd, slurm-client and munge.
 
 use std::fs;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -13,6 +12,7 @@ use tempfile::TempDir;
 
 use crate::common::place::{Evidence, Place, text};
 use crate::common::process::{code, stderr, stdout};
+use crate::common::{left_out, required};
 use crate::{good, log_of, place, states};
 
 /// Daemons of Slurm in a folder of their own; they end with it.
@@ -170,10 +170,8 @@ fn submit(cluster: &Cluster, place: &Place, tasks: usize) -> String {
 
 #[test]
 fn a_sweep_that_slurm_interrupts_is_gathered_into_a_verdict() {
-    if std::env::var_os("DIF_SR_SLURM").is_none_or(|word| word != "required") {
-        let word = b"left out: no Slurm; set DIF_SR_SLURM=required where its daemons can be started\n";
-        std::io::stderr().write_all(word).expect("standard error is open");
-        return;
+    if !required("DIF_SR_SLURM") {
+        return left_out("no Slurm; set DIF_SR_SLURM=required where its daemons can be started");
     }
     let place = place(SWEEP);
     good(&place, &["sweep", "plan", "sweep.yaml", "--out=out"]);
