@@ -1,11 +1,13 @@
-//! The kernels of the fast path alone, each beside libtorch's on one thread: products by shape, attention, LayerNorm,
-//! item loss.
+//! The kernels of the fast path alone, each beside libtorch's on one thread: products by shape beside the processor's
+//! limit, attention, LayerNorm, item loss.
 //!
 //! Sizes are those of a micro-batch of the notebook on Amazon_Beauty: 64 sequences of 7 positions, H = 256, four heads,
 //! 12,102 items. Results are checked before they are timed. Ids are `group/case/implementation`; throughput is in
 //! floating-point operations for products and the item loss, in scores for attention, in elements for LayerNorm.
 
 mod attention_case;
+#[cfg(target_arch = "x86_64")]
+mod limit;
 
 use std::time::Duration;
 
@@ -175,5 +177,12 @@ fn cross_entropy_of_items(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, gemm_by_shape, attention, layer_norm, cross_entropy_of_items);
+/// The processor's own limit, where it is known how to reach it.
+fn limit(c: &mut Criterion) {
+    #[cfg(target_arch = "x86_64")]
+    limit::limit(c);
+    let _ = c;
+}
+
+criterion_group!(benches, limit, gemm_by_shape, attention, layer_norm, cross_entropy_of_items);
 criterion_main!(benches);
