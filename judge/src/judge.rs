@@ -230,7 +230,7 @@ impl<'a> Judge<'a> {
         let names: Vec<String> = serde_json::from_str(text).map_err(|e| {
             Error::new(format!("metadata `{MISSING_GRADIENTS}`: expected a JSON list of parameters, found: {e}"))
                 .at(&dump.path)
-                .hint("write it as python/dif_sr/dump.py does, or leave it out")
+                .hint("write it as `dif_sr.Dump` does, or leave it out")
         })?;
         let mut whole = dump.clone();
         for name in names {

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::compare::largest;
 use crate::rules::Rules;
@@ -95,7 +96,7 @@ fn metadata<T: DeserializeOwned>(dump: &Dump, kind: Kind) -> Result<Option<T>> {
                 "metadata `{}`: expected JSON of the form that docs/verify.md gives, found: {e}",
                 kind.key()
             ))
-            .hint("write it as python/dif_sr/dump.py does, or leave it out")
+            .hint("write it as `dif_sr.Dump` does, or leave it out")
         })
     };
     dump.metadata.get(kind.key()).map(read).transpose()
@@ -172,21 +173,11 @@ fn determinism(case: &Case, rules: &Rules, difference: f64) -> Fact {
     fact(Kind::Determinism, "determinism", holds, found)
 }
 
-/// The optimizer's class and the settings of its groups, in PyTorch's names.
+/// The optimizer's class and the settings of its groups, in PyTorch's names: of any form, for another optimizer has others.
 #[derive(Deserialize)]
 struct Optimizer {
     class: String,
-    groups: Vec<Group>,
-}
-
-#[derive(Deserialize)]
-struct Group {
-    lr: Option<f64>,
-    betas: Option<[f64; 2]>,
-    eps: Option<f64>,
-    weight_decay: Option<f64>,
-    amsgrad: Option<bool>,
-    maximize: Option<bool>,
+    groups: Vec<Value>,
 }
 
 fn settings(case: &Case, optimizer: &Optimizer) -> Fact {
@@ -194,19 +185,22 @@ fn settings(case: &Case, optimizer: &Optimizer) -> Fact {
     if optimizer.class != "Adam" {
         wrong.push(format!("{}, expected Adam", optimizer.class));
     }
-    let mut expect = |name: &str, found: Option<f64>, expected: f64| {
-        if let Some(found) = found.filter(|found| (found - expected).abs() > 1e-9 * expected.abs()) {
+    let mut expect = |name: &str, found: Option<&Value>, expected: f64| {
+        let number = |found: &Value| found.as_f64().or(found.as_bool().map(f64::from));
+        let right = |found: &Value| number(found).is_some_and(|f| (f - expected).abs() <= 1e-9 * expected.abs());
+        if let Some(found) = found.filter(|found| !found.is_null() && !right(found)) {
             wrong.push(format!("{name} {found}, expected {expected}"));
         }
     };
     for group in &optimizer.groups {
-        expect("lr", group.lr, case.config.learning_rate);
-        expect("beta1", group.betas.map(|betas| betas[0]), 0.9);
-        expect("beta2", group.betas.map(|betas| betas[1]), 0.999);
-        expect("eps", group.eps, 1e-8);
-        expect("weight_decay", group.weight_decay, 0.0);
-        expect("amsgrad", group.amsgrad.map(f64::from), 0.0);
-        expect("maximize", group.maximize.map(f64::from), 0.0);
+        let betas = group.get("betas");
+        expect("lr", group.get("lr"), case.config.learning_rate);
+        expect("beta1", betas.and_then(|betas| betas.get(0)), 0.9);
+        expect("beta2", betas.and_then(|betas| betas.get(1)), 0.999);
+        expect("eps", group.get("eps"), 1e-8);
+        for name in ["weight_decay", "amsgrad", "maximize"] {
+            expect(name, group.get(name), 0.0);
+        }
     }
     wrong.dedup();
     let found = if wrong.is_empty() { "Adam with the case's settings".to_owned() } else { wrong.join("; ") };

@@ -321,6 +321,12 @@ fn the_optimizers_settings_are_held_to_adams() {
     let other = r#"{"class": "AdamW", "groups": [{"lr": 0.001, "betas": [0.9, 0.98], "weight_decay": 0.01}]}"#;
     let told = "AdamW, expected Adam; beta2 0.98, expected 0.999; weight_decay 0.01, expected 0";
     assert_eq!(said([("optimizer", other)]), (Verdict::Departs, told.into()));
+    // As `torch.optim.Adafactor` and optimizers with a third beta write them.
+    let other = r#"{"class": "Adafactor", "groups": [{"lr": 0.001, "eps": [null, 0.001], "beta2_decay": -0.8}]}"#;
+    let told = "Adafactor, expected Adam; eps [null,0.001], expected 0.00000001";
+    assert_eq!(said([("optimizer", other)]), (Verdict::Departs, told.into()));
+    let other = r#"{"class": "Adan", "groups": [{"lr": 0.001, "betas": [0.9, 0.999, 0.99]}]}"#;
+    assert_eq!(said([("optimizer", other)]), (Verdict::Departs, "Adan, expected Adam".into()));
 }
 
 #[test]
