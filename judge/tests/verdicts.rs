@@ -329,24 +329,55 @@ fn the_optimizers_settings_are_held_to_adams() {
     assert_eq!(said([("optimizer", other)]), (Verdict::Departs, "Adan, expected Adam".into()));
 }
 
+/// Calls of dropout as a dump has them.
+fn sites(all: &[(f64, &[usize])]) -> String {
+    let site = |(rate, shape): &(f64, &[usize])| format!(r#"{{"rate": {rate}, "shape": {shape:?}}}"#);
+    format!("[{}]", all.iter().map(site).collect::<Vec<_>>().join(","))
+}
+
+const VECTORS: &[usize] = &[6, 7, 32];
+const PROBABILITIES: &[usize] = &[6, 4, 7, 7];
+
 #[test]
 fn dropout_is_seven_calls_at_two_rates() {
-    let site = |rate: f64, attention: bool| {
-        format!(r#"{{"rate": {rate}, "shape": {}}}"#, if attention { "[6, 4, 7, 7]" } else { "[6, 7, 32]" })
-    };
-    let sites = |all: &[(f64, bool)]| {
-        format!("[{}]", all.iter().map(|&(rate, attention)| site(rate, attention)).collect::<Vec<_>>().join(","))
-    };
-    let layer = [(0.3, true), (0.5, false), (0.5, false)];
-    let right = [&[(0.5, false)][..], &layer, &layer].concat();
+    let layer = [(0.3, PROBABILITIES), (0.5, VECTORS), (0.5, VECTORS)];
+    let right = [&[(0.5, VECTORS)][..], &layer, &layer].concat();
     assert_eq!(said([("dropout_sites", &sites(&right))]), (Verdict::Pass, "7 calls, as expected".into()));
-    let nine = [&right[..], &[(0.5, false), (0.5, false)]].concat();
+    let nine = [&right[..], &[(0.5, VECTORS), (0.5, VECTORS)]].concat();
     let told = "9 calls, 2 of attention probabilities, expected 7 calls, 2 of attention probabilities";
     assert_eq!(said([("dropout_sites", &sites(&nine))]), (Verdict::Departs, told.into()));
-    let one_rate = [&[(0.5, false)][..], &[(0.5, true), (0.3, false), (0.5, false)], &layer].concat();
+    let one_rate = [&[(0.5, VECTORS)][..], &[(0.5, PROBABILITIES), (0.3, VECTORS), (0.5, VECTORS)], &layer].concat();
     let (verdict, told) = said([("dropout_sites", &sites(&one_rate))]);
     assert_eq!(verdict, Verdict::Departs);
     assert!(told.contains("attention probabilities are dropped at rates [0.5, 0.3], expected one"), "{told}");
+}
+
+#[test]
+fn dropout_may_act_in_any_layout() {
+    for probabilities in [&[24, 7, 7][..], &[6, 7, 4, 7], &[6, 7, 7, 4]] {
+        for vectors in [&[7, 6, 32][..], &[42, 32], &[6, 7, 4, 8]] {
+            let layer = [(0.3, probabilities), (0.5, vectors), (0.5, vectors)];
+            let all = [&[(0.5, vectors)][..], &layer, &layer].concat();
+            assert_eq!(said([("dropout_sites", &sites(&all))]), (Verdict::Pass, "7 calls, as expected".into()));
+        }
+    }
+}
+
+#[test]
+fn dropout_at_another_place_is_told() {
+    let told = |all: &[(f64, &[usize])]| {
+        let (verdict, told) = said([("dropout_sites", &sites(all))]);
+        assert_eq!(verdict, Verdict::Departs);
+        told
+    };
+    // The inner activations of the feed-forward network, not its output.
+    let inner = [(0.3, PROBABILITIES), (0.5, VECTORS), (0.5, &[6, 7, 48][..])];
+    let expected = "expected [6, 4, 7, 7] or [6, 7, 32] in any layout";
+    assert_eq!(told(&[&[(0.5, VECTORS)][..], &inner, &inner].concat()), format!("0.5 of [6, 7, 48], {expected}"));
+    let late = [(0.5, VECTORS), (0.3, PROBABILITIES), (0.5, VECTORS)];
+    assert_eq!(told(&[&[(0.5, VECTORS)][..], &late, &late].concat()), "the calls are in another order");
+    let huge = [usize::MAX, 2];
+    assert!(told(&[(0.5, &huge)]).ends_with(&format!("0.5 of {huge:?}, {expected}")));
 }
 
 #[test]
