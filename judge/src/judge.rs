@@ -72,7 +72,7 @@ impl<'a> Judge<'a> {
     /// # Errors
     /// A name that is no stage and no check.
     pub fn require<S: AsRef<str>>(mut self, names: impl IntoIterator<Item = S>) -> Result<Self> {
-        self.stages.clear();
+        self = self.require_nothing();
         for name in names {
             let name = name.as_ref();
             if let Some(kind) = Kind::ALL.into_iter().find(|kind| kind.id() == name) {

@@ -58,6 +58,13 @@ fn scores_alone_are_not_yet_a_dif_sr() {
 }
 
 #[test]
+fn what_is_required_last_is_all_that_is_required() {
+    let case = gate();
+    let judge = Judge::of(&case).require(["dropout"]).and_then(|judge| judge.require(["scores"]));
+    judge.unwrap_or_else(|e| panic!("{e}")).assert_holds(&own(&case, &["out.scores"]));
+}
+
+#[test]
 fn a_stage_of_which_some_tensors_are_there_is_incomplete() {
     let case = gate();
     let mut dump = own(&case, &COMPUTED);
