@@ -270,18 +270,23 @@ fn half_precision_and_foreign_files_are_refused() {
     let case = gate();
     let shape = case.tensors["out.scores"].shape().to_vec();
     let count: usize = shape.iter().product();
+    // A table that was trained, which the case has no values of, is held to those before.
+    let table = "after5.feature_embed_layer_list.0.token_seq_embedding";
     for (dtype, name) in [(safetensors::Dtype::F16, "float16"), (safetensors::Dtype::BF16, "bfloat16")] {
         let bytes = vec![0_u8; count * 2];
-        let view = safetensors::tensor::TensorView::new(dtype, shape.clone(), &bytes).expect("a view");
-        let file = safetensors::serialize([("out.scores", view)], None).expect("serialized");
-        let dump = Dump::parse(Path::new("half.safetensors"), &file).unwrap_or_else(|e| panic!("{e}"));
-        assert_eq!(
-            refusal(Judge::of(&case).judge(&dump)),
-            format!(
-                "half.safetensors, tensor `out.scores`: expected float64 or float32, found {name}; half precision rounds by \
-                 as much as faults change: run the model in float64, or in float32"
-            )
-        );
+        let view = || safetensors::tensor::TensorView::new(dtype, shape.clone(), &bytes).expect("a view");
+        for key in ["out.scores", table] {
+            let file = safetensors::serialize([(key, view())], None).expect("serialized");
+            let dump = Dump::parse(Path::new("half.safetensors"), &file).unwrap_or_else(|e| panic!("{e}"));
+            assert_eq!(
+                refusal(Judge::of(&case).judge(&dump)),
+                format!(
+                    "half.safetensors, tensor `{key}`: expected float64 or float32, found {name}; half precision rounds \
+                     by as much as faults change: run the model in float64, or in float32"
+                )
+            );
+        }
+        let file = safetensors::serialize([("out.scores", view())], None).expect("serialized");
         let told = Dump::parse(Path::new("half.safetensors"), &file[..file.len() / 2]).err().map(|e| e.to_string());
         assert!(told.is_some_and(|told| told.starts_with("half.safetensors: expected a safetensors file, found")));
     }
