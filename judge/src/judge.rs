@@ -11,7 +11,7 @@ use crate::report::{Accepted, Departure, Missing, Report, Verdict};
 use crate::rules::Rules;
 use crate::stage::group;
 use crate::table::Observed;
-use crate::{Case, Cause, Comparison, Dtype, Dump, Error, Group, Result, Stage, Tensor};
+use crate::{Case, Comparison, Dtype, Dump, Error, Group, Result, Stage, Tensor};
 
 /// What a dump must hold to be called DIF-SR: the function from a sequence to scores, the loss, its gradients, and what
 /// training makes of them.
@@ -408,13 +408,5 @@ impl Judge<'_> {
             Ok(report) => panic!("{report}"),
             Err(error) => panic!("{error}"),
         }
-    }
-}
-
-/// The cause that a report names, for callers who match on it.
-impl Report {
-    /// Why the dump departs, if it does.
-    pub fn cause(&self) -> Option<&Cause> {
-        self.departure.as_ref().map(|departure| &departure.cause)
     }
 }
