@@ -88,12 +88,12 @@ def test_a_map_and_a_stage_of_ones_own_are_taken():
     assert departs.value.report.stage == "layer 0: fused scores"
 
 
-def test_a_deviation_can_be_accepted(case):
-    model, loss = rec(case("gate"))
+def test_a_deviation_can_be_accepted():
+    model, loss = rec("gate")
     model.wse.requires_grad_(True)
     with pytest.raises(Departs):
-        check(model, loss, case("gate"), show=None)
-    report = check(model, loss, case("gate"), accept={"attribute_table_trained": "as in RecBole 1.2"}, show=None)
+        check(model, loss, show=None)
+    report = check(model, loss, accept={"attribute_table_trained": "as in RecBole 1.2"}, show=None)
     assert report.holds and "as in RecBole 1.2" in str(report)
 
 
