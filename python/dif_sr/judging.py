@@ -110,9 +110,10 @@ class Report:
 
     @property
     def faults(self):
-        """The names of the faults that reproduce the departure, all alternatives together."""
+        """The names of the faults that reproduce the departure, all alternatives and their twins together."""
         reproduced = (self.data["departure"] or {}).get("cause", {}).get("reproduced", {})
-        return [fault["id"] for several in reproduced.get("alternatives", []) for fault in several]
+        faults = [fault for several in reproduced.get("alternatives", []) for fault in several]
+        return [name for fault in faults for name in (fault["id"], *fault.get("twins", []))]
 
 
 def required(names):

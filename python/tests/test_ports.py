@@ -53,6 +53,14 @@ FAULTS = [
         "layer 0: attention probabilities",
         "scale_by_hidden_size",
     ),
+    # In this case it is one fault with another, under whose name the table has both.
+    (
+        "fused",
+        "(self.n_embd // self.n_head) ** -0.5",
+        "self.n_head ** -0.5",
+        "layer 0: attention probabilities",
+        "scale_by_number_of_heads",
+    ),
     ("fused", "lengths - 1]", "lengths - 2]", "sequence output", None),
     ("fused", "* (ids > 0).unsqueeze(-1)", "", "pooled attributes", None),
     ("encoder", "nn.functional.gelu(self", "nn.functional.relu(self", "layer 0: output", "activation_relu"),
