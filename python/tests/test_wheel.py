@@ -4,6 +4,7 @@ import json
 from importlib import metadata
 
 import dif_sr
+import pytest
 import torch
 from ports.glue import PORTS
 from safetensors.numpy import save_file
@@ -43,6 +44,18 @@ def test_a_case_of_ones_own_needs_no_negative_items(tmp_path):
     own = dif_sr.Case(tmp_path)
     _, loss, _ = PORTS["recbole"](own)
     assert loss(own.batch()).item() == loss(case.batch()).item()
+
+
+def test_a_case_may_have_no_attributes_and_those_that_it_has_need_their_ids(tmp_path):
+    case = dif_sr.Case("gate")
+    tensors = {key: value for key, value in case.tensors.items() if not key.startswith("in.item_feat.")}
+    save_file(tensors, tmp_path / "tensors.safetensors")
+    (tmp_path / "config.yaml").write_text(json.dumps(case.config))
+    with pytest.raises(dif_sr.Error, match="expected a tensor `in.item_feat.categories` of the items' ids, found none"):
+        dif_sr.Case(tmp_path).batch()
+    (tmp_path / "config.yaml").write_text(json.dumps({k: v for k, v in case.config.items() if k != "attributes"}))
+    own = dif_sr.Case(tmp_path)
+    assert own.attributes == [] and own.item_feat == {}
 
 
 def test_a_case_s_own_tensors_pass_and_a_part_of_them_is_incomplete():
