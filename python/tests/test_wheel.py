@@ -1,6 +1,7 @@
 """What the wheel says of itself."""
 
 import json
+import re
 from importlib import metadata
 
 import dif_sr
@@ -17,6 +18,13 @@ def test_the_program_of_the_extra_is_of_the_same_version():
         need.replace('"', "'").replace(";", " ;").replace("  ;", " ;") for need in needed
     ]
     assert {need.split(">")[0].split("[")[0] for need in needed if "extra" not in need} == {"numpy", "safetensors"}
+
+
+def test_its_page_has_no_link_that_only_the_source_can_follow():
+    page = metadata.metadata("dif-sr").get_payload()
+    assert "# dif-sr for PyTorch" in page
+    targets = re.findall(r"\]\(([^)]*)\)", page)
+    assert [target for target in targets if not target.startswith("https://")] == []
 
 
 def test_every_case_is_in_the_wheel_with_its_configuration():
