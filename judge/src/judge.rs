@@ -11,7 +11,7 @@ use crate::report::{Accepted, Departure, Missing, Report, Verdict};
 use crate::rules::Rules;
 use crate::stage::group;
 use crate::table::Observed;
-use crate::{Case, Cause, Comparison, Dtype, Dump, Error, Group, Result, Stage, Tensor};
+use crate::{Case, Comparison, Dtype, Dump, Error, Group, Result, Stage, Tensor};
 
 /// What a dump must hold to be called DIF-SR: the function from a sequence to scores, the loss, its gradients, and what
 /// training makes of them.
@@ -72,7 +72,7 @@ impl<'a> Judge<'a> {
     /// # Errors
     /// A name that is no stage and no check.
     pub fn require<S: AsRef<str>>(mut self, names: impl IntoIterator<Item = S>) -> Result<Self> {
-        self.stages.clear();
+        self = self.require_nothing();
         for name in names {
             let name = name.as_ref();
             if let Some(kind) = Kind::ALL.into_iter().find(|kind| kind.id() == name) {
@@ -230,7 +230,7 @@ impl<'a> Judge<'a> {
         let names: Vec<String> = serde_json::from_str(text).map_err(|e| {
             Error::new(format!("metadata `{MISSING_GRADIENTS}`: expected a JSON list of parameters, found: {e}"))
                 .at(&dump.path)
-                .hint("write it as python/dif_sr/dump.py does, or leave it out")
+                .hint("write it as `dif_sr.Dump` does, or leave it out")
         })?;
         let mut whole = dump.clone();
         for name in names {
@@ -408,13 +408,5 @@ impl Judge<'_> {
             Ok(report) => panic!("{report}"),
             Err(error) => panic!("{error}"),
         }
-    }
-}
-
-/// The cause that a report names, for callers who match on it.
-impl Report {
-    /// Why the dump departs, if it does.
-    pub fn cause(&self) -> Option<&Cause> {
-        self.departure.as_ref().map(|departure| &departure.cause)
     }
 }

@@ -48,6 +48,9 @@ impl<'a> Keys<'a> {
                         .at(&dump.path)
                         .hint(format!("is `{meant}` meant? Rename it, or leave it out")));
                 } else if of_parameter {
+                    if is_of_table(name) {
+                        readable(tensor).map_err(|error| error.at(&dump.path).tensor(name))?;
+                    }
                     keys.extra.insert(name, tensor);
                 } else {
                     keys.foreign.push(name.clone());

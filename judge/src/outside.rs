@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::compare::largest;
 use crate::rules::Rules;
@@ -95,7 +96,7 @@ fn metadata<T: DeserializeOwned>(dump: &Dump, kind: Kind) -> Result<Option<T>> {
                 "metadata `{}`: expected JSON of the form that docs/verify.md gives, found: {e}",
                 kind.key()
             ))
-            .hint("write it as python/dif_sr/dump.py does, or leave it out")
+            .hint("write it as `dif_sr.Dump` does, or leave it out")
         })
     };
     dump.metadata.get(kind.key()).map(read).transpose()
@@ -172,21 +173,11 @@ fn determinism(case: &Case, rules: &Rules, difference: f64) -> Fact {
     fact(Kind::Determinism, "determinism", holds, found)
 }
 
-/// The optimizer's class and the settings of its groups, in PyTorch's names.
+/// The optimizer's class and the settings of its groups, in PyTorch's names: of any form, for another optimizer has others.
 #[derive(Deserialize)]
 struct Optimizer {
     class: String,
-    groups: Vec<Group>,
-}
-
-#[derive(Deserialize)]
-struct Group {
-    lr: Option<f64>,
-    betas: Option<[f64; 2]>,
-    eps: Option<f64>,
-    weight_decay: Option<f64>,
-    amsgrad: Option<bool>,
-    maximize: Option<bool>,
+    groups: Vec<Value>,
 }
 
 fn settings(case: &Case, optimizer: &Optimizer) -> Fact {
@@ -194,19 +185,22 @@ fn settings(case: &Case, optimizer: &Optimizer) -> Fact {
     if optimizer.class != "Adam" {
         wrong.push(format!("{}, expected Adam", optimizer.class));
     }
-    let mut expect = |name: &str, found: Option<f64>, expected: f64| {
-        if let Some(found) = found.filter(|found| (found - expected).abs() > 1e-9 * expected.abs()) {
+    let mut expect = |name: &str, found: Option<&Value>, expected: f64| {
+        let number = |found: &Value| found.as_f64().or(found.as_bool().map(f64::from));
+        let right = |found: &Value| number(found).is_some_and(|f| (f - expected).abs() <= 1e-9 * expected.abs());
+        if let Some(found) = found.filter(|found| !found.is_null() && !right(found)) {
             wrong.push(format!("{name} {found}, expected {expected}"));
         }
     };
     for group in &optimizer.groups {
-        expect("lr", group.lr, case.config.learning_rate);
-        expect("beta1", group.betas.map(|betas| betas[0]), 0.9);
-        expect("beta2", group.betas.map(|betas| betas[1]), 0.999);
-        expect("eps", group.eps, 1e-8);
-        expect("weight_decay", group.weight_decay, 0.0);
-        expect("amsgrad", group.amsgrad.map(f64::from), 0.0);
-        expect("maximize", group.maximize.map(f64::from), 0.0);
+        let betas = group.get("betas");
+        expect("lr", group.get("lr"), case.config.learning_rate);
+        expect("beta1", betas.and_then(|betas| betas.get(0)), 0.9);
+        expect("beta2", betas.and_then(|betas| betas.get(1)), 0.999);
+        expect("eps", group.get("eps"), 1e-8);
+        for name in ["weight_decay", "amsgrad", "maximize"] {
+            expect(name, group.get(name), 0.0);
+        }
     }
     wrong.dedup();
     let found = if wrong.is_empty() { "Adam with the case's settings".to_owned() } else { wrong.join("; ") };
@@ -214,53 +208,55 @@ fn settings(case: &Case, optimizer: &Optimizer) -> Fact {
 }
 
 /// A call of dropout, in training with the usual rates.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Deserialize)]
 struct Site {
     rate: f64,
     shape: Vec<usize>,
 }
 
 impl Site {
-    /// Attention probabilities `[B, heads, L, L]`, not vectors `[B, L, H]`.
-    fn is_of_attention(&self) -> bool {
-        matches!(self.shape[..], [_, _, queries, keys] if queries == keys)
-    }
-}
-
-impl std::fmt::Display for Site {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} of {:?}", self.rate, self.shape)
+    fn elements(&self) -> usize {
+        self.shape.iter().fold(1, |elements, &size| elements.saturating_mul(size))
     }
 }
 
 /// DIF-SR drops of the encoder's input, and in each layer of the probabilities, behind the dense layer and behind the
-/// feed-forward network: probabilities at one rate, vectors at another, each the same everywhere.
+/// feed-forward network: probabilities at one rate, vectors at another, each the same everywhere. Layouts are free, so that
+/// what is dropped is told by how many elements it has.
 fn dropout_sites(case: &Case, found: &[Site]) -> Fact {
-    let layer = [true, false, false];
-    let expected: Vec<bool> = std::iter::once(false).chain((0..case.config.n_layers).flat_map(|_| layer)).collect();
+    let (b, l, heads, h) = (case.batch(), case.config.max_len, case.config.n_heads, case.config.hidden_size);
+    let (vectors, probabilities) = (b * l * h, b * heads * l * l);
+    let layer = [probabilities, vectors, vectors];
+    let expected: Vec<usize> = std::iter::once(vectors).chain((0..case.config.n_layers).flat_map(|_| layer)).collect();
+    let elements: Vec<usize> = found.iter().map(Site::elements).collect();
     let mut wrong = Vec::new();
-    let of_attention: Vec<bool> = found.iter().map(Site::is_of_attention).collect();
-    if of_attention != expected {
-        let count = |sites: &[bool]| {
-            let attention = sites.iter().filter(|attention| **attention).count();
-            format!("{} calls, {attention} of attention probabilities", sites.len())
-        };
-        wrong.push(match count(&of_attention) == count(&expected) {
-            true => "the calls are in another order".to_owned(),
-            false => format!("{}, expected {}", count(&of_attention), count(&expected)),
-        });
-    }
-    for (attention, what) in [(true, "attention probabilities"), (false, "vectors")] {
-        let mut rates: Vec<f64> = found.iter().filter(|s| s.is_of_attention() == attention).map(|s| s.rate).collect();
-        rates.dedup();
-        if rates.len() > 1 {
-            wrong.push(format!("{what} are dropped at rates {rates:?}, expected one"));
+    if elements == expected {
+        // By place: a case may have as many probabilities as elements of vectors.
+        let of_attention = |i: usize| i % 3 == 1;
+        for (attention, what) in [(true, "attention probabilities"), (false, "vectors")] {
+            let sites = found.iter().enumerate().filter(|(i, _)| of_attention(*i) == attention);
+            let mut rates: Vec<f64> = sites.map(|(_, site)| site.rate).collect();
+            rates.dedup();
+            if rates.len() > 1 {
+                wrong.push(format!("{what} are dropped at rates {rates:?}, expected one"));
+            }
         }
+    } else {
+        let count = |elements: &[usize]| {
+            let attention = elements.iter().filter(|&&n| n == probabilities).count();
+            format!("{} calls, {attention} of attention probabilities", elements.len())
+        };
+        let other = found.iter().find(|site| ![vectors, probabilities].contains(&site.elements()));
+        if count(&elements) != count(&expected) {
+            wrong.push(format!("{}, expected {}", count(&elements), count(&expected)));
+        } else if other.is_none() {
+            wrong.push("the calls are in another order".to_owned());
+        }
+        wrong.extend(other.map(|Site { rate, shape }| {
+            let [vectors, probabilities] = [vec![b, l, h], vec![b, heads, l, l]];
+            format!("{rate} of {shape:?}, expected {probabilities:?} or {vectors:?} in any layout")
+        }));
     }
-    let (b, l, h) = (case.batch(), case.config.max_len, case.config.hidden_size);
-    let shapes = [vec![b, l, h], vec![b, case.config.n_heads, l, l]];
-    let other = found.iter().find(|site| !shapes.contains(&site.shape) && !wrong.is_empty());
-    wrong.extend(other.map(|site| format!("none of DIF-SR's: {site}")));
     let holds = wrong.is_empty();
     let text = if holds { format!("{} calls, as expected", found.len()) } else { wrong.join("; ") };
     fact(Kind::Dropout, "dropout_sites", holds, text)

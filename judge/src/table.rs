@@ -126,7 +126,10 @@ impl Table {
         let mut take = |name: &str, width: usize| {
             let tensor = tensors.remove(name).ok_or_else(|| wrong(&format!("no tensor `{name}`")))?;
             let rows: Vec<Vec<f64>> = tensor.values().chunks(width.max(1)).map(<[f64]>::to_vec).collect();
-            Ok(rows)
+            match rows.iter().all(|row| row.len() == width) {
+                true => Ok(rows),
+                false => Err(wrong(&format!("`{name}` with rows that are not of {width} numbers"))),
+            }
         };
         let text = |name: &str| metadata.get(name).ok_or_else(|| wrong(&format!("no metadata `{name}`")));
         let json = |e: serde_json::Error| wrong(&format!("metadata that cannot be read: {e}"));

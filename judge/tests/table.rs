@@ -41,7 +41,7 @@ fn case_and_folder() -> (tempfile::TempDir, Case) {
     bytes[last] ^= 1;
     std::fs::write(path.join("tensors.safetensors"), &bytes).expect("written");
     let case = Case::load(&path).unwrap_or_else(|e| panic!("{e}"));
-    std::fs::write(path.join("causes.safetensors"), table(&case)).expect("written");
+    std::fs::write(path.join("causes.safetensors"), table(&case, &PAIR.1)).expect("written");
     let case = Case::load(&path).unwrap_or_else(|e| panic!("{e}"));
     (folder, case)
 }
@@ -66,12 +66,13 @@ fn signature(tensor: &Tensor, factor: f64) -> [f64; 3] {
     [project(0), project(1), if factor.is_nan() { f64::NAN } else { most }]
 }
 
-fn table(case: &Case) -> Vec<u8> {
+/// `pair`: by what the pair multiplies each of the first keys.
+fn table(case: &Case, pair: &[f64]) -> Vec<u8> {
     let of = |factors: &[f64]| -> Vec<f64> {
         KEYS.iter().zip(factors).flat_map(|(key, &factor)| signature(&case.tensors[*key], factor)).collect()
     };
     let single: Vec<f64> = FAULTS.iter().flat_map(|(_, factors)| of(factors)).collect();
-    let pair: Vec<f64> = of(&PAIR.1).into_iter().step_by(3).collect();
+    let pair: Vec<f64> = of(pair).into_iter().step_by(3).collect();
     let bytes = |values: Vec<f64>| values.into_iter().flat_map(f64::to_le_bytes).collect::<Vec<u8>>();
     let pairs: Vec<u8> = PAIR.0.iter().flat_map(|fault| fault.to_le_bytes()).collect();
     let (faults, keys) = (FAULTS.len(), KEYS.len());
@@ -79,7 +80,7 @@ fn table(case: &Case) -> Vec<u8> {
         ("single", Dtype::F64, vec![faults, keys, 3], bytes(single)),
         ("golden", Dtype::F64, vec![keys, 3], bytes(of(&[1.0; 6]))),
         ("pairs", Dtype::I32, vec![1, 2], pairs),
-        ("pair", Dtype::F64, vec![1, keys - 1], bytes(pair)),
+        ("pair", Dtype::F64, vec![1, pair.len()], bytes(pair)),
         // A stage that the golden file does not hold.
         ("stage.out.input", Dtype::F64, vec![1], bytes(vec![2.5])),
     ];
@@ -222,8 +223,11 @@ fn a_further_stage_of_the_table_is_judged() {
 
 #[test]
 fn a_damaged_table_is_refused() {
-    let (folder, _) = case_and_folder();
+    let (folder, case) = case_and_folder();
     let path = folder.path().join("mine/causes.safetensors");
+    std::fs::write(&path, table(&case, &PAIR.1[..4])).expect("written");
+    let told = Case::load(&folder.path().join("mine")).err().map(|e| e.to_string()).unwrap_or_default();
+    assert!(told.contains("expected a table of causes, found `pair` with rows that are not of 5 numbers"), "{told}");
     std::fs::copy("cases/gate/tensors.safetensors", &path).expect("copied");
     let told = Case::load(&folder.path().join("mine")).err().map(|e| e.to_string()).unwrap_or_default();
     assert!(told.ends_with("write it with `python -m dif_sr_peer.signatures`"), "{told}");

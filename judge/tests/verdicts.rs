@@ -58,6 +58,13 @@ fn scores_alone_are_not_yet_a_dif_sr() {
 }
 
 #[test]
+fn what_is_required_last_is_all_that_is_required() {
+    let case = gate();
+    let judge = Judge::of(&case).require(["dropout"]).and_then(|judge| judge.require(["scores"]));
+    judge.unwrap_or_else(|e| panic!("{e}")).assert_holds(&own(&case, &["out.scores"]));
+}
+
+#[test]
 fn a_stage_of_which_some_tensors_are_there_is_incomplete() {
     let case = gate();
     let mut dump = own(&case, &COMPUTED);
@@ -263,18 +270,23 @@ fn half_precision_and_foreign_files_are_refused() {
     let case = gate();
     let shape = case.tensors["out.scores"].shape().to_vec();
     let count: usize = shape.iter().product();
+    // A table that was trained, which the case has no values of, is held to those before.
+    let table = "after5.feature_embed_layer_list.0.token_seq_embedding";
     for (dtype, name) in [(safetensors::Dtype::F16, "float16"), (safetensors::Dtype::BF16, "bfloat16")] {
         let bytes = vec![0_u8; count * 2];
-        let view = safetensors::tensor::TensorView::new(dtype, shape.clone(), &bytes).expect("a view");
-        let file = safetensors::serialize([("out.scores", view)], None).expect("serialized");
-        let dump = Dump::parse(Path::new("half.safetensors"), &file).unwrap_or_else(|e| panic!("{e}"));
-        assert_eq!(
-            refusal(Judge::of(&case).judge(&dump)),
-            format!(
-                "half.safetensors, tensor `out.scores`: expected float64 or float32, found {name}; half precision rounds by \
-                 as much as faults change: run the model in float64, or in float32"
-            )
-        );
+        let view = || safetensors::tensor::TensorView::new(dtype, shape.clone(), &bytes).expect("a view");
+        for key in ["out.scores", table] {
+            let file = safetensors::serialize([(key, view())], None).expect("serialized");
+            let dump = Dump::parse(Path::new("half.safetensors"), &file).unwrap_or_else(|e| panic!("{e}"));
+            assert_eq!(
+                refusal(Judge::of(&case).judge(&dump)),
+                format!(
+                    "half.safetensors, tensor `{key}`: expected float64 or float32, found {name}; half precision rounds \
+                     by as much as faults change: run the model in float64, or in float32"
+                )
+            );
+        }
+        let file = safetensors::serialize([("out.scores", view())], None).expect("serialized");
         let told = Dump::parse(Path::new("half.safetensors"), &file[..file.len() / 2]).err().map(|e| e.to_string());
         assert!(told.is_some_and(|told| told.starts_with("half.safetensors: expected a safetensors file, found")));
     }
@@ -321,26 +333,63 @@ fn the_optimizers_settings_are_held_to_adams() {
     let other = r#"{"class": "AdamW", "groups": [{"lr": 0.001, "betas": [0.9, 0.98], "weight_decay": 0.01}]}"#;
     let told = "AdamW, expected Adam; beta2 0.98, expected 0.999; weight_decay 0.01, expected 0";
     assert_eq!(said([("optimizer", other)]), (Verdict::Departs, told.into()));
+    // As `torch.optim.Adafactor` and optimizers with a third beta write them.
+    let other = r#"{"class": "Adafactor", "groups": [{"lr": 0.001, "eps": [null, 0.001], "beta2_decay": -0.8}]}"#;
+    let told = "Adafactor, expected Adam; eps [null,0.001], expected 0.00000001";
+    assert_eq!(said([("optimizer", other)]), (Verdict::Departs, told.into()));
+    let other = r#"{"class": "Adan", "groups": [{"lr": 0.001, "betas": [0.9, 0.999, 0.99]}]}"#;
+    assert_eq!(said([("optimizer", other)]), (Verdict::Departs, "Adan, expected Adam".into()));
 }
+
+/// Calls of dropout as a dump has them.
+fn sites(all: &[(f64, &[usize])]) -> String {
+    let site = |(rate, shape): &(f64, &[usize])| format!(r#"{{"rate": {rate}, "shape": {shape:?}}}"#);
+    format!("[{}]", all.iter().map(site).collect::<Vec<_>>().join(","))
+}
+
+const VECTORS: &[usize] = &[6, 7, 32];
+const PROBABILITIES: &[usize] = &[6, 4, 7, 7];
 
 #[test]
 fn dropout_is_seven_calls_at_two_rates() {
-    let site = |rate: f64, attention: bool| {
-        format!(r#"{{"rate": {rate}, "shape": {}}}"#, if attention { "[6, 4, 7, 7]" } else { "[6, 7, 32]" })
-    };
-    let sites = |all: &[(f64, bool)]| {
-        format!("[{}]", all.iter().map(|&(rate, attention)| site(rate, attention)).collect::<Vec<_>>().join(","))
-    };
-    let layer = [(0.3, true), (0.5, false), (0.5, false)];
-    let right = [&[(0.5, false)][..], &layer, &layer].concat();
+    let layer = [(0.3, PROBABILITIES), (0.5, VECTORS), (0.5, VECTORS)];
+    let right = [&[(0.5, VECTORS)][..], &layer, &layer].concat();
     assert_eq!(said([("dropout_sites", &sites(&right))]), (Verdict::Pass, "7 calls, as expected".into()));
-    let nine = [&right[..], &[(0.5, false), (0.5, false)]].concat();
+    let nine = [&right[..], &[(0.5, VECTORS), (0.5, VECTORS)]].concat();
     let told = "9 calls, 2 of attention probabilities, expected 7 calls, 2 of attention probabilities";
     assert_eq!(said([("dropout_sites", &sites(&nine))]), (Verdict::Departs, told.into()));
-    let one_rate = [&[(0.5, false)][..], &[(0.5, true), (0.3, false), (0.5, false)], &layer].concat();
+    let one_rate = [&[(0.5, VECTORS)][..], &[(0.5, PROBABILITIES), (0.3, VECTORS), (0.5, VECTORS)], &layer].concat();
     let (verdict, told) = said([("dropout_sites", &sites(&one_rate))]);
     assert_eq!(verdict, Verdict::Departs);
     assert!(told.contains("attention probabilities are dropped at rates [0.5, 0.3], expected one"), "{told}");
+}
+
+#[test]
+fn dropout_may_act_in_any_layout() {
+    for probabilities in [&[24, 7, 7][..], &[6, 7, 4, 7], &[6, 7, 7, 4]] {
+        for vectors in [&[7, 6, 32][..], &[42, 32], &[6, 7, 4, 8]] {
+            let layer = [(0.3, probabilities), (0.5, vectors), (0.5, vectors)];
+            let all = [&[(0.5, vectors)][..], &layer, &layer].concat();
+            assert_eq!(said([("dropout_sites", &sites(&all))]), (Verdict::Pass, "7 calls, as expected".into()));
+        }
+    }
+}
+
+#[test]
+fn dropout_at_another_place_is_told() {
+    let told = |all: &[(f64, &[usize])]| {
+        let (verdict, told) = said([("dropout_sites", &sites(all))]);
+        assert_eq!(verdict, Verdict::Departs);
+        told
+    };
+    // The inner activations of the feed-forward network, not its output.
+    let inner = [(0.3, PROBABILITIES), (0.5, VECTORS), (0.5, &[6, 7, 48][..])];
+    let expected = "expected [6, 4, 7, 7] or [6, 7, 32] in any layout";
+    assert_eq!(told(&[&[(0.5, VECTORS)][..], &inner, &inner].concat()), format!("0.5 of [6, 7, 48], {expected}"));
+    let late = [(0.5, VECTORS), (0.3, PROBABILITIES), (0.5, VECTORS)];
+    assert_eq!(told(&[&[(0.5, VECTORS)][..], &late, &late].concat()), "the calls are in another order");
+    let huge = [usize::MAX, 2];
+    assert!(told(&[(0.5, &huge)]).ends_with(&format!("0.5 of {huge:?}, {expected}")));
 }
 
 #[test]

@@ -140,13 +140,23 @@ class Run:
         shape = self.case.part("param.").get(name, None)
         if shape is None:
             raise Error(f"parameters: {self.case.name} has no `{name}`; it has {', '.join(self.case.part('param.'))}")
-        ids = {own: self.elements.ids(own) for own in self.tensors}
+        if not (callable(where) or isinstance(where, str)):
+            raise Error(f"parameters: `{name}`: expected a name or a function, found a {type(where).__name__}")
+        ids, last = {own: self.elements.ids(own) for own in self.tensors}, self.elements.total - 1
+        look = where if callable(where) else lambda own: own[where]
         try:
-            found = where(ids) if callable(where) else ids[where]
+            # Again with the elements numbered backwards: a view has the same elements, what was computed has none.
+            found, backwards = look(ids), look({own: last - numbers for own, numbers in ids.items()})
         except KeyError as missing:
             raise Error(f"parameters: `{name}`: the model has no tensor {missing}; it has {', '.join(ids)}") from None
-        if not isinstance(found, torch.Tensor) or found.dtype != torch.int64 or found.shape != torch.Size(shape.shape):
-            what = list(found.shape) if isinstance(found, torch.Tensor) else type(found).__name__
+        what = None
+        if not isinstance(found, torch.Tensor):
+            what = type(found).__name__
+        elif found.shape != torch.Size(shape.shape):
+            what = list(found.shape)
+        elif found.dtype != torch.int64 or bool((found + backwards != last).any()):
+            what = "arithmetic"
+        if what is not None:
             raise Error(
                 f"parameters: `{name}`: expected a view of shape {list(shape.shape)}, found {what}: "
                 "slice, transpose or reshape alone"

@@ -50,14 +50,14 @@ def without_dropout(modules):
 
 
 class DropoutSites(TorchFunctionMode):
-    """Sees `nn.Dropout`, `functional.dropout`, attention's own, and modules that are called a dropout."""
+    """Sees `nn.Dropout`, `functional.dropout`, `torch.dropout`, attention's own, and modules that are called a dropout."""
 
     def __enter__(self):
         self.seen, self.inside = [], 0
         hooks = torch.nn.modules.module
         self.hooks = [
             hooks.register_module_forward_pre_hook(self.enter_module),
-            hooks.register_module_forward_hook(self.leave_module, always_call=True),
+            hooks.register_module_forward_hook(self.leave_module),
         ]
         return super().__enter__()
 
@@ -69,20 +69,20 @@ class DropoutSites(TorchFunctionMode):
     def add(self, shape, rate):
         self.seen.append({"shape": list(shape), "rate": rate})
 
-    def enter_module(self, module, args):
-        if is_dropout(module):
-            self.inside += 1
-            if self.inside == 1 and module.training:
-                self.add(args[0].shape, module.p)
+    def enter_module(self, module, _args):
+        self.inside += is_dropout(module)
 
-    def leave_module(self, module, _args, _output):
-        self.inside -= is_dropout(module)
+    def leave_module(self, module, _args, output):
+        if is_dropout(module):
+            self.inside -= 1
+            if self.inside == 0 and module.training:
+                self.add(output.shape, module.p)
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         kwargs = kwargs or {}
-        if function is functional.dropout and not self.inside:
+        if function in (functional.dropout, torch.dropout) and not self.inside:
             named = dict(zip(("input", "p", "training"), args)) | kwargs
-            if named.get("training", True):
+            if named.get("train", named.get("training", True)):
                 self.add(named["input"].shape, named.get("p", 0.5))
         elif function is ATTENTION:
             named = dict(zip(("query", "key", "value", "attn_mask", "dropout_p"), args)) | kwargs

@@ -62,7 +62,7 @@ class Case:
     @property
     def attributes(self):
         """The names of the attributes, in order."""
-        return [attribute["name"] for attribute in self.config["attributes"]]
+        return [attribute["name"] for attribute in self.config.get("attributes", [])]
 
     @property
     def item_feat(self):
@@ -80,6 +80,12 @@ class Case:
                 features[key[len("item_feat.") :]] = tensor
             else:
                 batch[key] = tensor
+        for name in self.attributes:
+            if name not in features:
+                raise Error(
+                    f"{self.name}: expected a tensor `in.item_feat.{name}` of the items' ids, found none: add it to "
+                    "tensors.safetensors, or leave the attribute out of config.yaml"
+                )
         batch["item_feat"] = {name: features[name] for name in self.attributes}
         return batch
 
@@ -110,9 +116,10 @@ class Report:
 
     @property
     def faults(self):
-        """The names of the faults that reproduce the departure, all alternatives together."""
+        """The names of the faults that reproduce the departure, all alternatives and their twins together."""
         reproduced = (self.data["departure"] or {}).get("cause", {}).get("reproduced", {})
-        return [fault["id"] for several in reproduced.get("alternatives", []) for fault in several]
+        faults = [fault for several in reproduced.get("alternatives", []) for fault in several]
+        return [name for fault in faults for name in (fault["id"], *fault.get("twins", []))]
 
 
 def required(names):

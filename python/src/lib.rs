@@ -65,11 +65,6 @@ impl PyCase {
         stages.into_iter().filter(|stage| *stage != Stage::Inputs).map(|s| (s.id(), s.to_string())).collect()
     }
 
-    /// Name and sentence of every fault that the case's table knows.
-    fn faults(&self) -> Vec<(String, String)> {
-        self.0.faults().map(|(id, text)| (id.to_owned(), text.to_owned())).collect()
-    }
-
     /// The report on a safetensors file's content, as text and as JSON; `path` is for messages.
     fn judge(
         &self,

@@ -1,4 +1,4 @@
-"""Cases with their tables of causes, and ports with a line changed."""
+"""Ports with a line changed."""
 
 import importlib.util
 import os
@@ -8,28 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from dif_sr import Case
-
-JUDGE = Path(__file__).parents[2] / "judge"
 
 torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that tests start
-
-
-@pytest.fixture(scope="session")
-def case(tmp_path_factory):
-    """name -> the case with its table of causes, whether the wheel bundles it or not."""
-    cases = {}
-
-    def load(name):
-        if name not in cases:
-            folder = tmp_path_factory.mktemp("cases") / name
-            shutil.copytree((JUDGE / "cases" / name).resolve(), folder)
-            shutil.copy(JUDGE / "causes" / f"{name}.safetensors", folder / "causes.safetensors")
-            cases[name] = Case(folder)
-        return cases[name]
-
-    return load
 
 
 @pytest.fixture

@@ -70,7 +70,12 @@ def test_maps_that_are_wrong(rec):
     assert "expected a view of shape [40, 32], found [39, 32]" in give(
         {"item_embedding.weight": lambda own: own["wte.weight"][1:]}
     )
-    assert "slice, transpose or reshape alone" in give({"item_embedding.weight": lambda own: own["wte.weight"] * 1.0})
+    for arithmetic in (lambda own: own * 1.0, lambda own: own * 2, lambda own: own + own, lambda own: own + 1):
+        told = give({"item_embedding.weight": lambda own, arithmetic=arithmetic: arithmetic(own["wte.weight"])})
+        assert "slice, transpose or reshape alone" in told
+    assert "`item_embedding.weight`: expected a name or a function, found a list" in give(
+        {"item_embedding.weight": ["wte.weight"]}
+    )
     stage = lambda key, stage: refused(check, model, loss, stages={key: stage}, show=None)
     assert "gate has no `out.layer.0.outptu`: is `out.layer.0.output` meant?" in stage(
         "out.layer.0.outptu", Output("blocks.0")

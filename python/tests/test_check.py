@@ -88,12 +88,12 @@ def test_a_map_and_a_stage_of_ones_own_are_taken():
     assert departs.value.report.stage == "layer 0: fused scores"
 
 
-def test_a_deviation_can_be_accepted(case):
-    model, loss = rec(case("gate"))
+def test_a_deviation_can_be_accepted():
+    model, loss = rec("gate")
     model.wse.requires_grad_(True)
     with pytest.raises(Departs):
-        check(model, loss, case("gate"), show=None)
-    report = check(model, loss, case("gate"), accept={"attribute_table_trained": "as in RecBole 1.2"}, show=None)
+        check(model, loss, show=None)
+    report = check(model, loss, accept={"attribute_table_trained": "as in RecBole 1.2"}, show=None)
     assert report.holds and "as in RecBole 1.2" in str(report)
 
 
@@ -103,6 +103,34 @@ def test_rates_of_dropout_do_not_disturb_and_their_places_are_held():
     assert "dropout_sites: 7 calls, as expected: pass" in str(report)
     model.norm = nn.Sequential(model.norm, nn.Dropout(0.2))
     with pytest.raises(Departs, match="dropout_sites: 8 calls"):
+        check(model, loss, show=None, **options)
+
+
+DROPPED = "self.drop(scores.masked_fill(unseen, -10000.0).softmax(dim=-1), self.rates.probabilities)"
+WAYS = {
+    "batch * heads, L, L": ("nested", DROPPED, DROPPED.replace("=-1)", "=-1).flatten(0, 1)") + ".view_as(scores)"),
+    "batch, L, heads, L": ("nested", DROPPED, DROPPED.replace("=-1)", "=-1).transpose(1, 2)") + ".transpose(1, 2)"),
+    "function of torch": ("nested", "F.dropout(x, rate, self.training)", "torch.dropout(x, rate, train=self.training)"),
+    "argument by name": ("recbole_style", "self.dropout(self.LayerNorm(", "self.dropout(input=self.LayerNorm("),
+}
+
+
+@pytest.mark.parametrize("port, old, new", WAYS.values(), ids=list(WAYS))
+def test_dropout_may_be_called_in_any_way_and_layout(port, old, new, changed):
+    case = Case("gate")
+    model, loss, options = changed(port, old, new).PORTS[port.removesuffix("_style")](case)
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.3
+    report = check(model, loss, case, require=["complete", "dropout"], show=None, **options)
+    assert "dropout_sites: 7 calls, as expected: pass" in str(report)
+
+
+def test_dropout_at_another_place_departs(changed):
+    inner = "self.down(self.drop(F.gelu(self.up(x)), self.rates.vectors))"
+    glue = changed("nested", "self.drop(self.down(F.gelu(self.up(x))), self.rates.vectors)", inner)
+    model, loss, options = glue.PORTS["nested"](Case("gate"))
+    with pytest.raises(Departs, match=r"dropout_sites: 0.5 of \[6, 7, 48\], expected \[6, 4, 7, 7\] or \[6, 7, 32\]"):
         check(model, loss, show=None, **options)
 
 
