@@ -162,7 +162,11 @@ impl Entries {
         let mut head = Vec::new();
         source.by_ref().take(8).read_to_end(&mut head).map_err(unreadable)?;
         let length = head[..].try_into().map_or(0, u64::from_le_bytes);
-        source.by_ref().take(if length > LONGEST { 0 } else { length }).read_to_end(&mut head).map_err(unreadable)?;
+        source
+            .by_ref()
+            .take(if length > MAX_HEADER as u64 { 0 } else { length })
+            .read_to_end(&mut head)
+            .map_err(unreadable)?;
         let start = head.len() as u64;
         match SafeTensors::read_metadata(&head) {
             // There are data behind it.
@@ -184,15 +188,15 @@ impl Entries {
     }
 }
 
-/// Bytes of a header that the library takes.
-const LONGEST: u64 = 100_000_000;
+/// Bytes of a header that readers of safetensors take.
+const MAX_HEADER: usize = 100_000_000;
 
 fn shape_of(info: &TensorInfo) -> Vec<i64> {
     info.shape.iter().map(|&n| n as i64).collect()
 }
 
 fn kind_of(info: &TensorInfo, name: &str, path: &Path) -> Result<Kind> {
-    kind(info.dtype).ok_or_else(|| {
+    KINDS.iter().find(|(dtype, _)| *dtype == info.dtype).map(|(_, kind)| *kind).ok_or_else(|| {
         Error::new(format!("expected floats of 16, 32 or 64 bits or integers, found {:?}", info.dtype))
             .at(path)
             .tensor(name)
@@ -213,7 +217,7 @@ fn tensor_of(
     let mut bytes = vec![0; to - from];
     let read = source.seek(SeekFrom::Start(start + from as u64)).and_then(|_| source.read_exact(&mut bytes));
     read.map_err(|e| Error::io(path, "read the file", e))?;
-    Ok(Tensor::f_from_data_size(&bytes, &shape_of(info), kind)?)
+    Tensor::f_from_data_size(&bytes, &shape_of(info), kind).map_err(|e| Error::from(e).at(path).tensor(name))
 }
 
 /// The digits of the seal, if the file has one.
@@ -248,16 +252,14 @@ pub fn hex(digest: &[u8]) -> String {
     digest.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-fn kind(dtype: Dtype) -> Option<Kind> {
-    Some(match dtype {
-        Dtype::BOOL => Kind::Bool,
-        Dtype::U8 => Kind::Uint8,
-        Dtype::I32 => Kind::Int,
-        Dtype::I64 => Kind::Int64,
-        Dtype::F16 => Kind::Half,
-        Dtype::BF16 => Kind::BFloat16,
-        Dtype::F32 => Kind::Float,
-        Dtype::F64 => Kind::Double,
-        _ => return None,
-    })
-}
+/// What can be read and written, in safetensors' words and in libtorch's.
+const KINDS: [(Dtype, Kind); 8] = [
+    (Dtype::BOOL, Kind::Bool),
+    (Dtype::U8, Kind::Uint8),
+    (Dtype::I32, Kind::Int),
+    (Dtype::I64, Kind::Int64),
+    (Dtype::F16, Kind::Half),
+    (Dtype::BF16, Kind::BFloat16),
+    (Dtype::F32, Kind::Float),
+    (Dtype::F64, Kind::Double),
+];

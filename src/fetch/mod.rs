@@ -134,5 +134,10 @@ fn base_address(address: &str) -> Result<String> {
         return Err(Error::new(format!("expected an address of HTTP or HTTPS, found `{}`", address.escape_debug()))
             .hint("write --from as https://mirror.example/folder; the names of the archives are appended to it"));
     }
+    if address.split('/').nth(2).is_some_and(|host| host.contains('@')) {
+        // The address itself may hold a password.
+        return Err(Error::new("expected --from without a user and a password, found an address with them")
+            .hint("the address is printed and kept in source.json: use a mirror that asks for none"));
+    }
     Ok(format!("{}/", address.trim_end_matches('/')))
 }

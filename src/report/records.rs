@@ -153,6 +153,13 @@ impl Group {
         };
         let group = Self { model, path, precision, name, records: Record::load_all(folder)? };
         group.records.iter().try_for_each(|record| group.check(record, folder))?;
+        let differing = Record::differing(&group.records);
+        if !differing.is_empty() {
+            let keys = differing.join(", ");
+            return Err(Error::new(format!("expected records of one configuration, found some that differ in {keys}"))
+                .at(folder)
+                .hint("move them to folders of their own"));
+        }
         Ok(group)
     }
 

@@ -400,10 +400,13 @@ pub(crate) fn try_lock(path: &Path) -> Result<Option<File>> {
 /// Whether a file in a run folder is what a process leaves that is killed before its run has begun: one of the first files,
 /// with nothing of a training in it.
 fn is_unbegun(folder: &Path, name: &OsStr) -> bool {
-    let written = [LOCK, LossRow::FILE, Environment::FILE, "environment.json.part", "config.yaml.part"];
-    let empty = [LOG, MetricsLine::FILE, Calibration::FILE];
-    let is_empty = || folder.join(name).metadata().is_ok_and(|file| file.len() == 0);
-    written.iter().any(|other| name == *other) || (empty.iter().any(|other| name == *other) && is_empty())
+    let written = [LOCK, Environment::FILE, "environment.json.part", "config.yaml.part"];
+    let at_most = |lines: usize| fs::read_to_string(folder.join(name)).is_ok_and(|text| text.lines().count() <= lines);
+    match name.to_str() {
+        Some(LossRow::FILE) => at_most(1),
+        Some(LOG | MetricsLine::FILE | Calibration::FILE) => at_most(0),
+        name => name.is_some_and(|name| written.contains(&name)),
+    }
 }
 
 /// What to do about a file that is not as the run needs it to go on.

@@ -51,6 +51,8 @@ pub struct Planned {
     pub new: usize,
     /// Runs that are not in the sweep any more.
     pub dropped: usize,
+    /// Groups that are held to another expectation than when their runs began.
+    pub restated: usize,
 }
 
 impl SweepFolder {
@@ -76,12 +78,15 @@ impl SweepFolder {
         })?;
         let mut tasks = Vec::new();
         for (i, line) in text.lines().enumerate() {
-            let task: Task = serde_json::from_str(line).map_err(|e| {
+            let task = serde_json::from_str(line).map_err(|e| e.to_string());
+            // A group's name is its place.
+            let inside = |task: &Task| !task.group.split('/').any(is_reserved);
+            let task = task.and_then(|task| inside(&task).then_some(task).ok_or_else(|| "another's group".to_owned()));
+            tasks.push(task.map_err(|e| {
                 Error::new(format!("expected a task, found {e}")).at(&file).line(i as u64 + 1).hint(
                     "the file is damaged: remove it, and plan the sweep once more, which finds the runs that there are",
                 )
-            })?;
-            tasks.push(task);
+            })?);
         }
         Ok(Self { path: path.to_owned(), tasks })
     }
@@ -102,16 +107,19 @@ impl SweepFolder {
         let _lock = before.lock()?;
         before.refuse_other_files()?;
         let before = if path.join(TASKS).exists() { Self::read(path)? } else { before };
-        sweep.groups.iter().try_for_each(|group| before.check(group))?;
-
-        let (folder, planned) = before.with(sweep);
+        let (folder, mut planned) = before.with(sweep);
+        sweep.groups.iter().try_for_each(|group| folder.check(group))?;
         for group in &sweep.groups {
             let place = folder.group(&group.name);
             fs::create_dir_all(&place).map_err(|e| Error::io(&place, "make the folder of a group", e))?;
             replace(&place.join(CONFIG), group.config.to_yaml().as_bytes())?;
             let expectation = place.join(EXPECTATION);
-            match &group.expect {
-                Some(file) => replace(&expectation, Expectation::text_for_elsewhere(file)?.as_bytes())?,
+            let former = fs::read_to_string(&expectation).ok();
+            let expected = group.expect.as_ref().map(|file| Expectation::text_for_elsewhere(file)).transpose()?;
+            let begun = folder.tasks.iter().any(|task| task.group == group.name && folder.has_begun(task));
+            planned.restated += usize::from(begun && former != expected);
+            match expected {
+                Some(text) => replace(&expectation, text.as_bytes())?,
                 None if expectation.exists() => fs::remove_file(&expectation)
                     .map_err(|e| Error::io(&expectation, "remove the former expectation", e))?,
                 None => {}
@@ -136,7 +144,7 @@ impl SweepFolder {
             .hint("choose another place with --out: nothing is overwritten"))
     }
 
-    /// That runs of a group, if there are any, are what the group still says.
+    /// That runs of a group, if there are any, are what the group still says: also runs that the file of tasks has lost.
     fn check(&self, group: &Group) -> Result<()> {
         let file = self.group(&group.name).join(CONFIG);
         let has_begun = |task: &&Task| self.has_begun(task) || self.state(task) == State::Running;
@@ -164,8 +172,11 @@ impl SweepFolder {
         let first = tasks.iter().map(|task| task.task + 1).max().unwrap_or(0);
         let new = runs().filter(|run| !known.contains(run));
         tasks.extend((first..).zip(new).map(|(task, (group, seed))| Task { task, group, seed, dropped: false }));
-        let changed =
-            Planned { new: planned.difference(&before).count(), dropped: before.difference(&planned).count() };
+        let changed = Planned {
+            new: planned.difference(&before).count(),
+            dropped: before.difference(&planned).count(),
+            restated: 0,
+        };
         (Self { path, tasks }, changed)
     }
 

@@ -9,11 +9,9 @@ use sha2::{Digest, Sha256};
 use tch::{Device, Kind, Tensor};
 
 use super::replace::{is_no_file, replace, replace_by};
-use super::{DIGITS, SEAL, hex};
+use super::{DIGITS, KINDS, MAX_HEADER, SEAL, hex};
 use crate::{Error, Result};
 
-/// Bytes of a header that readers of safetensors take.
-const MAX_HEADER: usize = 100_000_000;
 /// Elements of a tensor that are copied at a time.
 const PART: i64 = 1 << 20;
 
@@ -157,17 +155,7 @@ fn header(tensors: &[Stored], metadata: &BTreeMap<String, String>) -> Result<(Ve
 }
 
 fn dtype(kind: Kind) -> Option<Dtype> {
-    Some(match kind {
-        Kind::Bool => Dtype::BOOL,
-        Kind::Uint8 => Dtype::U8,
-        Kind::Int => Dtype::I32,
-        Kind::Int64 => Dtype::I64,
-        Kind::Half => Dtype::F16,
-        Kind::BFloat16 => Dtype::BF16,
-        Kind::Float => Dtype::F32,
-        Kind::Double => Dtype::F64,
-        _ => return None,
-    })
+    KINDS.iter().find(|(_, known)| *known == kind).map(|(dtype, _)| *dtype)
 }
 
 #[cfg(test)]

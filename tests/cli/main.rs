@@ -210,6 +210,14 @@ fn a_run_folder_is_never_overwritten() {
     );
     assert_eq!(fs::read(folder.path().join("run/best.safetensors")).expect("a checkpoint"), before);
 
+    // Its losses are evidence, too, where all large files were removed by hand.
+    fs::create_dir(folder.path().join("losses")).expect("a folder");
+    for name in ["lock", "losses.tsv", "environment.json"] {
+        fs::copy(folder.path().join("run").join(name), folder.path().join("losses").join(name)).expect("copied");
+    }
+    let output = dif_sr(folder.path(), &[&["train", "--out=losses", "--epochs=1"], &TOY[..]].concat());
+    assert!(refusal(&output).starts_with("losses: expected a new or empty folder"));
+
     fs::create_dir(folder.path().join("foreign")).expect("a folder");
     fs::write(folder.path().join("foreign/letter.txt"), "mine").expect("written");
     let output = dif_sr(folder.path(), &[&["train", "--out=foreign", "--epochs=1"], &TOY[..]].concat());

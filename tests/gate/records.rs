@@ -92,6 +92,8 @@ fn a_record_in_a_place_that_is_not_its_own_is_refused() {
     ] {
         assert!(said.contains(&format!(".json: expected a record of {expected}")), "{said}");
     }
+    let said = with("3.json", &|record| record.config["learning_rate"] = json!(0.9));
+    assert!(said.contains("expected records of one configuration, found some that differ in learning_rate"), "{said}");
     fs::create_dir(folder.path().join("records/ml-100k/other")).expect("a folder");
     assert!(publish().contains("other: expected a folder <model>_<path>_<precision>, found `other`"));
     fs::remove_dir(folder.path().join("records/ml-100k/other")).expect("removed");

@@ -48,7 +48,10 @@ fn a_plan_is_a_line_for_each_run_and_a_complete_configuration_for_each_group() {
          run them with `dif-sr sweep run out`\n"
     );
     let told: Value = serde_json::from_str(&plan(&place, &["--json"])).expect("JSON");
-    assert_eq!(told, json!({ "sweep": "out", "runs": 4, "new": 0, "dropped": 0, "groups": ["toy/gate", "toy/sum"] }));
+    assert_eq!(
+        told,
+        json!({ "sweep": "out", "runs": 4, "new": 0, "dropped": 0, "restated": 0, "groups": ["toy/gate", "toy/sum"] })
+    );
 }
 
 #[test]
@@ -266,9 +269,11 @@ fn a_damaged_list_of_tasks_is_told_and_made_once_more() {
     let place = planned(SWEEP);
     let tasks = place.path("out/tasks.jsonl");
     let whole = text(&tasks);
-    for (damaged, sentence) in
-        [("", "out/tasks.jsonl: expected at least one task"), ("{\n", "remove it, and plan the sweep")]
-    {
+    for (damaged, sentence) in [
+        ("", "out/tasks.jsonl: expected at least one task"),
+        ("{\n", "remove it, and plan the sweep"),
+        (r#"{"task":0,"group":"../other","seed":1}"#, "expected a task, found another's group"),
+    ] {
         fs::write(&tasks, damaged).expect("written");
         for command in ["run", "status", "gather"] {
             let told = place.refusal(2, &["sweep", command, "out"]);
@@ -278,6 +283,21 @@ fn a_damaged_list_of_tasks_is_told_and_made_once_more() {
     fs::remove_file(&tasks).expect("removed");
     good(&place, &["sweep", "plan", "sweep.yaml", "--out=out"]);
     assert_eq!(text(&tasks), whole);
+
+    // A run that has begun is found in its folder.
+    let run = place.path("out/toy/gate/seed-1");
+    fs::create_dir(&run).expect("a folder");
+    fs::copy(place.path("out/toy/gate/config.yaml"), run.join("config.yaml")).expect("copied");
+    fs::remove_file(&tasks).expect("removed");
+    fs::write(place.path("sweep.yaml"), format!("keys: {{learning_rate: 0.5}}\n{SWEEP}")).expect("written");
+    let told = place.refusal(2, &["sweep", "plan", "sweep.yaml", "--out=out"]);
+    assert!(told.contains("found another learning_rate; runs of it have begun"), "{told}");
+
+    // What is expected may change then, and is told.
+    fs::write(place.path("expect.yaml"), "figures: {source: s, margin: {metric: 1}, valid: {recall@10: 0.1}}\n")
+        .expect("written");
+    let told = replan(&place, &format!("{SWEEP}expect: expect.yaml\n"));
+    assert!(told.contains("1 group held to another expectation than when the runs began"), "{told}");
 }
 
 /// Each process either plans or is told that another one does, and what is left is a sweep with all numbers of its own.

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use dif_sr::Result;
-use dif_sr::sweep::{Sweep, SweepFolder};
+use dif_sr::sweep::{Planned, Sweep, SweepFolder};
 use serde_json::json;
 
 use super::super::{Outcome, output};
@@ -26,8 +26,10 @@ pub fn run(args: &PlanArgs, overrides: &[(String, String)], json: bool) -> Resul
     let n = folder.tasks().count();
     if json {
         let groups: Vec<&str> = sweep.groups.iter().map(|group| group.name.as_str()).collect();
-        let (new, dropped) = (planned.new, planned.dropped);
-        output::print_json(&json!({ "sweep": place, "runs": n, "new": new, "dropped": dropped, "groups": groups }))?;
+        let Planned { new, dropped, restated } = planned;
+        output::print_json(&json!({
+            "sweep": place, "runs": n, "new": new, "dropped": dropped, "restated": restated, "groups": groups,
+        }))?;
         return Ok(Outcome::Pass);
     }
     let mut rows = vec![["group", "seeds", "expected"].map(str::to_owned).to_vec()];
@@ -38,8 +40,12 @@ pub fn run(args: &PlanArgs, overrides: &[(String, String)], json: bool) -> Resul
     let changed = [(planned.new, "new"), (planned.dropped, "dropped, which stay as they are")];
     let changed: Vec<String> = changed.iter().filter(|(n, _)| *n > 0).map(|(n, what)| format!("{n} {what}")).collect();
     let changed = if changed.is_empty() { "as before".to_owned() } else { changed.join(", ") };
+    let restated = match planned.restated {
+        0 => String::new(),
+        n => format!("\n{} held to another expectation than when the runs began", output::counted(n, "group")),
+    };
     output::print(&format!(
-        "{}\n\n{} in {place}: {changed}\nrun them with `dif-sr sweep run {place}`",
+        "{}\n\n{} in {place}: {changed}{restated}\nrun them with `dif-sr sweep run {place}`",
         output::table(&rows),
         output::counted(n, "run"),
     ))?;

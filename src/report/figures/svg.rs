@@ -62,11 +62,14 @@ pub fn path(points: impl Iterator<Item = (f64, f64)>) -> String {
 /// Round values from `low` to `high`, of which there are three to six where `low` is 0.
 pub fn ticks(low: f64, high: f64) -> Vec<f64> {
     let rough = (high - low) / 5.0;
-    let power = 10_f64.powf(rough.log10().floor());
-    let step = [1.0, 2.0, 5.0, 10.0].map(|factor| factor * power).into_iter().find(|&step| step >= rough);
-    let step = step.unwrap_or(10.0 * power);
-    let (first, last) = ((low / step).ceil() as i64, (high / step).floor() as i64);
-    (first..=last).map(|i| i as f64 * step).collect()
+    let exponent = rough.log10().floor() as i32;
+    let power = 10_f64.powi(exponent);
+    let factor = [1.0, 2.0, 5.0].into_iter().find(|&factor| factor * power >= rough).unwrap_or(10.0);
+    let (first, last) = ((low / (factor * power)).ceil() as i64, (high / (factor * power)).floor() as i64);
+    // One rounding: 6 / 10 and not 3 · 0.2.
+    let tick =
+        |i: i64| if exponent < 0 { i as f64 * factor / 10_f64.powi(-exponent) } else { i as f64 * factor * power };
+    (first..=last).map(tick).collect()
 }
 
 #[cfg(test)]
@@ -81,6 +84,7 @@ mod tests {
         assert!(close(ticks(0.0, 121.0), &[0.0, 50.0, 100.0]));
         assert!(close(ticks(0.0, 8.78), &[0.0, 2.0, 4.0, 6.0, 8.0]));
         assert!(close(ticks(0.0128, 0.1146), &[0.05, 0.1]));
+        assert_eq!(ticks(0.0, 0.8), [0.0, 0.2, 0.4, 0.6, 0.8]);
         for high in [1.0, 3.3, 47.0, 0.0021] {
             assert!((3..=6).contains(&ticks(0.0, high).len()), "{high}: {:?}", ticks(0.0, high));
         }
