@@ -26,8 +26,13 @@ pub unsafe fn load_cuda() {
     // SAFETY: opening runs libtorch's own initialisers alone, and the library is never closed.
     match unsafe { Library::open(Some("libtorch_cuda.so"), RTLD_NOW | RTLD_GLOBAL) } {
         Ok(library) => std::mem::forget(library),
-        Err(e) => _ = NOT_LOADED.set(e.to_string()),
+        Err(e) => _ = NOT_LOADED.set(told(&e)),
     }
+}
+
+/// The loader's own words, of which the error itself says nothing.
+pub(crate) fn told(error: &libloading::Error) -> String {
+    std::error::Error::source(error).map_or_else(|| error.to_string(), |source| source.to_string())
 }
 
 /// Why libtorch's CUDA half could not be loaded.
@@ -35,8 +40,12 @@ static NOT_LOADED: OnceLock<String> = OnceLock::new();
 
 /// Why a libtorch for CUDA that is installed cannot be used: a library of NVIDIA's that it lacks, say.
 pub fn cuda_fault() -> Option<&'static str> {
-    let is_absent = |fault: &&str| fault.starts_with("libtorch_cuda.so: cannot open");
     NOT_LOADED.get().map(String::as_str).filter(|fault| !is_absent(fault))
+}
+
+/// Whether it is the library itself that is not there, and not one that it needs.
+fn is_absent(fault: &str) -> bool {
+    fault.starts_with("libtorch_cuda.so: cannot open")
 }
 
 /// Starts the program again with `OMP_WAIT_POLICY=passive`, so that libtorch's threads sleep where they wait for each
@@ -106,5 +115,20 @@ pub fn gpu(index: usize) -> Result<Device> {
 pub fn wait_for(device: Device) {
     if let Device::Cuda(index) = device {
         Cuda::synchronize(index as i64);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use libloading::os::unix::Library;
+
+    use super::*;
+
+    #[test]
+    fn the_loader_names_what_is_missing() {
+        // SAFETY: nothing of this name can be opened.
+        let fault = told(&unsafe { Library::new("libtorch_cuda.so.none") }.expect_err("no such library"));
+        assert!(fault.starts_with("libtorch_cuda.so.none: cannot open"), "{fault}");
+        assert!(is_absent(&fault.replace(".none", "")) && !is_absent(&fault));
     }
 }

@@ -177,12 +177,12 @@ fn determinism(case: &Case, rules: &Rules, difference: f64) -> Fact {
 #[derive(Deserialize)]
 struct Optimizer {
     class: String,
-    groups: Vec<Value>,
+    groups: Vec<serde_json::Map<String, Value>>,
 }
 
 fn settings(case: &Case, optimizer: &Optimizer) -> Fact {
-    let mut wrong = Vec::new();
-    if optimizer.class != "Adam" {
+    let (mut wrong, mut others, is_adam) = (Vec::new(), Vec::new(), optimizer.class == "Adam");
+    if !is_adam {
         wrong.push(format!("{}, expected Adam", optimizer.class));
     }
     let mut expect = |name: &str, found: Option<&Value>, expected: f64| {
@@ -193,7 +193,10 @@ fn settings(case: &Case, optimizer: &Optimizer) -> Fact {
         }
     };
     for group in &optimizer.groups {
-        let betas = group.get("betas");
+        let betas = group.get("betas").filter(|betas| !betas.is_null());
+        if let Some(betas) = betas.filter(|betas| is_adam && betas.as_array().is_none_or(|betas| betas.len() != 2)) {
+            others.push(format!("betas {betas}, expected [0.9, 0.999]"));
+        }
         expect("lr", group.get("lr"), case.config.learning_rate);
         expect("beta1", betas.and_then(|betas| betas.get(0)), 0.9);
         expect("beta2", betas.and_then(|betas| betas.get(1)), 0.999);
@@ -202,6 +205,7 @@ fn settings(case: &Case, optimizer: &Optimizer) -> Fact {
             expect(name, group.get(name), 0.0);
         }
     }
+    wrong.extend(others);
     wrong.dedup();
     let found = if wrong.is_empty() { "Adam with the case's settings".to_owned() } else { wrong.join("; ") };
     fact(Kind::OptimizerSettings, "optimizer", wrong.is_empty(), found)

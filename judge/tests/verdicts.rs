@@ -339,6 +339,11 @@ fn the_optimizers_settings_are_held_to_adams() {
     assert_eq!(said([("optimizer", other)]), (Verdict::Departs, told.into()));
     let other = r#"{"class": "Adan", "groups": [{"lr": 0.001, "betas": [0.9, 0.999, 0.99]}]}"#;
     assert_eq!(said([("optimizer", other)]), (Verdict::Departs, "Adan, expected Adam".into()));
+    for betas in ["0.5", r#"{"0":0.5}"#, "[0.9]"] {
+        let other = format!(r#"{{"class": "Adam", "groups": [{{"betas": {betas}}}]}}"#);
+        let told = format!("betas {betas}, expected [0.9, 0.999]");
+        assert_eq!(said([("optimizer", &other)]), (Verdict::Departs, told));
+    }
 }
 
 /// Calls of dropout as a dump has them.

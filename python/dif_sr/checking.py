@@ -142,11 +142,12 @@ class Run:
             raise Error(f"parameters: {self.case.name} has no `{name}`; it has {', '.join(self.case.part('param.'))}")
         if not (callable(where) or isinstance(where, str)):
             raise Error(f"parameters: `{name}`: expected a name or a function, found a {type(where).__name__}")
-        ids, last = {own: self.elements.ids(own) for own in self.tensors}, self.elements.total - 1
+        ids, total = {own: self.elements.ids(own) for own in self.tensors}, self.elements.total
+        order = -1 - torch.randperm(total, generator=torch.Generator().manual_seed(0))
         look = where if callable(where) else lambda own: own[where]
         try:
-            # Again with the elements numbered backwards: a view has the same elements, what was computed has none.
-            found, backwards = look(ids), look({own: last - numbers for own, numbers in ids.items()})
+            # Again with other numbers, negative and in no order: a view has the same elements, arithmetic does not.
+            found, again = look(ids), look({own: order[numbers] for own, numbers in ids.items()})
         except KeyError as missing:
             raise Error(f"parameters: `{name}`: the model has no tensor {missing}; it has {', '.join(ids)}") from None
         what = None
@@ -154,7 +155,11 @@ class Run:
             what = type(found).__name__
         elif found.shape != torch.Size(shape.shape):
             what = list(found.shape)
-        elif found.dtype != torch.int64 or bool((found + backwards != last).any()):
+        elif (
+            found.dtype != torch.int64
+            or bool(((found < 0) | (found >= total)).any())
+            or not torch.equal(order[found], again)
+        ):
             what = "arithmetic"
         if what is not None:
             raise Error(

@@ -70,7 +70,9 @@ def test_maps_that_are_wrong(rec):
     assert "expected a view of shape [40, 32], found [39, 32]" in give(
         {"item_embedding.weight": lambda own: own["wte.weight"][1:]}
     )
-    for arithmetic in (lambda own: own * 1.0, lambda own: own * 2, lambda own: own + own, lambda own: own + 1):
+    computed = [lambda own: own * 1.0, lambda own: own * 2, lambda own: own + own, lambda own: own + 1]
+    computed += [lambda own: own.abs(), lambda own: own + own.flip(0) - own.roll(1, 0)]
+    for arithmetic in computed:
         told = give({"item_embedding.weight": lambda own, arithmetic=arithmetic: arithmetic(own["wte.weight"])})
         assert "slice, transpose or reshape alone" in told
     assert "`item_embedding.weight`: expected a name or a function, found a list" in give(

@@ -8,6 +8,7 @@ use std::sync::OnceLock;
 
 use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
 
+use crate::device::told;
 use crate::libtorch::checked;
 use crate::{Error, Result};
 
@@ -70,8 +71,8 @@ fn load() -> std::result::Result<Shim, String> {
     let path = format!("/proc/self/fd/{}", file.as_raw_fd());
     // SAFETY: opening runs the initialisers of C++ alone, and the library is never closed.
     unsafe {
-        let library = Library::open(Some(path), RTLD_NOW | RTLD_LOCAL).map_err(|e| wrong(&e))?;
-        let shim = Shim::of(&library).map_err(|e| wrong(&e))?;
+        let library = Library::open(Some(path), RTLD_NOW | RTLD_LOCAL).map_err(|e| wrong(&told(&e)))?;
+        let shim = Shim::of(&library).map_err(|e| wrong(&told(&e)))?;
         std::mem::forget(library);
         Ok(shim)
     }

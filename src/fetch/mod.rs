@@ -128,16 +128,16 @@ fn convert(source: &Source, place: &Place, watch: &mut Watch) -> Result<(Vec<Wri
 
 /// An address of HTTP or HTTPS that a file's name can be appended to.
 fn base_address(address: &str) -> Result<String> {
+    // First, since what is told below names the address.
+    if address.split('/').nth(2).is_some_and(|host| host.contains('@')) {
+        return Err(Error::new("expected --from without a user and a password, found an address with them")
+            .hint("the address is printed and kept in source.json: use a mirror that asks for none"));
+    }
     let known =
         ["https://", "http://"].iter().any(|scheme| address.strip_prefix(scheme).is_some_and(|host| !host.is_empty()));
     if !known || address.contains(['?', '#']) || address.contains(|c: char| c.is_whitespace() || c.is_control()) {
         return Err(Error::new(format!("expected an address of HTTP or HTTPS, found `{}`", address.escape_debug()))
             .hint("write --from as https://mirror.example/folder; the names of the archives are appended to it"));
-    }
-    if address.split('/').nth(2).is_some_and(|host| host.contains('@')) {
-        // The address itself may hold a password.
-        return Err(Error::new("expected --from without a user and a password, found an address with them")
-            .hint("the address is printed and kept in source.json: use a mirror that asks for none"));
     }
     Ok(format!("{}/", address.trim_end_matches('/')))
 }

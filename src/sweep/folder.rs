@@ -51,7 +51,7 @@ pub struct Planned {
     pub new: usize,
     /// Runs that are not in the sweep any more.
     pub dropped: usize,
-    /// Groups that are held to another expectation than when their runs began.
+    /// Groups of which runs have begun, and which are held to another expectation than before, or to none.
     pub restated: usize,
 }
 
@@ -81,7 +81,9 @@ impl SweepFolder {
             let task = serde_json::from_str(line).map_err(|e| e.to_string());
             // A group's name is its place.
             let inside = |task: &Task| !task.group.split('/').any(is_reserved);
-            let task = task.and_then(|task| inside(&task).then_some(task).ok_or_else(|| "another's group".to_owned()));
+            let task = task.and_then(|task| {
+                inside(&task).then_some(task).ok_or_else(|| "a group outside of the sweep".to_owned())
+            });
             tasks.push(task.map_err(|e| {
                 Error::new(format!("expected a task, found {e}")).at(&file).line(i as u64 + 1).hint(
                     "the file is damaged: remove it, and plan the sweep once more, which finds the runs that there are",

@@ -68,7 +68,7 @@ fn what_cannot_be_fetched_is_told_in_one_sentence_and_leaves_no_data_set() {
         "ml-100k",
         "amazon-beauty --from ftp://server/",
         "amazon-beauty --from http://server/?key=1",
-        "amazon-beauty --from https://user:secret@server/",
+        "amazon-beauty --from https://user:secret@server/?key=1",
         "amazon-beauty --to mine",
         "amazon-beauty --sums a.sums",
         "amazon-beauty --sums other.sums",

@@ -272,7 +272,7 @@ fn a_damaged_list_of_tasks_is_told_and_made_once_more() {
     for (damaged, sentence) in [
         ("", "out/tasks.jsonl: expected at least one task"),
         ("{\n", "remove it, and plan the sweep"),
-        (r#"{"task":0,"group":"../other","seed":1}"#, "expected a task, found another's group"),
+        (r#"{"task":0,"group":"../other","seed":1}"#, "expected a task, found a group outside of the sweep"),
     ] {
         fs::write(&tasks, damaged).expect("written");
         for command in ["run", "status", "gather"] {
@@ -297,7 +297,7 @@ fn a_damaged_list_of_tasks_is_told_and_made_once_more() {
     fs::write(place.path("expect.yaml"), "figures: {source: s, margin: {metric: 1}, valid: {recall@10: 0.1}}\n")
         .expect("written");
     let told = replan(&place, &format!("{SWEEP}expect: expect.yaml\n"));
-    assert!(told.contains("1 group held to another expectation than when the runs began"), "{told}");
+    assert!(told.contains("1 group with runs held to another expectation than before, or to none"), "{told}");
 }
 
 /// Each process either plans or is told that another one does, and what is left is a sweep with all numbers of its own.

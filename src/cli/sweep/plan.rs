@@ -42,7 +42,7 @@ pub fn run(args: &PlanArgs, overrides: &[(String, String)], json: bool) -> Resul
     let changed = if changed.is_empty() { "as before".to_owned() } else { changed.join(", ") };
     let restated = match planned.restated {
         0 => String::new(),
-        n => format!("\n{} held to another expectation than when the runs began", output::counted(n, "group")),
+        n => format!("\n{} with runs held to another expectation than before, or to none", output::counted(n, "group")),
     };
     output::print(&format!(
         "{}\n\n{} in {place}: {changed}{restated}\nrun them with `dif-sr sweep run {place}`",
