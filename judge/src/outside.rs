@@ -181,9 +181,14 @@ struct Optimizer {
 }
 
 fn settings(case: &Case, optimizer: &Optimizer) -> Fact {
-    let (mut wrong, mut others, is_adam) = (Vec::new(), Vec::new(), optimizer.class == "Adam");
-    if !is_adam {
-        wrong.push(format!("{}, expected Adam", optimizer.class));
+    let mut wrong = Vec::new();
+    let betas = optimizer.groups.iter().filter_map(|group| group.get("betas")).filter(|betas| !betas.is_null());
+    match optimizer.class == "Adam" {
+        true => {
+            let malformed = betas.filter(|betas| betas.as_array().is_none_or(|betas| betas.len() != 2));
+            wrong.extend(malformed.map(|betas| format!("betas {betas}, expected [0.9, 0.999]")));
+        }
+        false => wrong.push(format!("{}, expected Adam", optimizer.class)),
     }
     let mut expect = |name: &str, found: Option<&Value>, expected: f64| {
         let number = |found: &Value| found.as_f64().or(found.as_bool().map(f64::from));
@@ -193,10 +198,7 @@ fn settings(case: &Case, optimizer: &Optimizer) -> Fact {
         }
     };
     for group in &optimizer.groups {
-        let betas = group.get("betas").filter(|betas| !betas.is_null());
-        if let Some(betas) = betas.filter(|betas| is_adam && betas.as_array().is_none_or(|betas| betas.len() != 2)) {
-            others.push(format!("betas {betas}, expected [0.9, 0.999]"));
-        }
+        let betas = group.get("betas");
         expect("lr", group.get("lr"), case.config.learning_rate);
         expect("beta1", betas.and_then(|betas| betas.get(0)), 0.9);
         expect("beta2", betas.and_then(|betas| betas.get(1)), 0.999);
@@ -205,7 +207,6 @@ fn settings(case: &Case, optimizer: &Optimizer) -> Fact {
             expect(name, group.get(name), 0.0);
         }
     }
-    wrong.extend(others);
     wrong.dedup();
     let found = if wrong.is_empty() { "Adam with the case's settings".to_owned() } else { wrong.join("; ") };
     fact(Kind::OptimizerSettings, "optimizer", wrong.is_empty(), found)
