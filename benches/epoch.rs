@@ -17,10 +17,14 @@ mod common;
 use std::sync::atomic::AtomicBool;
 
 use dif_sr::config::RunConfig;
+use dif_sr::fast::CacheAligned;
 use dif_sr::run_folder::RunFolder;
 use dif_sr::train::{Event, Prepared, Report, run};
 use dif_sr::verdict::statistics::median;
 use dif_sr::verdict::{Expectation, Outcome, Record};
+
+#[global_allocator]
+static ALLOCATOR: CacheAligned = CacheAligned;
 
 struct Silent;
 

@@ -19,9 +19,13 @@ use std::time::Instant;
 use dif_sr::config::RunConfig;
 use dif_sr::data::{Batch, Dataset, OrderedRows, split::split};
 use dif_sr::device::wait_for;
+use dif_sr::fast::CacheAligned;
 use dif_sr::model::Losses;
 use dif_sr::train::{Prepared, Stepper};
 use tch::{Device, Kind, Tensor};
+
+#[global_allocator]
+static ALLOCATOR: CacheAligned = CacheAligned;
 
 const ROUNDS: usize = 5;
 /// Steps of a round on the CPU.

@@ -12,8 +12,12 @@ use std::time::{Duration, Instant};
 use criterion::{Criterion, criterion_group, criterion_main};
 use dif_sr::data::OrderedRows;
 use dif_sr::device::wait_for;
+use dif_sr::fast::CacheAligned;
 use dif_sr::train::{Prepared, Stepper};
 use tch::{Cuda, Device, Kind, Tensor};
+
+#[global_allocator]
+static ALLOCATOR: CacheAligned = CacheAligned;
 
 /// Batches of a slice.
 const SLICE: usize = 4;

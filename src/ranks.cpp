@@ -1,5 +1,5 @@
-// The ranks of a run on libtorch's c10d: they find each other by a store, and exchange bytes by gloo. src/ranks/group.rs is the
-// Rust side.
+// The ranks of a run on libtorch's c10d: they find each other by a store, and exchange bytes by gloo.
+// src/ranks/gloo.rs is the Rust side.
 #define USE_C10D_GLOO 1
 #include "caught.h"
 

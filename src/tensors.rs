@@ -9,7 +9,7 @@ mod write;
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::{BufReader, Cursor, Read, Seek, SeekFrom};
+use std::io::{BufReader, Cursor, Read, Seek, SeekFrom, Write};
 use std::ops::Range;
 use std::path::Path;
 
@@ -18,7 +18,7 @@ use safetensors::{SafeTensorError, SafeTensors};
 use sha2::{Digest, Sha256};
 use tch::{Kind, Tensor};
 
-pub use self::replace::{copy, make_place, rename, replace};
+pub use self::replace::{copy, make_place, refuse_foreign, rename, replace};
 pub use self::write::{Stored, Take, to_bytes, write, write_stored};
 use crate::{Error, Result};
 
@@ -228,23 +228,30 @@ fn verified_seal(path: &Path, source: &mut (impl Read + Seek)) -> Result<Option<
     source.by_ref().take(DIGITS.end as u64).read_to_end(&mut head).map_err(unreadable)?;
     let Some(digits) = head.get(DIGITS).filter(|_| head[8..].starts_with(SEAL.as_bytes())) else { return Ok(None) };
     // Of the whole file, with zeros for the digits.
-    let mut hash = Sha256::new().chain_update(&head[..DIGITS.start]).chain_update([b'0'; 64]);
-    let mut part = vec![0; PART];
-    loop {
-        match source.read(&mut part) {
-            Ok(0) => break,
-            Ok(n) => hash.update(&part[..n]),
-            Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
-            Err(e) => return Err(unreadable(e)),
-        }
-    }
-    let found = hex(&hash.finalize());
+    let mut hash = Digested(Sha256::new().chain_update(&head[..DIGITS.start]).chain_update([b'0'; 64]));
+    std::io::copy(&mut BufReader::with_capacity(PART, source), &mut hash).map_err(unreadable)?;
+    let found = hex(&hash.0.finalize());
     if digits != found.as_bytes() {
         return Err(Error::new("expected the content whose SHA-256 the file records, found another")
             .at(path)
             .hint("the file was damaged or changed after it was written: copy it again, or use another one"));
     }
     Ok(Some(found))
+}
+
+/// Takes the checksum of what is written into it.
+#[derive(Debug, Default)]
+pub(crate) struct Digested(pub Sha256);
+
+impl Write for Digested {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.update(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
 }
 
 /// A checksum's hexadecimal digits.

@@ -12,7 +12,7 @@ use std::path::Path;
 use common::place::{Evidence, Place, interrupted, signal, tensors, text, wait_until};
 use common::process::{code, dif_sr, stderr, stdout};
 use common::{left_out, required};
-use launch::{Bits, TIMEOUT, outputs, resume, spawn, told, train};
+use launch::{Bits, TIMEOUT, losses, outputs, resume, spawn, told, train};
 use once_cell::sync::Lazy;
 use serde_json::Value;
 
@@ -270,14 +270,6 @@ fn ml_100k(folder: &Path, out: &str, keys: &[&str]) -> std::path::PathBuf {
     let output = dif_sr(common::root(), &[&fixed[..], keys].concat());
     assert_eq!(code(&output), 0, "{}", stderr(&output));
     run
-}
-
-/// The total loss of every batch.
-fn losses(run: &Path) -> Vec<f64> {
-    let table = text(&run.join("losses.tsv"));
-    let mut lines = table.lines().map(|line| line.split('\t'));
-    let column = lines.next().and_then(|mut names| names.position(|name| name == "total")).expect("a column `total`");
-    lines.map(|mut values| values.nth(column).and_then(|value| value.parse().ok()).expect("a loss")).collect()
 }
 
 /// Relative to the expected values.

@@ -218,7 +218,7 @@ test_restores_missing_data_and_keeps_changed_data() {
 # --- interruptions
 
 wait_for() {
-    for _ in {1..600}; do
+    for _ in {1..6000}; do
         if [ -e "$1" ]; then return; fi
         sleep 0.05
     done

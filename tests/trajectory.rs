@@ -158,8 +158,8 @@ fn follows(golden: &Value, config: &RunConfig, margin: f64) {
     for ((_, parameter), best) in prepared.model.named_parameters().iter_mut().zip(best.expect("an epoch was best")) {
         tch::no_grad(|| parameter.copy_(&best));
     }
-    let (_, test) =
-        evaluate_rows(config, &prepared.model, &prepared.splits.test, |_| Ok(())).unwrap_or_else(|e| panic!("{e}"));
+    let (_, test) = evaluate_rows(config, &prepared.model, &prepared.splits.test, &prepared.ranks, |_| Ok(()))
+        .unwrap_or_else(|e| panic!("{e}"));
     metrics_agree(
         &serde_json::to_value(&test.metrics).expect("JSON"),
         &golden["test"],

@@ -1,10 +1,14 @@
-//! What a core multiplies at most: chains of its vector instructions on registers alone, without loads and stores.
+//! What a core multiplies at most: chains of its vector instructions on registers alone, without loads and stores; its
+//! matrix unit with the loads of a product from the L1 cache, and with its stores there too.
 
+use std::arch::asm;
 use std::arch::x86_64::*;
 use std::hint::black_box;
 use std::mem::transmute;
 
 use criterion::{Criterion, Throughput};
+use dif_sr::config::Precision;
+use dif_sr::fast::backend_name;
 
 /// Instructions of a chain.
 const STEPS: usize = 1 << 14;
@@ -44,9 +48,96 @@ chains!(
     |sum, x| _mm512_dpbf16_ps(sum, x, x)
 );
 
+/// Tiles of 32 × 32 sums, which a function of the matrix unit computes one after the other.
+const TILES: usize = 1 << 9;
+/// Instructions of each of the four squares of a tile: k = 256.
+const SQUARES: usize = 8;
+
+/// The operand of `ldtilecfg`, for eight squares of 16 lines; four squares to load, and four to store.
+#[repr(C, align(64))]
+struct Squares {
+    config: [u8; 64],
+    lines: [[u8; 64]; 128],
+}
+
+impl Squares {
+    fn new() -> Self {
+        let mut config = [0; 64];
+        config[0] = 1;
+        for register in 0..8 {
+            config[16 + 2 * register] = 64;
+            config[48 + register] = 16;
+        }
+        Self { config, lines: [[0; 64]; 128] }
+    }
+}
+
+/// A function that takes TILES tiles, and its instructions after each.
+macro_rules! tiles {
+    ($name:ident, $($store:literal),*) => {
+        /// # Safety
+        /// The processor has the unit, and the system lets the process use it.
+        unsafe fn $name(squares: &mut Squares) {
+            // SAFETY: the caller's promise; squares are loaded and stored within `lines`.
+            unsafe {
+                asm!(
+                    "ldtilecfg [{config}]",
+                    "2:",
+                    "tilezero tmm0",
+                    "tilezero tmm1",
+                    "tilezero tmm2",
+                    "tilezero tmm3",
+                    "mov {step:e}, {steps}",
+                    "3:",
+                    "tileloadd tmm4, [{at} + {line}*1]",
+                    "tileloadd tmm5, [{at} + {line}*1 + 1024]",
+                    "tileloadd tmm6, [{at} + {line}*1 + 2048]",
+                    "tileloadd tmm7, [{at} + {line}*1 + 3072]",
+                    "tdpbf16ps tmm0, tmm4, tmm6",
+                    "tdpbf16ps tmm1, tmm4, tmm7",
+                    "tdpbf16ps tmm2, tmm5, tmm6",
+                    "tdpbf16ps tmm3, tmm5, tmm7",
+                    "dec {step:e}",
+                    "jnz 3b",
+                    $($store,)*
+                    "dec {tile:e}",
+                    "jnz 2b",
+                    "tilerelease",
+                    config = in(reg) &raw const squares.config,
+                    at = in(reg) &raw mut squares.lines,
+                    line = in(reg) 64_usize,
+                    tile = inout(reg) TILES => _,
+                    step = out(reg) _,
+                    steps = const SQUARES,
+                    out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+                    out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+                    options(nostack),
+                );
+            }
+        }
+    };
+}
+
+tiles!(amx_loads,);
+tiles!(
+    amx_stores,
+    "tilestored [{at} + {line}*1 + 4096], tmm0",
+    "tilestored [{at} + {line}*1 + 5120], tmm1",
+    "tilestored [{at} + {line}*1 + 6144], tmm2",
+    "tilestored [{at} + {line}*1 + 7168], tmm3"
+);
+
 /// Those of this processor, by its detected features.
 pub fn limit(c: &mut Criterion) {
     let mut group = super::group(c, "limit");
+    if backend_name(Precision::Bf16) == "AMX" {
+        group.throughput(Throughput::Elements((TILES * SQUARES * 4 * 2 * 16 * 16 * 32) as u64));
+        let mut squares = Squares::new();
+        // SAFETY: the fast path uses the unit too.
+        group.bench_function("bf16 amx/loads", |bench| bench.iter(|| unsafe { amx_loads(&mut squares) }));
+        // SAFETY: as above.
+        group.bench_function("bf16 amx/stores", |bench| bench.iter(|| unsafe { amx_stores(&mut squares) }));
+    }
     let mut add = |case: &str, products: usize, there: bool, chains: &dyn Fn()| {
         group.throughput(Throughput::Elements((2 * products * STEPS) as u64));
         if there {

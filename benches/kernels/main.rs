@@ -14,11 +14,15 @@ use std::time::Duration;
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main};
 use dif_sr::config::{Fusion, Precision};
+use dif_sr::fast::CacheAligned;
 use dif_sr::fast::kernels::*;
 use dif_sr::ranks::Team;
 use tch::{Device, Kind, Reduction, Tensor};
 
 use attention_case::AttentionCase;
+
+#[global_allocator]
+static ALLOCATOR: CacheAligned = CacheAligned;
 
 const ROWS: usize = 448;
 const H: usize = 256;

@@ -11,8 +11,13 @@ use dif_sr::{Error, Result};
 
 use super::output;
 
+/// How a command takes what clap does not know.
+const KEYS: &str = "Any key of the configuration, with its `=`: --epochs=3 --compute_path=fast --use_gpu=False \
+                    (docs/configuration.md).";
+
 /// The flags of RecBole's own runner.
 #[derive(Debug, Args)]
+#[command(after_help = KEYS)]
 pub struct ConfigArgs {
     /// The model: SASRecD, SASRec or SASRecF.
     #[arg(short, long, value_name = "NAME")]

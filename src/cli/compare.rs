@@ -23,19 +23,17 @@ pub fn run(args: &CompareArgs, json: bool) -> Result<Outcome> {
     let [runs, others] =
         [&args.runs, &args.with].map(|side| side.iter().map(|run| Record::load(run)).collect::<Result<Vec<_>>>());
     let comparison = compare(&runs?, &others?)?;
-    if json {
-        let [runs, with] =
-            [&args.runs, &args.with].map(|side| side.iter().map(|run| output::place(run)).collect::<Vec<_>>());
-        output::print_json(&json!({ "runs": runs, "with": with, "comparison": comparison }))?;
-    } else {
-        output::print(&output::table(&comparison.table()))?;
-        output::print(&format!(
-            "\ntest of {} less that of {}, over {}; ± is the standard error over users{}",
+    let [runs, with] =
+        [&args.runs, &args.with].map(|side| side.iter().map(|run| output::place(run)).collect::<Vec<_>>());
+    output::result(json, &json!({ "runs": runs, "with": with, "comparison": comparison }), || {
+        format!(
+            "{}\n\ntest of {} less that of {}, over {}; ± is the standard error over users{}",
+            output::table(&comparison.table()),
             output::counted(comparison.runs, "run"),
             output::counted(comparison.other_runs, "other run"),
             output::counted(comparison.users, "user"),
             if comparison.runs + comparison.other_runs > 2 { ", the 95% interval holds seeds too" } else { "" },
-        ))?;
-    }
+        )
+    })?;
     Ok(Outcome::Pass)
 }

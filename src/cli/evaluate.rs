@@ -3,6 +3,7 @@
 use dif_sr::Result;
 use dif_sr::data::Dataset;
 use dif_sr::data::split::split;
+use dif_sr::ranks::Ranks;
 use dif_sr::train::{Checkpoint, evaluate_rows, set_up};
 use serde_json::json;
 
@@ -28,7 +29,7 @@ pub fn run(args: EvaluateArgs, overrides: &[(String, String)], json: bool) -> Re
             progress.ranking("Evaluate", done, rows.n());
             Ok(())
         };
-        evaluate_rows(&config, model, rows, progress).map(|(_, result)| result)
+        evaluate_rows(&config, model, rows, &Ranks::alone(), progress).map(|(_, result)| result)
     };
     let mut results = Vec::new();
     for (name, rows) in [("valid", &splits.valid), ("test", &splits.test)] {

@@ -42,11 +42,7 @@ pub fn run(args: FetchArgs, json: bool) -> Result<Outcome> {
     // Whatever comes next finds no bar in its way.
     drop(progress);
     let fetched = fetched?;
-    if json {
-        output::print_json(&fetched)?;
-    } else {
-        output::print(&text(&fetched))?;
-    }
+    output::result(json, &fetched, || text(&fetched))?;
     Ok(Outcome::Pass)
 }
 

@@ -1,10 +1,9 @@
 //! `dif-sr gate`
 
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::Args;
-use dif_sr::tensors::{make_place, replace};
+use dif_sr::tensors::{make_place, refuse_foreign, replace};
 use dif_sr::verdict::{Bench, Benches, Expectation, Record, Verdict, judge_benches};
 use dif_sr::{Error, Result};
 use serde_json::json;
@@ -40,8 +39,8 @@ pub struct GateArgs {
 }
 
 pub fn run(args: &GateArgs, json: bool) -> Result<Outcome> {
-    args.junit.iter().try_for_each(|path| free(path, Verdict::JUNIT_GENERATOR))?;
-    args.markdown.iter().try_for_each(|path| free(path, Verdict::MARKDOWN_GENERATOR))?;
+    args.junit.iter().try_for_each(|path| refuse_foreign(path, "verdict", Verdict::JUNIT_GENERATOR))?;
+    args.markdown.iter().try_for_each(|path| refuse_foreign(path, "verdict", Verdict::MARKDOWN_GENERATOR))?;
     // A verdict after hours shall find a place.
     let mut places = args.junit.iter().chain(&args.markdown);
     let judged = places.try_for_each(|path| make_place(path)).and_then(|()| judge(args));
@@ -65,18 +64,6 @@ pub fn run(args: &GateArgs, json: bool) -> Result<Outcome> {
     }
     written.into_iter().collect::<Result<()>>()?;
     Ok(verdict.outcome)
-}
-
-/// That nothing is lost where a verdict is written: an empty file, as a CI job has for its summary, or a former verdict.
-fn free(path: &Path, generator: &str) -> Result<()> {
-    // A device or a pipe is written into, and never read.
-    if path.is_file() && !fs::read_to_string(path).is_ok_and(|text| text.trim().is_empty() || text.contains(generator))
-    {
-        return Err(Error::new("expected no file or a former verdict, found another file")
-            .at(path)
-            .hint("choose another place for the verdict"));
-    }
-    Ok(())
 }
 
 /// The verdict, and beside it which benchmarks were not judged.

@@ -47,18 +47,17 @@ pub fn run(args: ImportArgs, overrides: &[(String, String)], json: bool) -> Resu
     Checkpoint::save(&args.out, &config, &prepared.dataset, &prepared.model, epoch)?;
     let parameters = prepared.model.trainable_parameters();
     let seed = drawn.then_some(config.run.seed);
-    if json {
-        output::print_json(&json!({
-            "checkpoint": output::place(&args.out), "trainable_parameters": parameters, "epoch": epoch, "tables_of_seed": seed,
-        }))?;
-    } else {
+    let value = json!({
+        "checkpoint": output::place(&args.out), "trainable_parameters": parameters, "epoch": epoch, "tables_of_seed": seed,
+    });
+    output::result(json, &value, || {
         let tables = seed.map(|seed| {
             format!(
                 "; attribute tables as seed {seed} draws them: `dif-sr evaluate` gives the training's metrics if it was that seed's"
             )
         });
         let tables = tables.unwrap_or_default();
-        output::print(&format!("{}: {parameters} parameters, epoch {epoch}{tables}", args.out.display()))?;
-    }
+        format!("{}: {parameters} parameters, epoch {epoch}{tables}", args.out.display())
+    })?;
     Ok(Outcome::Pass)
 }

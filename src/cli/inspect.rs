@@ -10,10 +10,6 @@ pub fn run(args: InspectArgs, overrides: &[(String, String)], json: bool) -> Res
     let config = args.config_args.load(overrides)?.data;
     let dataset = Dataset::load(&config)?;
     let inspection = Inspection::new(&dataset, &split(&dataset, &config)?, &config);
-    if json {
-        output::print_json(&inspection)?
-    } else {
-        output::print(&inspection.to_string())?
-    }
+    output::result(json, &inspection, || inspection.to_string())?;
     Ok(Outcome::Pass)
 }

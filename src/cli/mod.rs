@@ -79,9 +79,9 @@ enum Command {
     Gate(gate::GateArgs),
     /// Compare finished runs with others, user by user: mean differences of every metric, with standard errors.
     Compare(compare::CompareArgs),
-    /// Keep the evidence of finished runs, small enough to review, as what later runs are held to.
+    /// Write the record of each finished run: one small file that later runs are compared with.
     Record(record::RecordArgs),
-    /// What a gate can see: its false alarms, and its power against drops, simulated from the recorded runs.
+    /// Simulate verdicts from recorded runs: how often the gate gives a false alarm, and how often it sees a drop.
     Power(power::PowerArgs),
     /// One self-contained HTML page of runs: verdict, curves, times, configuration, differences.
     Report(report::ReportArgs),

@@ -38,6 +38,11 @@ pub fn print_json(value: &impl Serialize) -> Result<()> {
     print(&text)
 }
 
+/// Prints a command's result: `value` as JSON, or else `text`.
+pub fn result(json: bool, value: &impl Serialize, text: impl FnOnce() -> String) -> Result<()> {
+    if json { print_json(value) } else { print(&text()) }
+}
+
 /// A path as JSON holds it: text, in which bytes that are no UTF-8 are replaced.
 pub fn place(path: &Path) -> String {
     path.display().to_string()

@@ -45,10 +45,6 @@ pub fn run(args: &PowerArgs, json: bool) -> Result<Outcome> {
     };
     let mut progress = Progress::of_stages(true);
     let power = power(reference, &simulation, |done| progress.step("Simulate", done, *repetitions));
-    if json {
-        output::print_json(&power)?;
-    } else {
-        output::print(&power.markdown())?;
-    }
+    output::result(json, &power, || power.markdown())?;
     Ok(Outcome::Pass)
 }

@@ -28,14 +28,12 @@ pub fn run(args: &PublishArgs, json: bool) -> Result<Outcome> {
         stale.iter().try_for_each(|file| write(file))?;
     }
     let stale: Vec<String> = stale.iter().map(|file| output::place(&file.path)).collect();
-    if json {
-        output::print_json(&json!({ "changed": stale, "files": files.len() }))?;
-    } else {
+    output::result(json, &json!({ "changed": stale, "files": files.len() }), || {
         let done = if args.check { "not as the records say" } else { "written" };
         let lines: Vec<String> = stale.iter().map(|path| format!("{done}: {path}")).collect();
         let all = format!("{} as the records say", output::counted(files.len() - stale.len(), "file"));
-        output::print(&[lines, vec![all]].concat().join("\n"))?;
-    }
+        [lines, vec![all]].concat().join("\n")
+    })?;
     Ok(if args.check && !stale.is_empty() { Outcome::Fail } else { Outcome::Pass })
 }
 

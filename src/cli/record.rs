@@ -22,11 +22,9 @@ pub fn run(args: &RecordArgs, json: bool) -> Result<Outcome> {
     // All are read before the first is written.
     let records = args.runs.iter().map(|run| Record::load(run)).collect::<Result<Vec<_>>>()?;
     let paths = Record::write_all(&records, &args.into)?;
-    if json {
-        output::print_json(&paths)?;
-    } else {
+    output::result(json, &paths, || {
         let lines: Vec<String> = paths.iter().map(|path| path.display().to_string()).collect();
-        output::print(&lines.join("\n"))?;
-    }
+        lines.join("\n")
+    })?;
     Ok(Outcome::Pass)
 }

@@ -1,13 +1,12 @@
 //! `dif-sr report`
 
-use std::fs;
 use std::path::PathBuf;
 
 use clap::Args;
+use dif_sr::Result;
 use dif_sr::report::{GENERATOR, NOTEBOOK_GENERATOR, Run, notebook, page};
-use dif_sr::tensors::{make_place, replace};
+use dif_sr::tensors::{make_place, refuse_foreign, replace};
 use dif_sr::verdict::{Expectation, Record};
-use dif_sr::{Error, Result};
 use serde_json::json;
 
 use super::{Outcome, output};
@@ -20,7 +19,7 @@ pub struct ReportArgs {
     /// What is expected: its verdict is shown, and its figures as lines.
     #[arg(long, value_name = "FILE")]
     expect: Option<PathBuf>,
-    /// The page. A former report there is replaced, any other file is not.
+    /// The page. A former report or an empty file there is replaced, any other file is not.
     #[arg(long, value_name = "FILE", default_value = "report.html")]
     out: PathBuf,
     /// Write, instead of the page, the form of the authors' notebooks, logs and all.
@@ -33,12 +32,7 @@ pub fn run(args: &ReportArgs, json: bool) -> Result<Outcome> {
         Some(markdown) => (markdown, NOTEBOOK_GENERATOR),
         None => (&args.out, GENERATOR),
     };
-    // A device or a pipe is written into, and never read: it may have no end.
-    if out.is_dir() || (out.is_file() && !fs::read_to_string(out).is_ok_and(|text| text.contains(generator))) {
-        return Err(Error::new("expected no file or a former report, found another file")
-            .at(out)
-            .hint("choose another place for the report"));
-    }
+    refuse_foreign(out, "report", generator)?;
     make_place(out)?;
     let runs = args.runs.iter().map(|run| Run::load(run)).collect::<Result<Vec<_>>>()?;
     let records: Vec<Record> = runs.iter().map(|run| run.record.clone()).collect();
@@ -47,11 +41,8 @@ pub fn run(args: &ReportArgs, json: bool) -> Result<Outcome> {
     let expected = expectation.as_ref().zip(verdict.as_ref());
     let text = if args.markdown.is_some() { notebook(&runs, expected) } else { page(&runs, expected)? };
     replace(out, text.as_bytes())?;
-    if json {
-        output::print_json(&json!({ "report": output::place(out), "verdict": verdict }))?;
-    } else {
-        output::print(&format!("report: {}", out.display()))?;
-    }
+    let value = json!({ "report": output::place(out), "verdict": verdict });
+    output::result(json, &value, || format!("report: {}", out.display()))?;
     // Whether the runs pass is the gate's answer; a report that was written holds.
     Ok(Outcome::Pass)
 }

@@ -42,11 +42,8 @@ pub fn run(args: ReproduceArgs, overrides: &[(String, String)], json: bool) -> R
     folder.write_json("verdict.json", &verdict)?;
     let page = page(&[Run::load(folder.path())?], Some((&expectation, &verdict)))?;
     replace(&folder.path().join("report.html"), page.as_bytes())?;
-    if json {
-        output::print_json(&json!({ "run": output::place(folder.path()), "verdict": verdict, "result": result }))?;
-    } else {
-        output::print(&format!("{}\n\nrun folder: {}", verdict::text(&verdict), folder.path().display()))?;
-    }
+    let value = json!({ "run": output::place(folder.path()), "verdict": verdict, "result": result });
+    output::result(json, &value, || format!("{}\n\nrun folder: {}", verdict::text(&verdict), folder.path().display()))?;
     Ok(verdict.outcome)
 }
 

@@ -35,11 +35,8 @@ pub fn run(args: TrainArgs, overrides: &[(String, String)], json: bool) -> Resul
     let result = training.run(watch)?;
     let Training { config, folder, .. } = &training;
     folder.finish(&result)?;
-    if json {
-        output::print_json(&json!({ "run": output::place(folder.path()), "result": result }))?;
-    } else {
-        output::print(&summary(config, folder, &result))?;
-    }
+    let value = json!({ "run": output::place(folder.path()), "result": result });
+    output::result(json, &value, || summary(config, folder, &result))?;
     Ok(Outcome::Pass)
 }
 

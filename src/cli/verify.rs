@@ -16,9 +16,9 @@ use super::{Outcome, output};
 pub struct VerifyArgs {
     /// Folders in the golden case format, or names of cases that come with the program, such as `gate`; files among them
     /// are passed over.
-    #[arg(required = true, value_name = "DIR")]
+    #[arg(required = true, value_name = "CASE")]
     cases: Vec<PathBuf>,
-    /// Another implementation's dump of the one DIR: safetensors, keys of docs/verify.md, float64 or float32.
+    /// Another implementation's dump of the one CASE: safetensors, keys of docs/verify.md, float64 or float32.
     #[arg(long, value_name = "DUMP")]
     against: Option<PathBuf>,
     /// What the dump must hold: stages, with commas between them [default: scores,losses,gradients,optimizer_steps].
@@ -138,11 +138,7 @@ fn asked<'a>(mut judge: Judge<'a>, args: &VerifyArgs) -> Result<Judge<'a>> {
 }
 
 fn told(report: &Report, json: bool) -> Result<Outcome> {
-    if json {
-        output::print_json(report)?;
-    } else {
-        output::print(&report.to_string())?;
-    }
+    output::result(json, report, || report.to_string())?;
     Ok(if report.holds() { Outcome::Pass } else { Outcome::Fail })
 }
 

@@ -133,29 +133,6 @@ impl DataConfig {
     pub fn list_field(&self) -> String {
         format!("{}{}", self.item_id_field, self.list_suffix)
     }
-
-    /// What to write to load of a file (`inter` or `item`) the columns in `read` alone.
-    pub(crate) fn leave_out(&self, file: &str, read: &[&str]) -> String {
-        let quoted = |names: &[&str]| {
-            format!("[{}]", names.iter().map(|name| format!("'{name}'")).collect::<Vec<_>>().join(", "))
-        };
-        let columns = |of: &str, load: &Option<Vec<String>>| match load {
-            _ if of == file => quoted(read),
-            None => "'*'".to_owned(),
-            Some(names) => quoted(&names.iter().map(String::as_str).collect::<Vec<_>>()),
-        };
-        let users = &self.load_user.iter().map(String::as_str).collect::<Vec<_>>()[..];
-        let user = match users {
-            [] => String::new(),
-            ["*"] => ", 'user': '*'".to_owned(),
-            named => format!(", 'user': {}", quoted(named)),
-        };
-        format!(
-            "correct the value, or leave out the column, which nothing reads: `load_col: {{'inter': {}, 'item': {}{user}}}`",
-            columns("inter", &self.load_inter),
-            columns("item", &self.load_item)
-        )
-    }
 }
 
 /// An interval of counts or values: `[5,inf)`, `(0,100]`.

@@ -9,7 +9,7 @@ pub struct Parts {
     /// Behind the last interaction of each of the three.
     ends: [usize; 3],
     /// The history of each interaction, where the files state it.
-    pub(super) lists: Option<Ragged<i64>>,
+    pub(super) lists: Option<Ragged>,
 }
 
 impl Parts {

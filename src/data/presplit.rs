@@ -77,7 +77,7 @@ impl Parts {
     /// What there is to say of stated histories.
     fn remarks<'a>(
         &self,
-        lists: &Ragged<i64>,
+        lists: &Ragged,
         dataset: &Dataset,
         config: &DataConfig,
         place: impl Fn(usize) -> (&'a Path, u64),

@@ -50,8 +50,8 @@ pub enum Values {
     TokenSeq(TokenSeqs),
     /// NaN where the value is missing.
     Float(Vec<f64>),
-    /// Empty where the value is missing.
-    FloatSeq(Ragged<f64>),
+    /// Any number of numbers, which are checked and not kept: nothing reads them.
+    FloatSeq,
 }
 
 /// A column of tokens.
@@ -69,35 +69,29 @@ pub struct TokenSeqs {
     /// The tokens of the column by first appearance.
     pub vocabulary: Vocabulary,
     /// Ids of `vocabulary`; empty where the value is missing.
-    pub ids: Ragged<i64>,
+    pub ids: Ragged,
 }
 
 /// Rows of different lengths, one after the other.
-#[derive(Debug)]
-pub struct Ragged<T> {
-    values: Vec<T>,
+#[derive(Debug, Default)]
+pub struct Ragged {
+    values: Vec<i64>,
     ends: Vec<usize>,
 }
 
-impl<T> Default for Ragged<T> {
-    fn default() -> Self {
-        Self { values: Vec::new(), ends: Vec::new() }
-    }
-}
-
-impl<T> Ragged<T> {
+impl Ragged {
     /// The number of rows.
     pub(super) fn n(&self) -> usize {
         self.ends.len()
     }
 
-    pub(super) fn push(&mut self, row: impl IntoIterator<Item = T>) {
+    pub(super) fn push(&mut self, row: impl IntoIterator<Item = i64>) {
         self.values.extend(row);
         self.ends.push(self.values.len());
     }
 
     /// The values of one row. Panics if there is no such row.
-    pub fn row(&self, index: usize) -> &[T] {
+    pub fn row(&self, index: usize) -> &[i64] {
         let start = index.checked_sub(1).map_or(0, |before| self.ends[before]);
         &self.values[start..self.ends[index]]
     }
@@ -134,7 +128,7 @@ impl Values {
             "token" => Self::Token(Tokens::default()),
             "token_seq" => Self::TokenSeq(TokenSeqs::default()),
             "float" => Self::Float(Vec::new()),
-            "float_seq" => Self::FloatSeq(Ragged::default()),
+            "float_seq" => Self::FloatSeq,
             _ => return None,
         })
     }
@@ -145,7 +139,7 @@ impl Values {
             Self::Token(_) => "token",
             Self::TokenSeq(_) => "token_seq",
             Self::Float(_) => "float",
-            Self::FloatSeq(_) => "float_seq",
+            Self::FloatSeq => "float_seq",
         }
     }
 
@@ -154,7 +148,7 @@ impl Values {
         match self {
             Self::Token(tokens) => &tokens.ids[row..=row],
             Self::TokenSeq(tokens) => tokens.ids.row(row),
-            Self::Float(_) | Self::FloatSeq(_) => &[],
+            Self::Float(_) | Self::FloatSeq => &[],
         }
     }
 
@@ -166,7 +160,7 @@ impl Values {
             Self::Token(tokens) => tokens.ids.push(if missing { 0 } else { tokens.vocabulary.intern(field) }),
             Self::TokenSeq(TokenSeqs { vocabulary, ids }) => ids.push(pieces().map(|piece| vocabulary.intern(piece))),
             Self::Float(values) => values.push(if missing { f64::NAN } else { number(field)? }),
-            Self::FloatSeq(rows) => rows.push(pieces().map(number).collect::<Result<Vec<_>>>()?),
+            Self::FloatSeq => pieces().try_for_each(|piece| number(piece).map(drop))?,
         }
         Ok(())
     }

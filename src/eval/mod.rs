@@ -6,6 +6,6 @@ mod recommend;
 
 pub use crate::config::MetricAt;
 pub use metrics::{MetricValues, metric};
-pub use ranking::{Ranking, rank, rank_over};
+pub use ranking::{Ranking, rank};
 pub(crate) use ranking::{gather_places, not_finite, places, rank_by};
 pub use recommend::Recommend;

@@ -43,27 +43,14 @@ impl Ranking {
     }
 }
 
-/// Ranks the target of every row with the model in evaluation mode.
+/// Ranks the target of every row with the model in evaluation mode. Each of `ranks` ranks a part of the batches and gets
+/// the places of all.
 ///
-/// `progress` is told the rows done after every batch; an error of its ends the ranking.
+/// `progress` is told the rows that all have done after every batch, equally often at each; an error of its ends the ranking.
 ///
 /// # Errors
-/// A score that is not finite, and what `progress` returns.
+/// A score that is not finite; what `progress` returns; a lost rank.
 pub fn rank(
-    model: &Model,
-    rows: &OrderedRows,
-    batch_size: usize,
-    progress: impl FnMut(usize) -> Result<()>,
-) -> Result<Ranking> {
-    rank_over(&Ranks::alone(), model, rows, batch_size, progress)
-}
-
-/// The same over ranks, each of which ranks a part of the batches and gets the places of all. `progress` is told the rows
-/// that all have done, equally often at each.
-///
-/// # Errors
-/// As [`rank`]; a lost rank.
-pub fn rank_over(
     ranks: &Ranks,
     model: &Model,
     rows: &OrderedRows,
@@ -77,7 +64,7 @@ pub fn rank_over(
 /// The same by the scores of all items that a batch gets, `[B, n_items]`.
 ///
 /// # Errors
-/// As [`rank_over`].
+/// As [`rank`].
 pub(crate) fn rank_by(
     ranks: &Ranks,
     scores: impl Fn(&Batch) -> Tensor,

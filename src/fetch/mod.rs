@@ -22,7 +22,7 @@ use serde::Serialize;
 
 use crate::{Error, Result};
 use download::Client;
-use place::{Existing, Place};
+use place::Place;
 pub use record::{Archive, Record, Written};
 use sources::Source;
 use sums::Sums;
@@ -66,11 +66,11 @@ pub fn fetch(request: &Request, stop: &AtomicBool, report: &mut dyn FnMut(&Event
     let Request { source, to, from, sums, timeout } = request;
     let base = base_address(from.as_deref().unwrap_or(source.base))?;
     let mut watch = Watch { stop, report };
-    let mut sums = sums.as_deref().map(|path| Sums::read(path, source)).transpose()?.unwrap_or_default();
+    let sums = sums.as_deref().map(|path| Sums::read(path, source)).transpose()?.unwrap_or_default();
     let folder = to.join(source.dataset);
     let done = |record| Fetched { folder: folder.clone(), already_there: true, record };
     // Neither a lock nor leave to write is needed to see that nothing is to be done.
-    if let Existing::Complete(record) = place::look(&folder, source)?
+    if let Some(record) = place::look(&folder, source)?
         && !place::part(to, source).exists()
     {
         sums.check_all(&record)?;
@@ -78,17 +78,10 @@ pub fn fetch(request: &Request, stop: &AtomicBool, report: &mut dyn FnMut(&Event
     }
     let place = Place::open(to, source)?;
     // Under the lock nothing changes any more; what another process left behind when it had finished is removed.
-    let before = match place::look(&folder, source)? {
-        Existing::Complete(record) => {
-            sums.check_all(&record)?;
-            place.remove()?;
-            return Ok(done(record));
-        }
-        Existing::Incomplete(record) => Some(record),
-        Existing::Nothing => None,
-    };
-    if let Some(record) = &before {
-        sums.add(record, &folder.join(record::RECORD))?;
+    if let Some(record) = place::look(&folder, source)? {
+        sums.check_all(&record)?;
+        place.remove()?;
+        return Ok(done(record));
     }
     let client = Client::new(*timeout, base.starts_with("https://"));
     let mut archives = Vec::new();
@@ -101,7 +94,7 @@ pub fn fetch(request: &Request, stop: &AtomicBool, report: &mut dyn FnMut(&Event
     let (fetched, program) =
         (jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string(), record::PROGRAM.to_owned());
     let record = Record { dataset: source.dataset.to_owned(), fetched, program, archives, files, repeated_items };
-    let record = place.finish(&folder, record, before)?;
+    place.finish(&folder, &record)?;
     Ok(Fetched { folder, already_there: false, record })
 }
 

@@ -11,28 +11,18 @@ use super::sources::Source;
 use crate::tensors::{rename, replace};
 use crate::{Error, Result};
 
-/// What is in the place of a data set.
-#[derive(Debug)]
-pub enum Existing {
-    Nothing,
-    /// A record, and not all of the files that it speaks of.
-    Incomplete(Record),
-    /// A record, and its files as it speaks of them.
-    Complete(Record),
-}
-
-/// Looks at the place of a data set.
+/// The record of the data set that is in its place, its files being as the record says; `None` if nothing is there.
 ///
 /// # Errors
-/// Something else is there, or files that have changed.
-pub fn look(folder: &Path, source: &Source) -> Result<Existing> {
+/// Something else is there, or files that have changed or are missing.
+pub fn look(folder: &Path, source: &Source) -> Result<Option<Record>> {
     let entries = match fs::read_dir(folder) {
         Ok(entries) => entries,
-        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Existing::Nothing),
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
         Err(e) => return Err(Error::io(folder, "read the folder", e).hint("choose another place with --to")),
     };
     if entries.count() == 0 {
-        return Ok(Existing::Nothing);
+        return Ok(None);
     }
     let path = folder.join(RECORD);
     let text = match fs::read_to_string(&path) {
@@ -49,26 +39,21 @@ pub fn look(folder: &Path, source: &Source) -> Result<Existing> {
         let problem = format!("expected `{}` as `dataset`, found `{}`", source.dataset, record.dataset);
         return Err(Error::new(problem).at(&path).hint("move the folder away"));
     }
-    let mut complete = true;
     for name in source.files() {
         let Some(expected) = record.files.iter().find(|file| file.name == name).map(|file| &*file.sha256) else {
             let problem = format!("expected the SHA-256 of {name} under `files`, found none");
             return Err(Error::new(problem).at(&path).hint("put the file back as it was written"));
         };
         let file = folder.join(name);
-        if !file.exists() {
-            complete = false;
-            continue;
-        }
-        let (_, found) = record::digest(&file)?;
+        let (_, found) = record::digest(&file).map_err(|e| e.hint("move the data set away to fetch it anew"))?;
         if found != expected {
             let problem = format!("expected SHA-256 {expected}, as its {RECORD} says, found {found}");
             return Err(Error::new(problem)
                 .at(&file)
-                .hint("nothing is overwritten: move the file away to fetch it anew"));
+                .hint("nothing is overwritten: move the data set away to fetch it anew"));
         }
     }
-    Ok(if complete { Existing::Complete(record) } else { Existing::Incomplete(record) })
+    Ok(Some(record))
 }
 
 /// The folder of a data set's unfinished work in `to`.
@@ -149,38 +134,15 @@ impl Place {
         Ok(self.made.join(name))
     }
 
-    /// Puts the data set into its place, and removes the rest. With a record that was there `before`, only the missing files.
+    /// Puts the data set into its place, and removes the rest.
     ///
     /// # Errors
-    /// Files cannot be moved; what was converted is not what the record that was there says.
-    pub fn finish(self, folder: &Path, record: Record, before: Option<Record>) -> Result<Record> {
-        let cannot_move = |path: &Path, e| Error::io(path, "move the data set into its place", e);
-        let Some(before) = before else {
-            let text = serde_json::to_string_pretty(&record).expect("a record is JSON");
-            replace(&self.made.join(RECORD), format!("{text}\n").as_bytes())?;
-            rename(&self.made, folder).map_err(|e| cannot_move(folder, e))?;
-            self.remove()?;
-            return Ok(record);
-        };
-        for file in &record.files {
-            let expected = before.files.iter().find(|old| old.name == file.name).map(|old| &*old.sha256);
-            if expected != Some(&*file.sha256) {
-                let (expected, found) = (expected.unwrap_or("no such file"), &file.sha256);
-                let problem = format!("expected SHA-256 {expected} of {}, found {found}", file.name);
-                let hint =
-                    format!("it was converted by {}: move the data set away to fetch all of it anew", before.program);
-                return Err(Error::new(problem).at(folder.join(RECORD)).hint(hint));
-            }
-        }
-        for file in &record.files {
-            let to = folder.join(&file.name);
-            // The files that are there are the same: they were looked at under the lock.
-            if !to.exists() {
-                rename(&self.made.join(&file.name), &to).map_err(|e| cannot_move(&to, e))?;
-            }
-        }
-        self.remove()?;
-        Ok(before)
+    /// Files cannot be moved.
+    pub fn finish(self, folder: &Path, record: &Record) -> Result<()> {
+        let text = serde_json::to_string_pretty(record).expect("a record is JSON");
+        replace(&self.made.join(RECORD), format!("{text}\n").as_bytes())?;
+        rename(&self.made, folder).map_err(|e| Error::io(folder, "move the data set into its place", e))?;
+        self.remove()
     }
 
     /// Removes the folder of unfinished work.

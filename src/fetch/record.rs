@@ -1,13 +1,13 @@
 //! What a data set came from and consists of, and the digests that tell.
 
 use std::fs::File;
-use std::io::Read;
+use std::io::BufReader;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
+use sha2::Digest;
 
-use crate::tensors::hex;
+use crate::tensors::{Digested, hex};
 use crate::{Error, Result};
 
 /// The record's file in a data set's folder.
@@ -89,14 +89,7 @@ impl Written {
 /// Size and SHA-256 of a file.
 pub(super) fn digest(path: &Path) -> Result<(u64, String)> {
     let cannot_read = |e| Error::io(path, "read the file", e);
-    let mut file = File::open(path).map_err(cannot_read)?;
-    let (mut hasher, mut buffer, mut bytes) = (Sha256::new(), vec![0; 1 << 16], 0);
-    loop {
-        let n = file.read(&mut buffer).map_err(cannot_read)?;
-        if n == 0 {
-            return Ok((bytes, hex(&hasher.finalize())));
-        }
-        hasher.update(&buffer[..n]);
-        bytes += n as u64;
-    }
+    let (file, mut digest) = (File::open(path).map_err(cannot_read)?, Digested::default());
+    let bytes = std::io::copy(&mut BufReader::with_capacity(1 << 16, file), &mut digest).map_err(cannot_read)?;
+    Ok((bytes, hex(&digest.0.finalize())))
 }

@@ -27,7 +27,8 @@ impl Sums {
         let text = std::fs::read_to_string(path).map_err(|e| Error::io(path, "read the sums", e))?;
         let mut sums = Self::default();
         if text.trim_start().starts_with('{') {
-            sums.add(&Record::parse(path, &text)?, path)?;
+            let archives = Record::parse(path, &text)?.archives;
+            archives.into_iter().try_for_each(|archive| sums.hold(archive.name, archive.sha256, path))?;
         } else {
             for (index, line) in
                 text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty() && !line.starts_with('#'))
@@ -55,11 +56,6 @@ impl Sums {
                 Err(Error::new(problem).at(path).hint("name a file that speaks of both archives of this data set"))
             }
         }
-    }
-
-    /// Adds the archives of a data set that was fetched before, as `said_by` records them.
-    pub fn add(&mut self, record: &Record, said_by: &Path) -> Result<()> {
-        record.archives.iter().try_for_each(|archive| self.hold(archive.name.clone(), archive.sha256.clone(), said_by))
     }
 
     fn hold(&mut self, name: String, sha256: String, said_by: &Path) -> Result<()> {

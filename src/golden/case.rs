@@ -1,7 +1,6 @@
 //! A golden case: a folder with `config.yaml` and `tensors.safetensors` (golden README).
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use tch::{Device, Kind, Tensor};
@@ -40,13 +39,7 @@ impl Case {
     pub fn load(path: &Path) -> Result<Self> {
         let (config, tensors) = (path.join("config.yaml"), path.join(TENSORS));
         let parsed = ModelConfig::from_case(&config)?;
-        let bytes = fs::read(&tensors).map_err(|e| {
-            Error::io(&tensors, "read the file", e).hint("check the path: a .safetensors file is expected there")
-        })?;
-        Self::of(path, parsed, TensorFile::parse(&tensors, &bytes)?, || {
-            let text = fs::read_to_string(&config).map_err(|e| Error::io(&config, "read the file", e))?;
-            Ok(judge::Case::parse(path, &text, &bytes)?)
-        })
+        Self::of(path, parsed, TensorFile::read(&tensors)?, || Ok(judge::Case::load(path)?))
     }
 
     /// Reads a case from the content of its two files as [`Case::load`] does; `path` is for messages.

@@ -9,5 +9,5 @@ mod verify;
 pub use case::Case;
 pub use judge::{Comparison, Tolerance};
 pub use rounding::rounding_noise;
-pub use tensors::{compare, to_judge};
+pub use tensors::to_judge;
 pub use verify::{CaseReport, judge_of, verify, verify_lean};

@@ -1,6 +1,5 @@
 //! libtorch's tensors as the judge reads them.
 
-use judge::{Comparison, Tolerance};
 use tch::{Device, Kind, Tensor};
 
 /// A copy of a tensor, its elements in float64; float32 is remembered to have been that.
@@ -19,9 +18,4 @@ fn read<T: tch::kind::Element + Copy + Default>(flat: &Tensor) -> Vec<T> {
     let mut values = vec![T::default(); flat.numel()];
     flat.copy_data(&mut values, flat.numel());
     values
-}
-
-/// Compares shape first, then values; the result names the element with the largest error.
-pub fn compare(name: &str, ours: &Tensor, golden: &Tensor, tolerance: Tolerance) -> Comparison {
-    judge::compare(name, &to_judge(ours), &to_judge(golden), tolerance)
 }

@@ -117,17 +117,23 @@ mod tests {
         let text = std::fs::read_to_string(root.join("judge/noise/max_pooling.json")).expect("it is there");
         let listed: BTreeMap<String, f64> = serde_json::from_str(&text).expect("JSON");
         let measured = rounding_noise(&case.model, Kind::Double, |model| compute(&case, model));
+        let (mut reached, mut n) = (0, 0);
         for (name, golden) in &case.expected {
             let found = measured[name];
             let largest = golden.abs().max().double_value(&[]);
             let allowed = judge::Tolerance::FLOAT64.bound(largest);
             match listed.get(name) {
-                // Eight draws of a chaotic quantity, here and there.
+                // Eight draws of a chaotic quantity, here and there. Where two scores are equal but for rounding, and so
+                // which of them a draw makes the larger, hangs on the processor's sums: with MKL's for Intel it is always
+                // the same one in some tensors, with those for others (`MKL_CBWR=COMPATIBLE`) not.
                 Some(expected) => {
-                    assert!((expected / 100.0..=expected * 100.0).contains(&found), "{name}: {expected:e}, {found:e}");
+                    assert!(found <= expected * 100.0, "{name}: {expected:e}, {found:e}");
+                    n += 1;
+                    reached += usize::from(found >= expected / 100.0);
                 }
                 None => assert!(found <= allowed, "{name}: {found:e} of {allowed:e}"),
             }
         }
+        assert!(n == listed.len() && 2 * reached > n, "only {reached} of {n} move as far as is listed");
     }
 }

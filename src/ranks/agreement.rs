@@ -1,28 +1,10 @@
-//! What the ranks of a run must agree on: that all are well, that they are ranks of one run, when to stop, and what the
-//! parameters are.
-
-use std::sync::atomic::{AtomicBool, Ordering};
+//! What the ranks of a run must agree on: that all are well, that they are ranks of one run, and what the parameters
+//! are.
 
 use tch::{Device, Kind, Tensor};
 
 use super::Ranks;
 use crate::{Error, Result};
-
-/// Something that is equal at all ranks of a run.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Fact {
-    /// What it is, for a reader.
-    pub name: String,
-    /// Its value here.
-    pub value: String,
-}
-
-impl Fact {
-    /// A fact.
-    pub fn new(name: impl Into<String>, value: impl ToString) -> Self {
-        Self { name: name.into(), value: value.to_string() }
-    }
-}
 
 impl Ranks {
     /// Goes on where every rank could do something, and ends all where one could not.
@@ -52,15 +34,15 @@ impl Ranks {
         Ok(self.gather(&[u8::from(own)])?.contains(&1))
     }
 
-    /// Checks that all ranks have the same facts.
+    /// Checks that all ranks have the same facts, each a name for a reader and a value.
     ///
     /// # Errors
     /// One of them differs.
-    pub fn agree(&self, facts: &[Fact]) -> Result<()> {
+    pub fn agree(&self, facts: &[(String, String)]) -> Result<()> {
         if self.is_alone() {
             return Ok(());
         }
-        let own: Vec<String> = facts.iter().map(|fact| format!("{}\u{1}{}", fact.name, fact.value)).collect();
+        let own: Vec<String> = facts.iter().map(|(name, value)| format!("{name}\u{1}{value}")).collect();
         let all = self.gather_texts(&own.join("\u{0}"))?;
         let facts = |text: &'_ str| -> Vec<(String, String)> {
             let pairs = text.split('\u{0}').filter_map(|fact| fact.split_once('\u{1}'));
@@ -138,35 +120,4 @@ fn checksum(tensor: &Tensor) -> u32 {
     let mut bytes = vec![0; tensor.numel() * 4];
     tensor.copy_data_u8(&mut bytes, tensor.numel());
     crc32c::crc32c(&bytes)
-}
-
-/// A request to stop that reaches all ranks at the same step: a signal at one of them must not leave the others waiting.
-#[derive(Debug)]
-pub struct StopTogether<'a> {
-    ranks: &'a Ranks,
-    /// What a signal sets here.
-    own: &'a AtomicBool,
-    agreed: AtomicBool,
-}
-
-impl<'a> StopTogether<'a> {
-    /// Nobody has asked yet.
-    pub fn new(ranks: &'a Ranks, own: &'a AtomicBool) -> Self {
-        Self { ranks, own, agreed: AtomicBool::new(false) }
-    }
-
-    /// Asks all ranks, who must all ask; sets [`StopTogether::flag`].
-    ///
-    /// # Errors
-    /// A lost rank.
-    pub fn ask(&self) -> Result<bool> {
-        let stop = self.ranks.any(self.own.load(Ordering::Relaxed))?;
-        self.agreed.store(stop, Ordering::Relaxed);
-        Ok(stop)
-    }
-
-    /// What was agreed last; of one process alone, the flag that a signal sets.
-    pub fn flag(&self) -> &AtomicBool {
-        if self.ranks.is_alone() { self.own } else { &self.agreed }
-    }
 }

@@ -10,8 +10,8 @@ use std::path::Path;
 use std::ptr::{NonNull, null, null_mut};
 use std::time::{Duration, Instant};
 
-use super::group::Transport;
 use super::launch::{Launch, Meeting};
+use super::transport::Transport;
 use crate::libtorch::checked;
 use crate::{Error, Result};
 

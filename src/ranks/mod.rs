@@ -8,34 +8,34 @@
 //! | | |
 //! | --- | --- |
 //! | [`launch`] | which rank a process is, as `torchrun`, `srun` or variables say |
-//! | `group` | exchanges of numbers, over a transport: `gloo`, libtorch's c10d, or `mpi` |
+//! | `transport` | what moves numbers: `gloo`, libtorch's c10d, or `mpi` |
 //! | [`tree`] | the order of sums |
 //! | [`team`] | who of all threads has what, and sums over them |
-//! | [`agreement`] | what ranks must agree on, and stopping together |
+//! | [`agreement`] | what ranks must agree on |
 //!
 //! docs/scale.md says how to start ranks.
 
 pub mod agreement;
 mod gloo;
-mod group;
 pub mod launch;
 mod mpi;
 pub mod team;
+mod transport;
 pub mod tree;
 
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-pub use self::agreement::{Fact, StopTogether};
 use self::gloo::Gloo;
-use self::group::Group;
-pub use self::group::Plain;
 use self::launch::{Environment, expect_mpirun};
 pub use self::launch::{Launch, Launcher, local_rank, refuse_launched};
 use self::mpi::Mpi;
 pub use self::team::Team;
+pub use self::transport::Plain;
+use self::transport::{Transport, bytes, bytes_mut, received_in};
 pub use self::tree::Tree;
-use crate::Result;
+use crate::{Error, Result};
 
 /// The ranks of a run, as one of them sees them.
 #[derive(Debug, Clone)]
@@ -43,13 +43,41 @@ pub struct Ranks {
     rank: usize,
     size: usize,
     /// `None` of one process alone.
-    group: Option<Arc<Group>>,
+    link: Option<Arc<Link>>,
+}
+
+/// A rank's way to the others.
+#[derive(Debug)]
+struct Link {
+    /// Held during a call.
+    transport: Mutex<Box<dyn Transport>>,
+    /// Bytes that this rank has sent to others.
+    sent: AtomicU64,
+}
+
+impl Link {
+    fn count(&self, bytes: usize) {
+        self.sent.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    fn call(&self, function: impl FnOnce(&mut dyn Transport) -> Result<()>) -> Result<()> {
+        let mut transport = self.transport.lock().unwrap_or_else(|broken| broken.into_inner());
+        function(&mut **transport).map_err(|e| {
+            Error::new(format!("another rank has ended or does not answer ({e})"))
+                .hint("look for its own message; then give every rank the command again, with --resume once the run has begun")
+        })
+    }
 }
 
 impl Ranks {
     /// A run in one process.
     pub fn alone() -> Self {
-        Self { rank: 0, size: 1, group: None }
+        Self { rank: 0, size: 1, link: None }
+    }
+
+    fn linked(transport: impl Transport + 'static, rank: usize, size: usize) -> Self {
+        let link = Link { transport: Mutex::new(Box::new(transport)), sent: AtomicU64::new(0) };
+        Self { rank, size, link: Some(Arc::new(link)) }
     }
 
     /// Waits until all ranks of a launch have come.
@@ -58,8 +86,7 @@ impl Ranks {
     /// The place of the meeting is taken or cannot be reached; a rank that does not come in time.
     pub fn join(launch: &Launch) -> Result<Self> {
         let Launch { rank, size, .. } = *launch;
-        let group = if size > 1 { Some(Arc::new(Group::new(Gloo::join(launch)?, rank, size))) } else { None };
-        Ok(Self { rank, size, group })
+        if size > 1 { Ok(Self::linked(Gloo::join(launch)?, rank, size)) } else { Ok(Self::alone()) }
     }
 
     /// Joins the ranks of an MPI job, as its launcher has numbered them. A rank waits for another as long as `timeout` in
@@ -69,11 +96,12 @@ impl Ranks {
     /// No MPI library, or another one than the launcher's; no launcher.
     pub fn join_mpi(timeout: Duration, of: Environment) -> Result<Self> {
         let (mpi, rank, size) = Mpi::join(timeout, of)?;
-        if size == 1 {
-            Group::new(mpi, rank, size).leave()?;
-            return expect_mpirun(of).map(|()| Self::alone());
+        let ranks = Self::linked(mpi, rank, size);
+        if size > 1 {
+            return Ok(ranks);
         }
-        Ok(Self { rank, size, group: Some(Arc::new(Group::new(mpi, rank, size))) })
+        ranks.leave()?;
+        expect_mpirun(of).map(|()| Self::alone())
     }
 
     /// Which one this process is, from 0.
@@ -93,12 +121,12 @@ impl Ranks {
 
     /// Whether the run is in one process.
     pub fn is_alone(&self) -> bool {
-        self.group.is_none()
+        self.link.is_none()
     }
 
-    /// Bytes that this rank has sent to others so far.
+    /// Bytes that this rank has sent to others by [`Ranks::gather`] and [`Ranks::exchange`].
     pub fn bytes_sent(&self) -> u64 {
-        self.group.as_ref().map_or(0, |group| group.bytes_sent())
+        self.link.as_ref().map_or(0, |link| link.sent.load(Ordering::Relaxed))
     }
 
     /// Every rank's `own`, all of one length, in the order of the ranks.
@@ -106,21 +134,33 @@ impl Ranks {
     /// # Errors
     /// A rank that has ended, or does not answer in time; likewise below.
     pub fn gather<T: Plain>(&self, own: &[T]) -> Result<Vec<T>> {
-        match &self.group {
-            None => Ok(own.to_vec()),
-            Some(group) => group.gather(own),
+        let Some(link) = &self.link else { return Ok(own.to_vec()) };
+        let mut all = vec![T::default(); own.len() * self.size];
+        if own.is_empty() {
+            return Ok(all);
         }
+        link.count(size_of_val(own) * (self.size - 1));
+        let done = link.call(|transport| transport.gather(bytes(own), bytes_mut(&mut all)));
+        received_in(all, done)
     }
 
-    /// What every rank has for this one, in their order; `sent` and `received` are the numbers of elements by rank.
+    /// What every rank has for this one, in their order: `own` is what this rank has for each, `sent` and `received` are the
+    /// numbers of elements by rank.
     ///
     /// # Errors
     /// As above.
+    ///
+    /// # Panics
+    /// `sent` does not add up to the length of `own`.
     pub fn exchange<T: Plain>(&self, own: &[T], sent: &[usize], received: &[usize]) -> Result<Vec<T>> {
-        match &self.group {
-            None => Ok(own.to_vec()),
-            Some(group) => group.exchange(own, sent, received),
-        }
+        let Some(link) = &self.link else { return Ok(own.to_vec()) };
+        assert!(sent.len() == self.size && received.len() == self.size, "a number for every rank");
+        assert_eq!(sent.iter().sum::<usize>(), own.len(), "what is sent is what there is");
+        let mut all = vec![T::default(); received.iter().sum()];
+        let [sent, received] = [sent, received].map(|n| n.iter().map(|n| n * size_of::<T>()).collect::<Vec<_>>());
+        link.count(size_of_val(own) - sent[self.rank]);
+        let done = link.call(|transport| transport.exchange(bytes(own), &sent, bytes_mut(&mut all), &received));
+        received_in(all, done)
     }
 
     /// Makes `data` what it is at rank 0.
@@ -128,7 +168,8 @@ impl Ranks {
     /// # Errors
     /// As above.
     pub fn broadcast<T: Plain>(&self, data: &mut [T]) -> Result<()> {
-        self.group.as_ref().map_or(Ok(()), |group| group.broadcast(data))
+        let link = self.link.as_ref().filter(|_| !data.is_empty());
+        link.map_or(Ok(()), |link| link.call(|transport| transport.broadcast(bytes_mut(data))))
     }
 
     /// What rank 0 gives, of any length; the others' is ignored.
@@ -151,7 +192,7 @@ impl Ranks {
     /// # Errors
     /// As above.
     pub fn leave(&self) -> Result<()> {
-        self.group.as_ref().map_or(Ok(()), |group| group.leave())
+        self.link.as_ref().map_or(Ok(()), |link| link.call(|transport| transport.leave()))
     }
 
     /// Waits until all ranks have come this far.

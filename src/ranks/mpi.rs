@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 
 use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
 
-use super::group::Transport;
 use super::launch::Environment;
+use super::transport::Transport;
 use crate::{Error, Result};
 
 /// Names the library where there are several.

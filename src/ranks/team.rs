@@ -144,6 +144,15 @@ impl Team {
     }
 }
 
+/// Ranges of such lengths, one behind the other from 0 on.
+pub fn consecutive(lengths: impl IntoIterator<Item = usize>) -> Vec<Range<usize>> {
+    let behind = |end: &mut usize, length: usize| {
+        *end += length;
+        Some(*end - length..*end)
+    };
+    lengths.into_iter().scan(0, behind).collect()
+}
+
 /// Parts of rows as parts of their elements.
 pub fn of_elements(rows: &[Range<usize>], width: usize) -> Vec<Range<usize>> {
     rows.iter().map(|rows| rows.start * width..rows.end * width).collect()

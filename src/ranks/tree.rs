@@ -86,6 +86,7 @@ impl Tree {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ranks::team::consecutive;
 
     /// The sum as a term: `((0+1)+2)`.
     fn term(owners: Vec<Range<usize>>) -> (String, usize) {
@@ -107,11 +108,7 @@ mod tests {
 
     /// Of ranks that have so many summands each.
     fn ranks(sizes: &[usize]) -> Vec<Range<usize>> {
-        let ends = sizes.iter().scan(0, |end, size| {
-            *end += size;
-            Some(*end)
-        });
-        ends.zip(sizes).map(|(end, size)| end - size..end).collect()
+        consecutive(sizes.iter().copied())
     }
 
     #[test]

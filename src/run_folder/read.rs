@@ -159,7 +159,7 @@ mod tests {
     #[test]
     fn an_environment_keeps_what_it_notes_and_invents_nothing() {
         let records =
-            [("fixtures/verdict/ml-100k_short/1", None), ("records/Amazon_Beauty/dif_sr_fast_bf16/3", Some("cpu"))];
+            [("fixtures/verdict/ml-100k_short/1", None), ("records/Amazon_Beauty/dif_sr_fast_bf16/1", Some("cpu"))];
         for (record, device) in records {
             let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(record);
             let text = text(&path.with_extension("json")).unwrap_or_else(|e| panic!("{e}"));

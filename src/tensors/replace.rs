@@ -81,6 +81,22 @@ pub fn make_place(path: &Path) -> Result<()> {
     try_it().map_err(|e| Error::unwritable(path, e))
 }
 
+/// Refuses a place where something would be lost: there may be no file, an empty one, as a CI job has for its summary, or
+/// a former `what`, which holds the text `generator`. A device or a pipe is written into, and never read: it may have no
+/// end.
+///
+/// # Errors
+/// Another file.
+pub fn refuse_foreign(path: &Path, what: &str, generator: &str) -> Result<()> {
+    let is_ours = |text: String| text.trim().is_empty() || text.contains(generator);
+    if !path.is_file() || fs::read_to_string(path).is_ok_and(is_ours) {
+        return Ok(());
+    }
+    Err(Error::new(format!("expected no file or a former {what}, found another file"))
+        .at(path)
+        .hint(format!("choose another place for the {what}")))
+}
+
 /// Renames a file; the new name outlasts a power failure where the file system can promise it.
 ///
 /// # Errors

@@ -68,18 +68,8 @@ impl Checkpoint {
         Self::save_shared(path, config, dataset, (model, None), epoch)
     }
 
-    /// The same of a training's model, whose item embedding ranks may share out: the others then serve this one.
-    pub(super) fn save_best(
-        path: &Path,
-        config: &RunConfig,
-        dataset: &Dataset,
-        training: &Training,
-        epoch: usize,
-    ) -> Result<String> {
-        Self::save_shared(path, config, dataset, (training.model, training.shares.as_ref()), epoch)
-    }
-
-    fn save_shared(
+    /// The same of a model whose item embedding ranks may share out: the others then serve this one.
+    pub(super) fn save_shared(
         path: &Path,
         config: &RunConfig,
         dataset: &Dataset,
@@ -100,8 +90,8 @@ impl Checkpoint {
         write_stored(path, stored.chain(stored_tokens(&dataset.items)).collect(), &metadata)
     }
 
-    /// Puts the training's model, whose item embedding ranks share out, where [`Checkpoint::save_best`] wrote it, and returns
-    /// the epoch. The others serve this rank meanwhile, and get what is common from it afterwards.
+    /// Puts the training's model, whose item embedding ranks share out, where [`Checkpoint::save_shared`] wrote it, and
+    /// returns the epoch. The others serve this rank meanwhile, and get what is common from it afterwards.
     pub(super) fn restore(path: &Path, training: &Training) -> Result<usize> {
         let Training { model, shares, .. } = training;
         let mut file = Shares::open(shares.as_ref(), path)?;

@@ -7,13 +7,12 @@ use serde_yaml::Mapping;
 
 use super::Training;
 use super::over_ranks::{Accord, ended};
-use super::run::{Prepared, evaluate_over};
+use super::run::{Prepared, evaluate_rows};
 use super::shares::Shares;
 use crate::Result;
 use crate::config::{ComputePath, RunConfig};
 use crate::fast::backend_name;
 use crate::model::Model;
-use crate::ranks::Fact;
 use crate::run_folder::Environment;
 
 /// Keys that may differ between ranks: where and how often something is written, where the data are, and which GPU computes.
@@ -34,23 +33,23 @@ pub fn agree(config: &RunConfig, prepared: &Prepared) -> Result<()> {
         (ComputePath::Reference, _) | (_, "libtorch") => format!("libtorch's on {}", here.cpu),
         (ComputePath::Fast, own) => own.to_owned(),
     };
+    let fact = |name: &str, value: &str| (name.to_owned(), value.to_owned());
     let mut facts = vec![
-        Fact::new("the program's version", &here.dif_sr),
-        Fact::new("its commit", &here.commit),
-        Fact::new("libtorch's version", &here.libtorch),
-        Fact::new("the vector instructions", &here.vectors),
-        Fact::new("the kernels", kernels),
-        Fact::new("what computes", if model.device().is_cuda() { gpus(&here) } else { "the CPU".to_owned() }),
-        Fact::new("the number of threads", here.threads),
+        fact("the program's version", &here.dif_sr),
+        fact("its commit", &here.commit),
+        fact("libtorch's version", &here.libtorch),
+        fact("the vector instructions", &here.vectors),
+        fact("the kernels", &kernels),
+        fact("what computes", &if model.device().is_cuda() { gpus(&here) } else { "the CPU".to_owned() }),
+        fact("the number of threads", &here.threads.to_string()),
     ];
     let keys: Mapping = serde_yaml::from_str(&config.to_yaml()).expect("a configuration is YAML");
     for (key, value) in keys.iter().filter_map(|(key, value)| Some((key.as_str()?, value))) {
         if !OWN.contains(&key) {
-            facts
-                .push(Fact::new(format!("the key {key}"), serde_yaml::to_string(value).unwrap_or_default().trim_end()));
+            facts.push(fact(&format!("the key {key}"), serde_yaml::to_string(value).unwrap_or_default().trim_end()));
         }
     }
-    facts.push(Fact::new("the checksum of the data set", fingerprint));
+    facts.push(fact("the checksum of the data set", fingerprint));
     ranks.agree(&facts)
 }
 
@@ -94,5 +93,5 @@ fn test(config: &RunConfig, prepared: &Prepared, accord: &Accord, shares: Option
         accord.ask()?;
         accord.leave_if_asked()
     };
-    evaluate_over(config, best, &splits.test, ranks, progress).map(drop)
+    evaluate_rows(config, best, &splits.test, ranks, progress).map(drop)
 }

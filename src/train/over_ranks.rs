@@ -4,29 +4,33 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::record::Recorder;
 use super::{Event, Training};
-use crate::ranks::{Ranks, StopTogether};
+use crate::ranks::Ranks;
 use crate::{Error, Result};
 
 /// What the ranks of a training tell each other as it goes.
 pub(super) struct Accord<'a> {
     ranks: &'a Ranks,
-    stop: StopTogether<'a>,
+    /// What a signal sets here. It must not end this rank alone: the others would wait.
+    own: &'a AtomicBool,
+    agreed: AtomicBool,
 }
 
 impl<'a> Accord<'a> {
     /// `stop` is set where the run shall save and end, at any rank.
     pub fn new(ranks: &'a Ranks, stop: &'a AtomicBool) -> Self {
-        Self { ranks, stop: StopTogether::new(ranks, stop) }
+        Self { ranks, own: stop, agreed: AtomicBool::new(false) }
     }
 
-    /// Whether to stop, as it was agreed last.
+    /// Whether to stop, as it was agreed last; of one process alone, the flag that a signal sets.
     pub fn flag(&self) -> &AtomicBool {
-        self.stop.flag()
+        if self.ranks.is_alone() { self.own } else { &self.agreed }
     }
 
-    /// Asks all ranks whether to stop.
+    /// Asks all ranks whether to stop, who must all ask.
     pub fn ask(&self) -> Result<bool> {
-        self.stop.ask()
+        let stop = self.ranks.any(self.own.load(Ordering::Relaxed))?;
+        self.agreed.store(stop, Ordering::Relaxed);
+        Ok(stop)
     }
 
     /// What all ranks do at an event before anybody listens to it: they agree whether to stop, and behind an evaluation

@@ -214,7 +214,8 @@ impl<'a> Recorder<'a> {
     fn keep_best(&mut self, training: &Training, epoch: usize) -> Result<()> {
         let (best, next) = (self.folder.best(), self.next_best());
         self.say(&format!("Saving current best: {}", best.display()))?;
-        self.best = Some(Checkpoint::save_best(&next, self.config, self.dataset, training, epoch)?);
+        let model = (training.model, training.shares.as_ref());
+        self.best = Some(Checkpoint::save_shared(&next, self.config, self.dataset, model, epoch)?);
         self.mark = self.folder.mark()?;
         self.save(training)?;
         rename(&next, &best).map_err(|e| Error::io(&best, "rename the file", e))

@@ -128,21 +128,12 @@ pub fn set_up(config: &RunConfig) -> Result<Device> {
     device(&config.run)
 }
 
-/// Ranks the rows of a split and computes the metrics. An error of `progress`, which is told the rows done, ends it.
+/// Ranks the rows of a split and computes the metrics; each of `ranks` ranks a part of the rows and gets the result of
+/// all. An error of `progress`, which is told the rows done, ends it.
 ///
 /// # Errors
 /// As [`Stepper::new`](super::Stepper::new); a score that is not finite; what `progress` returns.
 pub fn evaluate_rows(
-    config: &RunConfig,
-    model: &Model,
-    rows: &Rows,
-    progress: impl FnMut(usize) -> Result<()>,
-) -> Result<(Ranking, TestResult)> {
-    evaluate_over(config, model, rows, &Ranks::alone(), progress)
-}
-
-/// The same over ranks, each of which ranks a part of the rows and gets the result of all.
-pub(super) fn evaluate_over(
     config: &RunConfig,
     model: &Model,
     rows: &Rows,
@@ -223,7 +214,7 @@ fn test(
     recorder.calibrate(model)?;
 
     let rows = &splits.test;
-    let (ranking, test) = evaluate_over(config, best, rows, ranks, |done| {
+    let (ranking, test) = evaluate_rows(config, best, rows, ranks, |done| {
         recorder.report.testing(done, rows.n());
         accord.ask()?;
         if recorder.is_asked_to_stop() { Err(recorder.interruption("in the test")) } else { Ok(()) }
@@ -269,7 +260,8 @@ fn best_model(training: &Training, dataset: &Dataset, fitted: &Fitted, recorder:
         None => {
             recorder.say("Nothing was validated (no user has a validation row, or no epoch reached eval_step): the last epoch stands")?;
             let epoch = fitted.epochs.saturating_sub(1);
-            Checkpoint::save_best(&path, recorder.config, dataset, training, epoch)?;
+            let model = (training.model, training.shares.as_ref());
+            Checkpoint::save_shared(&path, recorder.config, dataset, model, epoch)?;
         }
     }
     recorder.say(&format!("Loading model structure and parameters from {}", path.display()))?;

@@ -5,11 +5,11 @@
 //! metadata hold the configuration and [`Saved`].
 
 use std::collections::BTreeMap;
-use std::io::{BufWriter, Write};
+use std::io::BufWriter;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
+use sha2::Digest;
 use tch::{Device, Kind, Tensor};
 
 use super::checkpoint::AttributeTokens;
@@ -20,7 +20,7 @@ use crate::data::{Dataset, Splits, Vocabulary};
 use crate::eval::MetricValues;
 use crate::libtorch::{generator_state, generators, set_generator_state};
 use crate::run_folder::Mark;
-use crate::tensors::{Stored, TensorFile, hex, to_bytes, write_stored};
+use crate::tensors::{Digested, Stored, TensorFile, hex, to_bytes, write_stored};
 use crate::{Error, Result};
 
 /// The version of this layout, under the metadata key `format`.
@@ -148,7 +148,8 @@ pub(super) fn metadata(file: &TensorFile, path: &Path) -> Result<(Saved, RunConf
 
 fn restore(file: TensorFile, path: &Path, training: &mut Training, data: &str) -> Result<Saved> {
     let own = training.config;
-    restore_as(file, path, training, data, SharedRows::Deal, |config| config.trains_as(own))
+    // A run that began on one kind of device is refused on the other by its generators' states.
+    restore_as(file, path, training, data, SharedRows::Deal, |config| config.differing(own).is_empty())
 }
 
 /// What becomes of the rows of an item embedding that ranks share out.
@@ -228,24 +229,9 @@ pub(super) fn fingerprint(dataset: &Dataset, splits: &Splits) -> String {
     let ids: Vec<&Vec<i64>> = dataset.attributes.iter().map(|attribute| &attribute.ids).collect();
     let all = (hashes, Tokens(&dataset.users), Tokens(&dataset.items), AttributeTokens::of(dataset), ids);
     // As it is written: all items' tokens as one text would be as large as the data set.
-    let mut digest = BufWriter::new(Digested(Sha256::new()));
+    let mut digest = BufWriter::new(Digested::default());
     serde_json::to_writer(&mut digest, &all).expect("text and numbers are JSON");
     hex(&digest.into_inner().expect("a checksum takes all bytes").0.finalize())
-}
-
-/// Takes the checksum of what is written into it.
-#[derive(Debug)]
-struct Digested(Sha256);
-
-impl Write for Digested {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.update(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
 }
 
 /// A list of tokens.

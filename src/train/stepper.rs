@@ -8,7 +8,7 @@ use super::data_parallel::DataParallel;
 use crate::config::{ComputePath, Precision, RunConfig, TrainConfig};
 use crate::cuda::Executor;
 use crate::data::{Batch, OrderedRows, Rows};
-use crate::eval::{Ranking, rank_over};
+use crate::eval::{Ranking, rank};
 use crate::fast::{Fast, Masks};
 use crate::libtorch::in_bfloat16;
 use crate::model::{Losses, Model};
@@ -185,7 +185,7 @@ impl<'a> Stepper<'a> {
 /// Ranks the target of every row of a split on the configured path.
 ///
 /// # Errors
-/// As [`Stepper::new`] and [`rank_over`].
+/// As [`Stepper::new`] and [`rank`].
 pub(super) fn rank_rows(
     config: &RunConfig,
     model: &Model,
@@ -212,7 +212,7 @@ pub(super) fn rank_with(
                 Device::Cuda(_) => batch_size.max(rows_on_gpu(model, rows)),
                 _ => batch_size,
             };
-            rank_over(ranks, model, rows, batch_size, progress)
+            rank(ranks, model, rows, batch_size, progress)
         }
         Some(fast) => fast.rank(rows, progress),
     }

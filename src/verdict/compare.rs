@@ -3,7 +3,6 @@
 use serde::Serialize;
 
 use super::Record;
-use super::expectation::of_one_configuration;
 use super::statistics::{deviation, mean, of_users, user_means};
 use super::table::used_columns;
 use crate::eval::MetricAt;
@@ -63,23 +62,12 @@ pub struct Compared {
 /// A side without a run, or with runs of several configurations or of one seed twice; runs on different targets.
 pub fn compare(runs: &[Record], others: &[Record]) -> Result<Comparison> {
     for side in [runs, others] {
-        of_one_configuration(side)?;
+        Record::of_one_configuration(side)?;
     }
     let [Some(first), Some(_)] = [runs.first(), others.first()] else {
         return Err(Error::new("expected at least one run on either side, found none").hint("name runs on both sides"));
     };
-    if let Some(stranger) = runs.iter().chain(others).find(|run| !run.has_the_targets_of(first)) {
-        return Err(Error::new(format!(
-            "expected the {} targets of {} on {}, found {} others on {}",
-            first.ranks.len(),
-            first.path.display(),
-            first.dataset,
-            stranger.ranks.len(),
-            stranger.dataset
-        ))
-        .at(&stranger.path)
-        .hint("users are compared one by one, on the same data, filters and split"));
-    }
+    Record::of_the_targets(first, runs.iter().chain(others))?;
     let mut metrics: Vec<MetricAt> = Vec::new();
     for metric in runs.iter().chain(others).flat_map(|run| run.test.names()) {
         if !metrics.contains(&metric) {

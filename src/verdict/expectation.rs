@@ -1,6 +1,5 @@
 //! What the runs of a configuration are expected to give: the file, and the judgement.
 
-use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
@@ -144,7 +143,7 @@ impl Expectation {
     /// Two runs of one seed, runs of several configurations, on another data set than the golden one or on other targets
     /// than the recorded ones.
     pub fn judge(&self, runs: &[Record]) -> Result<Verdict> {
-        of_one_configuration(runs)?;
+        Record::of_one_configuration(runs)?;
         let (mut findings, mut notes) = (Vec::new(), Vec::new());
         if let Some(figures) = &self.figures {
             findings.push(figures.judge(runs)?);
@@ -157,27 +156,4 @@ impl Expectation {
         }
         Ok(Verdict::of(findings, notes))
     }
-}
-
-/// That runs are different seeds of one configuration.
-///
-/// # Errors
-/// Two runs of one seed, or of two configurations.
-pub fn of_one_configuration(runs: &[Record]) -> Result<()> {
-    let mut seeds = BTreeSet::new();
-    if let Some(run) = runs.iter().find(|run| !seeds.insert(run.seed)) {
-        return Err(Error::new(format!("expected runs of different seeds, found seed {} twice", run.seed))
-            .at(&run.path)
-            .hint("a run and its repetition are one draw: name one of them"));
-    }
-    for run in runs.iter().skip(1) {
-        let differing = Record::differing([&runs[0], run]);
-        if !differing.is_empty() {
-            let (keys, first) = (differing.join(", "), runs[0].path.display());
-            return Err(Error::new(format!("expected the configuration of {first}, found another {keys}"))
-                .at(&run.path)
-                .hint("a mean over configurations is nobody's: judge each by itself"));
-        }
-    }
-    Ok(())
 }

@@ -108,6 +108,50 @@ impl Record {
         keys.into_iter().filter(differs).cloned().collect()
     }
 
+    /// That runs are different seeds of one configuration.
+    ///
+    /// # Errors
+    /// Two runs of one seed, or of two configurations.
+    pub(super) fn of_one_configuration(runs: &[Self]) -> Result<()> {
+        let mut seeds = BTreeSet::new();
+        if let Some(run) = runs.iter().find(|run| !seeds.insert(run.seed)) {
+            return Err(Error::new(format!("expected runs of different seeds, found seed {} twice", run.seed))
+                .at(&run.path)
+                .hint("a run and its repetition are one draw: name one of them"));
+        }
+        for run in runs.iter().skip(1) {
+            let differing = Self::differing([&runs[0], run]);
+            if !differing.is_empty() {
+                let (keys, first) = (differing.join(", "), runs[0].path.display());
+                return Err(Error::new(format!("expected the configuration of {first}, found another {keys}"))
+                    .at(&run.path)
+                    .hint("a mean over configurations is nobody's: judge each by itself"));
+            }
+        }
+        Ok(())
+    }
+
+    /// That runs rank the targets of `own`, one by one.
+    ///
+    /// # Errors
+    /// A run of other targets.
+    pub(super) fn of_the_targets<'a>(own: &Self, runs: impl IntoIterator<Item = &'a Self>) -> Result<()> {
+        let is_other = |run: &&Self| {
+            run.targets_sha256 != own.targets_sha256 || run.ranks.len() != own.ranks.len() || run.users != own.users
+        };
+        let Some(other) = runs.into_iter().find(is_other) else { return Ok(()) };
+        Err(Error::new(format!(
+            "expected the {} targets of {} on {}, found {} others on {}",
+            own.ranks.len(),
+            own.path.display(),
+            own.dataset,
+            other.ranks.len(),
+            other.dataset
+        ))
+        .at(&other.path)
+        .hint("runs compare on the same data, filters and split: check them with `dif-sr data inspect`"))
+    }
+
     fn of_file(path: &Path) -> Result<Self> {
         let text = fs::read_to_string(path)
             .map_err(|e| Error::io(path, "read the run", e).hint("name a run folder, or the record of a run"))?;
@@ -182,13 +226,6 @@ impl Record {
     /// How many users have a target.
     pub fn user_count(&self) -> usize {
         self.users.iter().max().map_or(self.ranks.len(), |last| last + 1)
-    }
-
-    /// Whether the two rank the same targets, one by one.
-    pub fn has_the_targets_of(&self, other: &Self) -> bool {
-        self.targets_sha256 == other.targets_sha256
-            && self.ranks.len() == other.ranks.len()
-            && self.users == other.users
     }
 
     fn numbers_its_users(&self) -> bool {

@@ -107,16 +107,7 @@ impl Reference {
     /// # Errors
     /// Runs of other targets.
     pub fn judge(&self, runs: &[Record]) -> Result<Vec<Finding>> {
-        let own = &self.records[0];
-        if let Some(other) = runs.iter().find(|run| !run.has_the_targets_of(own)) {
-            let (targets, others) = (own.ranks.len(), other.ranks.len());
-            return Err(Error::new(format!(
-                "expected the recorded runs' targets, {targets} of {}, found others, {others} of {}",
-                own.dataset, other.dataset
-            ))
-            .at(&other.path)
-            .hint("runs compare on the same data, filters and split: check them with `dif-sr data inspect`"));
-        }
+        Record::of_the_targets(&self.records[0], runs)?;
         let mut findings = vec![self.judge_metrics(runs)];
         findings.extend(self.convergence.iter().map(|it| it.judge(&self.records, runs, self.error, &self.source)));
         findings.extend(self.time.iter().filter_map(|it| it.judge(&self.records, runs, self.error, &self.source)));
@@ -216,18 +207,8 @@ fn load_records(folder: &Path, seeds: Option<Vec<i64>>) -> Result<Vec<Record>> {
             .at(folder)
             .hint("a spread needs several seeds: record more with `dif-sr record`"));
     }
-    if let Some(pair) = records.windows(2).find(|pair| pair[0].seed == pair[1].seed) {
-        return Err(Error::new(format!("expected records of different seeds, found seed {} twice", pair[1].seed))
-            .at(&pair[1].path)
-            .hint("a run and its repetition are one draw: keep one of them"));
-    }
-    let own = &records[0];
-    let other = |record: &&Record| !record.has_the_targets_of(own) || record.config != own.config;
-    if let Some(other) = records.iter().find(other) {
-        return Err(Error::new("expected the targets and the configuration of the other recorded runs, found others")
-            .at(&other.path)
-            .hint("keep runs of one configuration in a folder"));
-    }
+    Record::of_one_configuration(&records)?;
+    Record::of_the_targets(&records[0], &records)?;
     Ok(records)
 }
 

@@ -1,8 +1,11 @@
 //! `dif-sr verify`.
 
+use std::collections::BTreeMap;
 use std::fs;
 
 use dif_sr::tensors::{TensorFile, write};
+use serde_json::Value;
+use tch::Tensor;
 
 use crate::Told;
 use crate::common::process::{code, dif_sr, refusal, stderr, stdout};
@@ -71,6 +74,44 @@ fn verify_refuses_what_it_does_not_read_and_what_proves_nothing() {
     write(&folder.path().join("null/tensors.safetensors"), &copied, &Default::default()).expect("written");
     let sentence = refusal(&dif_sr(folder.path(), &["verify", "null"]));
     assert!(sentence.starts_with("null: expected something that was computed"), "{sentence}");
+}
+
+/// A table of one fault, which doubles the total loss, beside a case that is none of the bundled ones byte for byte.
+#[test]
+fn verify_names_a_fault_of_the_cases_own_table_of_causes() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let mine = folder.path().join("mine");
+    fs::create_dir(&mine).expect("a folder");
+    fs::copy(root().join("golden/gate/config.yaml"), mine.join("config.yaml")).expect("copied");
+    let TensorFile { tensors, .. } = TensorFile::read(&root().join("golden/gate/tensors.safetensors")).expect("a case");
+    let loss = tensors["out.loss.total"].double_value(&[]);
+    let tensors: Vec<(String, Tensor)> = tensors.into_iter().collect();
+    write(&mine.join("tensors.safetensors"), &tensors, &BTreeMap::new()).expect("written");
+
+    let text = fs::read_to_string(root().join("judge/causes/projection.json")).expect("it is there");
+    let projection: Value = serde_json::from_str(&text).expect("JSON");
+    let [first, second] = ["0", "1"].map(|k| projection["weights"][k][0].as_f64().expect("a weight"));
+    let signature = |value: f64| Tensor::from_slice(&[value * first, value * second, value.abs()]);
+    let table = [
+        ("golden".to_owned(), signature(loss)),
+        ("single".to_owned(), signature(2.0 * loss)),
+        ("pairs".to_owned(), Tensor::from_slice(&[0, 0])),
+        ("pair".to_owned(), Tensor::from_slice(&[0.0])),
+    ];
+    let texts = [
+        ("faults", r#"[{"id": "twice", "text": "the total loss counts twice"}]"#),
+        ("keys", r#"["out.loss.total"]"#),
+        ("pair_keys", r#"["out.loss.total"]"#),
+    ];
+    let texts = texts.map(|(key, text)| (key.to_owned(), text.to_owned()));
+    write(&mine.join("causes.safetensors"), &table, &texts.into()).expect("written");
+
+    let dump = [("out.loss.total".to_owned(), Tensor::from(2.0 * loss))];
+    write(&folder.path().join("dump.safetensors"), &dump, &BTreeMap::new()).expect("written");
+    let output = dif_sr(folder.path(), &["verify", "--against=dump.safetensors", "mine"]);
+    assert_eq!(code(&output), 1, "{}", stderr(&output));
+    let told = stdout(&output);
+    assert!(told.contains(": the total loss counts twice (reproduces every number of the dump)"), "{told}");
 }
 
 #[test]

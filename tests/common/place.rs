@@ -6,6 +6,7 @@ use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use dif_sr::tensors::TensorFile;
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -92,36 +93,72 @@ pub fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
-/// `kill -NAME`.
+/// `kill -NAME`, at once: a process of its own for it might come when the run has ended.
 pub fn signal(child: &Child, name: &str) {
-    let killed = Command::new("kill").args([&format!("-{name}"), &child.id().to_string()]).status();
-    assert!(killed.expect("kill runs").success());
+    let signal = match name {
+        "INT" => Signal::INT,
+        "TERM" => Signal::TERM,
+        "KILL" => Signal::KILL,
+        "STOP" => Signal::STOP,
+        "CONT" => Signal::CONT,
+        _ => panic!("no signal {name}"),
+    };
+    kill_process(Pid::from_child(child), signal).expect("the process is there");
 }
 
 pub fn text(path: &Path) -> String {
     fs::read_to_string(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
 }
 
-/// What a run leaves, without times and without the line that says that it was resumed.
+/// What a run has computed. Its configuration, in which the number of threads stands, is left out.
 #[derive(Debug, PartialEq)]
-pub struct Evidence {
+pub struct Bits {
     losses: String,
     metrics: Vec<Value>,
-    events: Vec<(i64, String, u32)>,
-    log: Vec<String>,
     ranks: String,
     result: Value,
-    best: Vec<u8>,
+    best: Vec<(String, Vec<u8>)>,
     last: Vec<(String, Vec<u8>)>,
 }
 
-impl Evidence {
+impl Bits {
     pub fn of(run: &Path) -> Self {
         let without = |text: &str, key: &str| {
             let mut value: Value = serde_json::from_str(text).expect("JSON");
             value.as_object_mut().expect("an object").remove(key).expect("a time");
             value
         };
+        Self {
+            losses: text(&run.join("losses.tsv")),
+            metrics: text(&run.join("metrics.jsonl")).lines().map(|line| without(line, "seconds")).collect(),
+            ranks: text(&run.join("ranks.tsv")),
+            result: without(&text(&run.join("result.json")), "train_seconds"),
+            best: tensors(&run.join("best.safetensors")),
+            last: tensors(&run.join("last.safetensors")),
+        }
+    }
+
+    pub fn assert_equal(&self, other: &Self, what: &str) {
+        assert_eq!(self.losses, other.losses, "losses.tsv, {what}");
+        assert_eq!(self.metrics, other.metrics, "metrics.jsonl, {what}");
+        assert_eq!(self.ranks, other.ranks, "ranks.tsv, {what}");
+        assert_eq!(self.result, other.result, "result.json, {what}");
+        assert!(self.best == other.best, "the tensors of best.safetensors, {what}");
+        assert!(self.last == other.last, "the tensors of last.safetensors, {what}");
+    }
+}
+
+/// What a run leaves beside its [`Bits`], without times and without the line that says that it was resumed.
+#[derive(Debug, PartialEq)]
+pub struct Evidence {
+    bits: Bits,
+    events: Vec<(i64, String, u32)>,
+    log: Vec<String>,
+    best: Vec<u8>,
+}
+
+impl Evidence {
+    pub fn of(run: &Path) -> Self {
         let log = text(&run.join("log.txt"));
         let log = log.lines().filter(|line| !line.contains("    INFO  Resumed "));
         let log = log.map(|line| {
@@ -136,27 +173,15 @@ impl Evidence {
                 None => line,
             }
         });
-        Self {
-            losses: text(&run.join("losses.tsv")),
-            metrics: text(&run.join("metrics.jsonl")).lines().map(|line| without(line, "seconds")).collect(),
-            events: events(run),
-            log: log.collect(),
-            ranks: text(&run.join("ranks.tsv")),
-            result: without(&text(&run.join("result.json")), "train_seconds"),
-            best: fs::read(run.join("best.safetensors")).expect("a checkpoint"),
-            last: tensors(&run.join("last.safetensors")),
-        }
+        let best = fs::read(run.join("best.safetensors")).expect("a checkpoint");
+        Self { bits: Bits::of(run), events: events(run), log: log.collect(), best }
     }
 
     pub fn assert_equal(&self, other: &Self, what: &str) {
-        assert_eq!(self.losses, other.losses, "losses.tsv, {what}");
-        assert_eq!(self.metrics, other.metrics, "metrics.jsonl, {what}");
+        self.bits.assert_equal(&other.bits, what);
         assert_eq!(self.events, other.events, "TensorBoard's events, {what}");
         assert_eq!(self.log, other.log, "log.txt, {what}");
-        assert_eq!(self.ranks, other.ranks, "ranks.tsv, {what}");
-        assert_eq!(self.result, other.result, "result.json, {what}");
         assert!(self.best == other.best, "best.safetensors, {what}");
-        assert!(self.last == other.last, "last.safetensors, {what}");
     }
 }
 
@@ -241,8 +266,13 @@ pub fn content(folder: &Path) -> Vec<(String, Vec<u8>)> {
 
 /// A run that a signal has interrupted in its second epoch.
 pub fn interrupted(place: &Place) {
+    interrupted_at(place, "epoch 0 evaluating");
+}
+
+/// A run that a signal has interrupted when its log had these words.
+pub fn interrupted_at(place: &Place, words: &str) {
     let child = place.spawn("run");
-    wait_until("an epoch", || text(&place.path("run/log.txt")).contains("epoch 0 evaluating"));
+    wait_until(words, || text(&place.path("run/log.txt")).contains(words));
     signal(&child, "TERM");
     assert_eq!(ended(child).code(), Some(4));
 }

@@ -123,7 +123,7 @@ fn ranks_train_evaluate_save_stop_and_go_on() {
     if device().is_none() {
         return;
     }
-    let place = Place::new(&["--use_gpu=True", "--epochs=4", "--train_batch_size=60"]);
+    let place = Place::new(&["--use_gpu=True", "--epochs=30", "--train_batch_size=60"]);
     let of = |out: &'static str| [&place.keys[..], &[out]].concat();
     ended(&place, "whole", start(&place, "whole", &of("--out=whole")), 0);
     let children = start(&place, "stopped", &of("--out=run"));

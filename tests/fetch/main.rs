@@ -7,9 +7,8 @@ mod refusals;
 mod server;
 
 use std::fs;
-use std::path::Path;
-use std::process::Command;
 
+use common::place::signal;
 use common::process::{code, refusal, stderr, stdout};
 use common::root;
 use flate2::Compression;
@@ -56,30 +55,20 @@ fn what_is_there_is_recognised_without_the_network_and_held_to_its_record() {
     assert!(stdout(&output).ends_with("dataset/Amazon_Beauty: is there already, unchanged\n"), "{}", stdout(&output));
     assert_eq!(server.requests().len(), asked);
 
-    // What is missing comes again from archives of the same sums, and the rest stays.
-    let (inter, item) = (
-        place.path("dataset/Amazon_Beauty/Amazon_Beauty.inter"),
-        place.path("dataset/Amazon_Beauty/Amazon_Beauty.item"),
-    );
-    let written = |path: &Path| path.metadata().and_then(|m| m.modified()).expect("a file");
-    let before = written(&item);
-    fs::remove_file(&inter).expect("removed");
-    let other = Server::start(|request| {
-        let content =
-            String::from_utf8(fixture(request.path.trim_matches('/').trim_end_matches(".gz"))).expect("UTF-8");
-        Reply::new("200 OK", &gzip(content.replace("B000052YPU", "B000052YPX").as_bytes(), Compression::none()))
-    });
-    let sentence = refusal(&place.fetch(&other, &[]));
-    assert!(sentence.contains(", as dataset/Amazon_Beauty/source.json says, found"), "{sentence}");
-    assert!(!inter.exists());
-    place.assert_fetched(&place.fetch(&server, &[]));
-    assert_eq!(written(&item), before);
-
     // What was changed is told, and stays.
+    let item = place.path("dataset/Amazon_Beauty/Amazon_Beauty.item");
     fs::write(&item, "item_id:token\nmine\n").expect("written");
     let sentence = refusal(&place.fetch(&server, &[]));
     assert!(sentence.starts_with("dataset/Amazon_Beauty/Amazon_Beauty.item: expected SHA-256"), "{sentence}");
     assert_eq!(fs::read_to_string(&item).expect("a file"), "item_id:token\nmine\n");
+
+    // What is missing is told, too.
+    fs::remove_file(&item).expect("removed");
+    let sentence = refusal(&place.fetch(&server, &[]));
+    assert!(sentence.starts_with("dataset/Amazon_Beauty/Amazon_Beauty.item: cannot read the file: "), "{sentence}");
+    assert!(sentence.ends_with("; move the data set away to fetch it anew"), "{sentence}");
+    assert!(!item.exists());
+    assert_eq!(server.requests().len(), asked);
 }
 
 #[test]
@@ -175,7 +164,7 @@ fn a_silent_server_is_given_up_and_asked_again() {
         _ => orderly(request),
     });
     let place = Place::new();
-    let output = place.fetch(&server, &["--timeout=1"]);
+    let output = place.fetch(&server, &["--timeout=3"]);
     place.assert_fetched(&output);
     assert!(stderr(&output).contains("broke off behind 50 bytes of"), "{}", stderr(&output));
     assert_eq!(server.ranges(REVIEWS), [None, Some("bytes=50-".to_owned())]);
@@ -209,11 +198,10 @@ fn a_process_that_is_killed_leaves_what_the_next_goes_on_with() {
 #[test]
 fn a_signal_ends_it_with_an_exit_code_of_its_own_and_it_can_go_on() {
     let (place, server) = (Place::new(), Server::start(halfway));
-    let child = place.spawn(&server, &["--timeout=1"]);
+    let child = place.spawn(&server, &["--timeout=3"]);
     let part = place.path("dataset/Amazon_Beauty.part").join(format!("{METADATA}.part"));
     wait_until("half of an archive", || length(&part) == 400);
-    let killed = Command::new("kill").args(["-INT", &child.id().to_string()]).status();
-    assert!(killed.expect("kill runs").success());
+    signal(&child, "INT");
     let output = child.wait_with_output().expect("ended");
     assert_eq!(code(&output), 4, "{}", stderr(&output));
     assert!(

@@ -183,7 +183,7 @@ fn an_expectation_takes_the_seeds_that_it_names() {
     let output = expect("[3, 1, 2, 4]");
     assert!(stdout(&output).contains(" 4 recorded runs"), "{}{}", stdout(&output), stderr(&output));
     assert!(refusal(&expect("[1, 2]")).contains("expected at least three recorded runs, found 2"));
-    assert!(refusal(&expect("[1, 2, 1]")).contains("expected records of different seeds, found seed 1 twice"));
+    assert!(refusal(&expect("[1, 2, 1]")).contains("expected runs of different seeds, found seed 1 twice"));
     assert!(refusal(&expect("[1, 2, 77]")).contains("77.json: cannot read the run"));
 }
 

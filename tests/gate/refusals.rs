@@ -109,13 +109,14 @@ fn runs_that_do_not_belong_together_are_refused() {
         refusal(&gate(folder.path(), &[name], &[]))
     };
     let targets = change("targets.json", &|record| record["targets_sha256"] = json!("0"));
-    assert!(targets.starts_with("targets.json: expected the recorded runs' targets, 943 of ml-100k"), "{targets}");
+    assert!(targets.starts_with("targets.json: expected the 943 targets of "), "{targets}");
+    assert!(targets.contains("1.json on ml-100k, found 943 others on ml-100k; "), "{targets}");
     let fewer = change("fewer.json", &|record| {
         let ranks = record["ranks"].as_str().expect("ranks").split(' ').take(500).collect::<Vec<_>>();
         let found = ranks.iter().filter(|rank| rank.parse::<usize>().expect("a rank") < 20).count() as f64 / 500.0;
         (record["ranks"], record["test"]) = (json!(ranks.join(" ")), json!({ "recall@20": found }));
     });
-    assert!(fewer.contains("expected the recorded runs' targets, 943 of ml-100k, found others, 500 of"), "{fewer}");
+    assert!(fewer.contains("1.json on ml-100k, found 500 others on ml-100k; "), "{fewer}");
     let untested = change("untested.json", &|record| record["test"] = json!({}));
     assert!(untested.contains("expected the test's metrics, found none"), "{untested}");
     let metrics = change("metrics.json", &|record| record["test"]["recall@20"] = json!(0.5));
@@ -153,7 +154,7 @@ fn a_wrong_expectation_is_told_what_is_wrong() {
     assert!(with(&runs("")).contains("expected at least three recorded runs, found 1"));
     (2..=3).for_each(|seed| drop(with_loss(&folder.path().join("records"), recorded(seed), seed, usize::MAX)));
     fs::copy(folder.path().join("records/1.json"), folder.path().join("records/copy.json")).expect("copied");
-    assert!(with(&runs("")).contains("expected records of different seeds, found seed 1 twice"));
+    assert!(with(&runs("")).contains("expected runs of different seeds, found seed 1 twice"));
     fs::remove_file(folder.path().join("records/copy.json")).expect("removed");
     assert!(with(&runs(", convergence: {target: 2, margin: 1}")).contains("`runs.convergence`: expected a target"));
     let target = with(&runs(", convergence: {target: 0.9, margin: 1}"));

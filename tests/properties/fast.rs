@@ -8,6 +8,7 @@ use dif_sr::eval::rank;
 use dif_sr::fast::{FastPath, Masks};
 use dif_sr::golden::{Tolerance, rounding_noise};
 use dif_sr::model::{Losses, Model};
+use dif_sr::ranks::Ranks;
 use dif_sr::train::Adam;
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
@@ -188,7 +189,7 @@ proptest! {
         let rows = OrderedRows::new(&rows, model.device());
         let mut told = 0;
         let ours = fast(&model).rank(&rows, |done| { told = done; Ok(()) }).expect("finite scores");
-        let expected = rank(&model, &rows, 7, |_| Ok(())).expect("finite scores");
+        let expected = rank(&Ranks::alone(), &model, &rows, 7, |_| Ok(())).expect("finite scores");
         prop_assert_eq!(told as i64, rows.n());
         // Rounding may swap two items whose scores agree in six digits.
         let moved = ours.rank.iter().zip(&expected.rank).filter(|(a, b)| a.abs_diff(**b) > 1).count();

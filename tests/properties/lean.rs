@@ -9,6 +9,7 @@ use dif_sr::eval::rank;
 use dif_sr::fast::LeanProgram;
 use dif_sr::golden::{Tolerance, rounding_noise};
 use dif_sr::model::{Losses, Model};
+use dif_sr::ranks::Ranks;
 use proptest::prelude::*;
 use proptest::test_runner::TestCaseError;
 use tch::{Kind, Tensor, no_grad};
@@ -149,7 +150,7 @@ proptest! {
         let mut told = 0;
         let ours = lean(&model).rank(&rows, |done| { told = done; Ok(()) }).expect("finite scores");
         prop_assert_eq!(told as i64, rows.n());
-        prop_assert_eq!(ours, rank(&model, &rows, 7, |_| Ok(())).expect("finite scores"));
+        prop_assert_eq!(ours, rank(&Ranks::alone(), &model, &rows, 7, |_| Ok(())).expect("finite scores"));
     }
 
     /// Along a random direction, the loss under the same draws changes as its gradient says: forward and backward pass

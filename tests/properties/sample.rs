@@ -4,7 +4,7 @@ use std::sync::{Mutex, MutexGuard};
 
 use dif_sr::config::*;
 use dif_sr::data::Batch;
-use dif_sr::golden::{Tolerance, compare};
+use dif_sr::golden::{Tolerance, to_judge};
 use dif_sr::model::{ItemFeature, Model};
 use proptest::prelude::*;
 use proptest::test_runner::TestCaseError;
@@ -321,7 +321,7 @@ pub fn equal(what: &str, ours: &Tensor, expected: &Tensor) -> Result<(), TestCas
 
 /// Fails unless both are equal within `tolerance`.
 pub fn close(what: &str, ours: &Tensor, expected: &Tensor, tolerance: Tolerance) -> Result<(), TestCaseError> {
-    let comparison = compare(what, ours, expected, tolerance);
+    let comparison = judge::compare(what, &to_judge(ours), &to_judge(expected), tolerance);
     prop_assert!(comparison.holds(), "{comparison}");
     Ok(())
 }

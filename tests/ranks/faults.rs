@@ -15,6 +15,9 @@ use super::{SHARED, WHOLE};
 pub const KEYS: [&str; 4] =
     ["--compute_path=fast", "--epochs=6", "--checkpoint_interval=0.02", "--train_batch_size=16"];
 
+/// Seconds in which all end when one has: far fewer than they wait for each other, and enough for a busy machine.
+pub const SOON: u64 = 120;
+
 /// What every run below must come to: three threads.
 static ALONE: Lazy<Bits> = Lazy::new(|| {
     let place = Place::new(&KEYS);
@@ -63,7 +66,8 @@ fn whichever_rank_is_killed_the_others_end_and_the_run_goes_on_to_the_bit() {
         let begin = Instant::now();
         children[killed].kill().expect("killed");
         let what = format!("kill -9 of rank {killed}, {items}");
-        for (rank, output) in ended(children, begin, 20, &what).iter().enumerate().filter(|(rank, _)| *rank != killed) {
+        for (rank, output) in ended(children, begin, SOON, &what).iter().enumerate().filter(|(rank, _)| *rank != killed)
+        {
             assert_eq!(output.status.code(), Some(2), "{what}, rank {rank}: {}", told(output));
             assert!(told(output).contains("another rank has ended or does not answer"), "{}", told(output));
         }
@@ -74,18 +78,18 @@ fn whichever_rank_is_killed_the_others_end_and_the_run_goes_on_to_the_bit() {
 /// Rank 0; `reference` has another one.
 #[test]
 fn a_rank_that_stands_still_ends_the_others_after_their_timeout() {
-    const SECONDS: u64 = 4;
+    const SECONDS: u64 = 10;
     let place = Place::new(&KEYS);
     let mut children = in_training(&place, 3, SECONDS, &[]);
     let begin = Instant::now();
     signal(&children[0], "STOP");
     let stopped = children.remove(0);
-    for output in ended(children, begin, SECONDS + 20, "SIGSTOP of rank 0") {
+    for output in ended(children, begin, SECONDS + SOON, "SIGSTOP of rank 0") {
         assert_eq!(output.status.code(), Some(2), "{}", told(&output));
     }
     assert!(begin.elapsed() > Duration::from_secs(SECONDS - 1), "it was waited for");
     signal(&stopped, "CONT");
-    let output = &ended(vec![stopped], Instant::now(), 20, "SIGSTOP of rank 0, which goes on")[0];
+    let output = &ended(vec![stopped], Instant::now(), SOON, "SIGSTOP of rank 0, which goes on")[0];
     assert_eq!(output.status.code(), Some(2), "{}", told(output));
     goes_on(&place, (1, 3, WHOLE), "SIGSTOP of rank 0");
 }
@@ -98,7 +102,7 @@ fn a_signal_to_one_rank_stops_all_at_the_same_step() {
         let begin = Instant::now();
         signal(&children[asked], "TERM");
         let what = format!("SIGTERM to rank {asked}, {items}");
-        for (rank, output) in ended(children, begin, 20, &what).iter().enumerate() {
+        for (rank, output) in ended(children, begin, SOON, &what).iter().enumerate() {
             assert_eq!(output.status.code(), Some(4), "{what}, rank {rank}: {}", told(output));
         }
         let log = text(&place.path("run/log.txt"));
@@ -114,7 +118,7 @@ fn a_full_disk_at_rank_0_ends_all() {
     let children = in_training(&place, 3, TIMEOUT, &[SHARED]);
     let begin = Instant::now();
     let put_back = fill_disk(&place);
-    let outputs = ended(children, begin, 20, "a full disk");
+    let outputs = ended(children, begin, SOON, "a full disk");
     assert!(outputs.iter().all(|output| output.status.code() == Some(2)), "{outputs:?}");
     assert!(told(&outputs[0]).contains("No space left on device"), "{}", told(&outputs[0]));
     put_back();
@@ -124,10 +128,8 @@ fn a_full_disk_at_rank_0_ends_all() {
 /// `/dev/full` stands for a full disk: every write to it fails as there. Returns what undoes it.
 pub fn fill_disk(place: &Place) -> impl FnOnce() {
     let part = place.path("run/last.safetensors.part");
-    wait_until("the link", || {
-        _ = fs::remove_file(&part);
-        std::os::unix::fs::symlink("/dev/full", &part).is_ok()
-    });
+    // Not while a checkpoint is written: its own file would be renamed, or the link in its place.
+    wait_until("the link", || std::os::unix::fs::symlink("/dev/full", &part).is_ok());
     move || _ = fs::remove_file(&part)
 }
 
@@ -143,7 +145,7 @@ fn a_rank_that_never_comes_is_not_waited_for_without_end() {
         begin.elapsed().as_secs_f64(),
         told(&output)
     );
-    assert!(begin.elapsed() < Duration::from_secs(20), "{:?}", begin.elapsed());
+    assert!(begin.elapsed() < Duration::from_secs(SOON), "{:?}", begin.elapsed());
     assert_eq!(output.status.code(), Some(2), "{}", told(&output));
     assert!(told(&output).contains("rank 0 waited 2 s at nobody for the 2 ranks"), "{}", told(&output));
     assert!(!place.path("run").exists(), "no run has begun");

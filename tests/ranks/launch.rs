@@ -4,12 +4,11 @@ use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use serde_json::Value;
-
-use super::common::place::{Place, tensors, text};
+pub use super::common::place::Bits;
+use super::common::place::{Place, text};
 
 /// Seconds that a rank waits for another.
-pub const TIMEOUT: u64 = 60;
+pub const TIMEOUT: u64 = 300;
 
 /// The command of one rank, as a launcher would start it.
 pub fn rank(place: &Place, rank: usize, size: usize, arguments: &[&str]) -> Command {
@@ -49,61 +48,28 @@ fn assert_success(what: &str, outputs: &[Output]) {
 /// Trains in the folder `out`, one process alone as ever.
 pub fn train(place: &Place, out: &str, ranks: usize, threads: usize) {
     let (out, threads) = (format!("--out={out}"), format!("--threads={threads}"));
-    let arguments = [&place.keys[..], &[&out, &threads]].concat();
-    if ranks == 1 {
-        let output = place.run(&[&["train"], &arguments[..]].concat());
-        assert!(output.status.success(), "{out}: {}", String::from_utf8_lossy(&output.stderr));
-    } else {
-        assert_success(&out, &outputs(spawn(place, ranks, TIMEOUT, &arguments)));
-    }
+    end_well(place, &out, ranks, &[&place.keys[..], &[&out, &threads]].concat());
 }
 
 /// Goes on in `run` to the end, with these keys changed.
 pub fn resume(place: &Place, run: &str, ranks: usize, threads: usize, keys: &[&str]) {
     let (resume, threads) = (format!("--resume={run}"), format!("--threads={threads}"));
-    let arguments = [&[&resume[..], &threads], keys].concat();
+    end_well(place, run, ranks, &[&[&resume[..], &threads], keys].concat());
+}
+
+fn end_well(place: &Place, what: &str, ranks: usize, arguments: &[&str]) {
     if ranks == 1 {
-        let output = place.run(&[&["train"], &arguments[..]].concat());
-        assert!(output.status.success(), "{run}: {}", String::from_utf8_lossy(&output.stderr));
+        let output = place.run(&[&["train"], arguments].concat());
+        assert!(output.status.success(), "{what}: {}", String::from_utf8_lossy(&output.stderr));
     } else {
-        assert_success(run, &outputs(spawn(place, ranks, TIMEOUT, &arguments)));
+        assert_success(what, &outputs(spawn(place, ranks, TIMEOUT, arguments)));
     }
 }
 
-/// What a run has computed. Its configuration, in which the number of threads stands, is left out.
-#[derive(Debug, PartialEq)]
-pub struct Bits {
-    losses: String,
-    metrics: Vec<Value>,
-    ranks: String,
-    result: Value,
-    best: Vec<(String, Vec<u8>)>,
-    last: Vec<(String, Vec<u8>)>,
-}
-
-impl Bits {
-    pub fn of(run: &Path) -> Self {
-        let without = |text: &str, key: &str| {
-            let mut value: Value = serde_json::from_str(text).expect("JSON");
-            value.as_object_mut().expect("an object").remove(key).expect("a time");
-            value
-        };
-        Self {
-            losses: text(&run.join("losses.tsv")),
-            metrics: text(&run.join("metrics.jsonl")).lines().map(|line| without(line, "seconds")).collect(),
-            ranks: text(&run.join("ranks.tsv")),
-            result: without(&text(&run.join("result.json")), "train_seconds"),
-            best: tensors(&run.join("best.safetensors")),
-            last: tensors(&run.join("last.safetensors")),
-        }
-    }
-
-    pub fn assert_equal(&self, other: &Self, what: &str) {
-        assert_eq!(self.losses, other.losses, "losses.tsv, {what}");
-        assert_eq!(self.metrics, other.metrics, "metrics.jsonl, {what}");
-        assert_eq!(self.ranks, other.ranks, "ranks.tsv, {what}");
-        assert_eq!(self.result, other.result, "result.json, {what}");
-        assert!(self.best == other.best, "the tensors of best.safetensors, {what}");
-        assert!(self.last == other.last, "the tensors of last.safetensors, {what}");
-    }
+/// The total loss of every batch.
+pub fn losses(run: &Path) -> Vec<f64> {
+    let table = text(&run.join("losses.tsv"));
+    let mut lines = table.lines().map(|line| line.split('\t'));
+    let column = lines.next().and_then(|mut names| names.position(|name| name == "total")).expect("a column `total`");
+    lines.map(|mut values| values.nth(column).and_then(|value| value.parse().ok()).expect("a loss")).collect()
 }

@@ -12,8 +12,8 @@ use once_cell::sync::Lazy;
 use super::WHOLE;
 use super::common::place::{Place, sentence, text, wait_until};
 use super::common::{left_out, required};
-use super::faults::{KEYS, goes_on};
-use super::launch::{Bits, told, train};
+use super::faults::{KEYS, SOON, goes_on};
+use super::launch::{Bits, TIMEOUT, told, train};
 
 /// A launcher with its library's file, and the variable in which it numbers ranks.
 struct Mpi {
@@ -100,7 +100,7 @@ fn ranks_of_mpi_are_threads_and_ranks_of_gloo() {
 #[test]
 fn a_rank_of_mpi_that_ends_or_stands_still_ends_the_others_and_the_run_goes_on_to_the_bit() {
     for mpi in MPIS.iter() {
-        for (signal, rank, timeout) in [("KILL", 0, 60), ("STOP", 1, 3), ("TERM", 2, 60)] {
+        for (signal, rank, timeout) in [("KILL", 0, TIMEOUT), ("STOP", 1, 10), ("TERM", 2, TIMEOUT)] {
             let place = Place::new(&KEYS);
             let child = mpi.spawn_training(&place, &format!("--ranks_timeout={timeout}"));
             let process = mpi.process(&place, Some(rank)).expect("a rank").to_string();
@@ -112,7 +112,7 @@ fn a_rank_of_mpi_that_ends_or_stands_still_ends_the_others_and_the_run_goes_on_t
             let what = format!("{}, SIG{signal} to rank {rank}", mpi.name);
             println!("{what}: {:?} after {:.1} s", output.status.code(), begin.elapsed().as_secs_f64());
             assert!(!output.status.success(), "{what}");
-            assert!(begin.elapsed() < Duration::from_secs(30), "{what}: {:?}", begin.elapsed());
+            assert!(begin.elapsed() < Duration::from_secs(SOON), "{what}: {:?}", begin.elapsed());
             wait_until("the end of all ranks", || mpi.process(&place, None).is_none());
             if signal == "TERM" {
                 let log = text(&place.path("run/log.txt"));

@@ -9,7 +9,7 @@ use once_cell::sync::Lazy;
 
 use super::common::place::{Place, sentence, text, wait_until};
 use super::common::{left_out, required};
-use super::faults::KEYS;
+use super::faults::{KEYS, SOON};
 use super::launch::{Bits, resume, train};
 
 static IS_WANTED: Lazy<bool> = Lazy::new(|| {
@@ -115,7 +115,7 @@ fn ranks_on_two_hosts_are_threads_and_need_a_named_interface() {
 
 #[test]
 fn a_host_whose_link_goes_down_ends_the_ranks_in_bounded_time_and_the_run_goes_on_to_the_bit() {
-    const SECONDS: u64 = 4;
+    const SECONDS: u64 = 10;
     if !*IS_WANTED {
         return;
     }
@@ -133,7 +133,7 @@ fn a_host_whose_link_goes_down_ends_the_ranks_in_bounded_time_and_the_run_goes_o
         let told = sentence(2, &output);
         println!("rank {rank} after {:.1} s: {told}", took.as_secs_f64());
         assert!(told.contains("another rank has ended or does not answer"), "{told}");
-        assert!(took < Duration::from_secs(SECONDS + 20), "{took:?}");
+        assert!(took < Duration::from_secs(SECONDS + SOON), "{took:?}");
     }
     assert!(text(&place.path("run/log.txt")).contains("stopped: "), "rank 0 has noted its end");
     resume(&place, "run", 2, 1, &[]);

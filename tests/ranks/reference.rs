@@ -14,9 +14,9 @@ use dif_sr::train::{Prepared, Stepper};
 use tch::{Kind, Tensor};
 
 use super::common::configs;
-use super::common::place::{Place, signal, text};
-use super::faults::{KEYS, ended, fill_disk, in_training};
-use super::launch::{Bits, TIMEOUT, resume, told, train};
+use super::common::place::{Place, signal};
+use super::faults::{KEYS, SOON, ended, fill_disk, in_training};
+use super::launch::{Bits, TIMEOUT, losses, resume, told, train};
 
 /// Relative, of a loss and of the norm of a step's gradient: sums of some hundred rows in another order. Float32 rounds by
 /// 6e-8, of which the longest chain of sums, 299 rows of five positions, makes some 1e-6.
@@ -51,13 +51,6 @@ fn place(unread: &[&str], keys: &[&[&'static str]]) -> Place {
     let mut place = Place::new(&[&REFERENCE, &keys.concat()[..]].concat());
     place.keys.retain(|key| !unread.iter().any(|unread| key.starts_with(unread)));
     place
-}
-
-fn total_losses(run: &Path) -> Vec<f64> {
-    let table = text(&run.join("losses.tsv"));
-    let mut lines = table.lines().map(|line| line.split('\t'));
-    let column = lines.next().and_then(|mut names| names.position(|name| name == "total")).expect("a column `total`");
-    lines.map(|mut values| values.nth(column).and_then(|value| value.parse().ok()).expect("a loss")).collect()
 }
 
 fn norm(tensor: &Tensor) -> f64 {
@@ -139,7 +132,7 @@ fn without_dropout_ranks_train_as_one_process_does_within_rounding() {
             train(&place, "one", 1, 1);
             train(&place, "several", ranks, 1);
             let [one, several] = ["one", "several"].map(|run| place.path(run));
-            let (losses, of_several) = (total_losses(&one), total_losses(&several));
+            let (losses, of_several) = (losses(&one), losses(&several));
             assert_eq!(losses.len(), of_several.len());
             let apart = losses.iter().zip(&of_several).map(|(one, several)| (one - several).abs() / one);
             let apart = apart.fold(0.0, f64::max);
@@ -160,7 +153,7 @@ fn as_many_ranks_train_equally_to_the_bit_with_dropout() {
         Bits::of(&place.path("other")).assert_equal(&one, &format!("{keys:?}"));
         if keys.len() == 1 {
             train(&place, "alone", 1, 1);
-            let (alone, ranks) = (total_losses(&place.path("alone")), total_losses(&place.path("one")));
+            let (alone, ranks) = (losses(&place.path("alone")), losses(&place.path("one")));
             assert_ne!(alone, ranks, "each rank draws masks of its own");
         }
     }
@@ -169,8 +162,8 @@ fn as_many_ranks_train_equally_to_the_bit_with_dropout() {
 /// As on the fast path, and once more as many ranks go on.
 #[test]
 fn every_fault_of_a_rank_ends_all_and_the_run_goes_on_to_the_bit() {
-    const SECONDS: u64 = 4;
-    let place = || Place::new(&[&KEYS[..], &REFERENCE[..1], &["--epochs=4"]].concat());
+    const SECONDS: u64 = 10;
+    let place = || Place::new(&[&KEYS[..], &REFERENCE[..1], &["--epochs=6"]].concat());
     let whole = place();
     train(&whole, "whole", 2, 1);
     let whole = Bits::of(&whole.path("whole"));
@@ -185,12 +178,12 @@ fn every_fault_of_a_rank_ends_all_and_the_run_goes_on_to_the_bit() {
             signal(&children[rank], fault);
             faulty = (fault != "TERM").then(|| children.remove(rank));
         }
-        for output in ended(children, begin, SECONDS + 20, &what) {
+        for output in ended(children, begin, SECONDS + SOON, &what) {
             assert_eq!(output.status.code(), Some(code), "{what}: {}", told(&output));
         }
         if let Some(child) = faulty {
             signal(&child, if fault == "STOP" { "CONT" } else { "KILL" });
-            ended(vec![child], Instant::now(), 20, &what);
+            ended(vec![child], Instant::now(), SOON, &what);
         }
         put_back.into_iter().for_each(|put_back| put_back());
         resume(&place, "run", 2, 1, &[]);

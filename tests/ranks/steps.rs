@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use dif_sr::config::*;
 use dif_sr::data::{OrderedRows, Rows};
-use dif_sr::eval::rank_over;
+use dif_sr::eval::rank;
 use dif_sr::fast::{FastPath, Masks};
 use dif_sr::model::{ItemFeature, Model};
 use dif_sr::ranks::launch::Meeting;
@@ -146,7 +146,7 @@ fn outcome(case: &Case, ranks: &Ranks, threads: usize, items: Items) -> Outcome 
             Ok(())
         });
         assert_eq!(told, rows.n());
-        let reference = rank_over(ranks, &complete, &OrderedRows::new(&rows, model.device()), 29, |done| {
+        let reference = rank(ranks, &complete, &OrderedRows::new(&rows, model.device()), 29, |done| {
             told = done;
             Ok(())
         });

@@ -169,7 +169,7 @@ fn the_runs_of_a_sweep_that_is_killed_end_too_and_can_go_on() {
 
 #[test]
 fn an_interrupted_sweep_saves_its_runs_and_goes_on() {
-    let place = planned(SWEEP);
+    let place = planned(&format!("{SWEEP}keys: {{epochs: 20, stopping_step: 20}}\n"));
     let child = spawn(&place, &["--jobs=2"]);
     until_it_trains(&place.path("out/toy/gate/seed-1"));
     until_it_trains(&place.path("out/toy/gate/seed-2"));

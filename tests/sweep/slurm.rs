@@ -151,7 +151,7 @@ fn process(sweep: &Path, task: usize) -> (String, String) {
 
 /// Four seeds, long enough for all that happens to them.
 const SWEEP: &str = "config_files: [toy.yaml]
-keys: {epochs: 60, stopping_step: 60, checkpoint_interval: 0.5}
+keys: {epochs: 200, stopping_step: 200, checkpoint_interval: 0.5}
 seeds: [1, 2, 3, 4]
 expect: expect.yaml
 ";

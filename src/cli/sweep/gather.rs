@@ -30,11 +30,7 @@ pub fn run(args: &GatherArgs, json: bool) -> Result<Outcome> {
     let report = folder.path().join("report.html");
     replace(&report, sweep_page(&name, &summary).as_bytes())?;
     write_json(&folder.path().join("summary.json"), &summary)?;
-    if json {
-        output::print_json(&summary)?;
-    } else {
-        output::print(&text(&summary, &report))?;
-    }
+    output::result(json, &summary, || text(&summary, &report))?;
     if !summary.missing.is_empty() {
         return Err(missing(&summary, folder.path()));
     }

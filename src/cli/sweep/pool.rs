@@ -62,13 +62,8 @@ pub fn run(folder: &SweepFolder, jobs: usize, json: bool) -> Result<Outcome> {
         }
     }
     let done = folder.tasks().filter(|task| folder.state(task) == State::Done).count();
-    if json {
-        output::print_json(
-            &json!({ "sweep": output::place(folder.path()), "done": done, "runs": folder.tasks().count() }),
-        )?;
-    } else {
-        output::print(&super::done_in_words(folder, done))?;
-    }
+    let value = json!({ "sweep": output::place(folder.path()), "done": done, "runs": folder.tasks().count() });
+    output::result(json, &value, || super::done_in_words(folder, done))?;
     left(folder).map(|()| Outcome::Pass)
 }
 

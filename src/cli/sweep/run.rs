@@ -24,7 +24,7 @@ pub struct RunArgs {
     /// This task alone [default: what SLURM_ARRAY_TASK_ID or JOB_COMPLETION_INDEX says, or else all].
     #[arg(long, value_name = "N")]
     task: Option<usize>,
-    /// All tasks here, so many at a time [default: 1].
+    /// Run all tasks here, N at a time [default: 1].
     #[arg(long, value_name = "N", conflicts_with = "task")]
     jobs: Option<NonZeroUsize>,
     /// Hand the task back to Slurm if it is interrupted and can go on.

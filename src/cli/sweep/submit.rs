@@ -26,7 +26,7 @@ pub struct SubmitArgs {
     /// Print the commands and submit nothing.
     #[arg(long)]
     print: bool,
-    /// At most so many tasks of an array at a time.
+    /// Run at most N tasks of an array at a time.
     #[arg(long, value_name = "N")]
     at_once: Option<NonZeroUsize>,
     /// Options of sbatch, behind `--`: time, memory, partition, account.

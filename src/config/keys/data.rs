@@ -5,7 +5,7 @@ use serde_yaml::{Mapping, Value};
 use super::Section::{Dataset, Unprinted};
 use super::{Key, Kind, parts};
 use crate::config::read::*;
-use crate::config::{Interval, RunConfig};
+use crate::config::{DataConfig, Interval, RunConfig, python};
 
 /// Names of columns that RecBole makes, or of columns that this program does not read.
 const NAME: &str = "the column that it names is not used";
@@ -30,7 +30,7 @@ pub(super) static KEYS: &[Key] = &[
     key!(Dataset "threshold" is "None",
         "labels are not read, by RecBole's sequential models neither; `val_interval` drops interactions by a value"),
     key!(Dataset "NEG_PREFIX" is any, NAME),
-    key!(Dataset "load_col": (set_load_col, load_col),
+    key!(Dataset "load_col": (set_load_col, |config| load_col(&config.data)),
         "`None`, or `{'inter': [columns], 'item': [columns]}` with `'*'` for all columns; without `item`, or with `[]`, no `.item` file is read, and `.user` only with `user`",
         "columns to load; `None` loads all (RecBole's own default has no times and no attributes, which leaves nothing to order by)"),
     key!(Dataset "unload_col": (set_unload_col, unload_col),
@@ -95,9 +95,19 @@ fn set_load_col(config: &mut RunConfig, value: &Value) -> Option<()> {
     Some(())
 }
 
-fn load_col(config: &RunConfig) -> Value {
+impl DataConfig {
+    /// What to write to load of a file (`inter` or `item`) the columns in `read` alone.
+    pub(crate) fn leave_out(&self, file: &str, read: &[&str]) -> String {
+        let mut data = self.clone();
+        let load = if file == "inter" { &mut data.load_inter } else { &mut data.load_item };
+        *load = Some(read.iter().map(|&column| column.to_owned()).collect());
+        let load_col = python::repr(&load_col(&data));
+        format!("correct the value, or leave out the column, which nothing reads: `load_col: {load_col}`")
+    }
+}
+
+fn load_col(data: &DataConfig) -> Value {
     let columns = |list: &Option<Vec<String>>| list.as_ref().map_or_else(|| "*".into(), value);
-    let data = &config.data;
     if data.load_inter.is_none() && data.load_item.is_none() && data.load_user.is_empty() {
         return Value::Null;
     }

@@ -15,8 +15,11 @@
 //! | [`rank`] | ranks among all items |
 //! | [`path`] | [`FastPath`]; with [`train_step`], [`evaluate`], [`shared_evaluation`] and [`threads`] |
 //!
+//! [`CacheAligned`] is an allocator for programs that take this path.
+//!
 //! A training step reads from the top of [`train_step`]; an evaluation from that of [`evaluate`].
 
+mod aligned;
 mod attention;
 mod batch;
 mod encoder;
@@ -33,6 +36,7 @@ mod shared_evaluation;
 mod threads;
 mod train_step;
 
+pub use aligned::CacheAligned;
 pub use gemm::backend_name;
 pub use ops::adam::AdamFactors;
 pub use path::FastPath;

@@ -27,7 +27,7 @@ use super::train_step::wanted;
 use crate::Result;
 use crate::eval::not_finite;
 use crate::ranks::Team;
-use crate::ranks::team::of_elements;
+use crate::ranks::team::{consecutive, of_elements};
 
 /// In the place of a count where a score is no finite number.
 const NOT_FINITE: u32 = u32::MAX;
@@ -176,12 +176,7 @@ fn spread(team: &Team, owners: &[Range<usize>], targets: &[i64], own: Vec<f32>) 
     let owner: Vec<usize> = owner.collect();
     let mut sizes = vec![0; team.ranks()];
     owner.iter().for_each(|&rank| sizes[rank] += 1);
-    let ends = sizes.iter().scan(0, |end, size| {
-        let start = *end;
-        *end += size;
-        Some(start..*end)
-    });
-    let parts: Vec<Range<usize>> = ends.collect();
+    let parts = consecutive(sizes);
     let scores = team.gather(own, &parts)?;
     let mut next: Vec<usize> = parts.iter().map(|part| part.start).collect();
     let score = |rank: usize| {

@@ -27,7 +27,7 @@ use crate::Result;
 use crate::config::Loss;
 use crate::data::Batch;
 use crate::model::{Losses, lead};
-use crate::ranks::team::of_elements;
+use crate::ranks::team::{consecutive, of_elements};
 use crate::ranks::{Team, Tree};
 
 /// Which dropout masks to draw: those of a step of a seeded run.
@@ -240,12 +240,7 @@ impl PredictorLosses<'_> {
         let losses: Vec<Vec<f64>> = losses.collect();
         self.hand_over(grad, losses.len())?;
         // A loss of every predictor and thread that has sequences, rank by rank.
-        let threads: Vec<usize> = division.predicted.iter().map(|rows| rows.len().div_ceil(part)).collect();
-        let ends = threads.iter().scan(0, |end, threads| {
-            *end += threads;
-            Some(*end)
-        });
-        let places: Vec<Range<usize>> = ends.zip(&threads).map(|(end, threads)| end - threads..end).collect();
+        let places = consecutive(division.predicted.iter().map(|rows| rows.len().div_ceil(part)));
         losses.into_iter().map(|own| Ok(team.gather(own, &places)?.iter().sum::<f64>())).collect()
     }
 

@@ -6,7 +6,7 @@
 //!
 //! W in blocks: an attribute's part is computed once for each class ([`super::classes`]) and looked up.
 
-use tch::{Kind, Tensor};
+use tch::Tensor;
 
 use super::classes::Classes;
 use super::inputs::Inputs;
@@ -85,9 +85,4 @@ fn projected(input: &Input, attributes: &[Attribute], items: &Tensor, inputs: &I
 /// `[B, L]` → `[B, L, H]`
 pub fn look_up(weights: &Weights, items: &Tensor) -> Tensor {
     tch::no_grad(|| Tensor::embedding(&weights.item_embedding, items, -1, false, false)).detach()
-}
-
-/// The kind of a model's numbers.
-pub fn kind(weights: &Weights) -> Kind {
-    weights.item_embedding.kind()
 }

@@ -2,7 +2,7 @@
 //! operations.
 //!
 //! A step of the reference path is bound by its launches. Here it has fewer of them, with the savings of the fast path
-//! on the CPU (docs/performance.md): all are operations of libtorch, so that the program computes on any device, and is
+//! on the CPU (docs/gpu.md): all are operations of libtorch, so that the program computes on any device, and is
 //! held to the reference path on the CPU.
 //!
 //! | | |

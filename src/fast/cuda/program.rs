@@ -3,7 +3,7 @@
 use tch::{Device, Kind, Tensor, no_grad};
 
 use super::encoder::Encoder;
-use super::input::{Attribute, input, kind, look_up};
+use super::input::{Attribute, input, look_up};
 use super::inputs::{Inputs, SPREAD};
 use super::loss::{AttributeLoss, ItemLoss, Labels, attribute, bpr, cross_entropy};
 use super::scores::{SideScores, Stream};
@@ -62,7 +62,7 @@ impl LeanProgram {
             parameters: model.named_parameters().into_iter().map(|(_, parameter)| parameter).collect(),
             streams: no_grad(|| Stream::all(model)),
             attributes: Attribute::all(model, &weights),
-            labels: predicted.map(|(feature, _)| Labels::new(feature, kind(&weights))).collect(),
+            labels: predicted.map(|(feature, _)| Labels::new(feature, weights.item_embedding.kind())).collect(),
             config: model.config().clone(),
             weights,
         }
@@ -159,7 +159,7 @@ impl LeanProgram {
     fn inputs(&self, item_seq: &Tensor, item_seq_len: &Tensor) -> Inputs {
         let of_streams = self.streams.iter().map(|stream| &stream.classes);
         let classes: Vec<_> = of_streams.chain(self.attributes.iter().map(|attribute| &attribute.classes)).collect();
-        no_grad(|| Inputs::new(item_seq, item_seq_len, self.n_items, &classes, kind(&self.weights)))
+        no_grad(|| Inputs::new(item_seq, item_seq_len, self.n_items, &classes, self.weights.item_embedding.kind()))
     }
 
     /// # Shapes

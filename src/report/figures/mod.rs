@@ -7,12 +7,13 @@ mod curves;
 mod svg;
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use super::File;
+use crate::tensors::refuse_foreign;
 use crate::{Error, Result, yaml};
 
 /// The form of `figures.yaml`.
@@ -37,17 +38,11 @@ pub fn figures(folder: &Path) -> Result<Vec<File>> {
     let Figures { curves, bars } = read(&path)?;
     let curves = curves.into_iter().map(|form| Ok((folder.join(&form.file), form.svg(folder)?)));
     let bars = bars.into_iter().map(|form| Ok((folder.join(&form.file), form.svg(folder)?)));
-    curves.chain(bars).map(|figure| figure.and_then(|(path, text)| file(&path, text))).collect()
-}
-
-/// A figure at its place, unless something else is there.
-fn file(path: &Path, text: String) -> Result<File> {
-    if fs::read_to_string(path).map_or(path.exists(), |found| !found.contains(svg::GENERATOR)) {
-        return Err(Error::new("expected no file or a former figure, found another file")
-            .at(path)
-            .hint("choose another place for the figure"));
-    }
-    Ok(File { path: path.to_owned(), text })
+    let file = |(path, text): (PathBuf, String)| {
+        refuse_foreign(&path, "figure", svg::GENERATOR)?;
+        Ok(File { path, text })
+    };
+    curves.chain(bars).map(|figure| figure.and_then(file)).collect()
 }
 
 fn read<T: DeserializeOwned>(path: &Path) -> Result<T> {

@@ -14,7 +14,7 @@ use crate::fast::cpu::attention::side_scores::SideScores;
 use crate::fast::cpu::batch::micro_batch::MicroBatch;
 use crate::fast::cpu::gemm::Epilogue;
 use crate::fast::cpu::ops::layer_norm::{Normalized, add_norm, add_norm_backward};
-use crate::fast::cpu::ops::rows::{gather, scatter_add, zero};
+use crate::fast::cpu::ops::rows::{scatter_add, zero};
 use crate::fast::cpu::params::grads::Grads;
 
 /// What the forward pass keeps for the backward pass.
@@ -128,7 +128,8 @@ fn attend_last(layer: LayerContext, batch: &MicroBatch, x: &[f32], saved: &mut A
     let (h, heads, n) = (step.h, step.heads, batch.last.len());
     let AttentionActivations { query_input, query, absorbed_query, value_sums, projections, scores, context, .. } =
         saved;
-    gather(x, batch.last.iter(), h, query_input);
+    query_input.clear();
+    batch.last.iter().for_each(|&row| query_input.extend_from_slice(&x[row as usize * h..][..h]));
     step.weights.forward(&layout.query, query_input, query);
     absorbed_query.absorb(&step.weights, &layout.key, heads, query);
     value_sums.resize(n, heads, h);

@@ -9,7 +9,7 @@ use std::arch::x86_64::{_mm512_load_si512, _mm512_setzero_si512, _mm512_store_si
 
 use super::element::{Bf16, Element};
 use super::matrix::{Epilogue, MatRef};
-use super::operand::{self, Operand, packed_rhs};
+use super::operand::{Operand, packed_rhs};
 use super::pack::{NR, PACK_BUFFERS, Packed, REGISTER, Source, transpose};
 use super::tile::{KC, OutputTile};
 
@@ -19,6 +19,8 @@ const TILE_ROWS: usize = 2 * REGISTER;
 /// The sums of a tile, `[rows, columns]`.
 #[repr(C, align(64))]
 struct TileSums([[f32; NR]; TILE_ROWS]);
+
+static ZEROS: TileSums = TileSums([[0.0; NR]; TILE_ROWS]);
 
 /// The operand of `ldtilecfg`: palette 1, eight registers of 16 lines of 64 bytes.
 #[repr(C, align(64))]
@@ -37,16 +39,6 @@ static TILE_CONFIG: TileConfig = TileConfig {
     bytes: [64, 64, 64, 64, 64, 64, 64, 64, 0, 0, 0, 0, 0, 0, 0, 0],
     lines: [16, 16, 16, 16, 16, 16, 16, 16, 0, 0, 0, 0, 0, 0, 0, 0],
 };
-
-/// A packed right operand.
-///
-/// # Safety
-/// The processor has the instructions, as [`AMX`](super::features::AMX) says.
-#[target_feature(enable = "avx512f,avx512bw,avx512bf16,avx512vnni")]
-pub unsafe fn pack_rhs(matrix: MatRef) -> Packed {
-    // SAFETY: the caller's promise.
-    unsafe { operand::pack_rhs::<Bf16, REGISTER>(matrix) }
-}
 
 /// Packs a left operand in an even number of panels of [`REGISTER`] rows: squares of 16 words of each row, row by row.
 ///
@@ -82,7 +74,8 @@ unsafe fn pack_lhs(left: &mut Packed, matrix: MatRef) {
     }
 }
 
-/// As [`super::gemm`].
+/// As [`super::gemm`]. The last bits of an output depend on whether it lies in a whole tile: there its sum starts from the
+/// bias or the output, in a part of one these are added at the end.
 ///
 /// # Safety
 /// The processor has the instructions, as [`AMX`](super::features::AMX) says.
@@ -103,19 +96,30 @@ pub unsafe fn gemm(a: MatRef, b: &Operand, out: &mut [f32], epilogue: Epilogue) 
         for start in (0..left.words).step_by(KC) {
             let words = KC.min(left.words - start);
             let epilogue = if start > 0 { Epilogue::Accumulate } else { epilogue };
-            for j in (0..n).step_by(NR) {
-                let right = right.panel::<NR>(j / NR, start);
-                for i in (0..m).step_by(TILE_ROWS) {
-                    let panels = [0, 1].map(|panel| left.panel::<REGISTER>(i / REGISTER + panel, start));
-                    // SAFETY: all panels hold this many more words of each lane, in whole squares; the caller's
-                    // promise.
+            for i in (0..m).step_by(TILE_ROWS) {
+                let panels = [0, 1].map(|panel| left.panel::<REGISTER>(i / REGISTER + panel, start));
+                for j in (0..n).step_by(NR) {
+                    let right = right.panel::<NR>(j / NR, start);
+                    let mut tile = OutputTile::new(out, n, [i, j], TILE_ROWS, epilogue);
+                    // SAFETY: all panels hold this many more words of each lane, in whole squares; a whole tile lies in
+                    // the output, and another one goes through `sums`; the caller's promise.
                     unsafe {
-                        multiply_tiles(words / REGISTER, panels, right, &mut sums);
-                        let mut tile = OutputTile::new(out, n, [i, j], TILE_ROWS, epilogue);
-                        for row in 0..tile.rows {
-                            let sums = sums.0[row].as_ptr();
-                            let sums = [sums, sums.add(REGISTER)].map(|half| _mm512_load_si512(half.cast()));
-                            tile.store_row::<Bf16>(row, sums);
+                        if tile.rows == TILE_ROWS && j + NR <= n {
+                            let (to, stride) = (tile.out.as_mut_ptr(), 4 * n);
+                            let from = match epilogue {
+                                Epilogue::Overwrite => (ZEROS.0[0].as_ptr(), 0),
+                                Epilogue::Accumulate => (to.cast_const(), stride),
+                                Epilogue::Bias(row) => (row[j..].as_ptr(), 0),
+                            };
+                            multiply_tiles(words / REGISTER, panels, right, from, (to, stride));
+                        } else {
+                            let to = (sums.0.as_mut_ptr().cast(), 4 * NR);
+                            multiply_tiles(words / REGISTER, panels, right, (ZEROS.0[0].as_ptr(), 0), to);
+                            for row in 0..tile.rows {
+                                let sums = sums.0[row].as_ptr();
+                                let sums = [sums, sums.add(REGISTER)].map(|half| _mm512_load_si512(half.cast()));
+                                tile.store_row::<Bf16>(row, sums);
+                            }
                         }
                     }
                 }
@@ -126,20 +130,30 @@ pub unsafe fn gemm(a: MatRef, b: &Operand, out: &mut [f32], epilogue: Epilogue) 
     });
 }
 
-/// The sums of a tile over `squares` squares along k, at least one.
+/// Adds the products of `squares` squares along k, at least one, to the tile at `start`, and stores it at `to`. Strides
+/// are in bytes; with stride 0 every row starts from the same one.
 ///
 /// # Safety
-/// The panels hold that many squares from here on, and the registers are configured as [`TILE_CONFIG`] says.
+/// The panels hold that many squares from here on, `start` is readable and `to` writable for all rows, and the registers
+/// are configured as [`TILE_CONFIG`] says.
 #[inline]
-unsafe fn multiply_tiles(squares: usize, [a, b]: [*const i32; 2], right: *const i32, sums: &mut TileSums) {
+unsafe fn multiply_tiles(
+    squares: usize,
+    [a, b]: [*const i32; 2],
+    right: *const i32,
+    (start, start_stride): (*const f32, usize),
+    (to, to_stride): (*mut f32, usize),
+) {
     // SAFETY: the caller's promise; a square of the left operand is 1 KiB of lines of 64 bytes, the two of the right
-    // one and those of the sums lie side by side in lines of 128.
+    // one lie side by side in lines of 128.
     unsafe {
         asm!(
-            "tilezero tmm0",
-            "tilezero tmm1",
-            "tilezero tmm2",
-            "tilezero tmm3",
+            "tileloadd tmm0, [{start} + {start_stride}*1]",
+            "tileloadd tmm1, [{start} + {start_stride}*1 + 64]",
+            "lea {start}, [{start} + {start_stride}*8]",
+            "lea {start}, [{start} + {start_stride}*8]",
+            "tileloadd tmm2, [{start} + {start_stride}*1]",
+            "tileloadd tmm3, [{start} + {start_stride}*1 + 64]",
             "2:",
             "tileloadd tmm4, [{a} + {line}*1]",
             "tileloadd tmm6, [{right} + {lines}*1]",
@@ -154,15 +168,20 @@ unsafe fn multiply_tiles(squares: usize, [a, b]: [*const i32; 2], right: *const 
             "add {right}, 2048",
             "dec {squares}",
             "jnz 2b",
-            "tilestored [{sums} + {lines}*1], tmm0",
-            "tilestored [{sums} + {lines}*1 + 64], tmm1",
-            "tilestored [{sums} + {lines}*1 + 2048], tmm2",
-            "tilestored [{sums} + {lines}*1 + 2112], tmm3",
+            "tilestored [{to} + {to_stride}*1], tmm0",
+            "tilestored [{to} + {to_stride}*1 + 64], tmm1",
+            "lea {to}, [{to} + {to_stride}*8]",
+            "lea {to}, [{to} + {to_stride}*8]",
+            "tilestored [{to} + {to_stride}*1], tmm2",
+            "tilestored [{to} + {to_stride}*1 + 64], tmm3",
             a = inout(reg) a => _,
             b = inout(reg) b => _,
             right = inout(reg) right => _,
             squares = inout(reg) squares => _,
-            sums = in(reg) sums,
+            start = inout(reg) start => _,
+            start_stride = in(reg) start_stride,
+            to = inout(reg) to => _,
+            to_stride = in(reg) to_stride,
             line = in(reg) 64_usize,
             lines = in(reg) 128_usize,
             out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
@@ -176,6 +195,7 @@ unsafe fn multiply_tiles(squares: usize, [a, b]: [*const i32; 2], right: *const 
 mod tests {
     use super::super::avx512::{self, tests::products_are_exact};
     use super::super::features::{AMX, can_run};
+    use super::super::operand::pack_rhs;
     use super::*;
     use crate::splitmix;
 
@@ -189,7 +209,7 @@ mod tests {
             // SAFETY: the instructions are there.
             products_are_exact(
                 |x| x as f32,
-                |b| unsafe { pack_rhs(b) },
+                |b| unsafe { pack_rhs::<Bf16, REGISTER>(b) },
                 |a, b, out, epilogue| unsafe { gemm(a, b, out, epilogue) },
             );
         }

@@ -20,7 +20,7 @@ const NR: usize = 16;
 /// Floats of a register.
 const REGISTER: usize = 8;
 /// Rows of the left operand that meet every panel of the right one before the next rows do: [`KC`] steps of them, 192
-/// KiB, stay in the second cache.
+/// KiB, stay in the L2 cache.
 const MC: usize = 32 * MR;
 
 /// A row of a tile's sums.

@@ -7,7 +7,8 @@ use super::matrix::Epilogue;
 use super::pack::{NR, REGISTER, lane_mask};
 
 /// Words along k that are summed before the epilogue: the panel of the right operand, 32 KiB of them, stays in the
-/// first cache while it meets every panel of the left one.
+/// L1 cache while it meets every panel of the left one; with AMX two panels of the left operand while they meet every
+/// panel of the right one.
 pub const KC: usize = 256;
 
 /// A tile of the output, and what is done with its sums.

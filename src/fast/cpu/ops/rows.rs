@@ -1,21 +1,6 @@
-//! Copies of some rows of a matrix, and sums into some.
+//! Sums into some rows of a matrix, and zeros.
 
 use super::simd::axpy;
-
-/// `out` = the rows of x at `indices`.
-///
-/// # Shapes
-/// x `[n, H]`, indices `[m]` → `[m, H]`
-pub fn gather<'a, 'b>(
-    x: &[f32],
-    indices: impl Iterator<Item = &'b u32>,
-    h: usize,
-    out: &'a mut Vec<f32>,
-) -> &'a Vec<f32> {
-    out.clear();
-    indices.for_each(|&row| out.extend_from_slice(&x[row as usize * h..][..h]));
-    out
-}
 
 /// Adds the rows of x to those of `out` at `indices`.
 ///
