@@ -9,7 +9,8 @@ const SIZES: Range<usize> = 4 << 10..64 << 20;
 const LINE: usize = 64;
 
 /// The system's allocator, with blocks of 4 KiB to 64 MiB at whole cache lines. glibc's begin at any multiple of 16, large
-/// ones 16 bytes behind a page's start, so that a row of 16 floats that a kernel loads or stores takes two lines. Zeroed blocks of these sizes are cleared at once, and grow by a copy.
+/// ones 16 bytes behind a page's start, so that a row of 16 floats that a kernel loads or stores takes two lines. Zeroed
+/// blocks of these sizes are cleared at once, and grow by a copy.
 ///
 /// A program that trains by [`FastPath`](super::FastPath) gains by it (docs/performance.md):
 ///
