@@ -15,7 +15,7 @@ use super::launch::{outputs, rank, told};
 const WIDTH: usize = 64;
 /// Rows of the one batch.
 const ROWS: usize = 60;
-/// Bytes of an item that every rank has, at most: its token both ways and its id take some 100.
+/// Bytes of an item that every rank has, at most: its token both ways and its id take some 70.
 const OF_EACH: f64 = 200.0;
 
 /// A data set of few users and so many items, most of which nobody has chosen.
