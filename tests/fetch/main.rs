@@ -164,7 +164,7 @@ fn a_silent_server_is_given_up_and_asked_again() {
         _ => orderly(request),
     });
     let place = Place::new();
-    let output = place.fetch(&server, &["--timeout=3"]);
+    let output = place.fetch(&server, &["--timeout=10"]);
     place.assert_fetched(&output);
     assert!(stderr(&output).contains("broke off behind 50 bytes of"), "{}", stderr(&output));
     assert_eq!(server.ranges(REVIEWS), [None, Some("bytes=50-".to_owned())]);
@@ -198,7 +198,7 @@ fn a_process_that_is_killed_leaves_what_the_next_goes_on_with() {
 #[test]
 fn a_signal_ends_it_with_an_exit_code_of_its_own_and_it_can_go_on() {
     let (place, server) = (Place::new(), Server::start(halfway));
-    let child = place.spawn(&server, &["--timeout=3"]);
+    let child = place.spawn(&server, &["--timeout=10"]);
     let part = place.path("dataset/Amazon_Beauty.part").join(format!("{METADATA}.part"));
     wait_until("half of an archive", || length(&part) == 400);
     signal(&child, "INT");

@@ -78,7 +78,7 @@ fn whichever_rank_is_killed_the_others_end_and_the_run_goes_on_to_the_bit() {
 /// Rank 0; `reference` has another one.
 #[test]
 fn a_rank_that_stands_still_ends_the_others_after_their_timeout() {
-    const SECONDS: u64 = 10;
+    const SECONDS: u64 = 20;
     let place = Place::new(&KEYS);
     let mut children = in_training(&place, 3, SECONDS, &[]);
     let begin = Instant::now();

@@ -162,7 +162,7 @@ fn as_many_ranks_train_equally_to_the_bit_with_dropout() {
 /// As on the fast path, and once more as many ranks go on.
 #[test]
 fn every_fault_of_a_rank_ends_all_and_the_run_goes_on_to_the_bit() {
-    const SECONDS: u64 = 10;
+    const SECONDS: u64 = 20;
     let place = || Place::new(&[&KEYS[..], &REFERENCE[..1], &["--epochs=6"]].concat());
     let whole = place();
     train(&whole, "whole", 2, 1);

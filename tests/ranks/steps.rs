@@ -15,6 +15,7 @@ use proptest::strategy::{Strategy, ValueTree};
 use proptest::test_runner::TestRunner;
 use tch::{Kind, no_grad};
 
+use super::launch::TIMEOUT;
 use super::sample::{AttributeShape, FUSIONS, SUM_OR_MEAN, Shape, baselines, ids, shapes};
 
 /// A model with the sizes of its batches, which one fast path takes one after the other.
@@ -170,7 +171,7 @@ fn outcomes(cases: &[Case], folder: &Path, size: usize, threads: usize, items: I
     std::thread::scope(|scope| {
         let one = |rank: usize| {
             let meeting = Meeting::File(folder.join(format!("{size}x{threads} {items:?}")));
-            let launch = Launch { rank, size, meeting, interface: None, timeout: Duration::from_secs(60) };
+            let launch = Launch { rank, size, meeting, interface: None, timeout: Duration::from_secs(TIMEOUT) };
             scope.spawn(move || {
                 let ranks = Ranks::join(&launch).unwrap_or_else(|e| panic!("{e}"));
                 cases.iter().map(|case| outcome(case, &ranks, threads, items)).collect()

@@ -146,7 +146,7 @@ fn on_a_small_disk(place: &Place, script: &str) -> Option<Output> {
 
 #[test]
 fn a_full_disk_and_a_read_only_folder_end_the_run_which_goes_on_when_they_are_cured() {
-    let place = Place::new(&["--checkpoint_interval=0"]);
+    let place = Place::new(&["--checkpoint_interval=0", "--epochs=12"]);
     place.train("whole");
     let script = r#"
         dif_sr=$1; shift

@@ -13,7 +13,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use common::place::{Evidence, Place, content, ended, interrupted, sentence, signal, text, wait_until};
+use common::place::{Evidence, Place, content, ended, interrupted, interrupted_by, sentence, signal, text, wait_until};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde_json::Value;
@@ -184,11 +184,7 @@ fn a_signal_lets_the_batch_finish_saves_and_has_an_exit_code_of_its_own() {
     let whole = Evidence::of(&place.path("whole"));
     for (name, words) in [("INT", "Trainable parameters"), ("TERM", "epoch 1 training"), ("INT", "Loading model")] {
         let run = format!("{name}{}", words.len());
-        let child = place.spawn(&run);
-        let log = || fs::read_to_string(place.path(&run).join("log.txt")).unwrap_or_default();
-        wait_until(words, || log().contains(words));
-        signal(&child, name);
-        assert_eq!(ended(child).code(), Some(4), "{run}");
+        interrupted_by(&place, &run, name, words);
         let last = text(&place.path(&run).join("log.txt"));
         let last = last.lines().last().unwrap_or_default();
         assert!(

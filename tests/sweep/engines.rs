@@ -200,7 +200,7 @@ fn the_index_of_an_array_names_the_task() {
 
 #[test]
 fn an_interrupted_task_goes_back_to_slurm_unless_it_was_cancelled() {
-    let place = planned(SWEEP);
+    let place = planned(&format!("{SWEEP}keys: {{epochs: 12, stopping_step: 12}}\n"));
     let noted = place.path("requeued").display().to_string();
     stand_in(&place, "scontrol", &format!("echo \"$@\" >> {noted}"));
     for (task, state, requeued) in

@@ -13,6 +13,7 @@ use std::process::{Child, Output, Stdio};
 
 use common::place::{Evidence, Place, ended, sentence, signal, text, wait_until};
 use common::process::{code, dif_sr_in_64_gb, stderr, stdout};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 /// Two configurations with two seeds, on the data of a [`Place`].
@@ -75,7 +76,7 @@ fn until_it_trains(run: &Path) {
 
 #[test]
 fn a_task_that_is_killed_goes_on_to_the_bit() {
-    let place = planned(SWEEP);
+    let place = planned(&format!("{SWEEP}keys: {{epochs: 12, stopping_step: 12}}\n"));
     good(&place, &["sweep", "plan", "sweep.yaml", "--out=whole"]);
     good(&place, &["sweep", "run", "whole", "--task=2"]);
     let run = place.path("out/toy/sum/seed-1");
@@ -169,7 +170,7 @@ fn the_runs_of_a_sweep_that_is_killed_end_too_and_can_go_on() {
 
 #[test]
 fn an_interrupted_sweep_saves_its_runs_and_goes_on() {
-    let place = planned(&format!("{SWEEP}keys: {{epochs: 20, stopping_step: 20}}\n"));
+    let place = planned(&format!("{SWEEP}keys: {{epochs: 40, stopping_step: 40}}\n"));
     let child = spawn(&place, &["--jobs=2"]);
     until_it_trains(&place.path("out/toy/gate/seed-1"));
     until_it_trains(&place.path("out/toy/gate/seed-2"));
@@ -212,7 +213,7 @@ fn a_task_that_fails_is_told_with_its_reason_and_stops_no_other() {
 
 #[test]
 fn data_that_vanish_fail_a_task_until_they_are_back_or_planned_elsewhere() {
-    let place = planned("config_files: [toy.yaml]\nseeds: [1]\n");
+    let place = planned("config_files: [toy.yaml]\nseeds: [1]\nkeys: {epochs: 12, stopping_step: 12}\n");
     let run = place.path("out/toy/seed-1");
     let mut child = spawn(&place, &["--task=0"]);
     until_it_trains(&run);
@@ -230,14 +231,13 @@ fn data_that_vanish_fail_a_task_until_they_are_back_or_planned_elsewhere() {
 
 #[test]
 fn a_process_that_is_killed_under_the_sweep_is_a_failure_and_the_next_attempt_goes_on() {
-    let place = planned("config_files: [toy.yaml]\nseeds: [1]\n");
+    let place = planned("config_files: [toy.yaml]\nseeds: [1]\nkeys: {epochs: 12, stopping_step: 12}\n");
     let run = place.path("out/toy/seed-1");
     let child = spawn(&place, &["--jobs=1"]);
     until_it_trains(&run);
     let of_child = format!("/proc/{0}/task/{0}/children", child.id());
-    let task = text(of_child.as_ref()).trim().to_owned();
-    let killed = std::process::Command::new("kill").args(["-9", &task]).status().expect("kill runs");
-    assert!(killed.success());
+    let task = text(of_child.as_ref()).trim().parse().ok().and_then(Pid::from_raw).expect("the task's process");
+    kill_process(task, Signal::KILL).expect("it is there");
     assert_eq!(ended(child).code(), Some(2));
     let status = good(&place, &["sweep", "status", "out"]);
     assert!(status.contains("failed: signal 9 ended it, as where no memory is left; see logs/0.log"), "{status}");
