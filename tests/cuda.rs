@@ -11,7 +11,7 @@ use std::path::Path;
 
 use common::place::{Evidence, Place, interrupted, signal, tensors, text, wait_until};
 use common::process::{code, dif_sr, stderr, stdout};
-use common::{left_out, required};
+use common::{json, left_out, required};
 use launch::{Bits, TIMEOUT, losses, outputs, resume, spawn, told, train};
 use once_cell::sync::Lazy;
 use serde_json::Value;
@@ -71,7 +71,7 @@ fn takes_the_reference_course(run: &Path) {
     let theirs: Vec<f64> = batches.map(|batch| batch["loss"].as_f64().expect("a loss")).collect();
     let largest = largest_difference(&losses(run), &theirs);
     assert!(largest <= LOSS, "{}: {largest:.1e}", run.display());
-    agree(&json(&run.join("result.json"))["test"]["metrics"], &golden["test"]);
+    agree(&json(run.join("result.json"))["test"]["metrics"], &golden["test"]);
 }
 
 /// A checkpoint that a GPU has trained is evaluated on the CPU to the same metrics, on both paths.
@@ -83,7 +83,7 @@ fn the_cpu_evaluates_alike() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     for trained_on in PATHS {
         let run = ml_100k(folder.path(), trained_on, &["--epochs=1", &on(trained_on)]);
-        let trained = json(&run.join("result.json"));
+        let trained = json(run.join("result.json"));
         for path in PATHS {
             let keys = ["--json", "--use_gpu=False", &on(path)];
             let output = dif_sr(common::root(), &[&["evaluate", &run.display().to_string()], &keys[..]].concat());
@@ -174,7 +174,7 @@ fn how_many_users_are_ranked_at_once_decides_nothing() {
     }
     let folder = tempfile::tempdir().expect("a temporary folder");
     let run = ml_100k(folder.path(), "run", &["--epochs=2"]);
-    let trained = json(&run.join("result.json"));
+    let trained = json(run.join("result.json"));
     let keys = ["--json", "--use_gpu=False", "--eval_batch_size=2"];
     let output = dif_sr(common::root(), &[&["evaluate", &run.display().to_string()], &keys[..]].concat());
     assert_eq!(code(&output), 0, "{}", stderr(&output));
@@ -279,10 +279,6 @@ fn largest_difference(found: &[f64], expected: &[f64]) -> f64 {
     let largest = differences.fold(0.0, f64::max);
     println!("the largest relative difference of {} losses is {largest:.1e}", found.len());
     largest
-}
-
-fn json(path: &Path) -> Value {
-    serde_json::from_str(&text(path)).expect("JSON")
 }
 
 fn agree(ours: &Value, theirs: &Value) {

@@ -56,7 +56,7 @@ fn sasrecf_takes_recboles_course() {
 }
 
 fn follows_recbole(model: &str) {
-    let recbole = common::json(&format!("fixtures/baseline_runs/ml-100k_{model}.json"));
+    let recbole = common::json(format!("fixtures/baseline_runs/ml-100k_{model}.json"));
     let keys = [("data_path", common::ML_100K.as_str()), ("epochs", "1")];
     follows(&recbole, &common::configs(&["ml-100k", &format!("baselines/{model}")], &keys), 0.0);
 }

@@ -58,6 +58,6 @@ pub use dump::Dump;
 pub use error::{Error, Result};
 pub use judge::{Judge, assert_holds};
 pub use outside::{Fact, Kind};
-pub use report::{Accepted, Departure, Missing, Report, Verdict, aligned, table};
+pub use report::{Accepted, Departure, Missing, Report, Verdict, aligned, stage_rows};
 pub use stage::{Group, Part, Stage};
 pub use tensor::{Dtype, Element, Tensor};

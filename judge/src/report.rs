@@ -158,7 +158,7 @@ impl Group {
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{}, held to {} in {}", self.dump, self.case, self.precision)?;
-        writeln!(f, "{}", table(&self.stages))?;
+        writeln!(f, "{}", aligned(&stage_rows(&self.stages, |group| group.verdict().to_owned())))?;
         let listed = |names: Vec<String>| names.join(", ");
         if !self.not_dumped.is_empty() {
             let names = self.not_dumped.iter().map(ToString::to_string).collect();
@@ -210,16 +210,15 @@ impl fmt::Display for Missing {
     }
 }
 
-/// A line for each stage: how many tensors, and the largest error beside what is allowed.
-pub fn table(stages: &[Group]) -> String {
-    let mut rows = vec![["  stage", "tensors", "error", "allowed", "verdict"].map(str::to_owned).to_vec()];
-    rows.extend(stages.iter().map(|group| {
+/// A header, and a row for each stage: how many tensors, the largest error beside what is allowed, and the verdict.
+pub fn stage_rows(stages: &[Group], verdict: impl Fn(&Group) -> String) -> Vec<Vec<String>> {
+    let header = ["  stage", "tensors", "error", "allowed", "verdict"].map(str::to_owned);
+    let row = |group: &Group| {
         let (error, allowed) = group.worst.error_and_bound();
         let numbers = [group.tensors.to_string(), format!("{error:.1e}"), format!("{allowed:.1e}")];
-        let [tensors, error, allowed] = numbers;
-        vec![format!("  {}", group.name), tensors, error, allowed, group.verdict().to_owned()]
-    }));
-    aligned(&rows)
+        [vec![format!("  {}", group.name)], numbers.into(), vec![verdict(group)]].concat()
+    };
+    std::iter::once(header.into()).chain(stages.iter().map(row)).collect()
 }
 
 /// Rows of columns, each as wide as its widest cell: the first to the left, the others to the right.

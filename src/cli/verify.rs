@@ -144,12 +144,9 @@ fn told(report: &Report, json: bool) -> Result<Outcome> {
 
 /// A line for each stage: how many tensors, and the largest error beside what is allowed.
 fn text(report: &CaseReport) -> String {
-    let mut rows = vec![["  stage", "tensors", "error", "allowed", "verdict"].map(str::to_owned).into()];
-    for group in &report.groups {
-        let (error, allowed) = group.worst.error_and_bound();
-        let verdict = if group.holds() { "pass".to_owned() } else { format!("FAIL {}", group.worst) };
-        let numbers = [group.tensors.to_string(), format!("{error:.1e}"), format!("{allowed:.1e}"), verdict];
-        rows.push([vec![format!("  {}", group.name)], numbers.into()].concat());
-    }
-    format!("{}\n{}\n", report.case, output::table(&rows))
+    let verdict = |group: &judge::Group| match group.holds() {
+        true => "pass".to_owned(),
+        false => format!("FAIL {}", group.worst),
+    };
+    format!("{}\n{}\n", report.case, output::table(&judge::stage_rows(&report.groups, verdict)))
 }

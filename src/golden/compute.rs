@@ -8,7 +8,7 @@ use super::Case;
 use crate::Result;
 use crate::config::{Loss, Precision};
 use crate::fast::{FastPath, LeanProgram};
-use crate::model::Model;
+use crate::model::{Losses, Model};
 use crate::train::Adam;
 
 /// Everything that the reference wrote down, computed by a model on the case's batch, where the model is, and named alike.
@@ -59,19 +59,13 @@ pub(super) fn compute_fast(case: &Case) -> Result<BTreeMap<String, Tensor>> {
     let seq_output = Tensor::from_slice(&fast.encode(&batch.item_seq, &batch.item_seq_len));
     let seq_output = seq_output.view([-1, model.config().hidden_size]);
     let mut adam = Adam::new(model.named_parameters(), shape.learning_rate, 0.0);
-    let mut losses = fast.losses(batch, None);
-    let attributes = losses.attributes.iter().map(|&loss| loss.into());
-    let mut ours = scores_and_losses(&model, seq_output, losses.total.into(), losses.item.into(), attributes);
+    let losses = fast.losses(batch, None).tensors();
+    let mut ours = scores_and_losses(&model, seq_output, losses);
+    for (name, parameter) in model.named_parameters() {
+        ours.insert(format!("grad.{name}"), Tensor::from_slice(fast.gradient(&name)).view_as(&parameter));
+    }
     for step in 1..=shape.train_steps {
-        if step > 1 {
-            losses = fast.losses(batch, None);
-        } else {
-            for (name, parameter) in model.named_parameters() {
-                let grad = Tensor::from_slice(fast.gradient(&name)).view_as(&parameter);
-                ours.insert(format!("grad.{name}"), grad);
-            }
-        }
-        ours.insert(format!("train.loss.{step}"), losses.total.into());
+        ours.insert(format!("train.loss.{step}"), fast.losses(batch, None).total.into());
         adam.step_fast(&fast);
     }
     ours.extend(adam.parameters().map(|(name, p)| (format!("after5.{name}"), p.detach().copy())));
@@ -82,21 +76,15 @@ pub(super) fn compute_fast(case: &Case) -> Result<BTreeMap<String, Tensor>> {
 pub(super) fn compute_lean(case: &Case, model: &Model, program: &LeanProgram) -> BTreeMap<String, Tensor> {
     let (batch, shape) = (&case.batch.to_device(model.device()), &case.shape);
     let seq_output = program.encode(&batch.item_seq, &batch.item_seq_len);
-    let losses = program.losses(batch, true);
-    let mut ours = scores_and_losses(model, seq_output, losses.total, losses.item, losses.attributes);
+    let mut ours = scores_and_losses(model, seq_output, program.losses(batch, true));
     let mut adam = Adam::new(model.named_parameters(), shape.learning_rate, 0.0);
     ours.extend(optimize(&mut adam, shape.train_steps, || program.losses(batch, true).total));
     ours
 }
 
 /// What a path without tensors of layers computes before any step, by the goldens' names.
-fn scores_and_losses(
-    model: &Model,
-    seq_output: Tensor,
-    total: Tensor,
-    item: Tensor,
-    attributes: impl IntoIterator<Item = Tensor>,
-) -> BTreeMap<String, Tensor> {
+fn scores_and_losses(model: &Model, seq_output: Tensor, losses: Losses) -> BTreeMap<String, Tensor> {
+    let Losses { total, item, attributes } = losses;
     let scores = no_grad(|| model.scores(&seq_output));
     let names = model.features().iter().map(|feature| format!("out.loss.attribute.{}", feature.name));
     let all = [("scores", scores), ("seq_output", seq_output), ("loss.total", total), ("loss.item", item)];

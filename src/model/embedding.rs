@@ -36,6 +36,11 @@ impl ItemFeature {
         }
     }
 
+    /// The same on `device`.
+    pub fn on(&self, device: Device) -> Self {
+        Self { name: self.name.clone(), kind: self.kind, vocab: self.vocab, ids: self.ids.to_device(device) }
+    }
+
     /// The ids of `items`.
     ///
     /// # Shapes

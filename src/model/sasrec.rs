@@ -129,12 +129,7 @@ impl Model {
 
     /// The same model in another kind of floats, on the CPU.
     pub fn copy_as(&self, kind: Kind) -> Self {
-        let features = self.features.iter().map(|feature| ItemFeature {
-            name: feature.name.clone(),
-            kind: feature.kind,
-            vocab: feature.vocab,
-            ids: feature.ids.to_device(Device::Cpu),
-        });
+        let features = self.features.iter().map(|feature| feature.on(Device::Cpu));
         let copy = Self::new(&self.config, self.n_items(), self.max_len(), features.collect(), kind);
         no_grad(|| {
             for (own, copied) in

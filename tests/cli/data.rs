@@ -6,11 +6,7 @@ use std::path::Path;
 use serde_json::Value;
 
 use super::common::process::{code, dif_sr, stderr, stdout};
-use super::common::{TOY, write_toy};
-
-fn json(path: &Path) -> Value {
-    serde_json::from_str(&fs::read_to_string(path).expect("a file")).expect("JSON")
-}
+use super::common::{TOY, json, write_toy};
 
 #[test]
 fn what_is_lost_of_the_data_is_in_the_log_and_in_the_result() {
@@ -21,7 +17,7 @@ fn what_is_lost_of_the_data_is_in_the_log_and_in_the_result() {
     fs::write(&items, text.replace("\ni7\t", "\ni7.0\t")).expect("written");
     let output = dif_sr(folder.path(), &[&["train", "--out=run", "--epochs=1"], &TOY[..]].concat());
     assert_eq!(code(&output), 0, "{}", stderr(&output));
-    let warnings = &json(&folder.path().join("run/result.json"))["warnings"];
+    let warnings = &json(folder.path().join("run/result.json"))["warnings"];
     let [warning] = &warnings.as_array().expect("a list")[..] else { panic!("{warnings}") };
     let warning = warning.as_str().expect("a sentence");
     assert!(warning.starts_with("1 of 30 items of the interactions have no row in ./toy/toy.item: "), "{warning}");
@@ -55,7 +51,7 @@ fn files_of_splits_are_trained_evaluated_and_recommended_from() {
     let output = dif_sr(folder.path(), &["evaluate", "run", "--json"]);
     assert_eq!(code(&output), 0, "{}", stderr(&output));
     let evaluated: Value = serde_json::from_str(&stdout(&output)).expect("JSON");
-    assert_eq!(evaluated["test"], json(&folder.path().join("run/result.json"))["test"]);
+    assert_eq!(evaluated["test"], json(folder.path().join("run/result.json"))["test"]);
 
     let output = dif_sr(folder.path(), &["recommend", "run", "--user=u0", "--unseen", "-k", "22", "--json"]);
     assert_eq!(code(&output), 0, "{}", stderr(&output));

@@ -74,8 +74,7 @@ fn train_leaves_all_evidence_and_evaluate_finds_the_same_metrics() {
         assert!(line["seconds"].as_f64().is_some_and(|seconds| seconds > 0.0), "{line}");
     }
 
-    let result: Value =
-        serde_json::from_str(&fs::read_to_string(run.join("result.json")).expect("a result")).expect("JSON");
+    let result = common::json(run.join("result.json"));
     let output = dif_sr(folder.path(), &["evaluate", "run", "--json"]);
     assert_eq!(code(&output), 0, "{}", stderr(&output));
     let evaluated: Value = serde_json::from_str(&stdout(&output)).expect("JSON");

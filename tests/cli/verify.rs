@@ -4,12 +4,11 @@ use std::collections::BTreeMap;
 use std::fs;
 
 use dif_sr::tensors::{TensorFile, write};
-use serde_json::Value;
 use tch::Tensor;
 
 use crate::Told;
 use crate::common::process::{code, dif_sr, refusal, stderr, stdout};
-use crate::common::root;
+use crate::common::{json, root};
 
 #[test]
 fn verify_passes_a_true_case_and_names_what_a_false_one_breaks() {
@@ -88,8 +87,7 @@ fn verify_names_a_fault_of_the_cases_own_table_of_causes() {
     let tensors: Vec<(String, Tensor)> = tensors.into_iter().collect();
     write(&mine.join("tensors.safetensors"), &tensors, &BTreeMap::new()).expect("written");
 
-    let text = fs::read_to_string(root().join("judge/causes/projection.json")).expect("it is there");
-    let projection: Value = serde_json::from_str(&text).expect("JSON");
+    let projection = json("judge/causes/projection.json");
     let [first, second] = ["0", "1"].map(|k| projection["weights"][k][0].as_f64().expect("a weight"));
     let signature = |value: f64| Tensor::from_slice(&[value * first, value * second, value.abs()]);
     let table = [

@@ -20,11 +20,11 @@ pub fn root() -> &'static Path {
 
 /// A golden whole-run file.
 pub fn golden(name: &str) -> Value {
-    json(&format!("golden/{name}.json"))
+    json(format!("golden/{name}.json"))
 }
 
-/// A JSON file of the repository.
-pub fn json(path: &str) -> Value {
+/// A JSON file, of the repository where the path is relative.
+pub fn json(path: impl AsRef<Path>) -> Value {
     let path = root().join(path);
     let text = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
     serde_json::from_str(&text).unwrap_or_else(|e| panic!("{}: {e}", path.display()))

@@ -57,15 +57,9 @@ impl Place {
     /// Begins a training in `out`, or goes on in it, and leaves it to itself.
     pub fn spawn(&self, out: &str) -> Child {
         let resume = self.path(out).join("config.yaml").exists();
-        let arguments = match resume {
-            true => vec!["train".to_owned(), format!("--resume={out}")],
-            false => [
-                &["train".to_owned(), format!("--out={out}")],
-                &self.keys.iter().map(|k| (*k).to_owned()).collect::<Vec<_>>()[..],
-            ]
-            .concat(),
-        };
-        let mut command = self.command(&arguments.iter().map(String::as_str).collect::<Vec<_>>());
+        let flag = format!("--{}={out}", if resume { "resume" } else { "out" });
+        let keys = if resume { &[] } else { &self.keys[..] };
+        let mut command = self.command(&[&["train", &flag], keys].concat());
         let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("the binary runs");
         wait_until("the run to begin", || self.path(out).join("config.yaml").exists());
         child

@@ -3,6 +3,8 @@
 use std::path::Path;
 use std::process::Output;
 
+use super::place::sentence;
+
 /// Runs `dif-sr` in `folder`.
 pub fn dif_sr(folder: &Path, arguments: &[&str]) -> Output {
     let mut command = assert_cmd::Command::cargo_bin("dif-sr").expect("the binary is built with the tests");
@@ -30,9 +32,6 @@ pub fn stderr(output: &Output) -> String {
 
 /// The one line that a command which could not run leaves, without `dif-sr: `.
 pub fn refusal(output: &Output) -> String {
-    let text = stderr(output);
-    assert_eq!(code(output), 2, "{text}");
     assert!(output.stdout.is_empty(), "a command that could not run prints no result");
-    let line = text.lines().last().unwrap_or_default();
-    line.strip_prefix("dif-sr: ").unwrap_or_else(|| panic!("one sentence, found: {text}")).to_owned()
+    sentence(2, output)
 }

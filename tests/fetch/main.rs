@@ -8,11 +8,11 @@ mod server;
 
 use std::fs;
 
-use common::place::signal;
+use common::place::{signal, wait_until};
 use common::process::{code, refusal, stderr, stdout};
 use common::root;
 use flate2::Compression;
-use place::{Place, TAG, archive, fixture, gzip, json, length, names, orderly, wait_until};
+use place::{Place, TAG, archive, fixture, gzip, json, length, names, orderly};
 use server::{Reply, Request, Server};
 
 const REVIEWS: &str = "reviews_Beauty_5.json.gz";

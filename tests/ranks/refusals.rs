@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, BufReader, Read};
 use std::net::TcpListener;
-use std::process::Stdio;
+use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use super::common::place::{Place, sentence};
@@ -36,6 +36,13 @@ fn a_launcher_without_ranks_is_refused_unless_it_is_meant() {
     assert!(output.status.success(), "{}", told(&output));
 }
 
+/// One of two ranks that meet in a file.
+fn start(place: &Place, number: usize, more: &[&str]) -> Child {
+    let meeting = ["--out=run", "--ranks_file=meeting", "--ranks_timeout=300"];
+    let mut command = rank(place, number, 2, &[&place.keys[..], &meeting, more].concat());
+    command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the binary runs")
+}
+
 #[test]
 fn ranks_of_different_runs_are_refused() {
     for (key, expected) in [
@@ -45,12 +52,7 @@ fn ranks_of_different_runs_are_refused() {
         ("--user_inter_num_interval=[8,inf)", "the key user_inter_num_interval is"),
     ] {
         let place = Place::new(&KEYS);
-        let meeting = ["--out=run", "--ranks_file=meeting", "--ranks_timeout=300"];
-        let start = |number: usize, more: &[&str]| {
-            let mut command = rank(&place, number, 2, &[&place.keys[..], &meeting, more].concat());
-            command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the binary runs")
-        };
-        for output in outputs(vec![start(0, &[]), start(1, &[key])]) {
+        for output in outputs(vec![start(&place, 0, &[]), start(&place, 1, &[key])]) {
             let told = sentence(2, &output);
             assert!(told.contains("the ranks are not of one run: ") && told.contains(expected), "{key}: {told}");
         }
@@ -62,12 +64,7 @@ fn ranks_of_different_runs_are_refused() {
 fn what_one_rank_cannot_do_ends_all() {
     let place = Place::new(&KEYS);
     std::fs::create_dir(place.path("elsewhere")).expect("a folder");
-    let meeting = ["--out=run", "--ranks_file=meeting", "--ranks_timeout=300"];
-    let start = |number: usize, more: &[&str]| {
-        let mut command = rank(&place, number, 2, &[&place.keys[..], &meeting, more].concat());
-        command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the binary runs")
-    };
-    let outputs = outputs(vec![start(0, &[]), start(1, &["--data_path=elsewhere"])]);
+    let outputs = outputs(vec![start(&place, 0, &[]), start(&place, 1, &["--data_path=elsewhere"])]);
     let [first, second] = [&outputs[0], &outputs[1]].map(|output| sentence(2, output));
     assert!(first.starts_with("rank 1 has ended: elsewhere/toy"), "{first}");
     assert!(second.starts_with("rank 1: elsewhere/toy"), "{second}");
@@ -88,20 +85,15 @@ fn a_mistake_of_one_rank_is_told_there_before_the_others_have_come_and_then_to_t
     ] {
         let place = Place::new(&KEYS);
         damaged(&place);
-        let meeting = ["--out=run", "--ranks_file=meeting", "--ranks_timeout=300"];
-        let start = |number: usize, more: &[&str]| {
-            let mut command = rank(&place, number, 2, &[&place.keys[..], &meeting, more].concat());
-            command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the binary runs")
-        };
-        let mut second = start(1, &[mistake]);
+        let mut second = start(&place, 1, &[mistake]);
         let mut told = String::new();
-        let first = (!at_once).then(|| start(0, &[]));
+        let first = (!at_once).then(|| start(&place, 0, &[]));
         let mut lines = BufReader::new(second.stderr.take().expect("piped"));
         lines.read_line(&mut told).expect("a line");
         assert!(told.starts_with("dif-sr: rank 1: ") && told.contains(expected), "{mistake}: {told}");
         assert_eq!(told.contains("it waits 300 s at most to tell the other ranks"), at_once, "{mistake}: {told}");
         let begin = Instant::now();
-        let first = first.unwrap_or_else(|| start(0, &[])).wait_with_output().expect("a child");
+        let first = first.unwrap_or_else(|| start(&place, 0, &[])).wait_with_output().expect("a child");
         let first = sentence(2, &first);
         assert!(first.starts_with("rank 1 has ended: ") && first.contains(expected), "{mistake}: {first}");
         assert_eq!(second.wait().expect("a child").code(), Some(2));

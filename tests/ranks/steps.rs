@@ -7,13 +7,13 @@ use dif_sr::config::*;
 use dif_sr::data::{OrderedRows, Rows};
 use dif_sr::eval::rank;
 use dif_sr::fast::{FastPath, Masks};
-use dif_sr::model::{ItemFeature, Model};
+use dif_sr::model::Model;
 use dif_sr::ranks::launch::Meeting;
 use dif_sr::ranks::team::of_elements;
 use dif_sr::ranks::{Launch, Ranks, Team};
 use proptest::strategy::{Strategy, ValueTree};
 use proptest::test_runner::TestRunner;
-use tch::{Kind, no_grad};
+use tch::{Device, Kind, no_grad};
 
 use super::launch::TIMEOUT;
 use super::sample::{AttributeShape, FUSIONS, SUM_OR_MEAN, Shape, baselines, ids, shapes};
@@ -91,12 +91,7 @@ const ITEM_EMBEDDING: &str = "item_embedding.weight";
 fn part(whole: &Model, team: &Team) -> Model {
     let held = team.shares(whole.n_items() as usize)[team.rank()].clone();
     let held = held.start as i64..held.end as i64;
-    let features = whole.features().iter().map(|feature| ItemFeature {
-        name: feature.name.clone(),
-        kind: feature.kind,
-        vocab: feature.vocab,
-        ids: feature.ids.shallow_clone(),
-    });
+    let features = whole.features().iter().map(|feature| feature.on(Device::Cpu));
     let (n_items, length) = (whole.n_items(), whole.max_len());
     let part = Model::part(whole.config(), n_items, held.clone(), length, features.collect(), Kind::Float);
     let all = whole.named_parameters().into_iter().chain(whole.named_tables());

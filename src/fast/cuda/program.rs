@@ -228,12 +228,7 @@ mod tests {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("golden/gate");
         let Case { model, batch, .. } = Case::load(&path).unwrap_or_else(|e| panic!("{e}"));
         let config = ModelConfig { n_layers: 4, ..model.config().clone() };
-        let features = model.features().iter().map(|feature| crate::model::ItemFeature {
-            name: feature.name.clone(),
-            kind: feature.kind,
-            vocab: feature.vocab,
-            ids: feature.ids.shallow_clone(),
-        });
+        let features = model.features().iter().map(|feature| feature.on(tch::Device::Cpu));
         let mut model = Model::new(&config, model.n_items(), model.max_len(), features.collect(), tch::Kind::Float);
         model.initialize();
         let program = LeanProgram::new(&model, Precision::Float32);
