@@ -35,13 +35,13 @@ fn the_published_differences_are_what_the_command_computes() {
     let metrics = cells(lines.next().expect("the table"));
     let rows: Vec<Vec<String>> = lines.skip(1).take_while(|line| line.starts_with('|')).map(cells).collect();
     let models = [
+        "dif_sr_no_predictor_fast_bf16",
         "sasrec_fast_bf16",
         "sasrecf_fast_bf16",
         "dif_sr_314_tokens_reference_float32",
         "dif_sr_314_tokens_fast_float32",
         "dif_sr_concat_314_tokens_fast_bf16",
         "dif_sr_sum_314_tokens_fast_bf16",
-        "dif_sr_no_predictor_314_tokens_fast_bf16",
     ];
     assert_eq!(rows.len(), models.len());
     let complete = beauty("dif_sr_fast_bf16", &[212, 1, 2, 3, 4, 5]);
