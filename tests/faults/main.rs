@@ -272,7 +272,7 @@ fn filtered_once() -> Caught {
     }
     Caught {
         fault: "k-core applied once",
-        check: "`data::Dataset`, on users each of whose bans brings on the next",
+        check: "`data::Dataset`, on users of whom each removal takes the next below k",
         departs: format!("{} interactions instead of {}", faulty.len(), ours.user.len()),
         cause: "—".into(),
         not_visible: vec!["ml-100k", "Amazon_Beauty"],
