@@ -19,13 +19,24 @@ pub fn rank(place: &Place, rank: usize, size: usize, arguments: &[&str]) -> Comm
 
 /// Starts all ranks of a run, who meet in a file of their own.
 pub fn spawn(place: &Place, size: usize, timeout: u64, arguments: &[&str]) -> Vec<Child> {
+    spawn_with(None, place, size, timeout, arguments)
+}
+
+/// The same with a variable of the environment.
+pub fn spawn_with(
+    variable: Option<(&str, &str)>,
+    place: &Place,
+    size: usize,
+    timeout: u64,
+    arguments: &[&str],
+) -> Vec<Child> {
     static MEETINGS: AtomicUsize = AtomicUsize::new(0);
     let file = format!("--ranks_file=meeting{}", MEETINGS.fetch_add(1, Ordering::Relaxed));
     let timeout = format!("--ranks_timeout={timeout}");
     let arguments = [&[&file[..], &timeout], arguments].concat();
     let child = |number: usize| {
         let mut command = rank(place, number, size, &arguments);
-        command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the binary runs")
+        command.envs(variable).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the binary runs")
     };
     (0..size).map(child).collect()
 }

@@ -5,11 +5,11 @@
 
 use std::fmt::Write;
 use std::fs;
-use std::process::{Child, Stdio};
+use std::process::Child;
 use std::time::Duration;
 
 use super::common::place::Place;
-use super::launch::{outputs, rank, told};
+use super::launch::{TIMEOUT, outputs, spawn_with, told};
 
 /// H.
 const WIDTH: usize = 64;
@@ -62,8 +62,7 @@ fn peaks(mut children: Vec<Child>) -> Vec<usize> {
 /// glibc raises its threshold for blocks of their own as it goes, and then keeps what is freed below it: 10 to 20 MB by
 /// chance, of the 35 that the items more take here. With a fixed threshold the peak is what the ranks need.
 fn peak(place: &Place, ranks: usize) -> usize {
-    let (out, width, file) =
-        (format!("--out=run{ranks}"), format!("--hidden_size={WIDTH}"), format!("--ranks_file=meeting{ranks}"));
+    let (out, width) = (format!("--out=run{ranks}"), format!("--hidden_size={WIDTH}"));
     let arguments = [
         "--model=SASRec",
         "--dataset=made",
@@ -80,14 +79,9 @@ fn peak(place: &Place, ranks: usize) -> usize {
         "--load_col={'inter': ['user_id', 'item_id', 'timestamp'], 'item': ['item_id']}",
         &out,
         &width,
-        &file,
     ];
-    let child = |number| {
-        let mut command = rank(place, number, ranks, &arguments);
-        command.env("MALLOC_MMAP_THRESHOLD_", "131072").stdout(Stdio::piped()).stderr(Stdio::piped());
-        command.spawn().expect("the binary runs")
-    };
-    let peak = peaks((0..ranks).map(child).collect()).into_iter().max().expect("ranks");
+    let children = spawn_with(Some(("MALLOC_MMAP_THRESHOLD_", "131072")), place, ranks, TIMEOUT, &arguments);
+    let peak = peaks(children).into_iter().max().expect("ranks");
     fs::remove_dir_all(place.path(&format!("run{ranks}"))).expect("the run is there");
     peak
 }
