@@ -37,7 +37,7 @@ impl Report for Silent {
 /// Trains, and gives the run's evidence and the seconds of the training.
 fn train(config: &RunConfig) -> (Record, f64) {
     let prepared = Prepared::new(config).unwrap_or_else(|e| panic!("{e}"));
-    let mut folder = RunFolder::create(None, config, None).unwrap_or_else(|e| panic!("{e}"));
+    let mut folder = RunFolder::create(None, config, None, 1).unwrap_or_else(|e| panic!("{e}"));
     let never = AtomicBool::new(false);
     let result = run(config, &prepared, &mut folder, &mut Silent, &never).unwrap_or_else(|e| panic!("{e}"));
     folder.finish(&result).unwrap_or_else(|e| panic!("{e}"));

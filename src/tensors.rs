@@ -85,20 +85,8 @@ impl TensorFile {
         if replace::is_no_file(path) {
             return Self::parse(path, &fs::read(path).map_err(unreadable)?);
         }
-        let mut file = File::open(path).map_err(unreadable)?;
-        let entries = Entries::of(&mut file, path)?;
-        let (mut tensors, mut left) = (BTreeMap::new(), BTreeMap::new());
-        for (name, info) in entries.infos {
-            if on_disk(&name) {
-                let (start, file) = (entries.start + info.data_offsets.0 as u64, file.try_clone().map_err(unreadable)?);
-                let (kind, shape) = (kind_of(&info, &name, path)?, shape_of(&info));
-                left.insert(name, OnDisk { kind, shape, file, start });
-            } else {
-                let tensor = tensor_of(&mut file, entries.start, &info, &name, path)?;
-                tensors.insert(name, tensor);
-            }
-        }
-        Ok(Self { tensors, on_disk: left, metadata: entries.metadata, seal: entries.seal })
+        let file = File::open(path).map_err(unreadable)?;
+        Self::of(path, file, |file, name| on_disk(name).then(|| file.try_clone()).transpose().map_err(unreadable))
     }
 
     /// Reads `bytes` as [`TensorFile::read`] does; `path` is for messages.
@@ -106,49 +94,33 @@ impl TensorFile {
     /// # Errors
     /// Bytes that are no safetensors file, or are not what their seal says.
     pub fn parse(path: &Path, bytes: &[u8]) -> Result<Self> {
-        let mut source = Cursor::new(bytes);
-        let Entries { infos, start, metadata, seal } = Entries::of(&mut source, path)?;
-        let mut tensors = BTreeMap::new();
+        Self::of(path, Cursor::new(bytes), |_, _| Ok(None))
+    }
+
+    /// Reads all but the tensors for which `left` gives the file that they are left in.
+    fn of<S: Read + Seek>(path: &Path, mut input: S, left: impl Fn(&S, &str) -> Result<Option<File>>) -> Result<Self> {
+        let (mut read, infos, start) = Self::header(&mut input, path)?;
         for (name, info) in infos {
-            let tensor = tensor_of(&mut source, start, &info, &name, path)?;
-            tensors.insert(name, tensor);
+            let kind = kind_of(&info, &name, path)?;
+            let shape: Vec<i64> = info.shape.iter().map(|&n| n as i64).collect();
+            let (from, to) = info.data_offsets;
+            let start = start + from as u64;
+            if let Some(file) = left(&input, &name)? {
+                read.on_disk.insert(name, OnDisk { kind, shape, file, start });
+                continue;
+            }
+            let mut bytes = vec![0; to - from];
+            let filled = input.seek(SeekFrom::Start(start)).and_then(|_| input.read_exact(&mut bytes));
+            filled.map_err(|e| Error::io(path, "read the file", e))?;
+            let tensor = Tensor::f_from_data_size(&bytes, &shape, kind);
+            let tensor = tensor.map_err(|e| Error::from(e).at(path).tensor(&name))?;
+            read.tensors.insert(name, tensor);
         }
-        Ok(Self { tensors, on_disk: BTreeMap::new(), metadata, seal })
+        Ok(read)
     }
 
-    /// Removes and returns a tensor that must be there.
-    ///
-    /// # Errors
-    /// No such tensor.
-    pub fn take(&mut self, path: &Path, name: &str) -> Result<Tensor> {
-        self.tensors.remove(name).ok_or_else(|| {
-            Error::new(format!("expected a tensor named `{name}`, found none"))
-                .at(path)
-                .hint("the file was written by something else or for another configuration")
-        })
-    }
-}
-
-/// The digits of a file's seal, which is verified; `None` if the file has none.
-///
-/// # Errors
-/// No such file; a content that is not what the seal says.
-pub fn seal(path: &Path) -> Result<Option<String>> {
-    let mut file = File::open(path).map_err(|e| Error::io(path, "read the file", e))?;
-    verified_seal(path, &mut file)
-}
-
-/// What the header of a file says.
-struct Entries {
-    infos: BTreeMap<String, TensorInfo>,
-    /// Where the data begin.
-    start: u64,
-    metadata: BTreeMap<String, String>,
-    seal: Option<String>,
-}
-
-impl Entries {
-    fn of(source: &mut (impl Read + Seek), path: &Path) -> Result<Self> {
+    /// What the header says: the file yet without tensors, where each of them is, and where the data begin.
+    fn header(source: &mut (impl Read + Seek), path: &Path) -> Result<(Self, BTreeMap<String, TensorInfo>, u64)> {
         let broken = |e: SafeTensorError| {
             Error::new(format!("expected a safetensors file, found {e}"))
                 .at(path)
@@ -184,16 +156,32 @@ impl Entries {
             metadata.remove("sha256");
         }
         let infos = header.tensors().into_iter().map(|(name, info)| (name, info.clone())).collect();
-        Ok(Self { infos, start, metadata, seal })
+        Ok((Self { tensors: BTreeMap::new(), on_disk: BTreeMap::new(), metadata, seal }, infos, start))
     }
+    /// Removes and returns a tensor that must be there.
+    ///
+    /// # Errors
+    /// No such tensor.
+    pub fn take(&mut self, path: &Path, name: &str) -> Result<Tensor> {
+        self.tensors.remove(name).ok_or_else(|| {
+            Error::new(format!("expected a tensor named `{name}`, found none"))
+                .at(path)
+                .hint("the file was written by something else or for another configuration")
+        })
+    }
+}
+
+/// The digits of a file's seal, which is verified; `None` if the file has none.
+///
+/// # Errors
+/// No such file; a content that is not what the seal says.
+pub fn seal(path: &Path) -> Result<Option<String>> {
+    let mut file = File::open(path).map_err(|e| Error::io(path, "read the file", e))?;
+    verified_seal(path, &mut file)
 }
 
 /// Bytes of a header that readers of safetensors take.
 const MAX_HEADER: usize = 100_000_000;
-
-fn shape_of(info: &TensorInfo) -> Vec<i64> {
-    info.shape.iter().map(|&n| n as i64).collect()
-}
 
 fn kind_of(info: &TensorInfo, name: &str, path: &Path) -> Result<Kind> {
     KINDS.iter().find(|(dtype, _)| *dtype == info.dtype).map(|(_, kind)| *kind).ok_or_else(|| {
@@ -202,22 +190,6 @@ fn kind_of(info: &TensorInfo, name: &str, path: &Path) -> Result<Kind> {
             .tensor(name)
             .hint("convert the tensor")
     })
-}
-
-/// A tensor of a file whose data begin at `start`.
-fn tensor_of(
-    source: &mut (impl Read + Seek),
-    start: u64,
-    info: &TensorInfo,
-    name: &str,
-    path: &Path,
-) -> Result<Tensor> {
-    let kind = kind_of(info, name, path)?;
-    let (from, to) = info.data_offsets;
-    let mut bytes = vec![0; to - from];
-    let read = source.seek(SeekFrom::Start(start + from as u64)).and_then(|_| source.read_exact(&mut bytes));
-    read.map_err(|e| Error::io(path, "read the file", e))?;
-    Tensor::f_from_data_size(&bytes, &shape_of(info), kind).map_err(|e| Error::from(e).at(path).tensor(name))
 }
 
 /// The digits of the seal, if the file has one.

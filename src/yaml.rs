@@ -116,14 +116,6 @@ mod tests {
     }
 
     #[test]
-    fn a_byte_order_mark_is_no_document_of_its_own() {
-        assert_eq!(
-            from_str::<Value>("\u{feff}n_heads: 2\nseed: 1").unwrap(),
-            from_str::<Value>("n_heads: 2\nseed: 1").unwrap()
-        );
-    }
-
-    #[test]
     fn aliases_may_repeat_no_more_than_was_written() {
         let doubled =
             |n| (1..n).fold("a0: &a0 [1]\n".to_owned(), |t, i| t + &format!("a{i}: &a{i} [*a{0}, *a{0}]\n", i - 1));

@@ -10,7 +10,7 @@ mod launch;
 use std::path::Path;
 
 use common::place::{Evidence, Place, interrupted, signal, tensors, text, wait_until};
-use common::process::{code, dif_sr, stderr, stdout};
+use common::process::{code, dif_sr, good, good_json, stderr, stdout};
 use common::{json, left_out, required};
 use launch::{Bits, TIMEOUT, losses, outputs, resume, spawn, told, train};
 use once_cell::sync::Lazy;
@@ -38,17 +38,11 @@ fn every_golden_case_holds() {
     if !*GPU {
         return;
     }
-    let cases = ["golden", "fixtures/baselines"].into_iter().flat_map(|folder| {
-        let entries = std::fs::read_dir(common::root().join(folder)).expect("a folder of the repository");
-        let paths = entries.map(|entry| entry.expect("readable").path()).filter(|path| path.is_dir());
-        paths.map(|path| path.display().to_string())
-    });
-    let cases: Vec<String> = cases.collect();
-    let cases: Vec<&str> = cases.iter().map(String::as_str).collect();
+    let cases = ["golden", "fixtures/baselines"].map(common::folders).concat();
+    let cases: Vec<&str> = cases.iter().map(|path| path.to_str().expect("UTF-8")).collect();
     for path in [&["verify", "--gpu"][..], &["verify", "--gpu", "--fast"]] {
-        let output = dif_sr(common::root(), &[path, &cases].concat());
+        let output = good(common::root(), &[path, &cases].concat());
         println!("{path:?}\n{}", stdout(&output));
-        assert_eq!(code(&output), 0, "{path:?} {}{}", stdout(&output), stderr(&output));
         assert!(stdout(&output).ends_with("pass: 20 cases within tolerance\n"), "{path:?} {}", stdout(&output));
     }
 }
@@ -86,9 +80,7 @@ fn the_cpu_evaluates_alike() {
         let trained = json(run.join("result.json"));
         for path in PATHS {
             let keys = ["--json", "--use_gpu=False", &on(path)];
-            let output = dif_sr(common::root(), &[&["evaluate", &run.display().to_string()], &keys[..]].concat());
-            assert_eq!(code(&output), 0, "{}", stderr(&output));
-            let evaluated: Value = serde_json::from_str(&stdout(&output)).expect("JSON");
+            let evaluated = good_json(common::root(), &[&["evaluate", &run.display().to_string()], &keys[..]].concat());
             agree(&evaluated["test"]["metrics"], &trained["test"]["metrics"]);
         }
     }
@@ -176,9 +168,7 @@ fn how_many_users_are_ranked_at_once_decides_nothing() {
     let run = ml_100k(folder.path(), "run", &["--epochs=2"]);
     let trained = json(run.join("result.json"));
     let keys = ["--json", "--use_gpu=False", "--eval_batch_size=2"];
-    let output = dif_sr(common::root(), &[&["evaluate", &run.display().to_string()], &keys[..]].concat());
-    assert_eq!(code(&output), 0, "{}", stderr(&output));
-    let evaluated: Value = serde_json::from_str(&stdout(&output)).expect("JSON");
+    let evaluated = good_json(common::root(), &[&["evaluate", &run.display().to_string()], &keys[..]].concat());
     agree(&evaluated["test"]["metrics"], &trained["test"]["metrics"]);
 }
 
@@ -267,8 +257,7 @@ fn ml_100k(folder: &Path, out: &str, keys: &[&str]) -> std::path::PathBuf {
         &data_path,
         &format!("--out={}", run.display()),
     ];
-    let output = dif_sr(common::root(), &[&fixed[..], keys].concat());
-    assert_eq!(code(&output), 0, "{}", stderr(&output));
+    good(common::root(), &[&fixed[..], keys].concat());
     run
 }
 

@@ -9,7 +9,7 @@ mod presplit;
 use std::path::{Path, PathBuf};
 
 use dif_sr::Result;
-use dif_sr::config::{AttributeKind, DataConfig, Interval, Keep, RunConfig, TimePrecision};
+use dif_sr::config::{AttributeKind, DataConfig, Interval, Keep, TimePrecision};
 use dif_sr::data::copies::difference;
 use dif_sr::data::{Dataset, Inspection, Splits, Summary, split};
 use once_cell::sync::Lazy;
@@ -17,8 +17,7 @@ use serde_json::Value;
 
 /// The notebook's keys, for `dataset` under `data_path`, without filters.
 fn config(data_path: impl Into<PathBuf>, dataset: &str) -> DataConfig {
-    let named = [("dataset", dataset), ("MAX_ITEM_LIST_LENGTH", "3")].map(|(k, v)| (k.to_owned(), v.to_owned()));
-    let defaults = RunConfig::load(&[], &named).expect("defaults are valid").data;
+    let defaults = common::shipped(&[], &[("dataset", dataset), ("MAX_ITEM_LIST_LENGTH", "3")]).data;
     DataConfig { data_path: data_path.into(), selected_features: Vec::new(), ..defaults }
 }
 

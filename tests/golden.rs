@@ -1,6 +1,8 @@
 //! The model is the authors' model: every tensor of every golden case, within the golden README's tolerances.
 
-use std::path::{Path, PathBuf};
+mod common;
+
+use std::path::PathBuf;
 
 use dif_sr::config::ComputePath;
 use dif_sr::golden::{Case, CaseReport, verify, verify_lean};
@@ -50,23 +52,14 @@ fn hold(cases: &[PathBuf], verify: impl Fn(&Case) -> dif_sr::Result<CaseReport>)
 }
 
 fn golden_cases() -> Vec<PathBuf> {
-    let cases = cases("golden");
+    let cases = common::folders("golden");
     assert_eq!(cases.len(), 15, "the golden README hands over 15 model cases");
     cases
 }
 
 /// What RecBole's own classes compute.
 fn baseline_cases() -> Vec<PathBuf> {
-    let cases = cases("fixtures/baselines");
+    let cases = common::folders("fixtures/baselines");
     assert_eq!(cases.len(), 5, "fixtures/baselines/README.md lists 5 model cases");
-    cases
-}
-
-/// The folders in a folder of the repository.
-fn cases(folder: &str) -> Vec<PathBuf> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
-    let entries = std::fs::read_dir(root).expect("the folder is part of the repository");
-    let mut cases: Vec<_> = entries.map(|e| e.expect("readable").path()).filter(|p| p.is_dir()).collect();
-    cases.sort();
     cases
 }

@@ -5,9 +5,8 @@ mod common;
 use std::fs;
 use std::process::{Command, Stdio};
 
-use common::process::{code, dif_sr, refusal, stderr, stdout};
+use common::process::{code, dif_sr, good, refusal, stderr, stdout};
 use common::{TOY, write_toy};
-use dif_sr::config::RunConfig;
 use dif_sr::tensors::{TensorFile, write};
 use dif_sr::train::{Checkpoint, Prepared};
 use once_cell::sync::Lazy;
@@ -18,16 +17,13 @@ use tempfile::TempDir;
 static TRAINED: Lazy<TempDir> = Lazy::new(|| {
     let folder = tempfile::tempdir().expect("a temporary folder");
     write_toy(folder.path());
-    let output = dif_sr(folder.path(), &[&["train", "--out=run", "--epochs=30"], &TOY[..]].concat());
-    assert_eq!(code(&output), 0, "{}", stderr(&output));
+    good(folder.path(), &[&["train", "--out=run", "--epochs=30"], &TOY[..]].concat());
     folder
 });
 
 /// Lines of user, rank, item and score.
 fn recommended(arguments: &[&str]) -> Vec<[String; 4]> {
-    let output = dif_sr(TRAINED.path(), &[&["recommend", "run"], arguments].concat());
-    assert_eq!(code(&output), 0, "{}", stderr(&output));
-    let text = stdout(&output);
+    let text = stdout(&good(TRAINED.path(), &[&["recommend", "run"], arguments].concat()));
     let mut lines = text.lines();
     assert_eq!(lines.next(), Some("user\trank\titem\tscore"));
     let cells = |line: &str| line.split('\t').map(str::to_owned).collect::<Vec<_>>().try_into().expect("four cells");
@@ -39,8 +35,7 @@ fn a_history_needs_the_checkpoint_alone() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     fs::copy(TRAINED.path().join("run/best.safetensors"), folder.path().join("model.safetensors")).expect("copied");
     let arguments = ["recommend", "model.safetensors", "--history", "i3", "i4", "i5", "-k", "4"];
-    let output = dif_sr(folder.path(), &arguments);
-    assert_eq!(code(&output), 0, "{}", stderr(&output));
+    let output = good(folder.path(), &arguments);
     assert_eq!(stdout(&output).lines().count(), 5);
     // The same items as beside the data set, and best first.
     let here = recommended(&["--history", "i3", "i4", "i5", "-k", "4"]);
@@ -68,9 +63,7 @@ fn a_user_stands_for_the_history_in_the_data() {
 fn all_users_come_in_one_pass_as_lines_of_json_too() {
     let lines = recommended(&["--all-users", "-k", "3", "--eval_batch_size=7"]);
     assert_eq!(lines.len(), 60 * 3);
-    let output = dif_sr(TRAINED.path(), &["recommend", "run", "--all-users", "-k", "3", "--json"]);
-    assert_eq!(code(&output), 0, "{}", stderr(&output));
-    let text = stdout(&output);
+    let text = stdout(&good(TRAINED.path(), &["recommend", "run", "--all-users", "-k", "3", "--json"]));
     let values: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
     assert_eq!(values.len(), 60);
     for (value, lines) in values.iter().zip(lines.chunks(3)) {
@@ -114,11 +107,9 @@ fn ids_that_are_spelt_like_options_are_joined_to_their_flag() {
     rename("toy.inter", &[("u1", "--u1"), ("u2", "-u2"), ("u3", "-k"), ("u4", "--user"), ("u5", "-3")]);
     rename("toy.inter", &items);
     rename("toy.item", &items);
-    let output = dif_sr(folder.path(), &[&["train", "--out=run", "--epochs=1"], &TOY[..]].concat());
-    assert_eq!(code(&output), 0, "{}", stderr(&output));
+    good(folder.path(), &[&["train", "--out=run", "--epochs=1"], &TOY[..]].concat());
     let recommended = |arguments: &[&str]| {
-        let output = dif_sr(folder.path(), &[&["recommend"], arguments].concat());
-        assert_eq!(code(&output), 0, "{arguments:?}: {}", stderr(&output));
+        let output = good(folder.path(), &[&["recommend"], arguments].concat());
         stdout(&output).lines().skip(1).map(|line| line.split('\t').map(str::to_owned).collect()).collect()
     };
     let users = |arguments: &[&str]| {
@@ -175,16 +166,12 @@ fn recommending_to_all_users_takes_the_memory_of_a_few() {
     fs::write(folder.path().join("many/many.inter"), inter).expect("written");
     let data_path = folder.path().display().to_string();
     let keys = [("model", "SASRec"), ("dataset", "many"), ("data_path", &data_path), ("hidden_size", "16")];
-    let keys = keys.into_iter().chain([("inner_size", "16"), ("use_gpu", "False"), ("threads", "1")]);
-    let keys: Vec<_> = keys.map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
-    let config = RunConfig::load(&[], &keys).unwrap_or_else(|e| panic!("{e}"));
+    let config = common::configs(&[], &[&keys[..], &[("inner_size", "16")]].concat());
     let Prepared { dataset, model, .. } = Prepared::new(&config).unwrap_or_else(|e| panic!("{e}"));
     let path = folder.path().join("model.safetensors");
     Checkpoint::save(&path, &config, &dataset, &model, 0).unwrap_or_else(|e| panic!("{e}"));
     let lines = |arguments: &[&str]| {
-        let output = dif_sr(folder.path(), &[&["recommend", "model.safetensors"], arguments].concat());
-        assert_eq!(code(&output), 0, "{}", stderr(&output));
-        stdout(&output).lines().count()
+        stdout(&good(folder.path(), &[&["recommend", "model.safetensors"], arguments].concat())).lines().count()
     };
     assert_eq!(lines(&["--user", "u0"]), 11);
     let of_one = most_of_a_child();

@@ -8,10 +8,10 @@ mod common;
 use std::fs;
 use std::process::Command;
 
-use common::process::{code, dif_sr, refusal, stderr, stdout};
+use common::process::{dif_sr, good, good_json, refusal, stdout};
 use common::{TOY, left_out, write_toy};
 use once_cell::sync::Lazy;
-use serde_json::{Value, json};
+use serde_json::json;
 use tempfile::TempDir;
 
 /// Runs of the toy data, of which the second has another configuration, and an expectation with a figure for each chart.
@@ -23,23 +23,17 @@ static RUNS: Lazy<TempDir> = Lazy::new(|| {
         ("--out=two", ["--seed=2", "--epochs=4"]),
         ("--out=three", ["--seed=3", "--epochs=6"]),
     ] {
-        let output = dif_sr(
-            folder.path(),
-            &[&["train", out, "--metrics=[Recall,NDCG]", "--topk=[10,20]"], &keys[..], &TOY[..]].concat(),
-        );
-        assert_eq!(code(&output), 0, "{}", stderr(&output));
+        let train = ["train", out, "--metrics=[Recall,NDCG]", "--topk=[10,20]"];
+        good(folder.path(), &[&train[..], &keys, &TOY].concat());
     }
-    let from = ["train", "--out=la<t>er one", "--from=one", "--epochs=8"];
-    let output = dif_sr(folder.path(), &from);
-    assert_eq!(code(&output), 0, "{}", stderr(&output));
+    good(folder.path(), &["train", "--out=la<t>er one", "--from=one", "--epochs=8"]);
     let text = "figures: {source: by <hand> & head, margin: {metric: 1}, valid: {recall@10: 0.5, recall@20: 0.7}, test: {recall@20: 0.6}}\n";
     fs::write(folder.path().join("expect.yaml"), text).expect("written");
     folder
 });
 
 fn report(arguments: &[&str]) -> String {
-    let output = dif_sr(RUNS.path(), &[&["report"], arguments].concat());
-    assert_eq!(code(&output), 0, "{}", stderr(&output));
+    let output = good(RUNS.path(), &[&["report"], arguments].concat());
     let out = arguments.iter().find_map(|a| a.strip_prefix("--out=")).expect("a page");
     assert_eq!(stdout(&output), format!("report: {out}\n"));
     fs::read_to_string(RUNS.path().join(out)).expect("a page")
@@ -194,9 +188,7 @@ fn a_report_replaces_a_report_and_nothing_else() {
 
 #[test]
 fn runs_of_several_configurations_are_told_apart_by_what_differs() {
-    let output =
-        dif_sr(RUNS.path(), &["report", "one", "two", "three", "--expect=expect.yaml", "--markdown=several.md"]);
-    assert_eq!(code(&output), 0, "{}", stderr(&output));
+    good(RUNS.path(), &["report", "one", "two", "three", "--expect=expect.yaml", "--markdown=several.md"]);
     let text = fs::read_to_string(RUNS.path().join("several.md")).expect("a page");
     let mut lines = text.lines().skip_while(|line| !line.starts_with("| test | n | best epoch | epochs | minutes | "));
     let [_, _, base, other] = [(); 4].map(|()| lines.next().expect("a header and two lines"));
@@ -213,8 +205,7 @@ fn runs_of_several_configurations_are_told_apart_by_what_differs() {
 
 #[test]
 fn the_notebooks_form_has_its_sections_in_order_and_says_n_and_spread() {
-    let output = dif_sr(RUNS.path(), &["report", "one", "three", "--expect=expect.yaml", "--markdown=toy.md"]);
-    assert_eq!(code(&output), 0, "{}", stderr(&output));
+    good(RUNS.path(), &["report", "one", "three", "--expect=expect.yaml", "--markdown=toy.md"]);
     let text = fs::read_to_string(RUNS.path().join("toy.md")).expect("a page");
     let sections: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("## ")).collect();
     assert_eq!(sections, ["Environments", "Dataset", "Code", "Results", "Logs"]);
@@ -231,8 +222,7 @@ fn the_notebooks_form_has_its_sections_in_order_and_says_n_and_spread() {
 
 #[test]
 fn a_run_that_is_named_twice_is_one_draw() {
-    let output = dif_sr(RUNS.path(), &["report", "one", "one", "three", "--markdown=twice.md"]);
-    assert_eq!(code(&output), 0, "{}", stderr(&output));
+    good(RUNS.path(), &["report", "one", "one", "three", "--markdown=twice.md"]);
     let text = fs::read_to_string(RUNS.path().join("twice.md")).expect("a page");
     assert!(text.contains("\n# SASRecD on toy\n"), "{text}");
     let rows: Vec<&str> = text.lines().filter(|line| line.starts_with("| SASRecD | ")).collect();
@@ -248,8 +238,7 @@ fn a_run_from_another_begins_where_that_ended_and_keeps_its_name() {
     let page = report(&["la<t>er one", "--out=later.html"]);
     let words = page.split("aria-label=\"Seconds of an epoch: la&lt;t&gt;er one from ").nth(1).expect("the chart");
     assert!(words.contains(" in epoch 6 to ") && words.contains(" in epoch 7\""), "{words:.120}");
-    let output = dif_sr(RUNS.path(), &["report", "la<t>er one", "--markdown=later.md"]);
-    assert_eq!(code(&output), 0, "{}", stderr(&output));
+    good(RUNS.path(), &["report", "la<t>er one", "--markdown=later.md"]);
     let text = fs::read_to_string(RUNS.path().join("later.md")).expect("a page");
     assert!(text.contains("`dif-sr train --config_files 'la<t>er one/config.yaml'`"), "{text}");
     assert!(text.contains("<details><summary>la&lt;t&gt;er one</summary>"), "{text}");
@@ -274,9 +263,7 @@ fn targets_of_one_user_are_one_observation() {
         fs::write(folder.join("ranks.tsv"), grouped.collect::<String>()).expect("written");
     }
     let compared = |runs: [&str; 2]| {
-        let output = dif_sr(RUNS.path(), &["compare", runs[0], "--with", runs[1], "--json"]);
-        assert_eq!(code(&output), 0, "{}", stderr(&output));
-        serde_json::from_str::<Value>(&stdout(&output)).expect("JSON")["comparison"].take()
+        good_json(RUNS.path(), &["compare", runs[0], "--with", runs[1], "--json"])["comparison"].take()
     };
     let (alone, grouped) = (compared(["one", "three"]), compared(["grouped-one", "grouped-three"]));
     assert_eq!((&alone["users"], &grouped["users"]), (&json!(60), &json!(20)));
@@ -295,8 +282,7 @@ fn targets_of_one_user_are_one_observation() {
         assert!(row[key].as_f64().is_some_and(|found| (found - expected).abs() < 1e-12), "{key} {expected}: {row:#}");
     }
     // As a record, too.
-    let output = dif_sr(RUNS.path(), &["record", "grouped-one", "--into=grouped-records"]);
-    assert_eq!(code(&output), 0, "{}", stderr(&output));
+    good(RUNS.path(), &["record", "grouped-one", "--into=grouped-records"]);
     assert_eq!(compared(["grouped-records/1.json", "grouped-three"]), grouped);
     let plain = refusal(&dif_sr(RUNS.path(), &["compare", "one", "--with", "grouped-three"]));
     assert!(plain.starts_with("grouped-three: expected the 60 targets of one"), "{plain}");

@@ -7,7 +7,7 @@ mod common;
 use std::fs;
 use std::path::Path;
 
-use common::{TOY, root, write_toy};
+use common::{TOY, root, shipped, write_toy};
 use dif_sr::config::{AttributeKind, ModelConfig, RunConfig};
 use dif_sr::data::split::split;
 use dif_sr::data::{Dataset, Inspection};
@@ -18,12 +18,6 @@ use tch::{Device, Kind, Tensor};
 
 /// The shipped configurations, `configs/<name>.yaml`.
 const SHIPPED: [&str; 5] = ["amazon_beauty", "amazon_sports_and_outdoors", "amazon_toys_and_games", "ml-100k", "yelp"];
-
-fn run_config(name: &str, overrides: &[(&str, &str)]) -> RunConfig {
-    let overrides: Vec<_> = overrides.iter().map(|&(k, v)| (k.to_owned(), v.to_owned())).collect();
-    let file = root().join("configs").join(format!("{name}.yaml"));
-    RunConfig::load(&[file], &overrides).unwrap_or_else(|e| panic!("{e}"))
-}
 
 /// A model for `n_items` items and attributes of these kinds and vocabularies.
 fn model(config: &RunConfig, n_items: i64, attributes: &[(AttributeKind, i64)]) -> Model {
@@ -44,7 +38,7 @@ fn printed(model: &Model) -> String {
 
 /// The notebook's model: 12,102 items and 355 tokens of `categories`, the padding counted.
 fn notebook() -> Model {
-    model(&run_config("amazon_beauty", &[]), 12_102, &[(AttributeKind::TokenSeq, 355)])
+    model(&shipped(&["amazon_beauty"], &[]), 12_102, &[(AttributeKind::TokenSeq, 355)])
 }
 
 #[test]
@@ -71,10 +65,7 @@ const BASELINES: [&str; 5] = ["sasrec", "sasrecf", "dif_sr_no_predictor", "dif_s
 
 /// The notebook's configuration with a baseline laid over it.
 fn baseline(name: &str, overrides: &[(&str, &str)]) -> RunConfig {
-    let files = ["amazon_beauty".to_owned(), format!("baselines/{name}")];
-    let files = files.map(|name| root().join("configs").join(name + ".yaml"));
-    let overrides: Vec<_> = overrides.iter().map(|&(k, v)| (k.to_owned(), v.to_owned())).collect();
-    RunConfig::load(&files, &overrides).unwrap_or_else(|e| panic!("{e}"))
+    shipped(&["amazon_beauty", &format!("baselines/{name}")], overrides)
 }
 
 #[test]
@@ -104,7 +95,7 @@ fn parameters_of_the_baselines_with_the_notebooks_sizes() {
 fn resolved_configurations_of_the_baselines() {
     for name in BASELINES {
         let config = baseline(name, &[]);
-        let notebook = run_config("amazon_beauty", &[]);
+        let notebook = shipped(&["amazon_beauty"], &[]);
         let (ours, notebooks) = (config.to_yaml(), notebook.to_yaml());
         let only = |of: &str, sign: &str, other: &str| -> Vec<String> {
             let lines = of.lines().filter(|line| !other.lines().any(|of| of == *line));
@@ -150,7 +141,7 @@ fn module_trees_of_the_other_variants() {
         ),
     ];
     for (name, overrides, attributes) in variants {
-        let config = run_config("amazon_beauty", &[&[("n_layers", "1")], overrides].concat());
+        let config = shipped(&["amazon_beauty"], &[&[("n_layers", "1")], overrides].concat());
         insta::assert_snapshot!(format!("model_{name}"), printed(&model(&config, 100, attributes)));
     }
 }
@@ -176,7 +167,7 @@ fn parameters(model: &Model) -> String {
 #[test]
 fn resolved_configurations() {
     for name in SHIPPED {
-        let config = run_config(name, &[]);
+        let config = shipped(&[name], &[]);
         insta::assert_snapshot!(format!("config_{name}"), config.to_yaml());
         insta::assert_snapshot!(format!("config_log_{name}"), config.log_block());
     }
@@ -250,11 +241,7 @@ fn subcommands(help: &str) -> Vec<String> {
 /// The golden files themselves, tensor by tensor: what a changed golden means can be read here.
 #[test]
 fn golden_cases_at_a_glance() {
-    let mut cases: Vec<_> = (fs::read_dir(root().join("golden")).expect("a folder"))
-        .map(|entry| entry.expect("readable").path())
-        .filter(|path| path.is_dir())
-        .collect();
-    cases.sort();
+    let cases = common::folders("golden");
     assert_eq!(cases.len(), 15, "the golden README hands over 15 model cases");
     for case in cases {
         let name = case.file_name().expect("a folder has a name").to_string_lossy().into_owned();

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use crate::bundled::{self, Bundled};
+use crate::bundled;
 use crate::error::nearest;
 use crate::table::Table;
 use crate::{Config, Dtype, Error, Part, Result, Stage, Tensor, tensor};
@@ -118,20 +118,15 @@ impl Case {
         if let Some(found) = bundled::ALL.iter().find(|bundled| bundled.tensors == tensors)
             && Config::parse(Path::new(found.name), found.config)? == case.config
         {
-            case.complete(found)?;
+            // What comes with the crate beside the case's own two files.
+            let place = Path::new("causes").join(found.name);
+            case.table = Some(Table::parse(&place, found.causes)?);
+            case.noise = found.noise.map(|text| {
+                // Written by a test of the model, which reads it again.
+                serde_json::from_str(text).unwrap_or_else(|e| panic!("{}: {e}", place.display()))
+            });
         }
         Ok(case)
-    }
-
-    /// Takes what comes with the crate beside the case's own two files.
-    fn complete(&mut self, found: &Bundled) -> Result<()> {
-        let place = Path::new("causes").join(found.name);
-        self.table = Some(Table::parse(&place, found.causes)?);
-        self.noise = found.noise.map(|text| {
-            // Written by a test of the model, which reads it again.
-            serde_json::from_str(text).unwrap_or_else(|e| panic!("{}: {e}", place.display()))
-        });
-        Ok(())
     }
 
     /// Tensors have the shapes that config.yaml gives them, and each row of the batch has an item.

@@ -84,7 +84,7 @@ impl<'a> Context<'a> {
         } else if pair.standardized() {
             told.push(format!("rows of `{name}` are the expected ones, normalised once more to mean 0 and variance 1"));
         } else if let Some(kind) = pair.by_rows() {
-            told.push(format!("each row of `{name}` is the expected one with {kind} of its own", kind = article(kind)));
+            told.push(format!("each row of `{name}` is the expected one with {kind} of its own"));
         }
         let other = self.equal_to_another(pair);
         told.extend(other.map(|other| format!("`{name}` holds what is expected of `{other}`")));
@@ -137,8 +137,4 @@ impl<'a> Context<'a> {
         let zero = if zero { ", where it is 0" } else { "" };
         Some(format!("it departs only at {found} ({total} of {whole} elements){zero}"))
     }
-}
-
-fn article(noun: &str) -> String {
-    if noun.starts_with('o') { format!("an {noun}") } else { format!("a {noun}") }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use crate::tensor::{self, Element, File};
-use crate::{Result, Tensor};
+use crate::{Error, Result, Tensor};
 
 /// Tensors that an implementation computed, named as in the case: any of them, in float64 or float32.
 ///
@@ -38,7 +38,12 @@ impl Dump {
     /// # Errors
     /// The file cannot be read, or is no safetensors file.
     pub fn read(path: &Path) -> Result<Self> {
-        Ok(Self::of(path, tensor::read(path)?))
+        let bytes = std::fs::read(path).map_err(|e| {
+            Error::new(format!("cannot read the file: {e}"))
+                .at(path)
+                .hint("check the path: a .safetensors file is expected there")
+        })?;
+        Self::parse(path, &bytes)
     }
 
     /// Reads a safetensors file's content; `path` is for messages.
@@ -46,11 +51,8 @@ impl Dump {
     /// # Errors
     /// It is no safetensors file.
     pub fn parse(path: &Path, bytes: &[u8]) -> Result<Self> {
-        Ok(Self::of(path, tensor::parse(path, bytes)?))
-    }
-
-    fn of(path: &Path, file: File) -> Self {
-        Self { path: path.to_path_buf(), tensors: file.tensors, metadata: file.metadata }
+        let File { tensors, metadata } = tensor::parse(path, bytes)?;
+        Ok(Self { path: path.to_path_buf(), tensors, metadata })
     }
 
     /// Adds a tensor of row-major `values` (f64, f32, i64 or i32), in place of one of the same name.

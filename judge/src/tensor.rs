@@ -141,16 +141,6 @@ pub(crate) struct File {
     pub metadata: BTreeMap<String, String>,
 }
 
-/// Reads a file.
-pub(crate) fn read(path: &Path) -> Result<File> {
-    let bytes = std::fs::read(path).map_err(|e| {
-        Error::new(format!("cannot read the file: {e}"))
-            .at(path)
-            .hint("check the path: a .safetensors file is expected there")
-    })?;
-    parse(path, &bytes)
-}
-
 /// Reads a file's content; `path` is for messages.
 pub(crate) fn parse(path: &Path, bytes: &[u8]) -> Result<File> {
     let broken = |e: safetensors::SafeTensorError| {

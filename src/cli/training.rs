@@ -36,7 +36,7 @@ impl Training {
         let stop = stop_on_signals()?;
         let config = on_own_gpu(config, ranks);
         let prepared = prepare(&config, ranks, &stop, None)?;
-        let folder = together(ranks, RunFolder::create(out, &config, None))?;
+        let folder = together(ranks, RunFolder::create(out, &config, None, ranks.size()))?;
         Ok(Self { config, folder, prepared, stop })
     }
 
@@ -73,7 +73,7 @@ impl Training {
         let mut prepared = prepare(&config, ranks, &stop, None)?;
         let create = || {
             start.check(&config, &prepared)?;
-            RunFolder::create(out, &config, Some(start.origin.clone()))
+            RunFolder::create(out, &config, Some(start.origin.clone()), ranks.size())
         };
         let folder = together(ranks, create())?;
         prepared.start = Some(start);
@@ -94,7 +94,7 @@ impl Training {
                     .at(path)
                     .hint("leave it out"));
             }
-            RunFolder::open(path, &config_args.overrides(overrides))
+            RunFolder::open(path, &config_args.overrides(overrides), ranks.size())
         };
         let (folder, config) = together(ranks, open())?;
         tell(&config, ranks)?;

@@ -105,11 +105,13 @@ impl Executor {
     ) -> Result<Recorded> {
         let device = Device::Cuda(self.device);
         let inputs: Vec<Tensor> = inputs.iter().map(|input| input.to_device(device).copy()).collect();
-        let before = Before::of(device, state)?;
+        let before: Vec<Tensor> = state.iter().map(|tensor| tensor.detach().copy()).collect();
+        let generator = generator_state(device)?;
         // Graphs cannot be recorded on the default stream; what they need is chosen for each stream.
         let entered = self.stream.enter()?;
         let warm = (0..WARM_UPS).try_for_each(|_| caught(|| step(&inputs)).map(drop));
-        before.restore()?;
+        no_grad(|| state.iter().zip(&before).for_each(|(tensor, before)| tensor.shallow_clone().copy_(before)));
+        set_generator_state(device, &generator)?;
         warm?;
         let (graph, losses) = Graph::capture(self.device, || caught(|| step(&inputs)))?;
         drop(entered);
@@ -127,25 +129,6 @@ impl Recorded {
     fn takes(&self, inputs: &[&Tensor]) -> bool {
         let is_alike = |(own, input): (&Tensor, &&Tensor)| (own.kind(), own.size()) == (input.kind(), input.size());
         self.inputs.len() == inputs.len() && self.inputs.iter().zip(inputs).all(is_alike)
-    }
-}
-
-/// What a step changes, as it was.
-struct Before<'a> {
-    device: Device,
-    tensors: Vec<(&'a Tensor, Tensor)>,
-    generator: Tensor,
-}
-
-impl<'a> Before<'a> {
-    fn of(device: Device, state: &'a [Tensor]) -> Result<Self> {
-        let tensors = state.iter().map(|tensor| (tensor, tensor.detach().copy())).collect();
-        Ok(Self { device, tensors, generator: generator_state(device)? })
-    }
-
-    fn restore(&self) -> Result<()> {
-        no_grad(|| self.tensors.iter().for_each(|(tensor, before)| tensor.shallow_clone().copy_(before)));
-        set_generator_state(self.device, &self.generator)
     }
 }
 

@@ -24,7 +24,7 @@ pub struct Format<'a> {
 }
 
 /// The columns of a file that are loaded.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 pub struct Columns<'a> {
     /// Those of these that it has; `None` loads all.
     pub load: Option<&'a [String]>,
@@ -32,7 +32,7 @@ pub struct Columns<'a> {
     pub unload: &'a [String],
     /// Of those loaded, the ones that something is made of.
     pub read: &'a [&'a str],
-    /// What to do about a bad value in any other.
+    /// What to do about a bad value in any other; empty for nothing.
     pub cure: &'a str,
 }
 
@@ -44,14 +44,7 @@ pub struct Columns<'a> {
 /// leave out more fields at their ends than the file has bytes.
 pub fn read(path: &Path, format: Format, columns: Columns) -> Result<Table> {
     let bytes = std::fs::read(path).map_err(|e| Error::io(path, "read the file", e))?;
-    let is_loaded = |name: &str| {
-        columns.load.is_none_or(|load| load.iter().any(|wanted| wanted == name))
-            && columns.unload.iter().all(|other| other != name)
-    };
-    parse_columns(path, bytes, format, &is_loaded).map_err(|wrong| match wrong.column {
-        Some(column) if !columns.read.contains(&&*column) => wrong.error.hint(columns.cure),
-        _ => wrong.error,
-    })
+    parse_columns(path, bytes, format, columns)
 }
 
 /// Reads the columns in `load` that `bytes` have, or all of them; `path` is for messages.
@@ -59,30 +52,12 @@ pub fn read(path: &Path, format: Format, columns: Columns) -> Result<Table> {
 /// # Errors
 /// As [`read`], but for those of the file system.
 pub fn parse(path: &Path, bytes: Vec<u8>, format: Format, load: Option<&[String]>) -> Result<Table> {
-    let is_loaded = |name: &str| load.is_none_or(|load| load.iter().any(|wanted| wanted == name));
-    parse_columns(path, bytes, format, &is_loaded).map_err(|wrong| wrong.error)
+    parse_columns(path, bytes, format, Columns { load, ..Columns::default() })
 }
 
-/// What is wrong, and in the values of which column.
-struct Wrong {
-    error: Error,
-    column: Option<String>,
-}
-
-impl From<Error> for Wrong {
-    fn from(error: Error) -> Self {
-        Self { error, column: None }
-    }
-}
-
-fn parse_columns(
-    path: &Path,
-    mut bytes: Vec<u8>,
-    format: Format,
-    is_loaded: &dyn Fn(&str) -> bool,
-) -> Result<Table, Wrong> {
+fn parse_columns(path: &Path, mut bytes: Vec<u8>, format: Format, columns: Columns) -> Result<Table> {
     if let Some((form, cure)) = other_form(&bytes) {
-        return Err(Error::new(format!("expected UTF-8 text, found {form}")).at(path).hint(cure).into());
+        return Err(Error::new(format!("expected UTF-8 text, found {form}")).at(path).hint(cure));
     }
     if bytes.starts_with("\u{feff}".as_bytes()) {
         bytes.drain(..3);
@@ -105,29 +80,29 @@ fn parse_columns(
         }
         if let Err(error) = reader.read_record(&mut record) {
             let header = table.as_ref().map_or(&[] as &[_], Table::header);
-            return Err(explain(&error, header).at(path).line(line).into());
+            return Err(explain(&error, header).at(path).line(line));
         }
         if reader.position().byte() as usize > end + 1 {
             return Err(Error::new("expected a `\"` that closes a quoted field, found the end of the file")
                 .at(path)
                 .line(line)
-                .hint("close the quote that opens a field of this line, or double it if it belongs to the text")
-                .into());
+                .hint("close the quote that opens a field of this line, or double it if it belongs to the text"));
         }
         let blank = record.len() == 1 && bytes[start] != b'"' && record[0].bytes().all(|b| b == b' ' || b == b'\t');
         match &mut table {
             _ if blank => {}
-            None => table = Some(parse_header(path, &record, is_loaded).map_err(|error| error.at(path).line(line))?),
+            None => table = Some(parse_header(path, &record, columns).map_err(|error| error.at(path).line(line))?),
             Some(table) => {
                 // Otherwise a wide header and many short lines would take memory by the square of the file's size.
                 left_out += table.header().len().saturating_sub(record.len());
                 if left_out > end {
-                    return Err(too_short(table.header().len(), record.len()).at(path).line(line).into());
+                    return Err(too_short(table.header().len(), record.len()).at(path).line(line));
                 }
                 table.check_width(&record, line)?;
-                if let Err((error, column)) = table.push(&record, line, format.seq_separator) {
-                    return Err(Wrong { error, column: Some(column) });
-                }
+                table.push(&record, line, format.seq_separator).map_err(|(error, column)| {
+                    let is_read = columns.cure.is_empty() || columns.read.contains(&&*column);
+                    if is_read { error } else { error.hint(columns.cure) }
+                })?;
                 // The tokeniser counts the line end behind a record, too.
                 let lines = reader.position().line().saturating_sub(line);
                 if lines > 1 && record.iter().any(|field| field.contains('\n')) {
@@ -140,7 +115,6 @@ fn parse_columns(
         Error::new("expected a header of `name:type` fields, found an empty file")
             .at(path)
             .hint("fetch or write the file again")
-            .into()
     })
 }
 
@@ -187,7 +161,7 @@ fn explain(error: &csv::Error, header: &[String]) -> Error {
 }
 
 /// The table that the header describes, yet without rows.
-fn parse_header(path: &Path, record: &csv::StringRecord, is_loaded: &dyn Fn(&str) -> bool) -> Result<Table> {
+fn parse_header(path: &Path, record: &csv::StringRecord, wanted: Columns) -> Result<Table> {
     let (mut names, mut known) = (Vec::new(), HashSet::new());
     let mut columns = Vec::new();
     for (index, field) in record.iter().enumerate() {
@@ -208,7 +182,9 @@ fn parse_header(path: &Path, record: &csv::StringRecord, is_loaded: &dyn Fn(&str
             return Err(wrong(format!("expected each column once, found a second `{}`", excerpt(name)))
                 .hint("rename or remove one of the two"));
         }
-        if is_loaded(name) {
+        let is_wanted = wanted.load.is_none_or(|load| load.iter().any(|one| one == name))
+            && wanted.unload.iter().all(|other| other != name);
+        if is_wanted {
             columns.push((index, Column { name: name.to_owned(), values }));
         }
         names.push(name.to_owned());

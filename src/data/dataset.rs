@@ -117,7 +117,7 @@ impl Dataset {
             Self { name, users, items, attributes, user, item, time, parts, remain_fields, filtering, warnings };
         if let Some(parts) = &dataset.parts {
             let place = |interaction: usize| inter.place(core.rows[interaction]);
-            let warnings = parts.check(&dataset, config, place)?;
+            let warnings = parts.check(&dataset, config, &place)?;
             dataset.warnings.extend(warnings);
         }
         Ok(dataset)

@@ -19,6 +19,9 @@ use super::table::Ragged;
 use crate::config::DataConfig;
 use crate::{Error, Result};
 
+/// The file and the line of an interaction.
+type Place<'a> = dyn Fn(usize) -> (&'a Path, u64) + 'a;
+
 impl Parts {
     /// The rows of each file.
     pub(super) fn split(&self, dataset: &Dataset, config: &DataConfig) -> Result<Splits> {
@@ -62,12 +65,7 @@ impl Parts {
     }
 
     /// Holds the files to each other; returns what the reader of a result should know of them. `place` is an interaction's.
-    pub(super) fn check<'a>(
-        &self,
-        dataset: &Dataset,
-        config: &DataConfig,
-        place: impl Fn(usize) -> (&'a Path, u64),
-    ) -> Result<Vec<String>> {
+    pub(super) fn check(&self, dataset: &Dataset, config: &DataConfig, place: &Place) -> Result<Vec<String>> {
         match &self.lists {
             Some(lists) => Ok(self.remarks(lists, dataset, config, place)),
             None => self.check_order(dataset, config, place),
@@ -75,13 +73,7 @@ impl Parts {
     }
 
     /// What there is to say of stated histories.
-    fn remarks<'a>(
-        &self,
-        lists: &Ragged,
-        dataset: &Dataset,
-        config: &DataConfig,
-        place: impl Fn(usize) -> (&'a Path, u64),
-    ) -> Vec<String> {
+    fn remarks(&self, lists: &Ragged, dataset: &Dataset, config: &DataConfig, place: &Place) -> Vec<String> {
         let mut remarks = Vec::new();
         let n = dataset.user.len();
         let (repeated, _) = self.repeated(dataset, config);
@@ -108,12 +100,7 @@ impl Parts {
     }
 
     /// Refuses files without histories that do not say what came before what.
-    fn check_order<'a>(
-        &self,
-        dataset: &Dataset,
-        config: &DataConfig,
-        place: impl Fn(usize) -> (&'a Path, u64),
-    ) -> Result<Vec<String>> {
+    fn check_order(&self, dataset: &Dataset, config: &DataConfig, place: &Place) -> Result<Vec<String>> {
         let refuse = |first: usize, problem: String, cure: String| {
             let (path, line) = place(first);
             Err(Error::new(problem).at(path).line(line).hint(cure))

@@ -97,11 +97,6 @@ impl Case {
         Ok(Self { path: path.to_path_buf(), shape, model, batch, expected, judged: judged()? })
     }
 
-    /// The folder's name.
-    pub fn name(&self) -> String {
-        self.path.file_name().unwrap_or(self.path.as_os_str()).to_string_lossy().into_owned()
-    }
-
     /// What the case was computed in.
     pub fn kind(&self) -> Kind {
         self.model.named_parameters().first().map_or(Kind::Double, |(_, parameter)| parameter.kind())

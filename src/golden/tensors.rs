@@ -7,15 +7,10 @@ pub fn to_judge(tensor: &Tensor) -> judge::Tensor {
     let shape: Vec<usize> = tensor.size().iter().map(|&n| n as usize).collect();
     let flat = tensor.detach().to_device(Device::Cpu).flatten(0, -1);
     let copied = match tensor.kind() {
-        Kind::Int64 | Kind::Int => judge::Tensor::new(&shape, &read::<i64>(&flat.to_kind(Kind::Int64))),
-        Kind::Double => judge::Tensor::new(&shape, &read::<f64>(&flat)),
-        _ => judge::Tensor::new(&shape, &read::<f32>(&flat.to_kind(Kind::Float))),
+        Kind::Int64 | Kind::Int => Vec::<i64>::try_from(flat).map(|values| judge::Tensor::new(&shape, &values)),
+        Kind::Double => Vec::<f64>::try_from(flat).map(|values| judge::Tensor::new(&shape, &values)),
+        _ => Vec::<f32>::try_from(flat).map(|values| judge::Tensor::new(&shape, &values)),
     };
+    let copied = copied.expect("one dimension");
     copied.unwrap_or_else(|e| unreachable!("a tensor has as many elements as its shape says: {e}"))
-}
-
-fn read<T: tch::kind::Element + Copy + Default>(flat: &Tensor) -> Vec<T> {
-    let mut values = vec![T::default(); flat.numel()];
-    flat.copy_data(&mut values, flat.numel());
-    values
 }

@@ -88,7 +88,7 @@ fn judged(case: &Case, path: ComputePath, ours: BTreeMap<String, Tensor>, judge:
             .at(&case.path)
             .hint("add what the reference computed"));
     }
-    Ok(CaseReport { case: case.name(), groups: judge.require_nothing().judge(&dump)?.stages })
+    Ok(CaseReport { case: case.judged.name.clone(), groups: judge.require_nothing().judge(&dump)?.stages })
 }
 
 /// The judge of implementations that compute the case in `kind`. What rounding alone does to a case with `max` pooling is

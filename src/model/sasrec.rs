@@ -69,27 +69,15 @@ impl Model {
     ///
     /// `n_items` counts the padding item; `features` follow `selected_features`.
     pub fn new(config: &ModelConfig, n_items: i64, max_len: i64, features: Vec<ItemFeature>, kind: Kind) -> Self {
-        let items = Embedding::new(n_items, config.hidden_size, Some(0), kind);
-        Self::with_items(config, items, max_len, features, kind)
+        Self::part(config, n_items, None, max_len, features, kind)
     }
 
-    /// The same of which these rows of the item embedding alone are held here, as ranks do that share it out. It is trained
-    /// on the fast path over these ranks alone.
+    /// The same. Where ranks share out the item embedding, only its rows `held` are here, and the model is trained on the
+    /// fast path over these ranks alone.
     pub fn part(
         config: &ModelConfig,
         n_items: i64,
-        held: Range<i64>,
-        max_len: i64,
-        features: Vec<ItemFeature>,
-        kind: Kind,
-    ) -> Self {
-        let items = Embedding::part(n_items, held, config.hidden_size, Some(0), kind);
-        Self::with_items(config, items, max_len, features, kind)
-    }
-
-    fn with_items(
-        config: &ModelConfig,
-        item_embedding: Embedding,
+        held: Option<Range<i64>>,
         max_len: i64,
         features: Vec<ItemFeature>,
         kind: Kind,
@@ -110,7 +98,10 @@ impl Model {
             Predictor::Not => None,
         };
         Self {
-            item_embedding,
+            item_embedding: match held {
+                Some(held) => Embedding::part(n_items, held, h, Some(0), kind),
+                None => Embedding::new(n_items, h, Some(0), kind),
+            },
             position_embedding: Embedding::new(max_len, h, None, kind),
             attributes,
             trm_encoder: Encoder::new(config, max_len, kind),

@@ -3,7 +3,8 @@
 
 use tch::{Device, Kind, Tensor};
 
-use super::Ranks;
+use super::team::consecutive;
+use super::{Ranks, Team};
 use crate::{Error, Result};
 
 impl Ranks {
@@ -42,21 +43,16 @@ impl Ranks {
         if self.is_alone() {
             return Ok(());
         }
-        let own: Vec<String> = facts.iter().map(|(name, value)| format!("{name}\u{1}{value}")).collect();
-        let all = self.gather_texts(&own.join("\u{0}"))?;
-        let facts = |text: &'_ str| -> Vec<(String, String)> {
-            let pairs = text.split('\u{0}').filter_map(|fact| fact.split_once('\u{1}'));
-            pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
+        let texts = self.gather_texts(&serde_json::to_string(facts).expect("text is JSON"))?;
+        let all: Vec<Vec<(String, String)>> =
+            texts.iter().map(|text| serde_json::from_str(text).unwrap_or_default()).collect();
+        let value = |rank: usize, name: &str| {
+            all[rank].iter().find(|(other, _)| other == name).map_or("nothing", |(_, value)| value.as_str())
         };
-        let first = facts(&all[0]);
-        let value = |facts: &[(String, String)], name: &str| {
-            facts.iter().find(|(other, _)| other == name).map_or("nothing".to_owned(), |(_, value)| value.clone())
-        };
-        for (rank, theirs) in all.iter().enumerate().skip(1) {
-            let theirs = facts(theirs);
-            let mut names = first.iter().chain(&theirs).map(|(name, _)| name);
-            let Some(name) = names.find(|name| value(&first, name) != value(&theirs, name)) else { continue };
-            let (expected, found) = (value(&first, name), value(&theirs, name));
+        for rank in 1..all.len() {
+            let mut names = all[0].iter().chain(&all[rank]).map(|(name, _)| name);
+            let Some(name) = names.find(|name| value(0, name) != value(rank, name)) else { continue };
+            let (expected, found) = (value(0, name), value(rank, name));
             return Err(Error::new(format!(
                 "the ranks are not of one run: {name} is `{expected}` at rank 0 and `{found}` at rank {rank}"
             ))
@@ -103,14 +99,9 @@ impl Ranks {
     /// Every rank's text.
     fn gather_texts(&self, own: &str) -> Result<Vec<String>> {
         let lengths = self.gather(&[own.len() as u64])?;
-        let most = lengths.iter().max().copied().unwrap_or(0) as usize;
-        let mut bytes = own.as_bytes().to_vec();
-        bytes.resize(most, 0);
-        let all = self.gather(&bytes)?;
-        let text = |(rank, &length): (usize, &u64)| {
-            String::from_utf8_lossy(&all[rank * most..][..length as usize]).into_owned()
-        };
-        Ok(lengths.iter().enumerate().map(text).collect())
+        let parts = consecutive(lengths.into_iter().map(|length| length as usize));
+        let all = Team::new(self.clone(), 1).gather(own.as_bytes().to_vec(), &parts)?;
+        Ok(parts.into_iter().map(|part| String::from_utf8_lossy(&all[part]).into_owned()).collect())
     }
 }
 

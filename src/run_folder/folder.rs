@@ -45,12 +45,12 @@ pub struct Mark {
 }
 
 impl RunFolder {
-    /// Makes `path`, or `checkpoint_dir/<dataset>-<date>-<time>`, and writes what is known before the run, which begins at
-    /// `origin`, if not at the beginning.
+    /// Makes `path`, or `checkpoint_dir/<dataset>-<date>-<time>`, and writes what is known before the run, which `ranks`
+    /// processes train and which begins at `origin`, if not at the beginning.
     ///
     /// # Errors
     /// A folder that exists and is not empty: nothing of another run is overwritten.
-    pub fn create(path: Option<PathBuf>, config: &RunConfig, origin: Option<Origin>) -> Result<Self> {
+    pub fn create(path: Option<PathBuf>, config: &RunConfig, origin: Option<Origin>, ranks: usize) -> Result<Self> {
         let path = match path {
             Some(path) => fs::create_dir_all(&path).map(|()| path.clone()).map_err(|e| cannot_make(&path, e))?,
             None => {
@@ -72,18 +72,19 @@ impl RunFolder {
                 .at(&path)
                 .hint("choose another place with --out: runs are never overwritten"));
         }
-        Self::begin(&path, lock, config, origin).inspect_err(|_| {
+        Self::begin(&path, lock, config, origin, ranks).inspect_err(|_| {
             // Best effort: what is left is an empty folder, in which a run can begin once the fault is cured.
             let begun = [LOG, LossRow::FILE, MetricsLine::FILE, Calibration::FILE, Environment::FILE, LOCK];
             begun.iter().for_each(|name| _ = fs::remove_file(path.join(name)));
         })
     }
 
-    fn begin(path: &Path, lock: File, config: &RunConfig, origin: Option<Origin>) -> Result<Self> {
+    fn begin(path: &Path, lock: File, config: &RunConfig, origin: Option<Origin>, ranks: usize) -> Result<Self> {
         let begun = origin.as_ref().map(|origin| format!("# {origin}.\n")).unwrap_or_default();
-        let mut folder = Self::with_files(path, lock, false, origin)?;
+        let mut folder = Self::with_files(path, lock, false, origin, ranks)?;
         folder.loss_line(&LossRow::header(config))?;
-        let environment = Environment { from: folder.origin.clone(), ..Environment::here(config)? };
+        let environment =
+            Environment { from: folder.origin.clone(), ranks: folder.ranks, ..Environment::here(config)? };
         folder.write_json(Environment::FILE, &environment)?;
         // The last of the files that there are from the start: where it is, the run has begun.
         replace(&folder.path.join(CONFIG), (begun + &config.to_yaml()).as_bytes())?;
@@ -96,7 +97,7 @@ impl RunFolder {
     /// # Errors
     /// No such run; a finished one; one at which another process is at work; a key that cannot change any more. Nothing
     /// in the folder has then changed.
-    pub fn open(path: &Path, overrides: &[(String, String)]) -> Result<(Self, RunConfig)> {
+    pub fn open(path: &Path, overrides: &[(String, String)], ranks: usize) -> Result<(Self, RunConfig)> {
         if let Some((key, _)) = overrides.iter().find(|(key, _)| !RunConfig::CHANGEABLE.contains(&key.as_str())) {
             return Err(Error::new(format!("a run goes on as it was begun: `{key}` cannot change"))
                 .at(path)
@@ -122,15 +123,15 @@ impl RunFolder {
                 .at(path)
                 .hint("`dif-sr gate` judges it, `dif-sr evaluate` evaluates it"));
         }
-        Ok((Self::with_files(path, lock, true, origin)?, config))
+        Ok((Self::with_files(path, lock, true, origin, ranks)?, config))
     }
 
     /// Opens the files that are appended to, which a run that goes on must have.
-    fn with_files(path: &Path, lock: File, resumed: bool, origin: Option<Origin>) -> Result<Self> {
+    fn with_files(path: &Path, lock: File, resumed: bool, origin: Option<Origin>, ranks: usize) -> Result<Self> {
         let file = |name: &str| append(&path.join(name), !resumed);
         let (log, losses, metrics) = (file(LOG)?, file(LossRow::FILE)?, file(MetricsLine::FILE)?);
         let (calibrations, path) = (file(Calibration::FILE)?, path.to_path_buf());
-        let (events, ranks) = (None, None);
+        let (events, ranks) = (None, (ranks > 1).then_some(ranks));
         Ok(Self { log, losses, metrics, calibrations, events, path, resumed, origin, ranks, _lock: lock })
     }
 
@@ -285,16 +286,6 @@ impl RunFolder {
 
     fn appended(&self) -> [(&'static str, &File); 3] {
         [(LOG, &self.log), (LossRow::FILE, &self.losses), (MetricsLine::FILE, &self.metrics)]
-    }
-
-    /// Notes in `environment.json` that several processes train the run; one that goes on notes it where it does.
-    pub(crate) fn trained_by(&mut self, ranks: usize) -> Result<()> {
-        self.ranks = (ranks > 1).then_some(ranks);
-        if self.resumed || self.ranks.is_none() {
-            return Ok(());
-        }
-        let environment = Environment { ranks: self.ranks, ..environment(&self.path)? };
-        self.write_json(Environment::FILE, &environment)
     }
 
     /// Adds where a run goes on to `environment.json`, once nothing refuses it any more.

@@ -79,11 +79,11 @@ impl Checkpoint {
         let mut tensors = model.named_parameters();
         tensors.extend(model.named_tables());
         tensors.extend(model.features().iter().map(|f| (format!("item_feat.{}", f.name), f.ids.shallow_clone())));
-        let attributes: Vec<AttributeTokens> = AttributeTokens::of(dataset);
+        let attributes = serde_json::to_string(&AttributeTokens::of(dataset)).expect("text is JSON");
         let metadata = BTreeMap::from([
             ("format".to_owned(), FORMAT.to_owned()),
             ("config".to_owned(), config.to_yaml()),
-            ("attributes".to_owned(), json(&attributes)),
+            ("attributes".to_owned(), attributes),
             ("epoch".to_owned(), epoch.to_string()),
         ]);
         let stored = tensors.iter().map(|tensor| Shares::stored(shares, tensor, &|_, _| Ok(())));
@@ -193,14 +193,12 @@ impl Checkpoint {
                 .find(|(ours, theirs)| ours != theirs)
                 .map(|(ours, theirs)| (format!("tokens of `{}`", ours.name), ours.tokens.len(), theirs.tokens.len()))
         };
-        match differs {
-            None => Ok(()),
-            Some((what, expected, found)) => Err(Error::new(format!(
-                "the data set's {what} are not the checkpoint's: expected {expected}, found {found}, or others"
-            ))
-            .at(path)
-            .hint("evaluate on the files and filters that the model was trained on")),
-        }
+        let Some((what, expected, found)) = differs else { return Ok(()) };
+        Err(Error::new(format!(
+            "the data set's {what} are not the checkpoint's: expected {expected}, found {found}, or others"
+        ))
+        .at(path)
+        .hint("evaluate on the files and filters that the model was trained on"))
     }
 }
 
@@ -277,10 +275,6 @@ fn damaged(name: &str, path: &Path) -> Error {
         .at(path)
         .tensor(name)
         .hint("the file is damaged: use another checkpoint")
-}
-
-fn json(value: &impl Serialize) -> String {
-    serde_json::to_string(value).expect("strings and numbers are JSON")
 }
 
 fn parse<T: for<'a> Deserialize<'a>>(text: &str, key: &str, path: &Path) -> Result<T> {

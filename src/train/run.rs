@@ -68,15 +68,12 @@ impl Prepared {
         tch::manual_seed(config.run.seed);
         let features = dataset.attributes.iter().map(|a| ItemFeature::new(a, Device::Cpu)).collect();
         let (n_items, length) = (dataset.items.len(), config.data.max_item_list_length as i64);
-        let mut model = match is_shared {
-            false => Model::new(&config.model, n_items as i64, length, features, Kind::Float),
-            true => {
-                let team = Team::new(ranks.clone(), tch::get_num_threads().max(1) as usize);
-                let held = team.shares(n_items)[ranks.rank()].clone();
-                let held = held.start as i64..held.end as i64;
-                Model::part(&config.model, n_items as i64, held, length, features, Kind::Float)
-            }
-        };
+        let held = is_shared.then(|| {
+            let team = Team::new(ranks.clone(), tch::get_num_threads().max(1) as usize);
+            let held = team.shares(n_items)[ranks.rank()].clone();
+            held.start as i64..held.end as i64
+        });
+        let mut model = Model::part(&config.model, n_items as i64, held, length, features, Kind::Float);
         model.initialize();
         model.to_device(device);
         let fingerprint = fingerprint(&dataset, &splits);
@@ -186,7 +183,6 @@ pub fn run(
 
 /// Puts a training where it begins: where the run was last saved, where another run was, or at its start.
 fn begin(prepared: &Prepared, training: &mut Training, recorder: &mut Recorder) -> Result<()> {
-    recorder.folder.trained_by(prepared.ranks.size())?;
     if recorder.folder.is_resumed() && recorder.resume(training)? {
         return Ok(());
     }
@@ -206,8 +202,8 @@ fn test(
 ) -> Result<RunResult> {
     let Prepared { dataset, splits, model, ranks, .. } = prepared;
     let (config, train_seconds) = (recorder.config, recorder.seconds());
-    let best = Shares::done(training.shares.as_ref(), best_model(training, dataset, fitted, recorder))?;
-    let (best_epoch, best) = (best.epoch, best.other.as_ref().unwrap_or(model));
+    let (best_epoch, other) = Shares::done(training.shares.as_ref(), best_model(training, dataset, fitted, recorder))?;
+    let best = other.as_ref().unwrap_or(model);
 
     ranks.broadcast_parameters(best.common_parameters())?;
 
@@ -244,16 +240,14 @@ fn test(
     })
 }
 
-/// The best model of a training.
-struct Best {
-    epoch: usize,
-    /// `None` where the training's own model has become it.
-    other: Option<Model>,
-}
-
-/// Reads the best model that was saved, or saves the last one where none was validated. One that ranks share out takes the
-/// place of the training's own.
-fn best_model(training: &Training, dataset: &Dataset, fitted: &Fitted, recorder: &mut Recorder) -> Result<Best> {
+/// Reads the best model that was saved, or saves the last one where none was validated, and says its epoch. One that ranks
+/// share out takes the place of the training's own: `None`.
+fn best_model(
+    training: &Training,
+    dataset: &Dataset,
+    fitted: &Fitted,
+    recorder: &mut Recorder,
+) -> Result<(usize, Option<Model>)> {
     let path = recorder.folder.best();
     match &fitted.best {
         Some((epoch, _)) => recorder.say(&format!("Finished training, best eval result in epoch {epoch}"))?,
@@ -266,11 +260,11 @@ fn best_model(training: &Training, dataset: &Dataset, fitted: &Fitted, recorder:
     }
     recorder.say(&format!("Loading model structure and parameters from {}", path.display()))?;
     if training.shares.is_some() {
-        return Ok(Best { epoch: Checkpoint::restore(&path, training)?, other: None });
+        return Ok((Checkpoint::restore(&path, training)?, None));
     }
     let Checkpoint { mut model, epoch, .. } = Checkpoint::load(&path)?;
     model.to_device(training.model.device());
-    Ok(Best { epoch, other: Some(model) })
+    Ok((epoch, Some(model)))
 }
 
 /// What RecBole logs before the first epoch.

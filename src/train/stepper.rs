@@ -29,16 +29,10 @@ pub struct Stepper<'a> {
     parallel: Option<DataParallel>,
     /// `None` on the reference path.
     pub(super) fast: Option<Fast>,
-    graphs: Graphs,
-}
-
-/// Whether steps are CUDA graphs.
-#[derive(Debug)]
-enum Graphs {
-    On(Executor),
-    /// They shall be, and cannot be; the reason, until it is taken.
-    Failed(Option<Error>),
-    Off,
+    /// `None` where steps are no CUDA graphs.
+    graphs: Option<Executor>,
+    /// Why they are none although they shall be, until it is taken.
+    failure: Option<Error>,
 }
 
 impl<'a> Stepper<'a> {
@@ -58,6 +52,10 @@ impl<'a> Stepper<'a> {
         let (settings, seed) = (&config.train, config.run.seed as u64);
         let fast = fast(config, model, ranks)?;
         let is_shared = fast.is_none() && !ranks.is_alone();
+        // Ranks exchange gradients through the host.
+        let has_graphs = model.device().is_cuda() && config.run.cuda_graphs && ranks.is_alone();
+        let graphs = has_graphs.then(|| Executor::new(model.device())).transpose();
+        let (graphs, failure) = graphs.map_or_else(|e| (None, Some(e)), |graphs| (graphs, None));
         Ok(Self {
             model,
             settings,
@@ -68,13 +66,8 @@ impl<'a> Stepper<'a> {
             parallel: is_shared.then(|| DataParallel::new(ranks, seed, model.device())),
             ranks: ranks.clone(),
             fast,
-            graphs: match model.device() {
-                // Ranks exchange gradients through the host.
-                device @ Device::Cuda(_) if config.run.cuda_graphs && ranks.is_alone() => {
-                    Executor::new(device).map_or_else(|e| Graphs::Failed(Some(e)), Graphs::On)
-                }
-                _ => Graphs::Off,
-            },
+            graphs,
+            failure,
         })
     }
 
@@ -83,13 +76,13 @@ impl<'a> Stepper<'a> {
     /// # Errors
     /// A lost rank.
     pub fn step(&mut self, batch: &Batch) -> Result<Losses> {
-        if let Graphs::On(mut executor) = std::mem::replace(&mut self.graphs, Graphs::Off) {
+        if let Some(mut executor) = self.graphs.take() {
             match self.replay(&mut executor, batch) {
                 Ok(losses) => {
-                    self.graphs = Graphs::On(executor);
+                    self.graphs = Some(executor);
                     return Ok(losses);
                 }
-                Err(e) => self.graphs = Graphs::Failed(Some(e)),
+                Err(e) => self.failure = Some(e),
             }
         }
         let losses = self.losses(batch)?;
@@ -109,18 +102,12 @@ impl<'a> Stepper<'a> {
 
     /// Why steps are not CUDA graphs although they should be; told once.
     pub fn take_failure(&mut self) -> Option<Error> {
-        match &mut self.graphs {
-            Graphs::Failed(reason) => reason.take(),
-            _ => None,
-        }
+        self.failure.take()
     }
 
     /// The number of operations in each CUDA graph so far.
     pub fn operations(&self) -> Vec<usize> {
-        match &self.graphs {
-            Graphs::On(executor) => executor.operations(),
-            _ => Vec::new(),
-        }
+        self.graphs.as_ref().map_or_else(Vec::new, Executor::operations)
     }
 
     /// The losses of a batch, with dropout, on the model's device; leaves their gradients for [`Stepper::update`].

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use super::common::process::{code, dif_sr, stderr, stdout};
+use super::common::process::{good, good_json};
 use super::common::{TOY, json, write_toy};
 
 #[test]
@@ -15,8 +15,7 @@ fn what_is_lost_of_the_data_is_in_the_log_and_in_the_result() {
     let items = folder.path().join("toy/toy.item");
     let text = fs::read_to_string(&items).expect("the toy");
     fs::write(&items, text.replace("\ni7\t", "\ni7.0\t")).expect("written");
-    let output = dif_sr(folder.path(), &[&["train", "--out=run", "--epochs=1"], &TOY[..]].concat());
-    assert_eq!(code(&output), 0, "{}", stderr(&output));
+    good(folder.path(), &[&["train", "--out=run", "--epochs=1"], &TOY[..]].concat());
     let warnings = &json(folder.path().join("run/result.json"))["warnings"];
     let [warning] = &warnings.as_array().expect("a list")[..] else { panic!("{warnings}") };
     let warning = warning.as_str().expect("a sentence");
@@ -44,18 +43,13 @@ fn files_of_splits_are_trained_evaluated_and_recommended_from() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     write_parts(folder.path());
     let parts = "--benchmark_filename=[train, valid, test]";
-    let output = dif_sr(folder.path(), &[&["train", "--out=run", "--epochs=2", parts], &TOY[..]].concat());
-    assert_eq!(code(&output), 0, "{}", stderr(&output));
+    good(folder.path(), &[&["train", "--out=run", "--epochs=2", parts], &TOY[..]].concat());
     assert_eq!(fs::read_to_string(folder.path().join("run/ranks.tsv")).expect("ranks").lines().count(), 61);
 
-    let output = dif_sr(folder.path(), &["evaluate", "run", "--json"]);
-    assert_eq!(code(&output), 0, "{}", stderr(&output));
-    let evaluated: Value = serde_json::from_str(&stdout(&output)).expect("JSON");
+    let evaluated = good_json(folder.path(), &["evaluate", "run", "--json"]);
     assert_eq!(evaluated["test"], json(folder.path().join("run/result.json"))["test"]);
 
-    let output = dif_sr(folder.path(), &["recommend", "run", "--user=u0", "--unseen", "-k", "22", "--json"]);
-    assert_eq!(code(&output), 0, "{}", stderr(&output));
-    let recommended: Value = serde_json::from_str(&stdout(&output)).expect("JSON");
+    let recommended = good_json(folder.path(), &["recommend", "run", "--user=u0", "--unseen", "-k", "22", "--json"]);
     let recommended = recommended["items"].as_array().expect("a list").iter().map(|item| &item["item"]);
     let recommended: Vec<&Value> = recommended.collect();
     // Of 30 items u0 has chosen i0 to i7, in all three files.
@@ -67,8 +61,6 @@ fn files_of_splits_are_trained_evaluated_and_recommended_from() {
 fn recbole_s_short_flags_name_the_model_and_the_data_set() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     write_toy(folder.path());
-    let output = dif_sr(folder.path(), &["data", "inspect", "-m", "SASRec", "-d", "toy", "--data_path=.", "--json"]);
-    assert_eq!(code(&output), 0, "{}", stderr(&output));
-    let inspection: Value = serde_json::from_str(&stdout(&output)).expect("JSON");
-    assert_eq!((&inspection["log"]["name"], &inspection["warnings"]), (&Value::from("toy"), &Value::Array(Vec::new())));
+    let found = good_json(folder.path(), &["data", "inspect", "-m", "SASRec", "-d", "toy", "--data_path=.", "--json"]);
+    assert_eq!((&found["log"]["name"], &found["warnings"]), (&Value::from("toy"), &Value::Array(Vec::new())));
 }

@@ -12,7 +12,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Output;
 
-use common::process::{code, dif_sr, dif_sr_in_64_gb, refusal, stderr, stdout};
+use common::process::{code, dif_sr, dif_sr_in_64_gb, good, good_json, refusal, stderr, stdout};
 use common::{TOY, root, write_toy};
 use dif_sr::tensors::TensorFile;
 use serde_json::{Value, json};
@@ -43,9 +43,7 @@ impl<'a> Told<'a> {
 
 /// A trained toy model in `run`.
 fn trained(folder: &Path) -> Output {
-    let output = dif_sr(folder, &[&["train", "--out=run", "--epochs=3"], &TOY[..]].concat());
-    assert_eq!(code(&output), 0, "{}", stderr(&output));
-    output
+    good(folder, &[&["train", "--out=run", "--epochs=3"], &TOY[..]].concat())
 }
 
 #[test]
@@ -75,9 +73,7 @@ fn train_leaves_all_evidence_and_evaluate_finds_the_same_metrics() {
     }
 
     let result = common::json(run.join("result.json"));
-    let output = dif_sr(folder.path(), &["evaluate", "run", "--json"]);
-    assert_eq!(code(&output), 0, "{}", stderr(&output));
-    let evaluated: Value = serde_json::from_str(&stdout(&output)).expect("JSON");
+    let evaluated = good_json(folder.path(), &["evaluate", "run", "--json"]);
     assert_eq!(evaluated["test"], result["test"]);
     assert_eq!(evaluated["valid"]["metrics"], result["best_valid"]);
     assert_eq!(evaluated["epoch"], result["best_epoch"]);
@@ -87,8 +83,7 @@ fn train_leaves_all_evidence_and_evaluate_finds_the_same_metrics() {
 fn evaluations_come_every_eval_step_and_only_where_there_are_rows_for_them() {
     let folder = toy();
     let evaluated = |keys: &[&str]| {
-        let output = dif_sr(folder.path(), &[&["train", "--epochs=3", "--out=run"], keys, &TOY[..]].concat());
-        assert_eq!(code(&output), 0, "{}", stderr(&output));
+        good(folder.path(), &[&["train", "--epochs=3", "--out=run"], keys, &TOY[..]].concat());
         let metrics = fs::read_to_string(folder.path().join("run").join("metrics.jsonl")).expect("metrics");
         fs::remove_dir_all(folder.path().join("run")).expect("removed");
         let lines = metrics.lines().map(|line| serde_json::from_str::<Value>(line).expect("JSON"));
@@ -107,10 +102,7 @@ fn evaluations_come_every_eval_step_and_only_where_there_are_rows_for_them() {
 #[test]
 fn the_same_seed_trains_the_same_model_and_another_seed_or_path_does_not() {
     let folder = toy();
-    let train = |out: &str, key: &str| {
-        let output = dif_sr(folder.path(), &[&["train", "--epochs=2", out, key], &TOY[..]].concat());
-        assert_eq!(code(&output), 0, "{}", stderr(&output));
-    };
+    let train = |out: &str, key: &str| good(folder.path(), &[&["train", "--epochs=2", out, key], &TOY[..]].concat());
     let parameters = |run: &str| {
         let tensors =
             TensorFile::read(&folder.path().join(run).join("best.safetensors")).expect("a checkpoint").tensors;
@@ -145,8 +137,7 @@ fn every_fusion_loss_and_number_of_attributes_trains() {
     ];
     for (i, case) in cases.iter().enumerate() {
         let out = format!("--out=run{i}");
-        let output = dif_sr(folder.path(), &[&["train", &out, "--epochs=1"], &TOY[..], case].concat());
-        assert_eq!(code(&output), 0, "{case:?}: {}", stderr(&output));
+        good(folder.path(), &[&["train", &out, "--epochs=1"], &TOY[..], case].concat());
     }
 }
 
@@ -239,11 +230,9 @@ fn commands_that_read_no_configuration_say_so() {
 fn runs_that_start_in_the_same_second_get_folders_of_their_own() {
     let folder = toy();
     let arguments = [&["train", "--epochs=1"], &TOY[..]].concat();
-    let outputs: Vec<Output> = std::thread::scope(|scope| {
-        let runs: Vec<_> = (0..3).map(|_| scope.spawn(|| dif_sr(folder.path(), &arguments))).collect();
-        runs.into_iter().map(|run| run.join().expect("the binary runs")).collect()
+    std::thread::scope(|scope| {
+        (0..3).for_each(|_| drop(scope.spawn(|| good(folder.path(), &arguments))));
     });
-    outputs.iter().for_each(|output| assert_eq!(code(output), 0, "{}", stderr(output)));
     assert_eq!(fs::read_dir(folder.path().join("runs")).expect("run folders").count(), 3);
 }
 
@@ -309,8 +298,7 @@ fn reproduce_takes_config_files_alone_and_expects_what_stands_beside_the_last() 
     fs::write(folder.path().join("expectations/last.yaml"), expectation).expect("written");
     let toy = TOY.iter().filter(|a| !a.starts_with("--valid_metric")).copied();
     let arguments = ["reproduce", "--out=run", "--config_files", "first.yaml", "last.yaml"].into_iter().chain(toy);
-    let output = dif_sr(folder.path(), &arguments.collect::<Vec<_>>());
-    assert_eq!(code(&output), 0, "{}", stderr(&output));
+    let output = good(folder.path(), &arguments.collect::<Vec<_>>());
     assert!(stdout(&output).starts_with("figures, expected: beside last.yaml"), "{}", stdout(&output));
     let config = fs::read_to_string(folder.path().join("run/config.yaml")).expect("a configuration");
     assert!(config.contains("seed: 7\n") && config.contains("epochs: 1\n"), "{config}");
@@ -332,12 +320,10 @@ fn reproduce_takes_config_files_alone_and_expects_what_stands_beside_the_last() 
     let toy = TOY.iter().filter(|a| !a.starts_with("--valid_metric")).copied();
     let arguments =
         ["reproduce", "--out=a/b/c/run", "--config_files", "first.yaml", "last.yaml"].into_iter().chain(toy);
-    let output = dif_sr(folder.path(), &arguments.collect::<Vec<_>>());
-    assert_eq!(code(&output), 0, "{}", stderr(&output));
+    let output = good(folder.path(), &arguments.collect::<Vec<_>>());
     let equal = format!("note: batch losses: {} of {n} the golden run's to the bit, the others within 3.3e-1\n", n - 1);
     assert!(stdout(&output).contains(&equal), "{}", stdout(&output));
-    let output = dif_sr(folder.path(), &["gate", "a/b/c/run", "--expect=a/b/c/run/expectation.yaml"]);
-    assert_eq!(code(&output), 0, "{}", stderr(&output));
+    good(folder.path(), &["gate", "a/b/c/run", "--expect=a/b/c/run/expectation.yaml"]);
 }
 
 #[test]
@@ -365,8 +351,7 @@ fn reproduce_says_before_the_training_and_in_its_verdict_in_what_a_copy_differs(
     fs::write(folder.path().join("expect.yaml"), text).expect("written");
     let arguments = ["reproduce", "known.yaml", "--expect=expect.yaml", "--out=run"].into_iter();
     let toy = TOY.iter().filter(|argument| !argument.starts_with("--dataset")).copied();
-    let output = dif_sr(folder.path(), &arguments.chain(toy).chain(["--dataset=Amazon_Beauty"]).collect::<Vec<_>>());
-    assert_eq!(code(&output), 0, "{}", stderr(&output));
+    let output = good(folder.path(), &arguments.chain(toy).chain(["--dataset=Amazon_Beauty"]).collect::<Vec<_>>());
     let sentence = "Amazon_Beauty is no copy that is known here; it differs from that of the notebook in this: 60 users for \
                     22363, 30 items for 12101, 480 interactions for 198502 (docs/data.md)";
     assert_eq!(stderr(&output).lines().next(), Some(&*format!("note: {sentence}")));

@@ -7,15 +7,14 @@ use dif_sr::tensors::{TensorFile, write};
 use tch::Tensor;
 
 use crate::Told;
-use crate::common::process::{code, dif_sr, refusal, stderr, stdout};
+use crate::common::process::{code, dif_sr, good, refusal, stderr, stdout};
 use crate::common::{json, root};
 
 #[test]
 fn verify_passes_a_true_case_and_names_what_a_false_one_breaks() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let case = |name: &str| root().join("golden").join(name).display().to_string();
-    let output = dif_sr(folder.path(), &["verify", &case("sum"), &case("README.md")]);
-    assert_eq!(code(&output), 0, "{}", stderr(&output));
+    let output = good(folder.path(), &["verify", &case("sum"), &case("README.md")]);
     assert!(stdout(&output).ends_with("pass: 1 case within tolerance\n"), "{}", stdout(&output));
 
     // One weight of one gradient, off by a millionth of the largest.
@@ -38,8 +37,7 @@ fn verify_passes_a_true_case_and_names_what_a_false_one_breaks() {
 #[test]
 fn verify_needs_no_folder_for_a_case_that_comes_with_the_program() {
     let folder = tempfile::tempdir().expect("a temporary folder");
-    let output = dif_sr(folder.path(), &["verify", "gate", "gate_token"]);
-    assert_eq!(code(&output), 0, "{}", stderr(&output));
+    let output = good(folder.path(), &["verify", "gate", "gate_token"]);
     assert!(stdout(&output).ends_with("pass: 2 cases within tolerance\n"), "{}", stdout(&output));
     // A folder of that name is the one that is meant.
     fs::create_dir(folder.path().join("gate")).expect("a folder");

@@ -6,7 +6,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use crate::common::TOY;
-use crate::common::process::{code, dif_sr, stderr, stdout};
+use crate::common::process::{good, stderr, stdout};
 use crate::toy;
 
 const SMALL: [&str; 3] = ["--epochs=3", "--train_batch_size=16", "--metrics=[Recall]"];
@@ -32,15 +32,13 @@ fn losses(run: &Path) -> Vec<f32> {
 #[test]
 fn reproduce_says_what_it_does_and_counts_equal_losses_in_a_line_for_each_evaluation() {
     let folder = toy();
-    let output = dif_sr(folder.path(), &[&["train", "--out=first"], &SMALL[..], &TOY].concat());
-    assert_eq!(code(&output), 0, "{}", stderr(&output));
+    good(folder.path(), &[&["train", "--out=first"], &SMALL[..], &TOY].concat());
     let mut golden = losses(&folder.path().join("first"));
     assert_eq!(golden.len(), 3 * 19);
     let reproduce = |golden: &[f32], out: &str| {
         expect(folder.path(), golden);
         let arguments = ["reproduce", "toy.yaml", "--expect=expect.yaml", out];
-        let output = dif_sr(folder.path(), &[&arguments, &SMALL[..], &TOY].concat());
-        assert_eq!(code(&output), 0, "{}", stderr(&output));
+        let output = good(folder.path(), &[&arguments, &SMALL[..], &TOY].concat());
         (stdout(&output), stderr(&output))
     };
     let (said, shown) = reproduce(&golden, "--out=run");

@@ -37,10 +37,23 @@ pub fn config(name: &str, overrides: &[(&str, &str)]) -> RunConfig {
 
 /// The same for several files, of which later ones win.
 pub fn configs(names: &[&str], overrides: &[(&str, &str)]) -> RunConfig {
-    let files: Vec<PathBuf> = names.iter().map(|name| root().join(format!("configs/{name}.yaml"))).collect();
     let fixed = [("threads", "1"), ("use_gpu", "False"), ("show_progress", "False")];
-    let all = fixed.iter().chain(overrides).map(|&(key, value)| (key.to_owned(), value.to_owned()));
-    RunConfig::load(&files, &all.collect::<Vec<_>>()).unwrap_or_else(|e| panic!("{e}"))
+    shipped(names, &[&fixed[..], overrides].concat())
+}
+
+/// The same with these overrides alone.
+pub fn shipped(names: &[&str], overrides: &[(&str, &str)]) -> RunConfig {
+    let files: Vec<PathBuf> = names.iter().map(|name| root().join(format!("configs/{name}.yaml"))).collect();
+    let overrides: Vec<_> = overrides.iter().map(|&(key, value)| (key.to_owned(), value.to_owned())).collect();
+    RunConfig::load(&files, &overrides).unwrap_or_else(|e| panic!("{e}"))
+}
+
+/// The folders in a folder of the repository, sorted.
+pub fn folders(of: &str) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(root().join(of)).expect("a folder of the repository");
+    let mut folders: Vec<_> = entries.map(|e| e.expect("readable").path()).filter(|path| path.is_dir()).collect();
+    folders.sort();
+    folders
 }
 
 /// The folder that holds `ml-100k/`, which `./setup` fetches.

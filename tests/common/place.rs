@@ -42,16 +42,22 @@ impl Place {
         self.command(arguments).output().expect("the binary runs")
     }
 
+    /// Runs a command that must not fail.
+    pub fn good(&self, arguments: &[&str]) -> Output {
+        let output = self.run(arguments);
+        let told = [&output.stdout[..], &output.stderr].concat();
+        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&told));
+        output
+    }
+
     /// Trains in the folder `out` to the end.
     pub fn train(&self, out: &str) {
-        let output = self.run(&[&["train", &format!("--out={out}")], &self.keys[..]].concat());
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        self.good(&[&["train", &format!("--out={out}")], &self.keys[..]].concat());
     }
 
     /// Goes on in `run` to the end.
     pub fn resume(&self, run: &str) {
-        let output = self.run(&["train", "--resume", run]);
-        assert!(output.status.success(), "{run}: {}", String::from_utf8_lossy(&output.stderr));
+        self.good(&["train", "--resume", run]);
     }
 
     /// Begins a training in `out`, or goes on in it, and leaves it to itself.

@@ -3,6 +3,8 @@
 use std::path::Path;
 use std::process::Output;
 
+use serde_json::Value;
+
 use super::place::sentence;
 
 /// Runs `dif-sr` in `folder`.
@@ -11,7 +13,19 @@ pub fn dif_sr(folder: &Path, arguments: &[&str]) -> Output {
     command.current_dir(folder).args(arguments).output().expect("the binary runs")
 }
 
-/// The same with no more than 64 GB of address space, so that what asks for more is refused on every machine.
+/// The same for a command that must not fail.
+pub fn good(folder: &Path, arguments: &[&str]) -> Output {
+    let output = dif_sr(folder, arguments);
+    assert_eq!(code(&output), 0, "{arguments:?}: {}{}", stdout(&output), stderr(&output));
+    output
+}
+
+/// What such a command prints with `--json`.
+pub fn good_json(folder: &Path, arguments: &[&str]) -> Value {
+    serde_json::from_str(&stdout(&good(folder, arguments))).expect("JSON")
+}
+
+/// [`dif_sr`] with no more than 64 GB of address space, so that what asks for more is refused on every machine.
 pub fn dif_sr_in_64_gb(folder: &Path, arguments: &[&str]) -> Output {
     let mut command = assert_cmd::Command::new("sh");
     command.args(["-c", "ulimit -v 64000000 && exec \"$@\"", "sh"]).arg(assert_cmd::cargo::cargo_bin!("dif-sr"));

@@ -10,8 +10,6 @@ use dif_sr::Result;
 use dif_sr::config::*;
 use serde_json::Value as Json;
 
-const SHIPPED: [&str; 5] = ["amazon_beauty", "amazon_sports_and_outdoors", "amazon_toys_and_games", "ml-100k", "yelp"];
-
 /// A file of the repository, by a path that messages can show.
 fn path(relative: &str) -> PathBuf {
     PathBuf::from(relative)
@@ -49,16 +47,6 @@ fn resolved(name: &str) -> RunConfig {
 fn with_progress(mut config: RunConfig) -> RunConfig {
     config.run.show_progress = true;
     config
-}
-
-#[test]
-fn shipped_configurations_load_and_name_their_data_set() {
-    for name in SHIPPED {
-        let config = shipped(name, &[]).unwrap();
-        assert_eq!(config.data.dataset.to_lowercase(), name);
-        assert_eq!(config.data.data_path, path("dataset"), "{name}");
-        assert_eq!(config.run.seed, 212, "{name}");
-    }
 }
 
 #[test]
@@ -130,14 +118,6 @@ fn the_log_block_is_the_notebooks_without_the_names_of_unused_columns() {
     insta::assert_snapshot!(left_out.join("\n"));
     let kept: Vec<_> = notebook.lines().filter(|line| !left_out.contains(line)).collect();
     assert_eq!(ours, kept);
-}
-
-#[test]
-fn the_keys_of_the_golden_resolved_configurations_are_known() {
-    let golden: Json = serde_json::from_str(&text("golden/ml-100k_full.json")).unwrap();
-    for key in golden["resolved_config"].as_object().unwrap().keys() {
-        assert!(key_names().any(|name| name == key), "{key}");
-    }
 }
 
 #[test]

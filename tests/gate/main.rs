@@ -11,7 +11,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Output;
 
-use common::process::{code, dif_sr, refusal, stderr, stdout};
+use common::process::{code, dif_sr, good, good_json, refusal, stderr, stdout};
 use common::{ML_100K, root};
 use dif_sr::eval::MetricAt;
 use dif_sr::verdict::{Expectation, Record, Verdict};
@@ -19,12 +19,15 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 /// What ten seeds of the short training gave.
-fn expectation() -> String {
-    root().join("fixtures/verdict/ml-100k_short.yaml").display().to_string()
+const SHORT: &str = "fixtures/verdict/ml-100k_short.yaml";
+
+/// A record, of this repository where the path is relative.
+fn record(path: impl AsRef<Path>) -> Record {
+    Record::load(&root().join(path)).unwrap_or_else(|e| panic!("{e}"))
 }
 
 fn recorded(seed: i64) -> Record {
-    Record::load(&root().join(format!("fixtures/verdict/ml-100k_short/{seed}.json"))).unwrap_or_else(|e| panic!("{e}"))
+    record(format!("fixtures/verdict/ml-100k_short/{seed}.json"))
 }
 
 /// Trains ml-100k shortly, with further keys, into `folder/<out>`.
@@ -33,8 +36,7 @@ fn train(folder: &Path, out: &str, keys: &[&str]) -> PathBuf {
     let (out_flag, data) = (format!("--out={out}"), format!("--data_path={}", ML_100K.as_str()));
     let (config, short) = (file("configs/ml-100k.yaml"), file("fixtures/verdict/short.yaml"));
     let arguments = ["train", &out_flag, "--config_files", &config, &short, &data, "--threads=1"];
-    let output = dif_sr(folder, &[&arguments[..], keys].concat());
-    assert_eq!(code(&output), 0, "{}", stderr(&output));
+    good(folder, &[&arguments[..], keys].concat());
     folder.join(out)
 }
 
@@ -57,8 +59,15 @@ fn with_loss(folder: &Path, mut record: Record, seed: i64, every: usize) -> Stri
     record.write(folder).unwrap_or_else(|e| panic!("{e}")).display().to_string()
 }
 
-fn gate(folder: &Path, runs: &[&str], more: &[&str]) -> Output {
-    dif_sr(folder, &[&["gate", "--expect", &expectation()], more, &["--"], runs].concat())
+fn gate(folder: &Path, runs: &[impl AsRef<str>], more: &[&str]) -> Output {
+    gate_by(SHORT, folder, runs, more)
+}
+
+/// Judges runs by an expectation, of this repository where its path is relative.
+fn gate_by(expect: impl AsRef<Path>, folder: &Path, runs: &[impl AsRef<str>], more: &[&str]) -> Output {
+    let expect = root().join(expect).display().to_string();
+    let runs: Vec<&str> = runs.iter().map(|run| run.as_ref()).collect();
+    dif_sr(folder, &[&["gate", "--expect", &expect], more, &["--"], &runs].concat())
 }
 
 fn verdict(output: &Output) -> Value {
@@ -73,7 +82,7 @@ fn temporary() -> TempDir {
 #[test]
 fn a_trained_ml_100k_is_not_failed_and_its_record_says_what_it_says() {
     let folder = temporary();
-    let good = train(folder.path(), "good", &["--seed=31"]);
+    let run = train(folder.path(), "good", &["--seed=31"]);
     let output = gate(folder.path(), &["good"], &["--json"]);
     let found = verdict(&output);
     assert!([0, 3].contains(&code(&output)), "{found:#}");
@@ -81,12 +90,10 @@ fn a_trained_ml_100k_is_not_failed_and_its_record_says_what_it_says() {
     assert_eq!(found["notes"], json!([]), "the configuration is the recorded one");
 
     // The record of the run says what the run says.
-    let output = dif_sr(folder.path(), &["record", "good", "--into=records"]);
-    assert_eq!(code(&output), 0, "{}", stderr(&output));
-    let record = Record::load(&folder.path().join("records/31.json")).unwrap_or_else(|e| panic!("{e}"));
-    let of_folder = Record::load(&good).unwrap_or_else(|e| panic!("{e}"));
-    assert_eq!(record, Record { path: record.path.clone(), ..of_folder });
-    assert_eq!(record.targets_sha256, recorded(1).targets_sha256);
+    good(folder.path(), &["record", "good", "--into=records"]);
+    let [written, of_folder] = [folder.path().join("records/31.json"), run].map(record);
+    assert_eq!(written, Record { path: written.path.clone(), ..of_folder });
+    assert_eq!(written.targets_sha256, recorded(1).targets_sha256);
     assert!(refusal(&dif_sr(folder.path(), &["record", "good", "--into=records"])).contains("found one"));
     let twice = refusal(&dif_sr(folder.path(), &["record", "good", "good", "--into=others"]));
     assert!(twice.starts_with("expected runs of different seeds, found seed 31 twice"), "{twice}");
@@ -106,8 +113,7 @@ fn a_trained_ml_100k_that_hardly_learns_is_failed() {
 #[test]
 fn more_runs_see_what_one_cannot() {
     let folder = temporary();
-    let runs: Vec<String> = (1..=5).map(|seed| with_loss(folder.path(), recorded(seed), 100 + seed, 4)).collect();
-    let runs: Vec<&str> = runs.iter().map(String::as_str).collect();
+    let runs = [1, 2, 3, 4, 5].map(|seed| with_loss(folder.path(), recorded(seed), 100 + seed, 4));
     let one = gate(folder.path(), &runs[..1], &[]);
     let five = gate(folder.path(), &runs, &[]);
     assert_eq!(code(&five), 1, "a quarter of the hits is lost: {}", stdout(&five));
@@ -116,9 +122,8 @@ fn more_runs_see_what_one_cannot() {
     );
     assert!([1, 3].contains(&code(&one)), "{}", stdout(&one));
 
-    let honest: Vec<String> =
-        (1..=5).map(|seed| with_loss(folder.path(), recorded(seed), 200 + seed, usize::MAX)).collect();
-    let honest = gate(folder.path(), &honest.iter().map(String::as_str).collect::<Vec<_>>(), &[]);
+    let honest = [1, 2, 3, 4, 5].map(|seed| with_loss(folder.path(), recorded(seed), 200 + seed, usize::MAX));
+    let honest = gate(folder.path(), &honest, &[]);
     assert_eq!(code(&honest), 0, "{}", stdout(&honest));
     assert!(
         stdout(&honest).contains("pass: recall@20 and ndcg@20 of 5 runs are near 10 recorded runs"),
@@ -131,71 +136,47 @@ fn more_runs_see_what_one_cannot() {
 #[test]
 fn a_loss_of_5_percent_on_amazon_beauty_is_failed_and_the_recorded_seeds_are_not() {
     let folder = temporary();
-    let expect = root().join("configs/expectations/amazon_beauty_seeds.yaml").display().to_string();
-    let judged = |seed: i64, every: usize| {
-        let runs: Vec<String> = [212, 1, 2]
-            .into_iter()
-            .map(|of| {
-                let path = root().join(format!("records/Amazon_Beauty/dif_sr_fast_bf16/{of}.json"));
-                with_loss(folder.path(), Record::load(&path).unwrap_or_else(|e| panic!("{e}")), seed + of, every)
-            })
-            .collect();
-        let runs: Vec<&str> = runs.iter().map(String::as_str).collect();
-        dif_sr(folder.path(), &[&["gate", "--expect", &expect, "--"], &runs[..]].concat())
+    let lossy = |seed: i64, seeds: i64, every: usize| {
+        let record = record(format!("records/Amazon_Beauty/dif_sr_fast_bf16/{seed}.json"));
+        with_loss(folder.path(), record, seeds + seed, every)
     };
-    let honest = judged(1000, usize::MAX);
-    assert_eq!(code(&honest), 0, "{}", stdout(&honest));
-    let lost = judged(2000, 20);
-    assert_eq!(code(&lost), 1, "{}", stdout(&lost));
-    assert!(stdout(&lost).contains("FAIL: recall@20 differs from 3 recorded runs by -5.0 %"), "{}", stdout(&lost));
+    let judged = |runs: &[String], exit: i32| {
+        let output = gate_by("configs/expectations/amazon_beauty_seeds.yaml", folder.path(), runs, &[]);
+        assert_eq!(code(&output), exit, "{runs:?}: {}", stdout(&output));
+        stdout(&output)
+    };
+    judged(&[212, 1, 2].map(|seed| lossy(seed, 1000, usize::MAX)), 0);
+    let lost = judged(&[212, 1, 2].map(|seed| lossy(seed, 2000, 20)), 1);
+    assert!(lost.contains("FAIL: recall@20 differs from 3 recorded runs by -5.0 %"), "{lost}");
 
     // Others are not among those three.
-    let fresh = [3, 4, 5].map(|seed| {
-        let path = root().join(format!("records/Amazon_Beauty/dif_sr_fast_bf16/{seed}.json"));
-        Record::load(&path).unwrap_or_else(|e| panic!("{e}"))
-    });
     for (every, seeds, one, all) in [(usize::MAX, 3000, 3, 0), (20, 4000, 1, 1)] {
-        let runs: Vec<String> =
-            fresh.iter().map(|run| with_loss(folder.path(), run.clone(), seeds + run.seed, every)).collect();
-        let runs: Vec<&str> = runs.iter().map(String::as_str).collect();
-        for (runs, exit) in [(&runs[..1], one), (&runs[..], all)] {
-            let output = dif_sr(folder.path(), &[&["gate", "--expect", &expect, "--"], runs].concat());
-            assert_eq!(code(&output), exit, "{runs:?}: {}", stdout(&output));
-        }
+        let runs = [3, 4, 5].map(|seed| lossy(seed, seeds, every));
+        judged(&runs[..1], one);
+        judged(&runs, all);
     }
 }
 
 /// A whole training of a model with a fault is as near to the recorded ones as a right one: metrics alone do not show it.
 #[test]
 fn models_with_a_fault_are_not_failed_by_their_metrics() {
-    let expect = root().join("configs/expectations/ml-100k_seeds.yaml").display().to_string();
     // As docs/verdict.md has them: each seed by itself, and the three together.
     for (fault, singles, together) in
         [("attribute_table_trained", [0, 3, 3], 0), ("position_added_to_input", [3, 3, 3], 3)]
     {
-        let seeds = [41, 42, 43].map(|seed| format!("records/ml-100k/dif_sr_{fault}_peer_float32/{seed}.json"));
-        let runs: Vec<&str> = seeds.iter().map(String::as_str).collect();
-        let judged = |runs: &[&str]| {
-            let output = dif_sr(root(), &[&["gate", "--expect", &expect, "--"], runs].concat());
-            (code(&output), stdout(&output) + &stderr(&output))
-        };
-        for (run, outcome) in runs.iter().zip(singles) {
-            let (code, said) = judged(&[run]);
-            assert_eq!(code, outcome, "{run}: {said}");
+        let runs = [41, 42, 43].map(|seed| format!("records/ml-100k/dif_sr_{fault}_peer_float32/{seed}.json"));
+        for (runs, exit) in runs.chunks(1).zip(singles).chain([(&runs[..], together)]) {
+            let output = gate_by("configs/expectations/ml-100k_seeds.yaml", root(), runs, &[]);
+            assert_eq!(code(&output), exit, "{runs:?}: {}{}", stdout(&output), stderr(&output));
         }
-        let (code, said) = judged(&runs);
-        assert_eq!(code, together, "{fault}: {said}");
     }
 }
 
 #[test]
 fn the_recorded_runs_pass_or_stay_open_against_each_other() {
-    let expectation = Expectation::load(expectation().as_ref()).unwrap_or_else(|e| panic!("{e}"));
+    let expectation = Expectation::load(&root().join(SHORT)).unwrap_or_else(|e| panic!("{e}"));
     let reference = expectation.reference().expect("recorded runs");
-    let output =
-        dif_sr(root(), &["power", "--expect", "fixtures/verdict/ml-100k_short.yaml", "--repetitions=200", "--json"]);
-    assert_eq!(code(&output), 0, "{}", stderr(&output));
-    let power: Value = serde_json::from_str(&stdout(&output)).expect("JSON");
+    let power = good_json(root(), &["power", "--expect", SHORT, "--repetitions=200", "--json"]);
     assert_eq!(power["recorded"], reference.records.len());
     let cell = |runs: u64, drop: f64| {
         let cells = power["cells"].as_array().expect("a list").iter();
@@ -209,8 +190,7 @@ fn the_recorded_runs_pass_or_stay_open_against_each_other() {
     assert!(cell(5, 0.1) > cell(1, 0.1), "{power:#}");
 
     let table = |runs: &[&str]| {
-        let base = ["power", "--expect", "fixtures/verdict/ml-100k_short.yaml", "--repetitions=3", "--runs"];
-        stdout(&dif_sr(root(), &[&base[..], runs].concat()))
+        stdout(&dif_sr(root(), &[&["power", "--expect", SHORT, "--repetitions=3", "--runs"], runs].concat()))
     };
     assert_eq!(table(&["5", "1", "5"]), table(&["1", "5"]), "each number once, in order, under its own heading");
 }
@@ -263,9 +243,7 @@ fn junit_and_markdown_say_what_the_verdict_says() {
 /// The golden values are those of one seed: others do not pass by them, alone or beside it.
 #[test]
 fn a_golden_run_says_nothing_of_other_seeds() {
-    let recorded =
-        |seed: i64| root().join(format!("records/ml-100k/dif_sr_reference_float32/{seed}.json")).display().to_string();
-    let expect = root().join("configs/expectations/ml-100k.yaml").display().to_string();
+    let run = |seed: &i64| format!("records/ml-100k/dif_sr_reference_float32/{seed}.json");
     for (seeds, exit, told) in [
         (&[212][..], 0, "pass: all 37 values are within their margin"),
         (&[1], 3, "undecided: the figures are those of seed 212, and say nothing of seed 1"),
@@ -275,9 +253,8 @@ fn a_golden_run_says_nothing_of_other_seeds() {
             "undecided: all 37 values are within their margin; the figures are those of seed 212, and say nothing of seed 1, 2",
         ),
     ] {
-        let runs: Vec<String> = seeds.iter().map(|&seed| recorded(seed)).collect();
-        let runs: Vec<&str> = runs.iter().map(String::as_str).collect();
-        let output = dif_sr(root(), &[&["gate", "--expect", &expect, "--"], &runs[..]].concat());
+        let runs: Vec<String> = seeds.iter().map(run).collect();
+        let output = gate_by("configs/expectations/ml-100k.yaml", root(), &runs, &[]);
         assert_eq!((code(&output), stdout(&output).lines().last()), (exit, Some(told)), "{}", stdout(&output));
     }
 }

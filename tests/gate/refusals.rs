@@ -2,12 +2,12 @@
 
 use std::fs;
 
-use dif_sr::verdict::{Expectation, Record};
+use dif_sr::verdict::Expectation;
 use serde_json::{Value, json};
 
 use crate::common::process::{code, dif_sr, refusal, stderr, stdout};
 use crate::common::{config, root};
-use crate::{gate, recorded, temporary, with_loss};
+use crate::{gate, gate_by, record, recorded, temporary, with_loss};
 
 #[test]
 fn names_and_values_of_figures_are_read_as_everywhere() {
@@ -85,12 +85,10 @@ fn runs_that_do_not_belong_together_are_refused() {
     fs::write(folder.path().join("figures.yaml"), figures).expect("written");
     let again = dif_sr(folder.path(), &["gate", &run, &run, "--expect=figures.yaml"]);
     assert!(refusal(&again).contains("expected runs of different seeds"), "of figures alone too");
-    let beauty = root().join("records/Amazon_Beauty/dif_sr_fast_bf16/1.json");
-    let mut other = Record::load(&beauty).unwrap_or_else(|e| panic!("{e}"));
+    let mut other = record("records/Amazon_Beauty/dif_sr_fast_bf16/1.json");
     other.config["model"] = json!("SASRec");
     let other = other.write(&folder.path().join("model")).unwrap_or_else(|e| panic!("{e}")).display().to_string();
-    let expect = format!("--expect={}", root().join("configs/expectations/amazon_beauty.yaml").display());
-    let other = refusal(&dif_sr(folder.path(), &["gate", &other, &expect]));
+    let other = refusal(&gate_by("configs/expectations/amazon_beauty.yaml", folder.path(), &[other], &[]));
     assert!(other.contains("1.json: expected runs whose `model` is \"SASRecD\", found \"SASRec\""), "{other}");
     let golden = root().join("golden/ml-100k_full.json");
     let figures = format!("figures: {{source: s, margin: {{metric: 1}}, golden: {}}}\n", golden.display());

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::common::process::{code, dif_sr, refusal, stderr, stdout};
 use crate::common::root;
-use crate::{recorded, temporary, verdict};
+use crate::{gate_by, record, recorded, temporary, verdict};
 
 /// Judges runs of `seconds` an epoch, each made from a record by `change`, by five that take 10 and converge at the third epoch.
 fn judged(seconds: &[f64], change: impl Fn(usize, &mut Record)) -> (i32, Value) {
@@ -36,9 +36,7 @@ fn judged(seconds: &[f64], change: impl Fn(usize, &mut Record)) -> (i32, Value) 
     let text = "runs: {source: s, folder: records, metrics: [recall@20], margin: 0.9, error: 0.05, \
                 convergence: {target: 0.2, margin: 0.6}, time: {regression: 0.1}}\n";
     fs::write(folder.path().join("expect.yaml"), text).expect("written");
-    let runs = runs.iter().map(String::as_str);
-    let arguments: Vec<&str> = ["gate", "--json", "--expect=expect.yaml"].into_iter().chain(runs).collect();
-    let output = dif_sr(folder.path(), &arguments);
+    let output = gate_by(folder.path().join("expect.yaml"), folder.path(), &runs, &["--json"]);
     (code(&output), verdict(&output))
 }
 
@@ -134,20 +132,17 @@ fn a_run_that_never_reaches_the_target_does_not_converge() {
 /// The shipped baseline of times: recorded runs do not fail each other, and one that takes a third longer, twice, does.
 #[test]
 fn the_recorded_times_tell_a_run_that_is_a_third_slower() {
-    let expect = root().join("configs/expectations/ml-100k_fast.yaml").display().to_string();
     let folder = temporary();
     let judged = |at: &str, factor: f64| {
         let slower = |seed: i64| {
-            let path = root().join(format!("records/ml-100k/dif_sr_fast_float32/{seed}.json"));
-            let mut record = Record::load(&path).unwrap_or_else(|e| panic!("{e}"));
+            let mut record = record(format!("records/ml-100k/dif_sr_fast_float32/{seed}.json"));
             record.seed += 100;
             record.epoch_seconds.iter_mut().for_each(|seconds| *seconds *= factor);
             record.write(&folder.path().join(at)).unwrap_or_else(|e| panic!("{e}")).display().to_string()
         };
         // Seed 1 was disturbed: the quartiles of its calibrations lie a third apart.
         let runs = [2, 3, 4].map(slower);
-        let output = dif_sr(folder.path(), &["gate", "--json", "--expect", &expect, &runs[0], &runs[1], &runs[2]]);
-        let verdict = verdict(&output);
+        let verdict = verdict(&gate_by("configs/expectations/ml-100k_fast.yaml", folder.path(), &runs, &["--json"]));
         let findings = verdict["findings"].as_array().expect("findings").iter();
         findings.filter(|finding| finding["claim"] == "time").map(|time| time["outcome"].clone()).collect::<Vec<_>>()
     };
@@ -223,10 +218,9 @@ fn a_measurement_is_never_held_to_itself_nor_counted_twice() {
 fn benchmarks_that_are_all_missing_leave_the_verdict_of_a_good_run_open() {
     let folder = temporary();
     measurement(folder.path(), "step/train", "main", 1e6);
-    let expect = root().join("configs/expectations/ml-100k.yaml").display().to_string();
     let run = root().join("records/ml-100k/dif_sr_reference_float32/212.json").display().to_string();
-    let arguments = ["gate", &run, "--expect", &expect, "--criterion=criterion", "--baseline=main"];
-    let output = dif_sr(folder.path(), &arguments);
+    let benchmarks = ["--criterion=criterion", "--baseline=main"];
+    let output = gate_by("configs/expectations/ml-100k.yaml", folder.path(), &[run], &benchmarks);
     let told =
         "undecided: no benchmark in criterion has `main` and new: none was judged; not measured again: step/train";
     assert_eq!((code(&output), stdout(&output).lines().last()), (3, Some(told)), "{}", stdout(&output));

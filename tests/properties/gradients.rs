@@ -57,18 +57,10 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(8))]
 
     #[test]
-    fn gradients_under_sum_are_central_differences(shape in shapes(&[Fusion::Sum], &SUM_OR_MEAN)) {
-        gradients_hold(&Shape { predictor: Predictor::Not, ..shape })?;
-    }
-
-    #[test]
-    fn gradients_under_concat_are_central_differences(shape in shapes(&[Fusion::Concat], &SUM_OR_MEAN)) {
-        gradients_hold(&Shape { predictor: Predictor::Not, ..shape })?;
-    }
-
-    #[test]
-    fn gradients_under_gate_are_central_differences(shape in shapes(&[Fusion::Gate], &SUM_OR_MEAN)) {
-        gradients_hold(&Shape { predictor: Predictor::Not, ..shape })?;
+    fn gradients_are_central_differences_under_every_fusion(shape in shapes(&FUSIONS, &SUM_OR_MEAN)) {
+        for fusion in FUSIONS {
+            gradients_hold(&Shape { fusion, predictor: Predictor::Not, ..shape.clone() })?;
+        }
     }
 
     #[test]

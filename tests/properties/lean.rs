@@ -1,14 +1,11 @@
 //! The lean program, which is the fast path of GPUs, is the reference path: the same function and the same gradients on
 //! random shapes, here on the CPU and in float64.
 
-use std::collections::BTreeMap;
-
 use dif_sr::config::{Activation, Architecture, AttributeKind, Loss, ModelConfig, Pooling, Precision, Predictor};
 use dif_sr::data::{Batch, OrderedRows, Rows};
 use dif_sr::eval::rank;
 use dif_sr::fast::LeanProgram;
-use dif_sr::golden::{Tolerance, rounding_noise};
-use dif_sr::model::{Losses, Model};
+use dif_sr::model::Model;
 use dif_sr::ranks::Ranks;
 use proptest::prelude::*;
 use proptest::test_runner::TestCaseError;
@@ -20,55 +17,11 @@ fn lean(model: &Model) -> LeanProgram {
     LeanProgram::new(model, Precision::Float32)
 }
 
-/// Losses, outputs and gradients by name. A parameter that the loss does not reach has no gradient on either path.
-fn by_name(model: &Model, losses: Losses, output: Tensor) -> BTreeMap<String, Tensor> {
-    let attributes = losses.attributes.into_iter().enumerate().map(|(i, loss)| (format!("attribute.{i}"), loss));
-    let parameters = model.named_parameters().into_iter().filter(|(_, parameter)| parameter.grad().defined());
-    let gradients = parameters.map(|(name, parameter)| (format!("grad.{name}"), parameter.grad().copy()));
-    let others = [("total", losses.total), ("item", losses.item), ("seq_output", output)];
-    let others = others.map(|(name, tensor)| (name.to_owned(), tensor)).into_iter();
-    others.chain(attributes).chain(gradients).map(|(name, tensor)| (name, tensor.detach())).collect()
-}
-
-fn by_lean(program: &LeanProgram, model: &Model, batch: &Batch) -> BTreeMap<String, Tensor> {
-    let losses = program.losses(batch, true);
-    by_name(model, losses, program.encode(&batch.item_seq, &batch.item_seq_len))
-}
-
-/// The same by the reference path, the attributes' losses with labels of the model's kind.
-fn by_reference(model: &Model, batch: &Batch) -> BTreeMap<String, Tensor> {
-    // A copy, whose gradients are its own.
-    let copy = model.copy_as(Kind::Double);
-    let output = copy.forward(&batch.item_seq, &batch.item_seq_len, true).seq_output;
-    let mut losses = copy.losses_of(&output, batch);
-    if !losses.attributes.is_empty() {
-        losses.attributes = copy.attribute_losses(&output, &batch.pos_items, losses.item.kind());
-        let weighted = losses.attributes.iter().zip(&copy.config().lamdas).map(|(loss, &lamda)| loss * lamda);
-        losses.total = &losses.item + weighted.sum::<Tensor>();
-    }
-    losses.total.backward();
-    by_name(&copy, losses, output)
-}
-
 /// Every tensor in float64's tolerance.
 fn same_as(program: &LeanProgram, model: &Model, batch: &Batch) -> Result<(), TestCaseError> {
-    let (ours, expected) = (by_lean(program, model, batch), by_reference(model, batch));
-    prop_assert_eq!(ours.keys().collect::<Vec<_>>(), expected.keys().collect::<Vec<_>>());
-    let gradients = expected.iter().filter(|(name, _)| name.starts_with("grad."));
-    let largest = gradients.map(|(_, grad)| grad.abs().max().double_value(&[])).fold(0.0, f64::max);
-    let within = |name: &str, allowance: f64| {
-        // A gradient that vanishes, because a softmax ignores what it belongs to, is rounding noise of the others' size.
-        let noise = if name.starts_with("grad.") { 1e-12 * largest } else { 0.0 };
-        let tolerance = Tolerance { atol: Tolerance::FLOAT64.atol + noise + allowance, ..Tolerance::FLOAT64 };
-        close(name, &ours[name], &expected[name], tolerance)
-    };
-    let apart: Vec<&String> = expected.keys().filter(|name| within(name, 0.0).is_err()).collect();
-    if !apart.is_empty() {
-        // A row so nearly constant that LayerNorm makes much of rounding.
-        let noise = rounding_noise(model, Kind::Double, |model| by_reference(model, batch));
-        apart.into_iter().try_for_each(|name| within(name, noise[name]))?;
-    }
-    Ok(())
+    let losses = program.losses(batch, true);
+    let output = program.encode(&batch.item_seq, &batch.item_seq_len);
+    same(&by_name(losses, output, gradients_of(model)), model, batch, Kind::Double)
 }
 
 fn same_function(shape: &Shape) -> Result<(), TestCaseError> {

@@ -70,8 +70,7 @@ pub fn resume(place: &Place, run: &str, ranks: usize, threads: usize, keys: &[&s
 
 fn end_well(place: &Place, what: &str, ranks: usize, arguments: &[&str]) {
     if ranks == 1 {
-        let output = place.run(&[&["train"], arguments].concat());
-        assert!(output.status.success(), "{what}: {}", String::from_utf8_lossy(&output.stderr));
+        place.good(&[&["train"], arguments].concat());
     } else {
         assert_success(what, &outputs(spawn(place, ranks, TIMEOUT, arguments)));
     }

@@ -93,7 +93,7 @@ fn part(whole: &Model, team: &Team) -> Model {
     let held = held.start as i64..held.end as i64;
     let features = whole.features().iter().map(|feature| feature.on(Device::Cpu));
     let (n_items, length) = (whole.n_items(), whole.max_len());
-    let part = Model::part(whole.config(), n_items, held.clone(), length, features.collect(), Kind::Float);
+    let part = Model::part(whole.config(), n_items, Some(held.clone()), length, features.collect(), Kind::Float);
     let all = whole.named_parameters().into_iter().chain(whole.named_tables());
     no_grad(|| {
         for ((name, values), (_, mut own)) in all.zip(part.named_parameters().into_iter().chain(part.named_tables())) {

@@ -51,10 +51,9 @@ fn two_epochs_and_two_more_from_them_are_four_to_the_bit() {
         let place = Place::new(keys);
         place.train("four");
         let two = [&["train", "--out=two"], &place.keys[..], &["--epochs=2"]].concat();
-        assert!(place.run(&two).status.success());
+        place.good(&two);
         let before = content(&place.path("two"));
-        let output = place.run(&["train", "--from=two", "--epochs=4", "--out=more", "--checkpoint_interval=0"]);
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        place.good(&["train", "--from=two", "--epochs=4", "--out=more", "--checkpoint_interval=0"]);
         assert_ends_as(&place, "more", "four", 2);
         assert!(before == content(&place.path("two")), "the evidence of the first run stays");
 
@@ -69,8 +68,7 @@ fn two_epochs_and_two_more_from_them_are_four_to_the_bit() {
         assert!(text(&place.path("more/config.yaml")).starts_with(&format!("# {words}.\n")));
         assert!(text(&place.path("more/log.txt")).contains(&words));
         // The folder is one as any other: its configuration is read, its run judged.
-        let again = place.run(&["evaluate", "more", "--json"]);
-        assert!(again.status.success(), "{}", String::from_utf8_lossy(&again.stderr));
+        place.good(&["evaluate", "more", "--json"]);
     }
 }
 

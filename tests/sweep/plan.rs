@@ -120,8 +120,7 @@ fn another_plan_adds_and_drops_runs_and_touches_none_that_has_begun() {
     ];
     assert_eq!(tasks(&place), expected, "numbers are kept");
     assert_eq!(states(&place), ["done", "waiting", "waiting"]);
-    let output = place.run(&["sweep", "run", "out", "--task=2"]);
-    assert_eq!(output.status.code(), Some(0));
+    good(&place, &["sweep", "run", "out", "--task=2"]);
     assert!(!place.path("out/toy/sum/seed-1").exists(), "a dropped task does nothing");
     // Back again, under the old numbers.
     let told = replan(&place, SWEEP);

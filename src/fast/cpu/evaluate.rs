@@ -8,8 +8,7 @@ use rayon::prelude::*;
 use tch::Tensor;
 
 use super::batch::micro_batch::{BatchView, Padding};
-use super::encoder::item_cache::ItemCache;
-use super::encoder::step::{EncoderParts, Mode, StepContext};
+use super::encoder::step::{EncoderParts, ItemCache, StepContext};
 use super::loss::cross_entropy::SCORES;
 use super::params::look_up::LookUp;
 use super::params::tensors::integers;
@@ -55,9 +54,10 @@ impl FastPath {
         assert!(!self.is_shared, "a model of all items");
         let (items, len) = (integers(item_seq), integers(item_seq_len));
         let view = self.encoder.view(&items, &len, self.padding, true);
-        let all = 0..len.len().div_ceil(MICRO_BATCH);
-        let part = Part { size: MICRO_BATCH, rounds: self.rounds(all.len()), own: all, is_ranked: false };
-        self.evaluate(view, part, |encoded| encoded.output.to_vec(), |_| Ok(())).expect("nobody stops it").concat()
+        // At every rank.
+        let all = vec![0..len.len().div_ceil(MICRO_BATCH); self.team.ranks()];
+        let outputs = self.evaluate(view, MICRO_BATCH, &all, false, |encoded| encoded.output.to_vec(), |_| Ok(()));
+        outputs.expect("nobody stops it").concat()
     }
 
     /// Ranks the target of every row, as [`crate::eval::rank`] does; `progress` gets the number of rows done now and
@@ -83,10 +83,10 @@ impl FastPath {
             return Ok(in_order(ranking(&counts), &order));
         }
         let micro_batches = team.even(n.div_ceil(size));
-        let rounds = self.rounds(micro_batches.iter().map(Range::len).max().unwrap_or(0));
         let rank = |Encoded { range, output, items, products }: Encoded| {
             let items = items.expect("sequences are ranked");
-            places(items.rank(output, &targets[range.clone()], products), range.len())
+            let scores = items.target_scores(output, &targets[range], products);
+            places(items.count(output, &scores, products).map(|counts| ranking(&counts)), scores.len())
         };
         let rows =
             |micro_batches: &Range<usize>| (micro_batches.start * size).min(n)..(micro_batches.end * size).min(n);
@@ -96,44 +96,40 @@ impl FastPath {
                 micro_batches.iter().map(|part| rows(&(part.start..(part.start + done).min(part.end))).len()).sum(),
             )
         };
-        let part = Part { size, own: micro_batches[team.rank()].clone(), rounds, is_ranked: true };
-        let own = self.evaluate(view, part, rank, progress)?.concat();
+        let own = self.evaluate(view, size, &micro_batches, true, rank, progress)?.concat();
         let parts: Vec<Range<usize>> = micro_batches.iter().map(rows).collect();
         Ok(in_order(gather_places(&team, own, &parts)?, &order))
     }
 
-    /// Calls of `progress` for so many micro-batches.
-    fn rounds(&self, micro_batches: usize) -> usize {
-        micro_batches.div_ceil(PROGRESS * self.workers.len())
-    }
-
-    /// Encodes sequences, and gives what `each` makes of them, on the thread that encoded them. `progress` gets the number
-    /// of micro-batches done, if there were as many.
+    /// Encodes this rank's of the `micro_batches` of `size` sequences, which they are by rank, and gives what `each` makes
+    /// of them, on the thread that encoded them. `progress` gets the number of micro-batches done, if there were as many.
     fn evaluate<T: Send>(
         &mut self,
         view: BatchView,
-        part: Part,
+        size: usize,
+        micro_batches: &[Range<usize>],
+        is_ranked: bool,
         each: impl Fn(Encoded) -> T + Sync,
         mut progress: impl FnMut(usize) -> Result<()>,
     ) -> Result<Vec<T>> {
-        let Self { pool, encoder, parameters, flat, workers, n_items, .. } = self;
-        let Part { size, own, rounds, is_ranked } = part;
-        let n = view.len.len();
+        let Self { pool, team, encoder, parameters, flat, workers, n_items, .. } = self;
+        let (n, each_round) = (view.len.len(), PROGRESS * workers.len());
+        let rounds = micro_batches.iter().map(|part| part.len().div_ceil(each_round)).max().unwrap_or(0);
         let parameters = gather(encoder, parameters, (0, *n_items), flat);
         let (step, ranked) = pool.install(|| {
             let (items, h) = (parameters.items, parameters.items.h);
-            let mut step = StepContext::new(encoder, parameters, None, Mode::Evaluate);
+            let mut step = StepContext::new(encoder, parameters, None);
             if step.wants_item_cache(view.items.len()) {
-                let whole = |rows| LookUp::Whole { rows: Cow::Owned(rows), width: h };
+                let whole = |rows| LookUp { rows: Cow::Owned(rows), width: h, ids: None };
                 let [query, key, value] = step.item_cache_rows(&[items.rows]).map(whole);
                 step.item_cache = Some(ItemCache { query, key, value });
             }
             let ranked = || RankedItems::new(blocks(items, &[]), h, Extent::of(items.rows, h));
             (step, is_ranked.then(ranked))
         });
-        let starts: Vec<usize> = own.map(|micro_batch| micro_batch * size).collect();
+        let starts: Vec<usize> = micro_batches[team.rank()].clone().map(|micro_batch| micro_batch * size).collect();
         let mut all = Vec::with_capacity(starts.len());
-        let (mut rest, each_round) = (&starts[..], PROGRESS * workers.len());
+        let mut rest = &starts[..];
         for round in 1..=rounds {
             let (starts, others) = rest.split_at(rest.len().min(each_round));
             rest = others;
@@ -159,18 +155,6 @@ impl FastPath {
         }
         Ok(all)
     }
-}
-
-/// What of an evaluation is computed here.
-struct Part {
-    /// Sequences of a micro-batch.
-    size: usize,
-    /// Which micro-batches.
-    own: Range<usize>,
-    /// How often `progress` is called.
-    rounds: usize,
-    /// Whether sequences are ranked, and not encoded alone.
-    is_ranked: bool,
 }
 
 /// The places of rows in their own order, given in that of `order`.

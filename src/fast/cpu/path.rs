@@ -159,7 +159,7 @@ impl FastPath {
     /// A lost rank.
     pub(crate) fn clip_gradients(&mut self, clip: ClipGradNorm) -> Result<()> {
         let Self { pool, team, catalogue, workers, ditem_embedding, held, encoder, .. } = self;
-        let (h, own) = (encoder.config.hidden_size as usize, catalogue.items(team.rank()));
+        let (h, own) = (encoder.config.hidden_size as usize, catalogue.owners()[team.rank()].clone());
         let flat = &mut workers[0].grads.flat;
         let ditem_embedding = &mut ditem_embedding[lead(held.start, h)..];
         pool.install(|| {

@@ -15,9 +15,8 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::batch::micro_batch::BatchView;
-use super::encoder::item_cache::ItemCache;
-use super::encoder::step::{Mode, StepContext};
-use super::params::look_up::{Fetched, LookUp, SharedTable};
+use super::encoder::step::{ItemCache, StepContext};
+use super::params::look_up::SharedTable;
 use super::path::{FastPath, gather};
 use super::rank::blocks::{blocks, items_of_blocks};
 use super::rank::int16::Extent;
@@ -67,8 +66,8 @@ impl FastPath {
         let rest = vectors.fetch(team, rests(vectors.owners, &ranked))?;
         let extent = extent_of_all(team, pool.install(|| Extent::of(items.rows, h)))?;
         let (mut step, shares) = pool.install(|| {
-            let step = StepContext::new(encoder, parameters, Some(Fetched::default()), Mode::Evaluate);
-            let blocks = blocks(items, rest.rows());
+            let step = StepContext::new(encoder, parameters, None);
+            let blocks = blocks(items, &rest.rows);
             let cache = step
                 .wants_item_cache(view.items.len())
                 .then(|| step.item_cache_rows(&blocks.iter().map(|block| &block.rows[..]).collect::<Vec<_>>()));
@@ -149,11 +148,10 @@ impl SharedRounds<'_> {
     fn encode(&self, step: &mut StepContext, sequences: &[Range<usize>], workers: &mut [Worker]) -> Result<Vec<f32>> {
         let Self { team, view, size, ranked, vectors, cache, .. } = self;
         let wanted = |owners| wanted(team, owners, *view, sequences, None);
-        step.look_up = LookUp::Fetched(vectors.fetch(team, wanted(vectors.owners))?);
+        step.look_up = vectors.fetch(team, wanted(vectors.owners))?;
         if let Some(rows) = cache {
             let fetch = |rows: &Vec<f32>| {
-                let table = SharedTable { owners: ranked, rows, width: vectors.width };
-                table.fetch(team, wanted(ranked)).map(LookUp::Fetched)
+                SharedTable { owners: ranked, rows, width: vectors.width }.fetch(team, wanted(ranked))
             };
             let [query, key, value] = rows;
             step.item_cache = Some(ItemCache { query: fetch(query)?, key: fetch(key)?, value: fetch(value)? });

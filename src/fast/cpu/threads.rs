@@ -4,8 +4,7 @@ use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use super::batch::attribute::Attribute;
 use super::batch::micro_batch::ClassIndex;
-use super::encoder::Activations;
-use super::encoder::layer::Scratch;
+use super::encoder::{Activations, Scratch};
 use super::params::grads::Grads;
 use super::rank::float32::Products;
 use crate::{Error, Result};

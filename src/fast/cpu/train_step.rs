@@ -13,7 +13,7 @@ use super::batch::micro_batch::BatchView;
 use super::batch::tokens::Tokens;
 use super::encoder::Activations;
 use super::encoder::item_sums::ItemSums;
-use super::encoder::step::{EncoderParts, Mode, StepContext};
+use super::encoder::step::{EncoderParts, StepContext};
 use super::loss::attribute::Predictor;
 use super::loss::bpr::{ItemPairs, OwnItems, bpr};
 use super::loss::cross_entropy::{Catalogue, Targets};
@@ -114,17 +114,18 @@ impl FastPath {
         let ditem_embedding = &mut ditem_embedding[lead..];
         pool.install(|| {
             let pairs = negatives.as_ref().map(|negatives| [&targets[..], negatives]);
-            let fetched = is_shared.then(|| {
+            let mut step = StepContext::new(encoder, parameters, stream);
+            if *is_shared {
                 let wanted = wanted(team, catalogue.owners(), view, &division.sequences, pairs);
-                SharedTable { owners: catalogue.owners(), rows: parameters.items.rows, width: h }.fetch(team, wanted)
-            });
-            let step = StepContext::new(encoder, parameters, fetched.transpose()?, Mode::Train(stream));
+                let table = SharedTable { owners: catalogue.owners(), rows: step.items.rows, width: h };
+                step.look_up = table.fetch(team, wanted)?;
+            }
             forward(&step, view, &division, micro_batches, workers);
             let encoded: Vec<f32> = micro_batches.iter().flat_map(|micro_batch| &micro_batch.output).copied().collect();
             let encoded = team.gather(encoded, &of_elements(&division.sequences, h))?;
             let mut grad = vec![0.0; encoded.len()];
             ditem_embedding.par_chunks_mut(PART).for_each(|part| part.fill(0.0));
-            let own = catalogue.items(team.rank());
+            let own = catalogue.owners()[team.rank()].clone();
             let own_grad = &mut ditem_embedding[(own.start - held.start) * h..(own.end - held.start) * h];
             let (item, attributes) = match (encoder.config.loss_type, pairs) {
                 (Loss::Ce, _) => {
@@ -306,7 +307,7 @@ fn reduce(step: &StepContext, team: &Team, workers: &mut [Worker]) -> Result<()>
 /// # Shapes
 /// ditem_embedding `[own items, H]`
 fn scatter(h: usize, team: &Team, catalogue: &Catalogue, sums: &[ItemSums], ditem_embedding: &mut [f32]) -> Result<()> {
-    let (size, own) = (catalogue.shard_size(), catalogue.items(team.rank()));
+    let (size, own) = (catalogue.shard_size(), catalogue.owners()[team.rank()].clone());
     let shards = ditem_embedding.par_chunks_mut(size * h).enumerate();
     let items = |part: usize, ditems: &[f32]| {
         let start = own.start + part * size;

@@ -7,7 +7,7 @@ use super::inputs::Inputs;
 use super::scores::SideScores;
 use super::weights::{Layer, Weights};
 use crate::config::{Activation, ModelConfig};
-use crate::model::FusionLayer;
+use crate::model::{FusionLayer, Linear};
 
 /// The encoder with what it reads in one pass.
 #[derive(Debug, Clone, Copy)]
@@ -22,16 +22,11 @@ pub struct Encoder<'a> {
 /// A layer with what it reads beside its input.
 struct Reads<'a> {
     layer: &'a Layer,
-    projection: Projection,
+    /// Of queries, keys and values one below the other, `[3 · H, H]` and `[3 · H]`.
+    projection: Linear,
     /// SASRecD's alone.
     side: Option<&'a SideScores>,
     is_last: bool,
-}
-
-/// A layer's weights and biases of queries, keys and values one below the other, `[3 · H, H]` and `[3 · H]`.
-struct Projection {
-    weight: Tensor,
-    bias: Tensor,
 }
 
 impl Encoder<'_> {
@@ -52,14 +47,14 @@ impl Encoder<'_> {
     }
 
     /// All layers' in one copy.
-    fn projections(&self) -> Vec<Projection> {
+    fn projections(&self) -> Vec<Linear> {
         let h = self.config.hidden_size;
         let all = || self.weights.layers.iter().flat_map(|layer| &layer.qkv);
         let weights: Vec<&Tensor> = all().map(|linear| &linear.weight).collect();
         let biases: Vec<&Tensor> = all().map(|linear| &linear.bias).collect();
         let weights = Tensor::cat(&weights, 0).view([-1, 3 * h, h]).unbind(0);
         let biases = Tensor::cat(&biases, 0).view([-1, 3 * h]).unbind(0);
-        weights.into_iter().zip(biases).map(|(weight, bias)| Projection { weight, bias }).collect()
+        weights.into_iter().zip(biases).map(|(weight, bias)| Linear { weight, bias }).collect()
     }
 
     /// # Shapes
@@ -82,7 +77,7 @@ impl Encoder<'_> {
     fn attention(&self, reads: &Reads, hidden: &Tensor) -> (Tensor, Tensor) {
         let Self { config, inputs, .. } = self;
         let ([b, l], heads, h) = (inputs.shape, config.n_heads, config.hidden_size);
-        let Projection { weight, bias } = &reads.projection;
+        let Linear { weight, bias } = &reads.projection;
         let (queries, d) = (if reads.is_last { 1 } else { l }, h / heads);
         let (query, key, value, residual) = if reads.is_last {
             let (weights, biases) = (weight.split_with_sizes([h, 2 * h], 0), bias.split_with_sizes([h, 2 * h], 0));

@@ -62,7 +62,7 @@ pub fn backward(
             single_key(geometry, inputs, lanes, dcontext, &mut masks, &mut into);
             continue;
         }
-        let own = rest.next(lanes, inputs.n_maps());
+        let own = rest.next(lanes, inputs.n_maps(), |rest, n| rest.split_off(..n));
         work.resize(lanes);
         masks.draw(lanes);
         dropped_probabilities(geometry, inputs, lanes, dcontext, &mut work);
@@ -153,7 +153,7 @@ fn scores(
     inputs: AttentionInputs,
     lanes: SequenceLanes,
     masks: &ScoreMasks,
-    saved: SequenceScores,
+    saved: SequenceScores<&[Lanes]>,
     work: &mut Work,
     into: &mut AttentionGrads,
 ) {

@@ -2,7 +2,7 @@
 
 use super::fusion::Maps;
 use super::geometry::{Geometry, SequenceLanes};
-use super::inputs::{Attention, AttentionInputs, Context, HeadRows, SavedScores, SequenceScoresMut};
+use super::inputs::{Attention, AttentionInputs, Context, HeadRows, SavedScores, SequenceScores};
 use super::mask::{MASKED, ScoreMasks};
 use crate::fast::cpu::ops::simd::{LANES, Lanes, WeightedRows, axpy, dot, dot_heads, scale_into};
 use crate::fast::cpu::ops::softmax::softmax;
@@ -31,7 +31,7 @@ pub fn forward(attention: Attention, inputs: AttentionInputs, saved: &mut SavedS
             single_key(geometry, inputs, lanes, &mut masks, &mut out);
             continue;
         }
-        let own = rest.next(lanes, inputs.n_maps());
+        let own = rest.next(lanes, inputs.n_maps(), |rest, n| rest.split_off_mut(..n));
         masks.draw(lanes);
         side_scores(geometry, inputs, lanes, own.maps);
         item_scores(geometry, inputs, lanes, own.maps);
@@ -116,7 +116,7 @@ fn probabilities(
     inputs: AttentionInputs,
     lanes: SequenceLanes,
     masks: &ScoreMasks,
-    saved: SequenceScoresMut,
+    saved: SequenceScores<&mut [Lanes]>,
     work: &mut Work,
 ) {
     let SequenceLanes { sequence, blocks, .. } = lanes;

@@ -76,20 +76,12 @@ pub struct SavedScores {
     probs: Vec<Lanes>,
 }
 
-/// The saved scores of a sequence, or of all that follow.
-#[derive(Debug, Clone, Copy)]
-pub struct SequenceScores<'a> {
-    pub maps: &'a [Lanes],
-    pub gates: &'a [Lanes],
-    pub probs: &'a [Lanes],
-}
-
-/// The same to write to.
+/// The saved scores of a sequence, or of all that follow: slices to read or to write.
 #[derive(Debug)]
-pub struct SequenceScoresMut<'a> {
-    pub maps: &'a mut [Lanes],
-    pub gates: &'a mut [Lanes],
-    pub probs: &'a mut [Lanes],
+pub struct SequenceScores<S> {
+    pub maps: S,
+    pub gates: S,
+    pub probs: S,
 }
 
 impl AttentionInputs<'_> {
@@ -124,36 +116,24 @@ impl SavedScores {
     }
 
     #[inline(always)]
-    pub fn all(&self) -> SequenceScores<'_> {
-        SequenceScores { maps: &self.maps, gates: &self.gates, probs: &self.probs }
+    pub fn all(&self) -> SequenceScores<&[Lanes]> {
+        SequenceScores { maps: &self.maps[..], gates: &self.gates[..], probs: &self.probs[..] }
     }
 
     #[inline(always)]
-    pub fn all_mut(&mut self) -> SequenceScoresMut<'_> {
-        SequenceScoresMut { maps: &mut self.maps, gates: &mut self.gates, probs: &mut self.probs }
+    pub fn all_mut(&mut self) -> SequenceScores<&mut [Lanes]> {
+        SequenceScores { maps: &mut self.maps[..], gates: &mut self.gates[..], probs: &mut self.probs[..] }
     }
 }
 
-impl SequenceScores<'_> {
-    /// Takes those of the next sequence off.
+impl<S> SequenceScores<S> {
+    /// Takes those of the next sequence off; `take` takes so many from the front of a slice.
     #[inline(always)]
-    pub fn next(&mut self, lanes: SequenceLanes, n_maps: usize) -> Self {
+    pub fn next(&mut self, lanes: SequenceLanes, n_maps: usize, take: impl Fn(&mut S, usize) -> Option<S>) -> Self {
         Self {
-            maps: self.maps.split_off(..n_maps * lanes.map_len()).expect("as resized"),
-            gates: self.gates.split_off(..lanes.blocks * n_maps).expect("as resized"),
-            probs: self.probs.split_off(..lanes.map_len()).expect("as resized"),
-        }
-    }
-}
-
-impl<'a> SequenceScoresMut<'a> {
-    /// Takes those of the next sequence off.
-    #[inline(always)]
-    pub fn next(&mut self, lanes: SequenceLanes, n_maps: usize) -> SequenceScoresMut<'a> {
-        SequenceScoresMut {
-            maps: self.maps.split_off_mut(..n_maps * lanes.map_len()).expect("as resized"),
-            gates: self.gates.split_off_mut(..lanes.blocks * n_maps).expect("as resized"),
-            probs: self.probs.split_off_mut(..lanes.map_len()).expect("as resized"),
+            maps: take(&mut self.maps, n_maps * lanes.map_len()).expect("as resized"),
+            gates: take(&mut self.gates, lanes.blocks * n_maps).expect("as resized"),
+            probs: take(&mut self.probs, lanes.map_len()).expect("as resized"),
         }
     }
 }

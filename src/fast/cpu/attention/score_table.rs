@@ -31,7 +31,7 @@ impl ScoreTable {
         weights.forward(linear, vectors, &mut table.projections);
         let mut of_head = vec![0.0; n * n];
         for head in 0..heads {
-            let (query, key) = (table.query(head), table.key(head));
+            let [query, key] = table.sides(head);
             gemm(Precision::Float32, query, &key.t().into(), &mut of_head, Epilogue::Overwrite);
             table.scores[head..].iter_mut().step_by(heads).zip(&of_head).for_each(|(score, &x)| *score = x);
         }
@@ -50,7 +50,8 @@ impl ScoreTable {
             of_head.clear();
             of_head.extend(dscores[head..].iter().step_by(self.heads));
             let dscores = MatRef::new(&of_head, n);
-            let products = [(dscores, self.key(head)), (dscores.t(), self.query(head))];
+            let [query, key] = self.sides(head);
+            let products = [(dscores, key), (dscores.t(), query)];
             for (side, (dscores, other)) in products.into_iter().enumerate() {
                 gemm(Precision::Float32, dscores, &other.into(), &mut dside, Epilogue::Overwrite);
                 for (dprojections, dside) in dprojections.chunks_exact_mut(2 * d).zip(dside.chunks_exact(width)) {
@@ -61,15 +62,9 @@ impl ScoreTable {
         dprojections
     }
 
-    /// The queries of a head, `[n, d / heads]`.
-    fn query(&self, head: usize) -> MatRef<'_> {
+    /// The queries and the keys of a head, `[n, d / heads]` each.
+    fn sides(&self, head: usize) -> [MatRef<'_>; 2] {
         let width = self.d / self.heads;
-        MatRef::new(&self.projections, 2 * self.d).column_range(head * width, width)
-    }
-
-    /// The keys of a head, `[n, d / heads]`.
-    fn key(&self, head: usize) -> MatRef<'_> {
-        let width = self.d / self.heads;
-        MatRef::new(&self.projections, 2 * self.d).column_range(self.d + head * width, width)
+        [0, self.d].map(|side| MatRef::new(&self.projections, 2 * self.d).column_range(side + head * width, width))
     }
 }

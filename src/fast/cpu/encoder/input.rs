@@ -42,18 +42,6 @@ struct Column {
     embeddings: Range<usize>,
 }
 
-/// The parameters that the input reads.
-#[derive(Debug, Clone, Copy)]
-pub struct InputParameters<'a> {
-    pub weights: &'a Weights<'a>,
-    /// The items' vectors.
-    pub items: &'a LookUp<'a>,
-    /// H.
-    pub h: usize,
-    /// Where the position embedding lies, `[L, H]`.
-    pub positions: &'a Range<usize>,
-}
-
 impl Input {
     pub fn new(model: &Model, layout: &Layout) -> Self {
         let config = model.config();
@@ -76,18 +64,21 @@ impl Input {
         Self::Attributes(AttributeInput { pooling: config.pooling_mode, columns: columns.collect(), concat_layer })
     }
 
-    /// The input of a micro-batch. `concatenated` keeps what SASRecF projects for the backward pass.
+    /// The input of a micro-batch, by the items' vectors and the place of the position embedding. `concatenated` keeps what
+    /// SASRecF projects for the backward pass.
     ///
     /// # Shapes
     /// concatenated `[rows, (1 + attributes) · H]`, out `[rows, H]`
     pub fn forward(
         &self,
-        parameters: InputParameters,
+        weights: &Weights,
+        items: &LookUp,
+        positions: &Range<usize>,
         batch: &MicroBatch,
         concatenated: &mut Vec<f32>,
         out: &mut Vec<f32>,
     ) {
-        let InputParameters { weights, items, h, positions } = parameters;
+        let h = items.width;
         match self {
             Self::Item | Self::Position => {
                 out.clear();
@@ -116,16 +107,17 @@ impl Input {
     /// `flat_grad`. Overwrites `concatenated`.
     pub fn backward(
         &self,
-        parameters: InputParameters,
+        weights: &Weights,
+        positions: &Range<usize>,
         batch: &MicroBatch,
         concatenated: &mut [f32],
         grad: &mut [f32],
         flat_grad: &mut [f32],
     ) {
-        let InputParameters { weights, h, positions, .. } = parameters;
         if matches!(self, Self::Item) {
             return;
         }
+        let h = grad.len() / batch.n_rows();
         let dpositions = &mut flat_grad[positions.clone()];
         for (&position, grad) in batch.positions.iter().zip(grad.chunks_exact(h)) {
             axpy(1.0, grad, &mut dpositions[position as usize * h..][..h]);

@@ -6,38 +6,33 @@
 
 use rayon::prelude::*;
 
+use super::input::Input;
+use super::step::StepContext;
 use crate::fast::cpu::ops::dropout::{RowDropout, Stream};
-use crate::fast::cpu::ops::layer_norm::{LayerNorm, Normalized, norm_dropout};
-use crate::fast::cpu::params::layout::{LayerLayout, Linear};
-use crate::fast::cpu::params::linear::Weights;
-use crate::fast::cpu::params::look_up::LookUp;
-
-/// Of items in the first layer, `[H]` each.
-#[derive(Debug)]
-pub struct ItemCache {
-    pub query: LookUp<'static>,
-    pub key: LookUp<'static>,
-    pub value: LookUp<'static>,
-}
+use crate::fast::cpu::ops::layer_norm::{Normalized, norm_dropout};
+use crate::fast::cpu::params::layout::Linear;
 
 /// Items that a thread computes at a time.
 pub const BLOCK: usize = 512;
 /// The most floats of a cache, 256 MiB.
 const LIMIT: usize = 1 << 26;
 
-impl ItemCache {
-    /// Whether a cache of so many items, for an evaluation of so many positions, saves more than it costs, and takes not too
-    /// much memory.
-    pub fn pays(n_items: usize, h: usize, positions: usize) -> bool {
-        positions >= 2 * n_items && 3 * n_items * h <= LIMIT
+impl StepContext<'_> {
+    /// Whether an evaluation of so many positions takes the first layer's rows from an item cache: where its input is the
+    /// item alone, where it is not the last layer too, and where a cache saves more than it costs, and takes not too much
+    /// memory.
+    pub fn wants_item_cache(&self, positions: usize) -> bool {
+        let (n_items, h) = (self.items.n_items, self.h);
+        let is_possible = matches!(self.input, Input::Item) && self.layout.layers.len() > 1;
+        is_possible && positions >= 2 * n_items && 3 * n_items * h <= LIMIT
     }
 
-    /// Query, key and value of some items in this layer. All parts but the last have a number of rows that [`BLOCK`] divides.
+    /// The cache's rows of some items. All parts but the last have a number of rows that [`BLOCK`] divides.
     ///
     /// # Shapes
     /// parts `[items, H]` → `[items, H]` each
-    pub fn rows(weights: &Weights, layer: &LayerLayout, norm: LayerNorm, parts: &[&[f32]]) -> [Vec<f32>; 3] {
-        let h = norm.weight.len();
+    pub fn item_cache_rows(&self, parts: &[&[f32]]) -> [Vec<f32>; 3] {
+        let (h, norm, layer) = (self.h, self.layer_norm(&self.layout.norm), &self.layout.layers[0]);
         let inputs = parts.par_iter().flat_map(|part| part.par_chunks(BLOCK * h)).map(|rows| {
             let mut saved = Normalized { rows: rows.to_vec(), rstd: Vec::new() };
             let mut input = vec![0.0; rows.len()];
@@ -49,7 +44,7 @@ impl ItemCache {
         let all = |linear: &Linear| {
             let parts = inputs.par_iter().map(|input| {
                 let mut out = Vec::new();
-                weights.forward(linear, input, &mut out);
+                self.weights.forward(linear, input, &mut out);
                 out
             });
             parts.collect::<Vec<_>>().concat()

@@ -1,20 +1,20 @@
 //! The encoder on a micro-batch: embedding, layers, and back.
 //!
-//! [`step`] holds what all micro-batches of a step read; [`layer`] is a layer, made of [`self_attention`] and
-//! [`feed_forward`]; [`input`] is what tells SASRecD, SASRec and SASRecF apart; [`item_cache`] is for
-//! evaluations, [`item_sums`] for the gradient of the item embedding.
+//! [`step`] holds what all micro-batches of a step read; a layer is [`self_attention`], then [`feed_forward`];
+//! [`input`] is what tells SASRecD, SASRec and SASRecF apart; [`item_cache`] is for evaluations, [`item_sums`] for the
+//! gradient of the item embedding.
 
 pub mod feed_forward;
 pub mod input;
 pub mod item_cache;
 pub mod item_sums;
-pub mod layer;
 pub mod self_attention;
 pub mod step;
 
 use std::mem::take;
 
-use self::layer::{LayerActivations, Scratch};
+use self::feed_forward::{FeedForwardActivations, FeedForwardScratch};
+use self::self_attention::{AttentionActivations, AttentionScratch};
 use self::step::StepContext;
 use super::batch::micro_batch::MicroBatch;
 use super::ops::layer_norm::{Normalized, norm_dropout, norm_dropout_backward};
@@ -34,19 +34,41 @@ pub struct Activations {
     pub output: Vec<f32>,
 }
 
+/// What the forward pass of a layer keeps for its backward pass.
+#[derive(Debug, Default)]
+struct LayerActivations {
+    /// `[rows, H]`
+    input: Vec<f32>,
+    attention: AttentionActivations,
+    feed_forward: FeedForwardActivations,
+}
+
+/// Memory of a thread.
+#[derive(Debug, Default)]
+pub struct Scratch {
+    attention: AttentionScratch,
+    feed_forward: FeedForwardScratch,
+    /// The output of self-attention, `[rows, H]` or `[queries, H]`.
+    attended: Vec<f32>,
+}
+
 impl Activations {
     /// Takes the rows through all layers; leaves the output.
     pub fn forward(&mut self, step: &StepContext, scratch: &mut Scratch) {
         self.layers.resize_with(step.layout.layers.len(), LayerActivations::default);
         let mut hidden = take(&mut self.layers[0].input);
-        step.input.forward(step.input_parameters(), &self.batch, &mut self.concatenated, &mut self.embedding.rows);
+        let (positions, rows) = (&step.layout.position_embedding, &mut self.embedding.rows);
+        step.input.forward(&step.weights, &step.look_up, positions, &self.batch, &mut self.concatenated, rows);
         hidden.resize(self.batch.n_rows() * step.h, 0.0);
         let (norm, dropout) = (step.layer_norm(&step.layout.norm), step.embedding_dropout(&self.batch));
         norm_dropout(norm, dropout, &mut self.embedding, &mut hidden);
         self.layers[0].input = hidden;
         for k in 0..self.layers.len() {
-            let mut out = take(self.output_of(k));
-            layer::forward(step.layer(k), &self.batch, &mut self.layers[k], scratch, &mut out);
+            let (layer, mut out) = (step.layer(k), take(self.output_of(k)));
+            let LayerActivations { input, attention, feed_forward } = &mut self.layers[k];
+            let Scratch { attended, feed_forward: inner, .. } = &mut *scratch;
+            self_attention::forward(layer, &self.batch, input, attention, attended);
+            feed_forward::forward(layer, &self.batch, attended, feed_forward, inner, &mut out);
             *self.output_of(k) = out;
         }
     }
@@ -62,13 +84,15 @@ impl Activations {
     /// Turns the gradient of the output into that of the items' vectors.
     pub fn backward(&mut self, step: &StepContext, scratch: &mut Scratch, into: &mut Grads) {
         let mut grad = take(&mut self.output);
-        for (k, saved) in self.layers.iter().enumerate().rev() {
-            layer::backward(step.layer(k), &self.batch, saved, scratch, &mut grad, into);
+        for (k, LayerActivations { input, attention, feed_forward }) in self.layers.iter().enumerate().rev() {
+            let (layer, batch, inner) = (step.layer(k), &self.batch, &mut scratch.feed_forward);
+            feed_forward::backward(layer, batch, &attention.norm, feed_forward, inner, &mut grad, into);
+            self_attention::backward(layer, batch, input, attention, &mut scratch.attention, &mut grad, into);
         }
         let (norm, dropout) = (step.layer_norm(&step.layout.norm), step.embedding_dropout(&self.batch));
         norm_dropout_backward(norm, dropout, &self.embedding, &mut grad, into.layer_norm(&step.layout.norm));
-        let parameters = step.input_parameters();
-        step.input.backward(parameters, &self.batch, &mut self.concatenated, &mut grad, &mut into.flat);
+        let (positions, concatenated) = (&step.layout.position_embedding, &mut self.concatenated);
+        step.input.backward(&step.weights, positions, &self.batch, concatenated, &mut grad, &mut into.flat);
         self.output = grad;
     }
 

@@ -14,7 +14,8 @@ use crate::fast::cpu::attention::side_scores::SideScores;
 use crate::fast::cpu::batch::micro_batch::MicroBatch;
 use crate::fast::cpu::gemm::Epilogue;
 use crate::fast::cpu::ops::layer_norm::{Normalized, add_norm, add_norm_backward};
-use crate::fast::cpu::ops::rows::{scatter_add, zero};
+use crate::fast::cpu::ops::simd::axpy;
+use crate::fast::cpu::ops::zero;
 use crate::fast::cpu::params::grads::Grads;
 
 /// What the forward pass keeps for the backward pass.
@@ -181,7 +182,9 @@ pub fn backward(
             let AttentionScratch { rows: dquery, dkey: drows, .. } = scratch;
             step.weights.backward_params(&layout.query, &saved.query_input, dquery, &mut into.flat);
             step.weights.backward_input(&layout.query, dquery, grad, Epilogue::Accumulate);
-            scatter_add(grad, &batch.last, step.h, drows);
+            for (&row, grad) in batch.last.iter().zip(grad.chunks_exact(step.h)) {
+                axpy(1.0, grad, &mut drows[row as usize * step.h..][..step.h]);
+            }
             swap(drows, grad);
         }
     }

@@ -4,8 +4,7 @@ use std::borrow::Cow;
 
 use rayon::prelude::*;
 
-use super::input::{Input, InputParameters};
-use super::item_cache::ItemCache;
+use super::input::Input;
 use crate::config::{Activation, ModelConfig, Precision};
 use crate::fast::cpu::attention::fusion::Fusion;
 use crate::fast::cpu::attention::geometry::{Geometry, Queries};
@@ -19,7 +18,7 @@ use crate::fast::cpu::params::grads::Grads;
 use crate::fast::cpu::params::item_embedding::ItemEmbedding;
 use crate::fast::cpu::params::layout::{LayerLayout, LayerNormRange, Layout, Linear};
 use crate::fast::cpu::params::linear::Weights;
-use crate::fast::cpu::params::look_up::{Fetched, LookUp};
+use crate::fast::cpu::params::look_up::LookUp;
 
 /// What all steps of a model share.
 #[derive(Debug)]
@@ -41,15 +40,6 @@ pub struct Parameters<'a> {
     pub items: ItemEmbedding<'a>,
 }
 
-/// What a step does.
-#[derive(Debug, Clone, Copy)]
-pub enum Mode {
-    /// A training step, with the dropout of this stream or without.
-    Train(Option<Stream>),
-    /// An evaluation, without dropout.
-    Evaluate,
-}
-
 /// A step: the weights, and what follows from weights alone.
 #[derive(Debug)]
 pub struct StepContext<'a> {
@@ -58,7 +48,7 @@ pub struct StepContext<'a> {
     pub attributes: &'a [Attribute],
     pub weights: Weights<'a>,
     pub items: ItemEmbedding<'a>,
-    /// The vectors of the items in the sequences.
+    /// The vectors of the items in the sequences; ranks that share the items out bring them before they are looked up.
     pub look_up: LookUp<'a>,
     /// H.
     pub h: usize,
@@ -76,6 +66,14 @@ pub struct StepContext<'a> {
     pub item_cache: Option<ItemCache>,
 }
 
+/// The item cache: query, key and value of every item in the first layer, `[H]` each.
+#[derive(Debug)]
+pub struct ItemCache {
+    pub query: LookUp<'static>,
+    pub key: LookUp<'static>,
+    pub value: LookUp<'static>,
+}
+
 /// The dropout of a step.
 #[derive(Debug, Clone, Copy)]
 pub struct StepDropout {
@@ -85,8 +83,8 @@ pub struct StepDropout {
 }
 
 impl<'a> StepContext<'a> {
-    /// Of ranks that share the items out, `fetched` are the vectors that this one's sequences need.
-    pub fn new(parts: &'a EncoderParts, parameters: Parameters<'a>, fetched: Option<Fetched>, mode: Mode) -> Self {
+    /// `dropout` is the stream of a training step that drops elements.
+    pub fn new(parts: &'a EncoderParts, parameters: Parameters<'a>, dropout: Option<Stream>) -> Self {
         let EncoderParts { config, precision, length, layout, input, attributes } = parts;
         let Parameters { flat, items } = parameters;
         let (h, heads, eps) = (config.hidden_size as usize, config.n_heads as usize, config.layer_norm_eps as f32);
@@ -97,59 +95,29 @@ impl<'a> StepContext<'a> {
         });
         let fusions = fusions.collect();
         let score_tables = score_tables(parts, &weights);
-        let stream = match mode {
-            Mode::Train(stream) => stream,
-            Mode::Evaluate => None,
-        };
-        let look_up = match fetched {
-            Some(fetched) => LookUp::Fetched(fetched),
-            None => LookUp::Whole { rows: Cow::Borrowed(items.rows), width: h },
-        };
         Self {
             layout,
             input,
             attributes,
             weights,
             items,
-            look_up,
+            look_up: LookUp { rows: Cow::Borrowed(items.rows), width: h, ids: None },
             h,
             heads,
             length: *length,
             eps,
             activation: config.hidden_act,
-            dropout: StepDropout::new(config, stream),
+            dropout: StepDropout::new(config, dropout),
             fusions,
             score_tables,
             item_cache: None,
         }
     }
 
-    /// `[L, H]`
-    pub fn position_embedding(&self) -> &'a [f32] {
-        &self.weights.flat[self.layout.position_embedding.clone()]
-    }
-
-    /// Whether an evaluation of so many positions takes the first layer's rows from an item cache: where its input is the
-    /// item alone, where it is not the last layer too, and where the cache pays.
-    pub fn wants_item_cache(&self, positions: usize) -> bool {
-        let is_possible = matches!(self.input, Input::Item) && self.layout.layers.len() > 1;
-        is_possible && ItemCache::pays(self.items.n_items, self.h, positions)
-    }
-
-    /// The rows of an item cache, [`ItemCache::rows`].
-    pub fn item_cache_rows(&self, parts: &[&[f32]]) -> [Vec<f32>; 3] {
-        ItemCache::rows(&self.weights, &self.layout.layers[0], self.layer_norm(&self.layout.norm), parts)
-    }
-
-    /// What the input reads.
-    pub fn input_parameters(&self) -> InputParameters<'_> {
-        let positions = &self.layout.position_embedding;
-        InputParameters { weights: &self.weights, items: &self.look_up, h: self.h, positions }
-    }
-
     /// The parameters of a LayerNorm.
     pub fn layer_norm(&self, range: &LayerNormRange) -> LayerNorm<'a> {
-        self.weights.layer_norm(range, self.eps)
+        let flat = self.weights.flat;
+        LayerNorm { weight: &flat[range.weight.clone()], bias: &flat[range.bias.clone()], eps: self.eps }
     }
 
     /// The dropout behind the embedding.
@@ -170,30 +138,24 @@ impl<'a> StepContext<'a> {
 
     /// Reduces the gradients of score tables into the flat gradient.
     pub fn reduce(&self, grads: &mut Grads) {
-        let streams: Vec<TabulatedStream> = (0..self.layout.layers.len()).flat_map(|k| self.tabulated(k)).collect();
-        let backward =
-            |stream: &TabulatedStream| stream.table.backward(&grads.score_tables[stream.layer][stream.index]);
-        let dprojections: Vec<Vec<f32>> = streams.par_iter().map(backward).collect();
-        for (stream, dprojections) in streams.iter().zip(&dprojections) {
-            self.weights.backward_params(stream.linear, stream.vectors, dprojections, &mut grads.flat);
-            if stream.trained {
-                let dpositions = &mut grads.flat[self.layout.position_embedding.clone()];
-                self.weights.backward_input(stream.linear, dprojections, dpositions, Epilogue::Accumulate);
+        let backward = |(table, grad): (&Option<ScoreTable>, &Vec<f32>)| Some(table.as_ref()?.backward(grad));
+        let layers = self.score_tables.par_iter().zip(&grads.score_tables);
+        let dprojections = layers.map(|(tables, grads)| tables.par_iter().zip(grads).map(backward).collect());
+        let dprojections: Vec<Vec<Option<Vec<f32>>>> = dprojections.collect();
+        let positions = &self.layout.position_embedding;
+        for (layer, dprojections) in self.layout.layers.iter().zip(&dprojections) {
+            let attributes = self.attributes.iter().map(|attribute| &attribute.vectors[..]).zip(&layer.attributes);
+            let position = layer.position.as_ref().map(|linear| (&self.weights.flat[positions.clone()], linear));
+            for ((vectors, linear), dprojections) in attributes.chain(position).zip(dprojections) {
+                let Some(dprojections) = dprojections else { continue };
+                self.weights.backward_params(linear, vectors, dprojections, &mut grads.flat);
+            }
+            // Of all vectors the positions' alone are trained.
+            if let (Some(linear), Some(Some(dprojections))) = (&layer.position, dprojections.last()) {
+                let dpositions = &mut grads.flat[positions.clone()];
+                self.weights.backward_input(linear, dprojections, dpositions, Epilogue::Accumulate);
             }
         }
-    }
-
-    /// The streams of a layer that have a score table.
-    fn tabulated(&self, layer: usize) -> impl Iterator<Item = TabulatedStream<'_>> {
-        let LayerLayout { attributes, position, .. } = &self.layout.layers[layer];
-        let attributes = self.attributes.iter().zip(attributes);
-        let attributes = attributes.map(|(attribute, linear)| (linear, &attribute.vectors[..], false));
-        let streams = attributes.chain(position.as_ref().map(|linear| (linear, self.position_embedding(), true)));
-        let streams = streams.zip(&self.score_tables[layer]).enumerate();
-        streams.filter_map(move |(index, ((linear, vectors, trained), table))| {
-            let table = table.as_ref()?;
-            Some(TabulatedStream { layer, index, table, linear, vectors, trained })
-        })
     }
 }
 
@@ -209,20 +171,6 @@ fn score_tables(parts: &EncoderParts, weights: &Weights) -> Vec<Vec<Option<Score
         attributes.chain(layer.position.as_ref().map(|linear| Some(table(linear, position_embedding)))).collect()
     });
     layers.collect()
-}
-
-/// A side stream that has a score table.
-struct TabulatedStream<'a> {
-    layer: usize,
-    /// Its index in the layer.
-    index: usize,
-    table: &'a ScoreTable,
-    /// Its query and key layers.
-    linear: &'a Linear,
-    /// What enters them, `[n, d]`.
-    vectors: &'a [f32],
-    /// Whether the vectors are trained: the positions' are.
-    trained: bool,
 }
 
 impl StepDropout {

@@ -36,9 +36,9 @@ use element::{Bf16, F32, I16};
 use features::{AMX, AVX2, AVX512};
 pub use libtorch::tensor_mut;
 pub use matrix::{Epilogue, MatRef};
-pub use operand::Operand;
 #[cfg(target_arch = "x86_64")]
 use operand::pack_rhs;
+pub use operand::{BothOperands, Operand};
 
 use crate::config::Precision;
 

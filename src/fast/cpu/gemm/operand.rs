@@ -14,13 +14,22 @@ pub enum Operand<'a> {
     Packed(Packed),
 }
 
+/// A matrix as the right operand of both products that take it.
+#[derive(Debug)]
+pub struct BothOperands<'a> {
+    /// Of the forward pass.
+    pub transposed: Operand<'a>,
+    /// Of the backward pass.
+    pub plain: Operand<'a>,
+}
+
 impl Operand<'_> {
     /// Rows and columns, `[k, n]`.
     pub fn shape(&self) -> [usize; 2] {
         match self {
             Self::Plain(matrix) => matrix.shape(),
             #[cfg(target_arch = "x86_64")]
-            Self::Packed(packed) => packed.shape(),
+            Self::Packed(packed) => [packed.k, packed.count],
         }
     }
 }

@@ -44,11 +44,6 @@ thread_local! {
 }
 
 impl Packed {
-    /// Rows and columns of a right operand.
-    pub fn shape(&self) -> [usize; 2] {
-        [self.k, self.count]
-    }
-
     /// A panel from a word of its lanes on.
     pub fn panel<const PANEL: usize>(&self, panel: usize, word: usize) -> *const i32 {
         self.lines.as_ptr().cast::<i32>().wrapping_add((panel * self.words + word) * PANEL)

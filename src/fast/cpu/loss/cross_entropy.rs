@@ -11,9 +11,9 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use crate::Result;
-use crate::fast::cpu::gemm::{Epilogue, MatRef, Operand, gemm, pack_operand};
-use crate::fast::cpu::ops::rows::zero;
+use crate::fast::cpu::gemm::{BothOperands, Epilogue, MatRef, Operand, gemm, pack_operand};
 use crate::fast::cpu::ops::simd::{axpy, exp, max, sum};
+use crate::fast::cpu::ops::zero;
 use crate::fast::cpu::params::item_embedding::ItemEmbedding;
 use crate::ranks::team::of_elements;
 use crate::ranks::{Team, Tree};
@@ -28,7 +28,7 @@ pub const SCORES: usize = 1 << 26;
 const PACKED_LIMIT: usize = 1 << 24;
 
 /// A block of items, and the scores of some rows for it.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct ItemBlock {
     items: Range<usize>,
     /// Scores, then exp(score − row_max), then their gradient, `[rows, items]`.
@@ -47,14 +47,6 @@ struct ItemShard {
     blocks: Vec<ItemBlock>,
     /// Its part of the gradient of some rows, `[rows, H]`.
     drows: Vec<f32>,
-}
-
-/// A block of the item embedding as the right operand of both products that take it.
-struct BlockOperands<'a> {
-    /// `[H, items]`
-    transposed: Operand<'a>,
-    /// `[items, H]`
-    plain: Operand<'a>,
 }
 
 /// Of every row over all items: the maximum, and Σ exp(score − maximum).
@@ -100,13 +92,14 @@ pub struct Catalogue {
 
 impl Catalogue {
     pub fn new(n_items: usize, team: &Team) -> Self {
-        let size = team.share(n_items);
-        let mut shards = ItemShard::all(n_items, size);
-        let owners = team.ranges(shards.len(), 1);
-        let own = owners[team.rank()].clone();
-        shards.truncate(own.end);
-        shards.drain(..own.start);
-        Self { shards, size, tree: Tree::new(owners), items: team.shares(n_items) }
+        let (size, items) = (team.share(n_items), team.shares(n_items));
+        let own = items[team.rank()].clone();
+        let shards = own.clone().step_by(size).map(|start| {
+            let end = (start + size).min(own.end);
+            let block = |from: usize| ItemBlock { items: from..(from + BLOCK).min(end), ..ItemBlock::default() };
+            ItemShard { blocks: (start..end).step_by(BLOCK).map(block).collect(), drows: Vec::new() }
+        });
+        Self { shards: shards.collect(), size, tree: Tree::new(team.ranges(n_items.div_ceil(size), 1)), items }
     }
 
     /// Items of a shard.
@@ -122,11 +115,6 @@ impl Catalogue {
     /// The items of each rank.
     pub fn owners(&self) -> &[Range<usize>] {
         &self.items
-    }
-
-    /// The items of a rank.
-    pub fn items(&self, rank: usize) -> Range<usize> {
-        self.items[rank].clone()
     }
 
     /// The mean loss over the batch, the padding item being an item like others. Writes the gradient of the sequences, over
@@ -149,7 +137,7 @@ impl Catalogue {
         let (h, batch_size) = (items.h, targets.len());
         let n_rows = (SCORES / items.n_items).clamp(16, ROWS);
         let operands = |shard: &ItemShard| shard.operands(items, batch_size > n_rows);
-        let operands: Vec<Vec<BlockOperands>> = self.shards.par_iter().map(operands).collect();
+        let operands: Vec<Vec<BothOperands>> = self.shards.par_iter().map(operands).collect();
         let left = self.tree.branches(team.rank());
         let mut branches = vec![Vec::new(); left.len()];
         let (mut of_rows, mut of_targets) = (Vec::new(), Vec::new());
@@ -241,18 +229,8 @@ impl RowStatistics {
 }
 
 impl ItemShard {
-    /// Divides the items into shards of this size.
-    fn all(n_items: usize, size: usize) -> Vec<Self> {
-        let shards = (0..n_items).step_by(size).map(|start| {
-            let end = (start + size).min(n_items);
-            let block = |from: usize| ItemBlock::new(from..(from + BLOCK).min(end));
-            Self { blocks: (start..end).step_by(BLOCK).map(block).collect(), drows: Vec::new() }
-        });
-        shards.collect()
-    }
-
     /// The operands of every block: packed where they are taken `again` and the copy is not too large.
-    fn operands<'a>(&self, embedding: ItemEmbedding<'a>, again: bool) -> Vec<BlockOperands<'a>> {
+    fn operands<'a>(&self, embedding: ItemEmbedding<'a>, again: bool) -> Vec<BothOperands<'a>> {
         let ItemEmbedding { n_items, h, precision, .. } = embedding;
         let packed = again && n_items * h <= PACKED_LIMIT;
         let operand = |matrix: MatRef<'a>| match packed {
@@ -261,13 +239,9 @@ impl ItemShard {
         };
         let blocks = self.blocks.iter().map(|ItemBlock { items, .. }| {
             let rows = MatRef::new(embedding.of(items.clone()), h);
-            BlockOperands { transposed: operand(rows.t()), plain: operand(rows) }
+            BothOperands { transposed: operand(rows.t()), plain: operand(rows) }
         });
         blocks.collect()
-    }
-
-    fn items(&self) -> Range<usize> {
-        self.blocks[0].items.start..self.blocks[self.blocks.len() - 1].items.end
     }
 
     /// Adds to the gradients of the rows and of the shard's part of the item embedding: with ds the gradient of the
@@ -275,11 +249,11 @@ impl ItemShard {
     fn backward(
         &mut self,
         items: ItemEmbedding,
-        operands: &[BlockOperands],
+        operands: &[BothOperands],
         rows: RowGradients,
         ditem_embedding: &mut [f32],
     ) {
-        let (ItemEmbedding { h, precision, .. }, start) = (items, self.items().start);
+        let (ItemEmbedding { h, precision, .. }, start) = (items, self.blocks[0].items.start);
         for (block, operands) in self.blocks.iter_mut().zip(operands) {
             block.backward(rows);
             let items = block.items.start - start..block.items.end - start;
@@ -292,10 +266,6 @@ impl ItemShard {
 }
 
 impl ItemBlock {
-    fn new(items: Range<usize>) -> Self {
-        Self { items, scores: Vec::new(), row_max: Vec::new(), row_sum: Vec::new(), target_scores: 0.0 }
-    }
-
     /// Leaves exp(score − row_max) in the place of the scores.
     fn score(&mut self, items: ItemEmbedding, items_t: &Operand, sequences: &[f32], targets: &[i64]) {
         self.scores.resize(targets.len() * self.items.len(), 0.0);

@@ -8,6 +8,11 @@ pub mod adam;
 pub mod clip;
 pub mod dropout;
 pub mod layer_norm;
-pub mod rows;
 pub mod simd;
 pub mod softmax;
+
+/// Makes `values` zeros, as many as `len`, in the memory that they have.
+pub fn zero<T: Clone + Default>(values: &mut Vec<T>, len: usize) {
+    values.clear();
+    values.resize(len, T::default());
+}

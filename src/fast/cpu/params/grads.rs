@@ -4,8 +4,8 @@ use std::ops::Range;
 
 use super::layout::{LayerNormRange, Layout};
 use crate::fast::cpu::ops::layer_norm::LayerNormGrads;
-use crate::fast::cpu::ops::rows::zero;
 use crate::fast::cpu::ops::simd::{Lanes, add_rows, axpy, lane_sum};
+use crate::fast::cpu::ops::zero;
 
 /// The gradient of everything but the item embedding.
 #[derive(Debug, Default)]

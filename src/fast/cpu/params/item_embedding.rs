@@ -29,9 +29,4 @@ impl<'a> ItemEmbedding<'a> {
     pub fn of(self, items: Range<usize>) -> &'a [f32] {
         &self.rows[(items.start - self.first) * self.h..(items.end - self.first) * self.h]
     }
-
-    /// The vector of an item that is held here, `[H]`.
-    pub fn row(self, item: usize) -> &'a [f32] {
-        self.of(item..item + 1)
-    }
 }

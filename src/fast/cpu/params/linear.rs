@@ -2,10 +2,9 @@
 
 use rayon::prelude::*;
 
-use super::layout::{LayerNormRange, Layout, Linear};
+use super::layout::{Layout, Linear};
 use crate::config::Precision;
-use crate::fast::cpu::gemm::{Epilogue, MatRef, Operand, gemm, pack_operand};
-use crate::fast::cpu::ops::layer_norm::LayerNorm;
+use crate::fast::cpu::gemm::{BothOperands, Epilogue, MatRef, gemm, pack_operand};
 use crate::fast::cpu::ops::simd::add_rows;
 
 /// The weights of a step.
@@ -15,16 +14,7 @@ pub struct Weights<'a> {
     pub flat: &'a [f32],
     pub precision: Precision,
     /// W of every linear layer by its index.
-    packed: Vec<PackedWeight<'a>>,
-}
-
-/// W as the right operand of both products that take it.
-#[derive(Debug)]
-struct PackedWeight<'a> {
-    /// Wᵀ `[inputs, outputs]`, of the forward pass.
-    transposed: Operand<'a>,
-    /// W `[outputs, inputs]`, of the backward pass.
-    plain: Operand<'a>,
+    packed: Vec<BothOperands<'a>>,
 }
 
 impl<'a> Weights<'a> {
@@ -33,7 +23,7 @@ impl<'a> Weights<'a> {
         let packed = layout.linears.par_iter().map(|linear| {
             let weight = MatRef::new(&flat[linear.weight.clone()], linear.inputs);
             let [transposed, plain] = [weight.t(), weight].map(|weight| pack_operand(precision, weight));
-            PackedWeight { transposed, plain }
+            BothOperands { transposed, plain }
         });
         Self { flat, precision, packed: packed.collect() }
     }
@@ -67,10 +57,5 @@ impl<'a> Weights<'a> {
         let dweight = &mut flat_grad[linear.weight.clone()];
         gemm(self.precision, dy_t, &MatRef::new(x, linear.inputs).into(), dweight, Epilogue::Accumulate);
         add_rows(dy, &mut flat_grad[linear.bias.clone()]);
-    }
-
-    /// The parameters of a LayerNorm.
-    pub fn layer_norm(&self, range: &LayerNormRange, eps: f32) -> LayerNorm<'a> {
-        LayerNorm { weight: &self.flat[range.weight.clone()], bias: &self.flat[range.bias.clone()], eps }
     }
 }

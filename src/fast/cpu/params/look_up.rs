@@ -8,25 +8,12 @@ use crate::ranks::Team;
 
 /// The rows of a table by their numbers.
 #[derive(Debug)]
-pub enum LookUp<'a> {
-    /// The whole table.
-    Whole {
-        /// `[n, width]`
-        rows: Cow<'a, [f32]>,
-        width: usize,
-    },
-    /// Some rows of it.
-    Fetched(Fetched),
-}
-
-/// Rows that were brought here.
-#[derive(Debug, Default)]
-pub struct Fetched {
-    /// Their numbers, ascending.
-    ids: Vec<u32>,
-    /// `[ids, width]`
-    rows: Vec<f32>,
-    width: usize,
+pub struct LookUp<'a> {
+    /// `[n, width]`
+    pub rows: Cow<'a, [f32]>,
+    pub width: usize,
+    /// The numbers of rows that were brought here, ascending; `None` of the whole table.
+    pub ids: Option<Vec<u32>>,
 }
 
 /// A table of which each rank has the rows `owners`, in their order.
@@ -38,26 +25,17 @@ pub struct SharedTable<'a> {
     pub width: usize,
 }
 
-impl Fetched {
-    /// In the order of their numbers, `[ids, width]`.
-    pub fn rows(&self) -> &[f32] {
-        &self.rows
-    }
-}
-
 impl LookUp<'_> {
     /// A row.
     ///
     /// # Panics
     /// It was not brought here.
     pub fn row(&self, id: usize) -> &[f32] {
-        let (rows, width, at) = match self {
-            Self::Whole { rows, width } => (&rows[..], *width, id),
-            Self::Fetched(Fetched { ids, rows, width }) => {
-                (&rows[..], *width, ids.binary_search(&(id as u32)).expect("a row that was asked for"))
-            }
+        let at = match &self.ids {
+            Some(ids) => ids.binary_search(&(id as u32)).expect("a row that was asked for"),
+            None => id,
         };
-        &rows[at * width..][..width]
+        &self.rows[at * self.width..][..self.width]
     }
 }
 
@@ -67,7 +45,7 @@ impl SharedTable<'_> {
     ///
     /// # Errors
     /// A lost rank.
-    pub fn fetch(self, team: &Team, mut wanted: Vec<Vec<u32>>) -> Result<Fetched> {
+    pub fn fetch(self, team: &Team, mut wanted: Vec<Vec<u32>>) -> Result<LookUp<'static>> {
         let Self { owners, rows, width } = self;
         let own = &owners[team.rank()];
         let within = |ids: &[u32], range: &Range<usize>| {
@@ -81,6 +59,6 @@ impl SharedTable<'_> {
         let to: Vec<Vec<f32>> = to.collect();
         let ids = std::mem::take(&mut wanted[team.rank()]);
         let received: Vec<usize> = owners.iter().map(|owner| within(&ids, owner).len() * width).collect();
-        Ok(Fetched { rows: team.exchange(&to, &received)?, ids, width })
+        Ok(LookUp { rows: team.exchange(&to, &received)?.into(), width, ids: Some(ids) })
     }
 }

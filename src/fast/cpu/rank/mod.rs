@@ -33,16 +33,6 @@ impl<'a> RankedItems<'a> {
         Self { prefilter: Prefilter::new(&blocks, h, extent), blocks, h }
     }
 
-    /// Where the targets of encoded sequences stand among all items, which are all here; `None` if a score is not a finite
-    /// number.
-    ///
-    /// # Shapes
-    /// sequences `[n, H]`, targets `[n]`
-    pub fn rank(&self, sequences: &[f32], targets: &[i64], products: &mut Products) -> Option<Ranking> {
-        let scores = self.target_scores(sequences, targets, products);
-        self.count(sequences, &scores, products).map(|counts| ranking(&counts))
-    }
-
     /// The scores of those targets that are here, in their order. `products` keeps what [`RankedItems::count`] goes on with.
     pub fn target_scores(&self, sequences: &[f32], targets: &[i64], products: &mut Products) -> Vec<f32> {
         match self.prefilter_of(sequences) {
