@@ -24,7 +24,7 @@ from safetensors.torch import load_file, save_file
 
 from . import case, faults
 from .faults.layers import blocks, norms, residual
-from .faults.registry import attentions, feed_forwards, learned_fusion, predictor, replace
+from .faults.registry import attentions, everywhere, feed_forwards, learned_fusion, predictor, replace
 from .faults.scores import stream
 from .faults.training import optimizer
 from .goldens import FLOAT64, null_gradient
@@ -63,7 +63,7 @@ def magnitudes(c):
         return lambda model: [setattr(module, "eps", value) for module in norms(model)]
 
     def scale(factor):
-        return lambda model: [replace(a, "scale", lambda original: factor * original()) for a in attentions(model)]
+        return everywhere(attentions, "scale", lambda original: factor * original())
 
     def clipped(norm):
         def make(model, parameters, lr):
@@ -73,16 +73,12 @@ def magnitudes(c):
 
         return optimizer(make)
 
-    def activation(model):
-        for block in feed_forwards(model):
-            replace(block, "activation", lambda _, x: x * torch.sigmoid(1.6 * x))
-
     planted = {
         **{f"eps {value:g}": eps(value) for value in (3e-4, 2e-5, 3e-6)},
         # In a sum of three streams, three times the scale is their mean, which the table has.
         **{f"scale times {factor}": scale(factor) for factor in (1.1, 3.0 if learned_fusion(c) else 2.5)},
         **{f"{name} scores times 1.5": stream([name], lambda scores: 1.5 * scores) for name in ("item", "position", "attribute")},
-        "x σ(1.6 x)": activation,
+        "x σ(1.6 x)": everywhere(feed_forwards, "activation", lambda _, x: x * torch.sigmoid(1.6 * x)),
         "half a residual": residual(blocks, lambda block, hidden, x: block.LayerNorm(hidden + x / 2)),
         "item scores times 0.8": lambda model: replace(model, "full_sort_scores", lambda original, x: 0.8 * original(x)),
         **{f"learning rate {lr:g}": settings(lr=lr) for lr in (7e-4, 1.3e-3)},

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from .registry import faults, predictor, replace, two_attributes
+from .registry import faults, predictor, remember, replace, two_attributes
 
 
 @faults(common=("label_clipped_to_1",))
@@ -27,23 +27,11 @@ def attribute_labels(c):
         return nn.functional.one_hot(ids if ids.dim() == 1 else ids[:, 0], attribute.vocab).to(labels.dtype)
 
     def of_newest_item(model):
-        latest = []
-
-        def forward(original, item_seq, item_seq_len):
-            latest[:] = [item_seq[torch.arange(len(item_seq)), item_seq_len - 1]]
-            return original(item_seq, item_seq_len)
-
-        replace(model, "forward", forward)
+        latest = remember(model, "forward", lambda item_seq, length: item_seq[torch.arange(len(item_seq)), length - 1])
         replace(model, "attribute_labels", lambda original, attribute, items: original(attribute, latest[0]))
 
     def of_negative_item(model):
-        latest = []
-
-        def losses(original, seq_output, pos_items, neg_items=None):
-            latest[:] = [neg_items]
-            return original(seq_output, pos_items, neg_items)
-
-        replace(model, "losses", losses)
+        latest = remember(model, "losses", lambda seq_output, pos_items, neg_items=None: neg_items)
         replace(model, "attribute_labels", lambda original, attribute, items: original(attribute, latest[0]))
 
     yield (
@@ -184,13 +172,7 @@ def attribute_logits(c):
             layer.register_parameter("bias", None)
 
     def from_target(model):
-        latest = []
-
-        def losses(original, seq_output, pos_items, neg_items=None):
-            latest[:] = [model.item_vectors(pos_items)]
-            return original(seq_output, pos_items, neg_items)
-
-        replace(model, "losses", losses)
+        latest = remember(model, "losses", lambda seq_output, pos_items, *_: model.item_vectors(pos_items))
         replace(model, "attribute_logits", lambda original, i, seq_output: original(i, latest[0]))
 
     yield (

@@ -3,8 +3,16 @@
 import torch
 from torch import nn
 
-from .registry import attentions, concat, drop, fault, faults, gate, gates, learned_fusion, replace, two_attributes
+from .registry import attentions, drop, everywhere, fault, faults, gates, learned_fusion, remember, replace, two_attributes
 from .scores import before_fusion, stream
+
+
+def gate(c):
+    return c["fusion_type"] == "gate"
+
+
+def concat(c):
+    return c["fusion_type"] == "concat"
 
 
 def fused(compute, without_layer=False):
@@ -57,11 +65,7 @@ def streams(c):
         return
 
     def without(keep):
-        def plant(model):
-            for layer in gates(model):
-                replace(layer, "forward", lambda original, streams: original(streams[..., keep, :]))
-
-        return plant
+        return everywhere(gates, "forward", lambda original, streams: original(streams[..., keep, :]))
 
     n = len(c["attributes"])
     right = "the reference weighs attributes, item and position"
@@ -76,15 +80,10 @@ def concat_order(c):
         return
 
     def order(compute):
-        def plant(model):
-            for attention in attentions(model):
+        def concatenate(_, attributes, item, position):
+            return torch.cat(compute(list(attributes.unbind(dim=-2)), item, position), dim=-1)
 
-                def concatenate(_, attributes, item, position):
-                    return torch.cat(compute(list(attributes.unbind(dim=-2)), item, position), dim=-1)
-
-                replace(attention, "concatenate", concatenate)
-
-        return plant
+        return everywhere(attentions, "concatenate", concatenate)
 
     right = "the reference concatenates attributes, item, position"
     orders = {
@@ -103,16 +102,6 @@ def concat_order(c):
     yield "concat_interleaved", f"streams are interleaved key by key; {right}, each as a whole row", order(interleaved)
 
 
-def each_fusion_layer(c, compute):
-    """`compute(original, input)` in place of the learned layer: concat's linear one, or the gate."""
-
-    def plant(model):
-        for layer in gates(model):
-            replace(layer, "forward", compute)
-
-    return plant
-
-
 @faults()
 def concat_layer(c):
     if not concat(c):
@@ -123,7 +112,7 @@ def concat_layer(c):
             drop(layer, "bias")
 
     yield "fusion_bias_missing", "the fusion layer has no bias; in the reference it has one", without_bias
-    after = lambda function: each_fusion_layer(c, lambda original, x: function(original(x)))
+    after = lambda function: everywhere(gates, "forward", lambda original, x: function(original(x)))
     yield "concat_relu", "a ReLU follows the fusion layer; in the reference nothing does", after(torch.relu)
     yield "concat_tanh", "a tanh follows the fusion layer; in the reference nothing does", after(torch.tanh)
 
@@ -134,7 +123,7 @@ def concat_layer(c):
     yield (
         "fusion_over_queries",
         "the fusion layer mixes columns of scores, over the queries; the reference mixes rows, over the keys",
-        each_fusion_layer(c, transposed),
+        everywhere(gates, "forward", transposed),
     )
 
 
@@ -144,11 +133,8 @@ def gate_weights(c):
         return
 
     def by(compute):
-        def plant(model):
-            for layer in gates(model):
-                replace(layer, "weights", lambda original, energies: compute(original, energies))
-
-        return plant
+        """`compute(original, energies)`."""
+        return everywhere(gates, "weights", compute)
 
     right = "the reference takes a softmax over the streams"
     yield "gate_sigmoid", f"gate weights are sigmoids of their energies; {right}", by(lambda _, e: torch.sigmoid(e))
@@ -213,21 +199,11 @@ def gate_energies(c):
         yield f"gate_activation_{name}", f"the gate's activation is {name}, not ReLU", activation(function)
 
     def energies(compute):
-        def plant(model):
-            for layer in gates(model):
-                replace(layer, "energies", lambda original, streams: original(compute(streams)))
-
-        return plant
+        return everywhere(gates, "energies", lambda original, streams: original(compute(streams)))
 
     def energies_of_masked(model):
         for attention in attentions(model):
-            latest = []
-
-            def attend(original, attributes, item, position, mask, latest=latest):
-                latest[:] = [mask]
-                return original(attributes, item, position, mask)
-
-            replace(attention, "attend", attend)
+            latest = remember(attention, "attend", lambda attributes, item, position, mask: mask)
             energies = lambda original, streams, latest=latest: original(streams + latest[0].unsqueeze(-2))
             replace(attention.fusion_layer, "energies", energies)
 

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import nn
 
-from .registry import drop, fault, faults, replace
+from .registry import drop, fault, faults, remember, replace
 
 
 @fault(
@@ -211,13 +211,7 @@ def input_norm_twice(model):
 
 @fault("the encoder's input is zero at padded positions, as in SASRec; the reference leaves the padding item's vector there")
 def input_masked(model):
-    latest = []
-
-    def item_vectors(original, items):
-        latest[:] = [items]
-        return original(items)
-
-    replace(model, "item_vectors", item_vectors)
+    latest = remember(model, "item_vectors", lambda items: items)
     replace(model, "input_norm", lambda original, x: original(x) * is_item(latest[0]))
 
 

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from ..encoder import ACTIVATIONS
-from .registry import attentions, drop, fault, faults, feed_forwards, number, replace
+from .registry import attentions, drop, everywhere, fault, faults, feed_forwards, number, remember, replace
 
 
 def blocks(model):
@@ -83,13 +83,8 @@ def norm_first(where):
 
     def plant(model):
         for block in where(model):
-            before = []
-
-            def forward(original, x, *rest, block=block, before=before):
-                before[:] = [x]
-                return original(block.LayerNorm(x), *rest)
-
-            replace(block, "forward", forward)
+            replace(block, "forward", lambda original, x, *rest, block=block: original(block.LayerNorm(x), *rest))
+            before = remember(block, "forward", lambda x, *_: x)
             replace(block, "add_and_norm", lambda _, hidden, x, before=before: hidden + before[0])
 
     return plant
@@ -223,11 +218,7 @@ def layer_norm(c):
 @faults(common=("tanh_gelu", "quick_gelu", "activation_relu"))
 def activation(c):
     def by(function):
-        def plant(model):
-            for block in feed_forwards(model):
-                replace(block, "activation", lambda _, x: function(x))
-
-        return plant
+        return everywhere(feed_forwards, "activation", lambda _, x: function(x))
 
     own = c.get("hidden_act", "gelu")
     for name, function in ACTIVATIONS.items():
@@ -275,25 +266,13 @@ def feed_forward(c):
 
     def layer_input(model):
         for layer in model.trm_encoder.layer:
-            before = []
-
-            def forward(original, x, *rest, before=before):
-                before[:] = [x]
-                return original(x, *rest)
-
-            replace(layer, "forward", forward)
+            before = remember(layer, "forward", lambda x, *_: x)
             add = lambda original, hidden, x, before=before: original(hidden, before[0])
             replace(layer.feed_forward, "add_and_norm", add)
 
     def beside(model):
         for layer in model.trm_encoder.layer:
-            before = []
-
-            def forward(original, x, *rest, before=before):
-                before[:] = [x]
-                return original(x, *rest)
-
-            replace(layer, "forward", forward)
+            before = remember(layer, "forward", lambda x, *_: x)
             replace(
                 layer.feed_forward,
                 "forward",
@@ -370,15 +349,9 @@ def stack(c):
         replace(model.trm_encoder, "forward", forward)
 
     def first_layer_only(at):
-        def plant(model):
-            for layer in list(model.trm_encoder.layer)[1:]:
-                name = ("attribute_scores", "position_scores")[at]
-                zero = lambda original, x: (
-                    [torch.zeros_like(s) for s in original(x)] if at == 0 else torch.zeros_like(original(x))
-                )
-                replace(layer.multi_head_attention, name, zero)
-
-        return plant
+        name = ("attribute_scores", "position_scores")[at]
+        zero = lambda original, x: [torch.zeros_like(s) for s in original(x)] if at == 0 else torch.zeros_like(original(x))
+        return everywhere(lambda model: attentions(model)[1:], name, zero)
 
     yield "last_layer_twice", "the last layer runs twice", once_more
     yield "layers_backwards", "layers run in reverse order", backwards

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import nn
 
-from .registry import bpr, cross_entropy, faults, replace
+from .registry import bpr, cross_entropy, faults, remember, replace
 
 
 def item(compute):
@@ -107,24 +107,15 @@ def item_loss(c):
 
     def at_every_position(model):
         """Every position but the last predicts the next item, the last one the target."""
-        latest = {}
-
-        def forward(original, item_seq, item_seq_len):
-            latest["batch"] = item_seq, item_seq_len
-            return original(item_seq, item_seq_len)
-
-        def last_position(original, output, item_seq_len):
-            latest["output"] = output
-            return original(output, item_seq_len)
+        latest_batch = remember(model, "forward", lambda item_seq, item_seq_len: (item_seq, item_seq_len))
+        latest_output = remember(model, "last_position", lambda output, item_seq_len: output)
 
         def item_loss(_, seq_output, pos_items, neg_items):
-            item_seq, item_seq_len = latest["batch"]
+            item_seq, item_seq_len = latest_batch[0]
             targets = torch.cat([item_seq[:, 1:], torch.zeros_like(item_seq[:, :1])], dim=1)
             targets[torch.arange(len(targets)), item_seq_len - 1] = pos_items
-            return ce(model.full_sort_scores(latest["output"]).flatten(0, 1), targets.flatten(), ignore_index=0)
+            return ce(model.full_sort_scores(latest_output[0]).flatten(0, 1), targets.flatten(), ignore_index=0)
 
-        replace(model, "forward", forward)
-        replace(model, "last_position", last_position)
         replace(model, "item_loss", item_loss)
 
     yield (

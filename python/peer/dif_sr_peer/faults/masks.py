@@ -2,7 +2,7 @@
 
 import torch
 
-from .registry import attentions, fault, faults, learned_fusion, replace
+from .registry import attentions, everywhere, fault, faults, learned_fusion, replace
 
 
 @faults(common=("mask_before_fusion", "mask_on_item_stream"))
@@ -10,16 +10,11 @@ def mask_of_streams(c):
     def masked(streams_of):
         """The mask on some streams; `fuse` sees none, so it is kept from `attend`."""
 
-        def plant(model):
-            for attention in attentions(model):
+        def attend(original, attributes, item, position, mask):
+            on_attributes, on_item, on_position = streams_of(attributes, item, position, mask)
+            return original(on_attributes, on_item, on_position, torch.zeros_like(mask))
 
-                def attend(original, attributes, item, position, mask):
-                    on_attributes, on_item, on_position = streams_of(attributes, item, position, mask)
-                    return original(on_attributes, on_item, on_position, torch.zeros_like(mask))
-
-                replace(attention, "attend", attend)
-
-        return plant
+        return everywhere(attentions, "attend", attend)
 
     yield (
         "mask_before_fusion",
@@ -91,11 +86,7 @@ def mask(c):
 @faults(common=("softmax_over_queries", "softmax_over_heads", "mask_after_softmax"))
 def softmax(c):
     def by(compute):
-        def plant(model):
-            for attention in attentions(model):
-                replace(attention, "softmax", lambda original, scores: compute(scores))
-
-        return plant
+        return everywhere(attentions, "softmax", lambda original, scores: compute(scores))
 
     def probabilities(compute):
         def plant(model):

@@ -5,21 +5,16 @@ import math
 import torch
 from torch import nn
 
-from .registry import fault, faults, replace, token_seq, two_attributes
+from .registry import everywhere, fault, faults, replace, token_seq, two_attributes
 
 
 def pooled(compute):
     """`compute(tokens [B, L, S], embedding [B, L, S, d], mask [B, L, S, 1])` in place of the pooling."""
 
-    def plant(model):
-        for layer in model.feature_embed_layer_list:
+    def pool(_, tokens, embedding):
+        return compute(tokens, embedding, (tokens != 0).unsqueeze(-1).to(embedding.dtype))
 
-            def pool(_, tokens, embedding):
-                return compute(tokens, embedding, (tokens != 0).unsqueeze(-1).to(embedding.dtype))
-
-            replace(layer, "pool", pool)
-
-    return plant
+    return everywhere(lambda model: model.feature_embed_layer_list, "pool", pool)
 
 
 def mode(name):

@@ -71,6 +71,28 @@ def replace(owner, name, new):
     setattr(owner, name, functools.partial(new, getattr(owner, name)))
 
 
+def everywhere(where, name, new):
+    """Plants `new(original, *arguments)` in the place of a method of every module that `where(model)` gives."""
+
+    def plant(model):
+        for module in where(model):
+            replace(module, name, new)
+
+    return plant
+
+
+def remember(module, name, pick):
+    """A list that holds `pick(*arguments)` of a method's latest call, once there was one."""
+    latest = []
+
+    def remembering(original, *arguments):
+        latest[:] = [pick(*arguments)]
+        return original(*arguments)
+
+    replace(module, name, remembering)
+    return latest
+
+
 def drop(module, *names):
     """Takes parameters and sub-modules out of a module: an implementation that has none."""
     for name in names:
@@ -96,14 +118,6 @@ def feed_forwards(model):
 
 def gates(model):
     return [attention.fusion_layer for attention in attentions(model)]
-
-
-def gate(c):
-    return c["fusion_type"] == "gate"
-
-
-def concat(c):
-    return c["fusion_type"] == "concat"
 
 
 def learned_fusion(c):

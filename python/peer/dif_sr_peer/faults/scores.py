@@ -2,8 +2,7 @@
 
 import math
 
-
-from .registry import attentions, drop, fault, faults, replace, two_attributes
+from .registry import attentions, drop, everywhere, fault, faults, remember, replace, two_attributes
 
 
 def projections(attention):
@@ -164,28 +163,16 @@ def attributes_share_projections(model):
                 drop(other, "weight", "bias")
 
 
-def remember_input(model):
-    """A list that holds the encoder's input once the encoder runs."""
-    first = []
-
-    def forward(original, x, *rest):
-        first[:] = [x]
-        return original(x, *rest)
-
-    replace(model.trm_encoder, "forward", forward)
-    return first
-
-
 @fault("item queries and keys of every layer are made from the encoder's input; the reference takes the layer before")
 def item_scores_of_input(model):
-    first = remember_input(model)
+    first = remember(model.trm_encoder, "forward", lambda x, *_: x)
     for attention in attentions(model):
         replace(attention, "item_scores", lambda original, x: original(first[0]))
 
 
 @fault("values of every layer are made from the encoder's input; the reference takes the layer before", family="values")
 def values_of_input(model):
-    first = remember_input(model)
+    first = remember(model.trm_encoder, "forward", lambda x, *_: x)
     for attention in attentions(model):
         replace(attention, "values", lambda original, x: original(first[0]))
 
@@ -193,13 +180,7 @@ def values_of_input(model):
 def with_positions(model, *methods):
     """Feeds methods of the attention with x + positions."""
     for attention in attentions(model):
-        latest = []
-
-        def forward(original, x, attributes, positions, mask, latest=latest):
-            latest[:] = [positions]
-            return original(x, attributes, positions, mask)
-
-        replace(attention, "forward", forward)
+        latest = remember(attention, "forward", lambda x, attributes, positions, mask: positions)
         for method in methods:
             replace(attention, method, lambda original, x, latest=latest: original(x + latest[0]))
 
@@ -218,18 +199,9 @@ def position_in_item_scores(model):
 
 @fault("position queries and keys are made from x + position; in DIF-SR from positions alone")
 def hidden_in_position_scores(model):
-    def plant(attention):
-        latest = []
-
-        def forward(original, x, attributes, positions, mask):
-            latest[:] = [x]
-            return original(x, attributes, positions, mask)
-
-        replace(attention, "forward", forward)
-        replace(attention, "position_scores", lambda original, positions: original(positions + latest[0]))
-
     for attention in attentions(model):
-        plant(attention)
+        latest = remember(attention, "forward", lambda x, *_: x)
+        replace(attention, "position_scores", lambda original, p, latest=latest: original(p + latest[0]))
 
 
 @fault("values are not projected: heads take the layer's input itself", family="values")
@@ -257,11 +229,7 @@ def before_fusion(compute):
 @faults(common=("no_scale", "scale_by_hidden_size", "scale_by_attribute_head_size", "scale_per_stream", "scale_before_fusion"))
 def scale(c):
     def by(number):
-        def plant(model):
-            for attention in attentions(model):
-                replace(attention, "scale", lambda _: number)
-
-        return plant
+        return everywhere(attentions, "scale", lambda _: number)
 
     def early(compute, late=1.0):
         def plant(model):

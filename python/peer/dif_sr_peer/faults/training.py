@@ -2,7 +2,7 @@
 
 import torch
 
-from .registry import attentions, faults, learned_fusion, number, predictor, replace
+from .registry import attentions, everywhere, faults, learned_fusion, number, predictor, replace
 from .scores import stream
 
 
@@ -16,11 +16,7 @@ def detached(c):
         )
 
     def method(name):
-        def plant(model):
-            for attention in attentions(model):
-                replace(attention, name, lambda original, *arguments: original(*arguments).detach())
-
-        return plant
+        return everywhere(attentions, name, lambda original, *arguments: original(*arguments).detach())
 
     yield "values_detached", "values are detached, so that their layer is not trained", method("values")
     yield (
@@ -29,14 +25,9 @@ def detached(c):
         method("probabilities"),
     )
 
-    def layers(model):
-        def forward(original, x, *rest):
-            return original(x.detach(), *rest)
-
-        for layer in list(model.trm_encoder.layer)[1:]:
-            replace(layer, "forward", forward)
-
-    yield "layer_input_detached", "layers are fed detached, so that those before the last are not trained", layers
+    text = "layers are fed detached, so that those before the last are not trained"
+    detach = lambda original, x, *rest: original(x.detach(), *rest)
+    yield "layer_input_detached", text, everywhere(lambda model: list(model.trm_encoder.layer)[1:], "forward", detach)
 
 
 def named(model, *parts):
