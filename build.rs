@@ -14,6 +14,8 @@ fn main() {
     // torch-sys was built anew.
     if let Ok(lib) = std::env::var("DEP_TCH_LIBTORCH_LIB") {
         println!("cargo:rustc-link-arg=-Wl,-rpath,{lib}");
+        // Another libtorch at the same place.
+        println!("cargo:rerun-if-changed={lib}/libtorch_cpu.so");
         compile_cpp(Path::new(&lib));
         compile_shim(Path::new(&lib));
     }
@@ -32,15 +34,14 @@ fn compile_cpp(lib: &Path) {
     const SOURCES: [&str; 2] = ["src/libtorch.cpp", "src/ranks.cpp"];
     let (out, stamp) = (out(), out().join("libtorch.stamp"));
     let files = [&SOURCES[..], &["src/caught.h", GLOO]].concat();
-    if made_already(&stamp, lib, &files) {
-        println!("cargo:rustc-link-search=native={}", out.display());
-        println!("cargo:rustc-link-lib=static=dif_sr_libtorch");
-        println!("cargo:rustc-link-lib=stdc++");
-        return;
+    if !made_already(&stamp, lib, &files) {
+        stand_in_for_gloo(&out);
+        cpp(lib, &out).files(SOURCES).cargo_metadata(false).compile("dif_sr_libtorch");
+        made(&stamp, lib, &files);
     }
-    stand_in_for_gloo(&out);
-    cpp(lib, &out).files(SOURCES).compile("dif_sr_libtorch");
-    made(&stamp, lib, &files);
+    println!("cargo:rustc-link-search=native={}", out.display());
+    println!("cargo:rustc-link-lib=static=dif_sr_libtorch");
+    println!("cargo:rustc-link-lib=stdc++");
 }
 
 /// Libtorch's CUDA graphs (src/cuda/shim.rs), a library of its own: what it calls is in a libtorch for GPUs alone. Left empty
@@ -53,7 +54,7 @@ fn compile_shim(lib: &Path) {
         return;
     }
     fs::write(&shim, []).expect("cargo's folder is writable");
-    if include(lib).join("c10/cuda/impl/cuda_cmake_macros.h").exists() {
+    if is_for_gpus(lib) {
         let stand_ins = out.join("cuda");
         fs::create_dir_all(&stand_ins).expect("cargo's folder is writable");
         fs::copy(SOURCES[1], stand_ins.join("runtime.h")).expect("cargo's folder is writable");
@@ -80,6 +81,11 @@ fn include(lib: &Path) -> PathBuf {
     std::env::var("LIBTORCH_INCLUDE").map_or_else(|_| lib.join(".."), PathBuf::from).join("include")
 }
 
+/// Whether libtorch's headers are those of one for GPUs.
+fn is_for_gpus(lib: &Path) -> bool {
+    include(lib).join("c10/cuda/impl/cuda_cmake_macros.h").exists()
+}
+
 /// A compiler of C++ against libtorch's headers and those in `own`. Libtorch 2.11 has the new C++ ABI everywhere, which is
 /// the compilers' default.
 fn cpp(lib: &Path, own: &Path) -> cc::Build {
@@ -101,7 +107,7 @@ fn made(stamp: &Path, lib: &Path, files: &[&str]) {
 
 fn made_from(lib: &Path, files: &[&str]) -> String {
     let texts: String = files.iter().map(|file| fs::read_to_string(file).unwrap_or_default()).collect();
-    format!("{}\n{texts}", lib.display())
+    format!("{} {}\n{texts}", lib.display(), is_for_gpus(lib))
 }
 
 /// What libtorch's headers need of gloo.

@@ -69,6 +69,7 @@ fn amazon_beauty(keys: &[(&str, &str)], limits: [Option<f64>; 2]) {
     // Says itself what is left out where the data are missing.
     let Some(data) = common::AMAZON_BEAUTY.as_ref() else { return };
     if !tch::Cuda::is_available() {
+        assert!(!common::required("DIF_SR_GPU"), "Amazon_Beauty to its early stop needs a GPU");
         println!("left out: Amazon_Beauty to its early stop, which needs a GPU");
         return;
     }

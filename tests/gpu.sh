@@ -14,6 +14,10 @@
 # and `dif-sr` into target/release, have this repository at the same path, and name libtorch's folder in LD_LIBRARY_PATH.
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+for name in "${@:2}"; do
+    [[ " card build tests epoch_fast steps epoch profile sanitizer sanitizer_step " == *" $name "* ]] ||
+        { echo "tests/gpu.sh has no part '$name': its first lines name them" >&2; exit 2; }
+done
 out=${1:-runs/gpu}
 asked=" ${*:2} "
 mkdir -p "$out"

@@ -25,8 +25,8 @@ prepare() {
     local tool
     cp "$repository/setup" .
     mkdir bin wheels
-    for tool in awk bash cat cc cmp cp cut date df dirname find flock getconf grep head ldd ln ls mkdir mv rm sed setpriv \
-        setsid sha256sum sleep sort stat touch uname wc; do
+    for tool in awk bash cat cc cmp cp cut df dirname find flock getconf grep head ldd ln ls mkdir mv rm sed setpriv \
+        setsid sha256sum sleep sort stat uname wc; do
         if PATH=$real_path command -v "$tool" >/dev/null; then ln -s "$(PATH=$real_path command -v "$tool")" "bin/$tool"; fi
     done
     program c++ <<<'cat >/dev/null'
@@ -109,7 +109,7 @@ wrong() {
 
 succeeds() { [ "$code" -eq 0 ] || wrong "expected success"; }
 
-# refuses TEXT...: exit code 2 and a last line, the only one of its kind, with these texts; and no half-made results
+# refuses TEXT...: exit code 2, a last line of ./setup with these texts, and no error of the shell or of Python
 refuses() {
     local text last=${out##*$'\n'}
     [ "$code" -eq 2 ] || wrong "expected exit code 2"
@@ -503,6 +503,10 @@ test_uses_and_checks_libtorch() {
     refuses "is version 2.10.0+cpu, not 2.11.0"
     run LIBTORCH="$PWD/mine" LIBTORCH_BYPASS_VERSION_CHECK=1
     succeeds
+    rm mine/build-version mine/version.py
+    echo '#define TORCH_VERSION "2.6.0"' >mine/include/torch/csrc/api/include/torch/version.h
+    run LIBTORCH="$PWD/mine"
+    refuses "is version 2.6.0, not 2.11.0"
     rm -r mine/include
     run LIBTORCH="$PWD/mine"
     refuses "has no headers in include/"
