@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use dif_sr::config::{Fusion, Precision};
-use dif_sr::fast::{FastPath, Masks};
+use dif_sr::fast::{DropoutSeed, FastPath};
 use dif_sr::model::{Dropout, FeedForward, FusionLayer};
 use dif_sr::train::Adam;
 use tch::{Device, Kind, Reduction, Tensor};
@@ -64,7 +64,7 @@ fn components(c: &mut Criterion) {
         let name = format!("encoder {fusion:?}").to_lowercase();
         group.bench_function(format!("{name}/reference"), |b| b.iter(|| model.losses(&batch, true).total.backward()));
         group.bench_function(format!("{name}/fast"), |b| {
-            b.iter(|| fast.losses(&batch, Some(Masks { seed: 212, step: 0 })));
+            b.iter(|| fast.losses(&batch, Some(DropoutSeed { seed: 212, step: 0 })));
         });
     }
     let (model, batch) = (Sizes::BEAUTY.model(), Sizes::BEAUTY.batch(ROWS));

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use dif_sr::config::{Fusion, Precision};
-use dif_sr::fast::{FastPath, Masks};
+use dif_sr::fast::{DropoutSeed, FastPath};
 use dif_sr::train::Adam;
 
 use synthetic::Sizes;
@@ -23,7 +23,7 @@ fn step(c: &mut Criterion, group: &str, cases: impl Iterator<Item = (i64, Sizes,
         let mut adam = Adam::new(model.named_parameters(), 1e-4, 0.0);
         group.bench_with_input(BenchmarkId::new("fast", parameter), &parameter, |b, _| {
             b.iter(|| {
-                let losses = fast.losses(&batch, Some(Masks { seed: 212, step: adam.steps() }));
+                let losses = fast.losses(&batch, Some(DropoutSeed { seed: 212, step: adam.steps() }));
                 adam.step_fast(&fast);
                 losses
             });

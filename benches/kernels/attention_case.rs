@@ -196,8 +196,8 @@ fn attention<'a>(batch: &'a MicroBatch, fusion: Fusion<'a>) -> Attention<'a> {
 
 fn side_scores<'a>(batch: &'a MicroBatch, classes: &'a [u32], tables: &'a [Vec<f32>; 2]) -> [SideScores<'a>; 2] {
     [
-        SideScores::Table { scores: &tables[0], n: CLASSES, vector: classes },
-        SideScores::Table { scores: &tables[1], n: LENGTH, vector: &batch.positions },
+        SideScores::Table { scores: &tables[0], n: CLASSES, vector_index: classes },
+        SideScores::Table { scores: &tables[1], n: LENGTH, vector_index: &batch.positions },
     ]
 }
 

@@ -43,10 +43,11 @@ impl Ranking {
     }
 }
 
-/// Ranks the target of every row with the model in evaluation mode. Each of `ranks` ranks a part of the batches and gets
-/// the places of all.
+/// Ranks the target of every row with the model in evaluation mode. Each process of `ranks` scores a part of the batches,
+/// and all return the ranking of all rows.
 ///
-/// `progress` is told the rows that all have done after every batch, equally often at each; an error of its ends the ranking.
+/// After every batch `progress` gets the number of rows that all processes have done, equally often at each; its error ends
+/// the ranking.
 ///
 /// # Errors
 /// A score that is not finite; what `progress` returns; a lost rank.
@@ -61,7 +62,7 @@ pub fn rank(
     rank_by(ranks, scores, rows, batch_size, progress)
 }
 
-/// The same by the scores of all items that a batch gets, `[B, n_items]`.
+/// As [`rank`], with the scores of all items, `[B, n_items]`, that `scores` computes for a batch.
 ///
 /// # Errors
 /// As [`rank`].

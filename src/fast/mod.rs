@@ -12,7 +12,7 @@ mod cuda;
 
 #[doc(hidden)]
 pub use cpu::kernels;
-pub use cpu::{AdamFactors, CacheAligned, FastPath, Masks, backend_name};
+pub use cpu::{AdamFactors, CacheAligned, DropoutSeed, FastPath, backend_name};
 pub use cuda::LeanProgram;
 use tch::Device;
 

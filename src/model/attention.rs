@@ -7,10 +7,12 @@
 //! head = dropout(softmax(A / √d + mask))·(X·W_V)
 //! Y    = LayerNorm(dropout(concat(heads)·W_O) + X)
 //! ```
+//!
+//! A product with a W stands for a whole linear layer: RecBole's layers have biases, which the equations leave out.
 
 use tch::{Kind, Tensor};
 
-use super::layers::split;
+use super::layers::split_heads;
 use super::{Dropout, LayerNorm, Linear, SideAttention, SideStreams, Tree, names};
 use crate::config::{Architecture, ModelConfig};
 
@@ -25,7 +27,7 @@ pub struct AttentionOutput {
     pub output: Tensor,
 }
 
-/// RecBole's `MultiHeadAttention`, with side streams its `DeMultiHeadAttention`.
+/// RecBole's `MultiHeadAttention`; with side streams the authors' `DeMultiHeadAttention`.
 #[derive(Debug)]
 pub struct Attention {
     heads: i64,
@@ -67,9 +69,9 @@ impl Attention {
     /// hidden `[B, L, H]`, mask `[B, 1, L, L]` (0 where a query may see a key, −10000 elsewhere) → scores and
     /// probabilities `[B, heads, L, L]`, output `[B, L, H]`
     pub fn forward(&self, hidden: &Tensor, side: Option<&SideStreams>, mask: &Tensor, train: bool) -> AttentionOutput {
-        let query = split(&self.query.forward(hidden), self.heads);
-        let key = split(&self.key.forward(hidden), self.heads);
-        let value = split(&self.value.forward(hidden), self.heads);
+        let query = split_heads(&self.query.forward(hidden), self.heads);
+        let key = split_heads(&self.key.forward(hidden), self.heads);
+        let value = split_heads(&self.value.forward(hidden), self.heads);
         let head_size = query.size()[3];
 
         let item_scores = query.matmul(&key.transpose(-1, -2));
@@ -92,7 +94,7 @@ impl Attention {
             vec![(names::QUERY, self.query.tree()), (names::KEY, self.key.tree()), (names::VALUE, self.value.tree())];
         match &self.side {
             Some(side) => children.extend(side.children()),
-            // RecBole 1.2.1 registers it in the one, the authors' code does not in the other.
+            // RecBole 1.2.1's `MultiHeadAttention` registers a softmax; the authors' attention does not.
             None => children.push(("softmax", Tree::inert("Softmax(dim=-1)"))),
         }
         children.extend([

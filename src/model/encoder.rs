@@ -1,4 +1,4 @@
-//! The stack of layers (RecBole's `TransformerEncoder`, with side streams its `DeTransformerEncoder`).
+//! The stack of layers (RecBole's `TransformerEncoder`; with side streams the authors' `DeTransformerEncoder`).
 //!
 //! ```text
 //! X₀ = the input
@@ -19,7 +19,8 @@ pub struct LayerOutput {
     pub output: Tensor,
 }
 
-/// One attention block and one feed-forward network (RecBole's `TransformerLayer` or `DeTransformerLayer`).
+/// One attention block and one feed-forward network (RecBole's `TransformerLayer`, or the authors'
+/// `DeTransformerLayer`).
 #[derive(Debug)]
 pub struct Layer {
     multi_head_attention: Attention,
@@ -57,7 +58,7 @@ impl Layer {
 /// `n_layers` layers. Side streams enter every one of them unchanged; only the input is transformed.
 #[derive(Debug)]
 pub struct Encoder {
-    /// Before the names of RecBole's classes.
+    /// What the printed class names begin with: `De` for SASRecD, else nothing.
     prefix: &'static str,
     layer: Vec<Layer>,
 }

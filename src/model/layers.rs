@@ -130,11 +130,11 @@ fn parameter(shape: &[i64], value: f64, kind: Kind) -> Tensor {
     Tensor::full(shape, value, (kind, Device::Cpu)).set_requires_grad(true)
 }
 
-/// A stream's heads apart.
+/// Splits the last dimension into heads (RecBole's `transpose_for_scores`).
 ///
 /// # Shapes
 /// `[B, L, heads · d]` → `[B, heads, L, d]`
-pub(super) fn split(x: &Tensor, heads: i64) -> Tensor {
+pub(super) fn split_heads(x: &Tensor, heads: i64) -> Tensor {
     let (b, l, size) = x.size3().expect("a stream is [B, L, size]");
     x.view([b, l, heads, size / heads]).permute([0, 2, 1, 3])
 }

@@ -26,9 +26,9 @@ pub const LAYER_NORM: &str = "LayerNorm";
 
 /// Of the encoder: its layers.
 pub const LAYER: &str = "layer";
-/// Of a layer.
+/// Of a layer: its attention.
 pub const MULTI_HEAD_ATTENTION: &str = "multi_head_attention";
-/// Of a layer.
+/// Of a layer: its feed-forward network.
 pub const FEED_FORWARD: &str = "feed_forward";
 
 /// Of the attention: W_Q of the items.
@@ -118,12 +118,12 @@ pub fn is_in_copied_layer(path: &str) -> bool {
 
 /// Whether a tensor is a table of items, positions or attributes.
 pub fn is_table(name: &str) -> bool {
-    // The last is a prefix of its list's name, too.
+    // `FEATURE_EMBED_LAYER` is a prefix of `FEATURE_EMBED_LAYER_LIST`, too.
     [ITEM_EMBEDDING, POSITION_EMBEDDING, FEATURE_EMBED_LAYER].iter().any(|table| name.starts_with(table))
 }
 
 /// Whether a parameter is one of SASRecF's tables.
-pub fn is_input_table(name: &str) -> bool {
+pub fn is_feature_table(name: &str) -> bool {
     is_in(name, FEATURE_EMBED_LAYER)
 }
 
@@ -165,8 +165,8 @@ mod tests {
         has("golden/concat", &[weight(attention(0, FUSION_LAYER))]);
         let of_input = [weight(CONCAT_LAYER), weight(token_table()), weight(token_seq_table(1))];
         has("fixtures/baselines/sasrecf_four_attributes", &of_input);
-        assert!(of_input.iter().skip(1).all(|name| is_input_table(name) && is_table(name)));
-        assert!(is_table(&own[1]) && !is_input_table(&own[1]) && is_of_predictor(&own[0]));
+        assert!(of_input.iter().skip(1).all(|name| is_feature_table(name) && is_table(name)));
+        assert!(is_table(&own[1]) && !is_feature_table(&own[1]) && is_of_predictor(&own[0]));
         assert!(is_in_copied_layer(&attention(10, QUERY)) && !is_in_copied_layer(&attention(0, QUERY)));
     }
 }

@@ -26,7 +26,7 @@ impl AttributePredictor {
     /// Known behaviours: labels count repeated tokens (a label can be 2), and the mean runs over batch and vocabulary
     /// without the padding token's column.
     ///
-    /// `labels` is the kind of the labels, and so of the losses: libtorch scales (1 − label) in place. The reference
+    /// `label_kind` is the kind of the labels, and so of the losses: libtorch scales (1 − label) in place. The reference
     /// trains with float32 whatever the model's precision.
     ///
     /// # Shapes
@@ -36,14 +36,13 @@ impl AttributePredictor {
         seq_output: &Tensor,
         features: &[ItemFeature],
         pos_items: &Tensor,
-        labels: Kind,
+        label_kind: Kind,
     ) -> Vec<Tensor> {
-        let kind = labels;
         (self.ap.iter().zip(features))
             .map(|(predictor, feature)| {
                 let logits = predictor.forward(seq_output);
                 let labels = feature.of(pos_items).one_hot(feature.vocab).sum_dim_intlist(1, false, None::<Kind>);
-                let labels = labels.to_kind(kind);
+                let labels = labels.to_kind(label_kind);
                 let none = None::<Tensor>;
                 let loss =
                     logits.binary_cross_entropy_with_logits(&labels, none.as_ref(), none.as_ref(), Reduction::None);

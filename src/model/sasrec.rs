@@ -60,7 +60,7 @@ enum Attributes {
 pub struct Encoded {
     /// What each layer computed, first to last.
     pub layers: Vec<LayerOutput>,
-    /// The output at the last true position, `[B, H]`.
+    /// The output at the last item, `[B, H]`.
     pub seq_output: Tensor,
 }
 
@@ -161,8 +161,9 @@ impl Model {
         &self.features
     }
 
-    /// Whether attention's scores can outweigh the mask of −10000: SASRecD's `max` pooling gives an empty place of a list −1e9, and
-    /// an item without tokens keeps it. What follows is rounding's alone.
+    /// Whether attention's scores can outweigh the mask of −10000. SASRecD's `max` pooling subtracts 1e9 from padded tokens,
+    /// so that an item without tokens, padding too, has a vector near −1e9 and scores near 1e18. Padded and future keys then
+    /// get probabilities that rounding decides.
     pub fn outweighs_mask(&self) -> bool {
         let lists = self.features.iter().any(|feature| feature.kind == AttributeKind::TokenSeq);
         self.config.model == Architecture::SasRecD && self.config.pooling_mode == Pooling::Max && lists
@@ -277,13 +278,13 @@ impl Model {
         }
     }
 
-    /// The attribute losses of an encoded batch, computed with labels of this kind; none without a predictor.
+    /// The attribute losses of an encoded batch, computed with labels of `label_kind`; none without a predictor.
     ///
     /// # Shapes
     /// seq_output `[B, H]`, pos_items `[B]` → one `[]` for each attribute
-    pub fn attribute_losses(&self, seq_output: &Tensor, pos_items: &Tensor, labels: Kind) -> Vec<Tensor> {
+    pub fn attribute_losses(&self, seq_output: &Tensor, pos_items: &Tensor, label_kind: Kind) -> Vec<Tensor> {
         let ap = self.ap.as_ref();
-        ap.map_or_else(Vec::new, |ap| ap.losses(seq_output, &self.features, pos_items, labels))
+        ap.map_or_else(Vec::new, |ap| ap.losses(seq_output, &self.features, pos_items, label_kind))
     }
 
     /// One attribute is weighted and added at once; several are summed first, as in the reference.
@@ -377,7 +378,8 @@ impl Model {
     }
 }
 
-/// 0 where a query may see a key, −10000 where the key is padding or comes later.
+/// 0 where a query may see a key, −10000 where the key is padding or comes later (`get_attention_mask` of the authors'
+/// `SASRecD`).
 ///
 /// # Shapes
 /// `[B, L]` → `[B, 1, L, L]`
@@ -389,7 +391,7 @@ fn attention_mask(item_seq: &Tensor, kind: Kind) -> Tensor {
     (1.0 - visible) * -10000.0
 }
 
-/// The output at the last item of each sequence.
+/// The output at the last item of each sequence (RecBole's `gather_indexes`).
 ///
 /// # Shapes
 /// output `[B, L, H]`, item_seq_len `[B]` → `[B, H]`

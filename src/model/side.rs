@@ -6,10 +6,12 @@
 //! Aᵢ  = (Fᵢ·W_Qi)(Fᵢ·W_Ki)ᵀ              for each head, of attribute i
 //! out = F(A₁, …, A, A_p)                 A the scores of the items
 //! ```
+//!
+//! A product with a W stands for a linear layer with its bias.
 
 use tch::{Kind, Tensor};
 
-use super::layers::split;
+use super::layers::split_heads;
 use super::{FusionLayer, Linear, Tree, names};
 use crate::config::ModelConfig;
 
@@ -22,7 +24,7 @@ pub struct SideStreams {
     pub position: Tensor,
 }
 
-/// The part of RecBole's `DeMultiHeadAttention` that a `MultiHeadAttention` does not have.
+/// What the authors' `DeMultiHeadAttention` has beyond RecBole's `MultiHeadAttention`.
 #[derive(Debug)]
 pub struct SideAttention {
     heads: i64,
@@ -55,8 +57,8 @@ impl SideAttention {
     /// item_scores `[B, heads, L, L]` → `[B, heads, L, L]`
     pub fn forward(&self, item_scores: &Tensor, side: &SideStreams) -> Tensor {
         let scores = |query: &Linear, key: &Linear, stream: &Tensor| {
-            let query = split(&query.forward(stream), self.heads);
-            let key = split(&key.forward(stream), self.heads);
+            let query = split_heads(&query.forward(stream), self.heads);
+            let key = split_heads(&key.forward(stream), self.heads);
             query.matmul(&key.transpose(-1, -2))
         };
         let position_scores = scores(&self.query_p, &self.key_p, &side.position);

@@ -72,13 +72,13 @@ impl Adam {
             Steps::Host(counts) => {
                 let moving = self.slots.iter().zip(counts).filter(|(slot, _)| has_gradient(slot));
                 let steps = moving.map(|(slot, count)| {
-                    let (bias_correction1, bias_correction2) = next(count);
+                    let (bias_correction1, bias_correction2) = bias_corrections(count);
                     let moved = [&slot.parameter, &slot.exp_avg, &slot.exp_avg_sq];
-                    let step_size = held_by(kind, self.learning_rate / bias_correction1);
+                    let step_size = rounded_to(kind, self.learning_rate / bias_correction1);
                     AdamStep::new(moved, step_size, bias_correction2.sqrt())
                 });
                 let steps: Vec<AdamStep> = steps.collect();
-                adam(&steps, [BETA1, BETA2], EPS, held_by(kind, self.weight_decay));
+                adam(&steps, [BETA1, BETA2], EPS, rounded_to(kind, self.weight_decay));
             }
             Steps::Device(counts) => {
                 let counts = counts.unbind(0);
@@ -100,7 +100,7 @@ impl Adam {
         let Steps::Host(counts) = &mut self.steps else { panic!("the fast path's parameters are on the CPU") };
         let training = self.slots.iter_mut().zip(counts).filter(|(slot, _)| fast.trains(&slot.name));
         let updates = training.map(|(slot, count)| {
-            let (bias_correction1, bias_correction2) = next(count);
+            let (bias_correction1, bias_correction2) = bias_corrections(count);
             let factors = AdamFactors {
                 one_minus_beta1: (1.0 - BETA1) as f32,
                 beta2: BETA2 as f32,
@@ -175,9 +175,9 @@ impl Adam {
     }
 }
 
-/// A factor as numbers of this kind hold it: libtorch refuses one that is too large, and takes an infinite one, whose
-/// parameters the training then names.
-fn held_by(kind: Kind, factor: f64) -> f64 {
+/// A factor rounded to the parameters' kind. Libtorch refuses a finite one beyond float32 and takes infinity, so that the
+/// training ends with its message of divergence, which names the parameters.
+fn rounded_to(kind: Kind, factor: f64) -> f64 {
     if kind == Kind::Float { f64::from(factor as f32) } else { factor }
 }
 
@@ -188,8 +188,8 @@ impl Slot {
     }
 }
 
-/// Counts a step, and gives what the moments lack in it because they started at zero.
-fn next(count: &mut i64) -> (f64, f64) {
+/// Counts a step; gives PyTorch's `bias_correction1` = 1 − β₁ᵗ and `bias_correction2` = 1 − β₂ᵗ of step t.
+fn bias_corrections(count: &mut i64) -> (f64, f64) {
     *count += 1;
     (1.0 - BETA1.powf(*count as f64), 1.0 - BETA2.powf(*count as f64))
 }

@@ -203,10 +203,11 @@ impl<'a> Training<'a> {
                 Some(sampler) => batch.with_negatives(sampler)?,
                 None => batch,
             };
-            // Read one by one, losses are read before the parameters move.
-            let at_once = self.read_together > 1;
-            unread.push(if at_once { self.stepper.step(&batch)? } else { self.stepper.losses(&batch)? });
-            if let Some(reason) = self.stepper.take_failure() {
+            // Where losses are read one by one, the update waits, so that a loss that is not finite leaves the parameters
+            // as they were. Where they are read together, each step updates at once.
+            let updates_first = self.read_together > 1;
+            unread.push(if updates_first { self.stepper.step(&batch)? } else { self.stepper.losses(&batch)? });
+            if let Some(reason) = self.stepper.take_graph_failure() {
                 listen(Event::NoGraphs { reason: &reason }, self)?;
             }
             if unread.len() < self.read_together && i + 1 < count {
@@ -220,7 +221,7 @@ impl<'a> Training<'a> {
                 listen(Event::Diverged { epoch, batch, losses: &losses[..bad], norms: &norms }, self)?;
                 return Err(diverged(&losses[bad], &format!("epoch {epoch}, batch {batch} of {count}"), &norms));
             }
-            if !at_once {
+            if !updates_first {
                 self.stepper.update()?;
             }
             let position = &mut self.position;

@@ -9,7 +9,7 @@ use crate::config::{ComputePath, Precision, RunConfig, TrainConfig};
 use crate::cuda::Executor;
 use crate::data::{Batch, OrderedRows, Rows};
 use crate::eval::{Ranking, rank};
-use crate::fast::{Fast, Masks};
+use crate::fast::{DropoutSeed, Fast};
 use crate::libtorch::in_bfloat16;
 use crate::model::{Losses, Model};
 use crate::ranks::Ranks;
@@ -31,8 +31,8 @@ pub struct Stepper<'a> {
     pub(super) fast: Option<Fast>,
     /// `None` where steps are no CUDA graphs.
     graphs: Option<Executor>,
-    /// Why they are none although they shall be, until it is taken.
-    failure: Option<Error>,
+    /// Why they are none although the configuration asks for them, until it is taken.
+    graph_failure: Option<Error>,
 }
 
 impl<'a> Stepper<'a> {
@@ -51,11 +51,11 @@ impl<'a> Stepper<'a> {
     pub fn over(config: &'a RunConfig, model: &'a Model, ranks: &Ranks) -> Result<Self> {
         let (settings, seed) = (&config.train, config.run.seed as u64);
         let fast = fast(config, model, ranks)?;
-        let is_shared = fast.is_none() && !ranks.is_alone();
+        let is_parallel = fast.is_none() && !ranks.is_alone();
         // Ranks exchange gradients through the host.
         let has_graphs = model.device().is_cuda() && config.run.cuda_graphs && ranks.is_alone();
         let graphs = has_graphs.then(|| Executor::new(model.device())).transpose();
-        let (graphs, failure) = graphs.map_or_else(|e| (None, Some(e)), |graphs| (graphs, None));
+        let (graphs, graph_failure) = graphs.map_or_else(|e| (None, Some(e)), |graphs| (graphs, None));
         Ok(Self {
             model,
             settings,
@@ -63,11 +63,11 @@ impl<'a> Stepper<'a> {
             precision: config.run.precision,
             eval_batch_size: config.eval.eval_batch_size,
             adam: Adam::new(model.named_parameters(), settings.learning_rate, settings.weight_decay),
-            parallel: is_shared.then(|| DataParallel::new(ranks, seed, model.device())),
+            parallel: is_parallel.then(|| DataParallel::new(ranks, seed, model.device())),
             ranks: ranks.clone(),
             fast,
             graphs,
-            failure,
+            graph_failure,
         })
     }
 
@@ -76,13 +76,14 @@ impl<'a> Stepper<'a> {
     /// # Errors
     /// A lost rank.
     pub fn step(&mut self, batch: &Batch) -> Result<Losses> {
+        // A step that cannot be recorded leaves no trace (`Executor::run`): it is taken below, without a graph.
         if let Some(mut executor) = self.graphs.take() {
             match self.replay(&mut executor, batch) {
                 Ok(losses) => {
                     self.graphs = Some(executor);
                     return Ok(losses);
                 }
-                Err(e) => self.failure = Some(e),
+                Err(e) => self.graph_failure = Some(e),
             }
         }
         let losses = self.losses(batch)?;
@@ -101,8 +102,8 @@ impl<'a> Stepper<'a> {
     }
 
     /// Why steps are not CUDA graphs although they should be; told once.
-    pub fn take_failure(&mut self) -> Option<Error> {
-        self.failure.take()
+    pub fn take_graph_failure(&mut self) -> Option<Error> {
+        self.graph_failure.take()
     }
 
     /// The number of operations in each CUDA graph so far.
@@ -131,7 +132,7 @@ impl<'a> Stepper<'a> {
             }
             Some(Fast::Gpu(program)) => Ok(program.losses(batch, true).detach()),
             Some(Fast::Cpu(fast)) => {
-                let masks = Masks { seed: self.seed, step: self.adam.steps() };
+                let masks = DropoutSeed { seed: self.seed, step: self.adam.steps() };
                 Ok(fast.try_losses(batch, Some(masks))?.tensors())
             }
         }

@@ -76,7 +76,7 @@ fn a_step_is_one_graph_for_which_the_host_never_waits() {
             Loss::Bpr => batch.with_negatives(&mut sampler).unwrap_or_else(|e| panic!("{e}")),
         };
         stepper.step(&batch).unwrap_or_else(|e| panic!("{e}"));
-        assert!(stepper.take_failure().is_none(), "{keys:?}");
+        assert!(stepper.take_graph_failure().is_none(), "{keys:?}");
 
         let (losses, seen) = fake.during(|| stepper.step(&batch));
         losses.unwrap_or_else(|e| panic!("{e}"));
@@ -162,7 +162,7 @@ fn the_generator_goes_on_alike_with_a_graph_and_without() {
         // The last batch is smaller, and has a graph of its own.
         [0, 1, last, 2, last].map(|i| {
             stepper.step(&train.batch(i, config.train.train_batch_size)).unwrap_or_else(|e| panic!("{e}"));
-            assert!(stepper.take_failure().is_none());
+            assert!(stepper.take_graph_failure().is_none());
             state()
         })
     });

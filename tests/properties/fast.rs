@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use dif_sr::config::{AttributeKind, Fusion, Loss, Pooling, Precision, Predictor};
 use dif_sr::data::{Batch, OrderedRows, Rows};
 use dif_sr::eval::rank;
-use dif_sr::fast::{FastPath, Masks};
+use dif_sr::fast::{DropoutSeed, FastPath};
 use dif_sr::golden::{Tolerance, rounding_noise};
 use dif_sr::model::{Losses, Model};
 use dif_sr::ranks::Ranks;
@@ -174,11 +174,11 @@ proptest! {
         let config = dif_sr::config::ModelConfig { hidden_dropout_prob: p, attn_dropout_prob: p, ..shape.config() };
         let model = shape.model_with(&config, Kind::Float);
         let batch = shape.batch();
-        let masks = Some(Masks { seed: shape.seed, step });
+        let masks = Some(DropoutSeed { seed: shape.seed, step });
         let mut fast = fast(&model);
         let first = fast.losses(&batch, masks);
         prop_assert_eq!(&fast.losses(&batch, masks), &first, "the masks of a step are always the same");
-        let others = fast.losses(&batch, Some(Masks { seed: shape.seed, step: step.wrapping_add(1) }));
+        let others = fast.losses(&batch, Some(DropoutSeed { seed: shape.seed, step: step.wrapping_add(1) }));
         prop_assert!(others != first, "another step has other masks");
 
         let mut random = shape.random();

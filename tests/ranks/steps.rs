@@ -6,7 +6,7 @@ use std::time::Duration;
 use dif_sr::config::*;
 use dif_sr::data::{OrderedRows, Rows};
 use dif_sr::eval::rank;
-use dif_sr::fast::{FastPath, Masks};
+use dif_sr::fast::{DropoutSeed, FastPath};
 use dif_sr::model::Model;
 use dif_sr::ranks::launch::Meeting;
 use dif_sr::ranks::team::of_elements;
@@ -121,7 +121,7 @@ fn outcome(case: &Case, ranks: &Ranks, threads: usize, items: Items) -> Outcome 
     let (mut losses, mut gradients, mut places) = (Vec::new(), Vec::new(), Vec::new());
     for (step, rows) in case.rows.into_iter().enumerate() {
         let batch = Shape { rows, ..case.shape.clone() }.batch();
-        let masks = Some(Masks { seed: case.shape.seed, step: step as u64 });
+        let masks = Some(DropoutSeed { seed: case.shape.seed, step: step as u64 });
         let found = fast.try_losses(&batch, masks).unwrap_or_else(|e| panic!("{e}"));
         let found = [&[found.total, found.item], &found.attributes[..]].concat();
         losses.push(found.into_iter().map(f64::to_bits).collect());

@@ -60,9 +60,9 @@ impl FastPath {
         outputs.expect("nobody stops it").concat()
     }
 
-    /// Ranks the target of every row, as [`crate::eval::rank`] does; `progress` gets the number of rows done now and
-    /// then. Over ranks each ranks a part of the rows and gets the places of all; `progress` is called equally often at
-    /// each.
+    /// Ranks the target of every row, as [`crate::eval::rank`] does. Of several processes each takes a part of the rows, and
+    /// all return the ranking of all rows. `progress` gets the number of rows done now and then, equally often at each
+    /// process.
     ///
     /// # Errors
     /// A score that is not a finite number; a lost rank; what `progress` returns.
@@ -101,8 +101,9 @@ impl FastPath {
         Ok(in_order(gather_places(&team, own, &parts)?, &order))
     }
 
-    /// Encodes this rank's of the `micro_batches` of `size` sequences, which they are by rank, and gives what `each` makes
-    /// of them, on the thread that encoded them. `progress` gets the number of micro-batches done, if there were as many.
+    /// Encodes this process's micro-batches of `size` sequences, calls `each` on the thread that encoded one, and returns
+    /// the results in order. `micro_batches` has the part of every process. After each round `progress` gets how many
+    /// micro-batches a process has done, which may be more than it has.
     fn evaluate<T: Send>(
         &mut self,
         view: BatchView,

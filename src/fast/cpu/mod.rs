@@ -40,4 +40,4 @@ pub use aligned::CacheAligned;
 pub use gemm::backend_name;
 pub use ops::adam::AdamFactors;
 pub use path::FastPath;
-pub use train_step::Masks;
+pub use train_step::DropoutSeed;

@@ -40,6 +40,7 @@ pub struct FastPath {
     pub(super) n_items: usize,
     /// The items whose vectors are here: all, or this rank's where ranks share them out.
     pub(super) held: Range<usize>,
+    /// Whether this rank has only its own rows of the item embedding; else it has all, also over several ranks.
     pub(super) is_shared: bool,
     pub(super) parameters: Vec<(String, Tensor)>,
     /// The tokens of each predictor's attribute.

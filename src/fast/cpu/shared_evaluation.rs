@@ -39,7 +39,7 @@ struct SharedRounds<'a> {
     /// Sequences of a micro-batch.
     size: usize,
     items: RankedItems<'a>,
-    /// The items that each rank ranks among.
+    /// The items that each process counts.
     ranked: Vec<Range<usize>>,
     /// The vectors that each rank has.
     vectors: SharedTable<'a>,

@@ -30,9 +30,9 @@ use crate::model::{Losses, lead};
 use crate::ranks::team::{consecutive, of_elements};
 use crate::ranks::{Team, Tree};
 
-/// Which dropout masks to draw: those of a step of a seeded run.
+/// What the dropout masks of a step follow from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Masks {
+pub struct DropoutSeed {
     /// Of the run.
     pub seed: u64,
     /// Steps taken before it.
@@ -80,12 +80,12 @@ impl Division {
 
 impl FastPath {
     /// The losses of a batch, as [`crate::model::Model::losses`] defines them; leaves their gradient for
-    /// [`FastPath::gradient`]. `None` drops nothing.
+    /// [`FastPath::gradient`]. Without `dropout` no element is dropped.
     ///
     /// # Panics
     /// As [`FastPath::try_losses`], and over ranks if another one is lost.
-    pub fn losses(&mut self, batch: &Batch, masks: Option<Masks>) -> Losses<f64> {
-        self.try_losses(batch, masks).unwrap_or_else(|e| panic!("{e}"))
+    pub fn losses(&mut self, batch: &Batch, dropout: Option<DropoutSeed>) -> Losses<f64> {
+        self.try_losses(batch, dropout).unwrap_or_else(|e| panic!("{e}"))
     }
 
     /// The same of a run over ranks, who all have the same whole batch and end with the same gradient.
@@ -96,7 +96,7 @@ impl FastPath {
     /// # Panics
     /// A batch without sequences, with sequences of another L than the model's, or with `loss_type: BPR` without
     /// `neg_items`.
-    pub fn try_losses(&mut self, batch: &Batch, masks: Option<Masks>) -> Result<Losses<f64>> {
+    pub fn try_losses(&mut self, batch: &Batch, dropout: Option<DropoutSeed>) -> Result<Losses<f64>> {
         let Self { pool, team, encoder, parameters, labels, padding, flat, micro_batches, workers, .. } = self;
         let Self { catalogue, ditem_embedding, held, n_items, is_shared, .. } = self;
         let (team, h) = (&*team, encoder.config.hidden_size as usize);
@@ -106,7 +106,7 @@ impl FastPath {
         assert!(!len.is_empty(), "a batch has sequences");
         let view = encoder.view(&items, &len, *padding, false);
         let parameters = gather(encoder, parameters, (held.start, *n_items), flat);
-        let stream = masks.map(|masks| Stream::new(masks.seed).substream(masks.step));
+        let stream = dropout.map(|of| Stream::new(of.seed).substream(of.step));
         let division = Division::new(team, len.len());
         micro_batches.resize_with(division.micro_batches.len(), Activations::default);
         let lead = lead(held.start, h);
@@ -297,7 +297,7 @@ fn reduce(step: &StepContext, team: &Team, workers: &mut [Worker]) -> Result<()>
         let branches: Vec<&[f32]> = branches.iter().map(|branch| &branch[..]).collect();
         workers[0].grads.unpack(&team.sum(&tree, &branches)?);
     }
-    step.reduce(&mut workers[0].grads);
+    step.backward_score_tables(&mut workers[0].grads);
     Ok(())
 }
 

@@ -9,7 +9,7 @@ use super::weights::{Layer, Weights};
 use crate::config::{Activation, ModelConfig};
 use crate::model::{FusionLayer, Linear};
 
-/// The encoder with what it reads in one pass.
+/// The encoder with what it context in one pass.
 #[derive(Debug, Clone, Copy)]
 pub struct Encoder<'a> {
     pub config: &'a ModelConfig,
@@ -19,8 +19,8 @@ pub struct Encoder<'a> {
     pub train: bool,
 }
 
-/// A layer with what it reads beside its input.
-struct Reads<'a> {
+/// A layer with what it context beside its input.
+struct LayerContext<'a> {
     layer: &'a Layer,
     /// Of queries, keys and values one below the other, `[3 · H, H]` and `[3 · H]`.
     projection: Linear,
@@ -41,12 +41,12 @@ impl Encoder<'_> {
         let layers = weights.layers.iter().zip(self.projections());
         for (k, (layer, projection)) in layers.enumerate() {
             let is_last = k + 1 == weights.layers.len();
-            hidden = self.layer(&Reads { layer, projection, side: side.get(k), is_last }, &hidden);
+            hidden = self.layer(&LayerContext { layer, projection, side: side.get(k), is_last }, &hidden);
         }
         hidden
     }
 
-    /// All layers' in one copy.
+    /// The query, key and value layers of each encoder layer as one, `[3 · H, H]`; one copy makes those of all layers.
     fn projections(&self) -> Vec<Linear> {
         let h = self.config.hidden_size;
         let all = || self.weights.layers.iter().flat_map(|layer| &layer.qkv);
@@ -59,10 +59,10 @@ impl Encoder<'_> {
 
     /// # Shapes
     /// hidden `[B · L, H]` → `[B · L, H]`, the last layer's `[B, H]`
-    fn layer(&self, reads: &Reads, hidden: &Tensor) -> Tensor {
-        let layer = reads.layer;
-        let (context, residual) = self.attention(reads, hidden);
-        let output = self.dropout(layer.dense.forward(&context)) + residual;
+    fn layer(&self, context: &LayerContext, hidden: &Tensor) -> Tensor {
+        let layer = context.layer;
+        let (heads, residual) = self.attention(context, hidden);
+        let output = self.dropout(layer.dense.forward(&heads)) + residual;
         let attended = layer.attention_norm.forward(&output);
         let inner = activate(self.config.hidden_act, &layer.dense_1.forward(&attended));
         let output = self.dropout(layer.dense_2.forward(&inner)) + &attended;
@@ -74,12 +74,12 @@ impl Encoder<'_> {
     ///
     /// # Shapes
     /// hidden `[B · L, H]` → `[B · Q, H]` twice
-    fn attention(&self, reads: &Reads, hidden: &Tensor) -> (Tensor, Tensor) {
+    fn attention(&self, context: &LayerContext, hidden: &Tensor) -> (Tensor, Tensor) {
         let Self { config, inputs, .. } = self;
         let ([b, l], heads, h) = (inputs.shape, config.n_heads, config.hidden_size);
-        let Linear { weight, bias } = &reads.projection;
-        let (queries, d) = (if reads.is_last { 1 } else { l }, h / heads);
-        let (query, key, value, residual) = if reads.is_last {
+        let Linear { weight, bias } = &context.projection;
+        let (queries, d) = (if context.is_last { 1 } else { l }, h / heads);
+        let (query, key, value, residual) = if context.is_last {
             let (weights, biases) = (weight.split_with_sizes([h, 2 * h], 0), bias.split_with_sizes([h, 2 * h], 0));
             let last = inputs.at_last(hidden);
             let query = last.linear(&weights[0], Some(&biases[0])).view([b * heads, 1, d]);
@@ -90,25 +90,25 @@ impl Encoder<'_> {
             (query, key, value, hidden.shallow_clone())
         };
         let scores = query.bmm(&key.transpose(1, 2)).view([b, heads, queries, l]);
-        let probs = self.probabilities(reads, scores);
+        let probs = self.probabilities(context, scores);
         let probs = drop_out(probs, config.attn_dropout_prob, self.train);
-        let context = probs.view([b * heads, queries, l]).bmm(&value).view([b, heads, queries, d]);
-        (context.permute([0, 2, 1, 3]).reshape([b * queries, h]), residual)
+        let attended = probs.view([b * heads, queries, l]).bmm(&value).view([b, heads, queries, d]);
+        (attended.permute([0, 2, 1, 3]).reshape([b * queries, h]), residual)
     }
 
     /// # Shapes
     /// scores `[B, heads, Q, L]` → `[B, heads, Q, L]`
-    fn probabilities(&self, reads: &Reads, scores: Tensor) -> Tensor {
-        let mask = if reads.is_last { &self.inputs.last_mask } else { &self.inputs.mask };
+    fn probabilities(&self, context: &LayerContext, scores: Tensor) -> Tensor {
+        let mask = if context.is_last { &self.inputs.last_mask } else { &self.inputs.mask };
         let scale = ((self.config.hidden_size / self.config.n_heads) as f64).sqrt();
-        let fused = match reads.layer.side.as_ref().zip(reads.side) {
+        let fused = match context.layer.side.as_ref().zip(context.side) {
             Some((layer, side)) => fuse(&layer.fusion, scores, side),
             None => scores,
         };
         (fused / scale + mask).softmax(-1, None::<Kind>)
     }
 
-    /// N streams that stand side by side, by head.
+    /// Splits N projections that stand side by side (of query, key, value), and each into heads.
     ///
     /// # Shapes
     /// x `[B · L, N · H]` → N times `[B · heads, L, d]`

@@ -8,7 +8,7 @@ use super::classes::Classes;
 /// the positions, which a GPU takes in one thread.
 pub const SPREAD: i64 = 4096;
 /// Added to the scores of keys that a query does not see.
-const UNSEEN: f64 = -10000.0;
+const MASKED: f64 = -10000.0;
 
 /// The sequences of a batch.
 #[derive(Debug)]
@@ -40,7 +40,7 @@ impl Inputs {
         let real = item_seq.gt(0);
         let causal = places.unsqueeze(0).le_tensor(&places.unsqueeze(1)); // [L, L]
         let visible = real.view([b, 1, l]).logical_and(&causal);
-        let mask = |visible: Tensor| (visible.to_kind(kind) - 1.0) * -UNSEEN;
+        let mask = |visible: Tensor| (visible.to_kind(kind) - 1.0) * -MASKED;
         Self {
             shape: [b, l],
             items: item_seq.shallow_clone(),
@@ -52,8 +52,8 @@ impl Inputs {
         }
     }
 
-    /// Of each sequence that at its last item: a sum with one term, since a GPU's gradient of a look-up sorts. No product,
-    /// which autocasting would round.
+    /// The row of `x` at the last item of each sequence, as a masked sum of one term: on a GPU the gradient of a look-up
+    /// sorts its indices. It is no matrix product, which autocasting would round.
     ///
     /// # Shapes
     /// x `[B · L, H]` → `[B, H]`

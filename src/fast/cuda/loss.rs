@@ -6,7 +6,7 @@
 //! attribute:  loss = mean of x − y·x − ln σ(x),  ∂/∂x = (σ(x) − y) / count     x = h·W + b, without the padding token
 //! ```
 //!
-//! Of all items there are scores and the logarithm of their softmax, in place of which the softmax is taken.
+//! At most two tensors `[B, n_items]` exist at a time: scores and their log-softmax, which the softmax overwrites.
 
 use tch::{Kind, Tensor};
 
@@ -17,12 +17,12 @@ use crate::model::{ItemFeature, Linear};
 pub struct ItemLoss {
     /// `[]`
     pub loss: Tensor,
-    /// By the sequences' outputs, `[B, H]`.
-    pub outputs: Tensor,
-    /// By the whole item embedding, `[n_items, H]`, where the loss reads it whole.
-    pub table: Option<Tensor>,
-    /// By its rows: items `[B]`, and the gradient of each, `[B, H]`.
-    pub rows: Vec<(Tensor, Tensor)>,
+    /// Of the outputs, `[B, H]`.
+    pub doutputs: Tensor,
+    /// Of the whole item embedding, `[n_items, H]`; `None` under BPR.
+    pub dtable: Option<Tensor>,
+    /// Of single rows of it: items `[B]`, and the gradient of each, `[B, H]`.
+    pub drows: Vec<(Tensor, Tensor)>,
 }
 
 /// Cross-entropy over all items.
@@ -37,10 +37,10 @@ pub fn cross_entropy(outputs: &Tensor, table: &Tensor, targets: &Tensor) -> Item
     let probs = log_probs.exp_();
     let scaled = outputs.to_kind(kind) * scale;
     let target = table.index_select(0, targets);
-    let outputs = target.unsqueeze(0).baddbmm(&probs.unsqueeze(0), &table.unsqueeze(0), -scale, scale);
-    let outputs = outputs.squeeze_dim(0).to_kind(kind);
-    let table = probs.transpose(0, 1).matmul(&scaled).to_kind(kind);
-    ItemLoss { loss, outputs, table: Some(table), rows: vec![(targets.shallow_clone(), -scaled)] }
+    let doutputs = target.unsqueeze(0).baddbmm(&probs.unsqueeze(0), &table.unsqueeze(0), -scale, scale);
+    let doutputs = doutputs.squeeze_dim(0).to_kind(kind);
+    let dtable = probs.transpose(0, 1).matmul(&scaled).to_kind(kind);
+    ItemLoss { loss, doutputs, dtable: Some(dtable), drows: vec![(targets.shallow_clone(), -scaled)] }
 }
 
 /// Bayesian personalised ranking: −ln(σ(positive − negative) + 1e-10).
@@ -48,14 +48,14 @@ pub fn cross_entropy(outputs: &Tensor, table: &Tensor, targets: &Tensor) -> Item
 /// # Shapes
 /// As [`cross_entropy`], negatives `[B]`
 pub fn bpr(outputs: &Tensor, table: &Tensor, targets: &Tensor, negatives: &Tensor) -> ItemLoss {
-    let rows = [targets, negatives].map(|items| table.index_select(0, items));
-    let difference = &rows[0] - &rows[1];
-    let probs = (outputs * &difference).sum_dim_intlist(1, true, None).sigmoid();
-    let loss = -(&probs + 1e-10).log().mean(None);
-    let slope = &probs * (&probs - 1.0) / (&probs + 1e-10) * (1.0 / outputs.size()[0] as f64);
-    let target = &slope * outputs;
-    let rows = vec![(negatives.shallow_clone(), -&target), (targets.shallow_clone(), target)];
-    ItemLoss { loss, outputs: slope * difference, table: None, rows }
+    let [positive, negative] = [targets, negatives].map(|items| table.index_select(0, items));
+    let difference = &positive - &negative;
+    let sigmoid = (outputs * &difference).sum_dim_intlist(1, true, None).sigmoid();
+    let loss = -(&sigmoid + 1e-10).log().mean(None);
+    let dmargin = &sigmoid * (&sigmoid - 1.0) / (&sigmoid + 1e-10) * (1.0 / outputs.size()[0] as f64);
+    let dpositive = &dmargin * outputs;
+    let drows = vec![(negatives.shallow_clone(), -&dpositive), (targets.shallow_clone(), dpositive)];
+    ItemLoss { loss, doutputs: dmargin * difference, dtable: None, drows }
 }
 
 /// The most labels that are kept for all items, 64 MB of float32; beyond, a batch's are counted from its tokens.
@@ -103,12 +103,12 @@ impl Labels {
 pub struct AttributeLoss {
     /// `[]`, without λ.
     pub loss: Tensor,
-    /// By the sequences' outputs, `[B, H]`.
-    pub outputs: Tensor,
+    /// Of the outputs, `[B, H]`.
+    pub doutputs: Tensor,
     /// `[vocab, H]`
-    pub weight: Tensor,
+    pub dweight: Tensor,
     /// `[vocab]`
-    pub bias: Tensor,
+    pub dbias: Tensor,
 }
 
 /// Binary cross-entropy of the targets' tokens.
@@ -124,12 +124,12 @@ pub fn attribute(predictor: &Linear, labels: &Labels, lamda: f64, outputs: &Tens
     let (b, vocab) = logits.size2().expect("logits are [B, vocab]");
     let each = &logits - &labels * &logits - logits.log_sigmoid();
     let loss = each.narrow(1, 1, vocab - 1).mean(None);
-    let gradient = (logits.sigmoid() - labels) * (lamda / (b * (vocab - 1)) as f64);
-    let _ = gradient.narrow(1, 0, 1).zero_();
+    let dlogits = (logits.sigmoid() - labels) * (lamda / (b * (vocab - 1)) as f64);
+    let _ = dlogits.narrow(1, 0, 1).zero_();
     AttributeLoss {
         loss,
-        outputs: gradient.matmul(&predictor.weight).to_kind(kind),
-        weight: gradient.transpose(0, 1).matmul(outputs).to_kind(kind),
-        bias: gradient.sum_dim_intlist(0, false, None::<Kind>),
+        doutputs: dlogits.matmul(&predictor.weight).to_kind(kind),
+        dweight: dlogits.transpose(0, 1).matmul(outputs).to_kind(kind),
+        dbias: dlogits.sum_dim_intlist(0, false, None::<Kind>),
     }
 }

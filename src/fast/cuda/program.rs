@@ -6,7 +6,7 @@ use super::encoder::Encoder;
 use super::input::{Attribute, input, look_up};
 use super::inputs::{Inputs, SPREAD};
 use super::loss::{AttributeLoss, ItemLoss, Labels, attribute, bpr, cross_entropy};
-use super::scores::{SideScores, Stream};
+use super::scores::{AttributeStream, SideScores};
 use super::weights::Weights;
 use crate::Result;
 use crate::config::{Loss, ModelConfig, Precision};
@@ -33,7 +33,7 @@ pub struct LeanProgram {
     /// All of them.
     parameters: Vec<Tensor>,
     /// SASRecD's attributes.
-    streams: Vec<Stream>,
+    streams: Vec<AttributeStream>,
     /// SASRecF's.
     attributes: Vec<Attribute>,
     /// Of each predictor.
@@ -60,7 +60,7 @@ impl LeanProgram {
             precision,
             n_items: model.n_items(),
             parameters: model.named_parameters().into_iter().map(|(_, parameter)| parameter).collect(),
-            streams: no_grad(|| Stream::all(model)),
+            streams: no_grad(|| AttributeStream::all(model)),
             attributes: Attribute::all(model, &weights),
             labels: predicted.map(|(feature, _)| Labels::new(feature, weights.item_embedding.kind())).collect(),
             config: model.config().clone(),
@@ -71,7 +71,7 @@ impl LeanProgram {
     /// Takes the attribute vectors anew from a model whose tables another file's have replaced, in place: a CUDA graph may
     /// read them.
     pub fn reload(&mut self, model: &Model) {
-        no_grad(|| self.streams.iter_mut().zip(Stream::all(model)).for_each(|(own, new)| own.take(&new)));
+        no_grad(|| self.streams.iter_mut().zip(AttributeStream::all(model)).for_each(|(own, new)| own.take(&new)));
     }
 
     /// The losses of a batch, as [`Model::losses`] defines them; leaves their gradients, and no others, with the
@@ -129,19 +129,19 @@ impl LeanProgram {
     fn backward(&self, forward: &Forward) {
         let Forward { inputs, items, outputs, item, attributes } = forward;
         let gradient = no_grad(|| {
-            let all = attributes.iter().map(|attribute| &attribute.outputs);
-            all.fold(item.outputs.shallow_clone(), |sum, gradient| sum + gradient)
+            let all = attributes.iter().map(|attribute| &attribute.doutputs);
+            all.fold(item.doutputs.shallow_clone(), |sum, gradient| sum + gradient)
         });
         backward(outputs, &gradient);
         no_grad(|| {
-            let mut of_items = self.item_gradient(inputs, &items.grad(), &item.rows);
-            if let Some(table) = &item.table {
-                of_items += table;
+            let mut of_items = self.item_gradient(inputs, &items.grad(), &item.drows);
+            if let Some(dtable) = &item.dtable {
+                of_items += dtable;
             }
             set_gradient(&self.weights.item_embedding, &of_items);
             for (predictor, loss) in self.weights.predictors.iter().zip(attributes) {
-                set_gradient(&predictor.weight, &loss.weight);
-                set_gradient(&predictor.bias, &loss.bias);
+                set_gradient(&predictor.weight, &loss.dweight);
+                set_gradient(&predictor.bias, &loss.dbias);
             }
         });
     }

@@ -5,6 +5,8 @@
 //! A[b, i, j] = T[class of (b, i), class of (b, j)]
 //! ```
 //!
+//! A product with a W stands for a linear layer with its bias.
+//!
 //! Positions are the same in every sequence: T is A. An attribute's vectors are those of its classes. Where these are
 //! too many for a table of pairs, queries and keys are computed for each position, as in the reference.
 
@@ -23,13 +25,13 @@ const LONGEST: i64 = 64;
 
 /// An attribute of SASRecD.
 #[derive(Debug)]
-pub struct Stream {
+pub struct AttributeStream {
     pub classes: Classes,
     /// The vector of each class, `[classes, dᵢ]`; not trained.
     vectors: Tensor,
 }
 
-impl Stream {
+impl AttributeStream {
     /// Those of a model's attributes; none of other models than SASRecD.
     pub fn all(model: &Model) -> Vec<Self> {
         let stream = |(vectors, feature)| {
@@ -84,7 +86,13 @@ pub struct SideScores {
 
 impl SideScores {
     /// Those of every layer.
-    pub fn all(layers: &[Layer], streams: &[Stream], positions: &Tensor, heads: i64, inputs: &Inputs) -> Vec<Self> {
+    pub fn all(
+        layers: &[Layer],
+        streams: &[AttributeStream],
+        positions: &Tensor,
+        heads: i64,
+        inputs: &Inputs,
+    ) -> Vec<Self> {
         let sides: Vec<&Side> = layers.iter().filter_map(|layer| layer.side.as_ref()).collect();
         if sides.is_empty() {
             return Vec::new();

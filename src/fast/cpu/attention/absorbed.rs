@@ -16,7 +16,7 @@
 
 use crate::fast::cpu::gemm::{Epilogue, MatRef, gemm};
 use crate::fast::cpu::ops::simd::{axpy, dot_heads};
-use crate::fast::cpu::params::layout::Linear;
+use crate::fast::cpu::params::layout::LinearRange;
 use crate::fast::cpu::params::linear::Weights;
 
 /// Rows of the input's width for every query and head, with what belongs to the bias.
@@ -39,7 +39,7 @@ impl AbsorbedRows {
     ///
     /// # Shapes
     /// y `[n, H]`
-    pub fn absorb(&mut self, weights: &Weights, linear: &Linear, heads: usize, y: &[f32]) {
+    pub fn absorb(&mut self, weights: &Weights, linear: &LinearRange, heads: usize, y: &[f32]) {
         let h = linear.inputs;
         let n = y.len() / h;
         self.resize(n, heads, h);
@@ -57,7 +57,7 @@ impl AbsorbedRows {
     ///
     /// # Shapes
     /// y `[n, H]`
-    pub fn project(&self, weights: &Weights, linear: &Linear, heads: usize, y: &mut [f32]) {
+    pub fn project(&self, weights: &Weights, linear: &LinearRange, heads: usize, y: &mut [f32]) {
         let (h, d) = (linear.inputs, linear.inputs / heads);
         let n = y.len() / h;
         let mut projected = vec![0.0; n * d];
@@ -79,7 +79,14 @@ impl AbsorbedRows {
     ///
     /// # Shapes
     /// y `[n, H]`
-    pub fn backward_params(&self, weights: &Weights, linear: &Linear, heads: usize, y: &[f32], flat_grad: &mut [f32]) {
+    pub fn backward_params(
+        &self,
+        weights: &Weights,
+        linear: &LinearRange,
+        heads: usize,
+        y: &[f32],
+        flat_grad: &mut [f32],
+    ) {
         let (h, d) = (linear.inputs, linear.inputs / heads);
         let n = y.len() / h;
         let dweight = flat_grad[linear.weight.clone()].chunks_exact_mut(d * h);
@@ -96,7 +103,7 @@ impl AbsorbedRows {
 }
 
 /// The rows of a weight that give a head's outputs, `[d, H]`.
-fn weight_of_head<'a>(weights: &Weights<'a>, linear: &Linear, heads: usize, head: usize) -> &'a [f32] {
+fn weight_of_head<'a>(weights: &Weights<'a>, linear: &LinearRange, heads: usize, head: usize) -> &'a [f32] {
     let size = linear.inputs / heads * linear.inputs;
     &weights.flat[linear.weight.clone()][head * size..][..size]
 }

@@ -10,9 +10,9 @@ use crate::fast::cpu::ops::simd::{LANES, Lanes, WeightedRows, axpy, scale_into};
 /// Memory of a thread.
 struct Work {
     /// Probabilities after dropout, `[keys, blocks]`.
-    weights: Vec<Lanes>,
+    dropped_probs: Vec<Lanes>,
     /// Their gradient, `[keys, blocks]`.
-    dweights: Vec<Lanes>,
+    ddropped_probs: Vec<Lanes>,
     /// The gradient of the fused scores of a block, `[keys]`.
     dfused: Vec<Lanes>,
     /// The gradient of the maps of a block, `[maps, keys]`.
@@ -26,8 +26,8 @@ struct Work {
 impl Work {
     fn new(geometry: Geometry, n_maps: usize) -> Self {
         Self {
-            weights: Vec::new(),
-            dweights: Vec::new(),
+            dropped_probs: Vec::new(),
+            ddropped_probs: Vec::new(),
             dfused: vec![[0.0; LANES]; geometry.length],
             dblock: vec![[0.0; LANES]; n_maps * geometry.length],
             dmaps: vec![Vec::new(); n_maps],
@@ -36,7 +36,7 @@ impl Work {
     }
 
     fn resize(&mut self, lanes: SequenceLanes) {
-        let maps = [&mut self.weights, &mut self.dweights].into_iter().chain(&mut self.dmaps);
+        let maps = [&mut self.dropped_probs, &mut self.ddropped_probs].into_iter().chain(&mut self.dmaps);
         maps.for_each(|map| map.resize(lanes.map_len(), [0.0; LANES]));
     }
 }
@@ -65,7 +65,7 @@ pub fn backward(
         let own = rest.next(lanes, inputs.n_maps(), |rest, n| rest.split_off(..n));
         work.resize(lanes);
         masks.draw(lanes);
-        dropped_probabilities(geometry, inputs, lanes, dcontext, &mut work);
+        dropped_probs_grad(geometry, inputs, lanes, dcontext, &mut work);
         scores(attention, inputs, lanes, &masks, own, &mut work, &mut into);
         side_scores(geometry, inputs, lanes, &work, &mut into);
         queries(geometry, inputs, lanes, &work, &mut into);
@@ -117,13 +117,15 @@ fn single_key(
             into.query[query_strides.range(geometry.query_row(query.row), head)].fill(0.0);
         }
         let of_heads = query.row * heads..(query.row + 1) * heads;
-        into.query_bias.get_mut(of_heads).into_iter().for_each(|bias| bias.fill(0.0));
+        if let Some(bias) = into.query_bias.get_mut(of_heads) {
+            bias.fill(0.0);
+        }
     }
 }
 
 /// The gradient of the probabilities after dropout, dcontext · value.
 #[inline(always)]
-fn dropped_probabilities(
+fn dropped_probs_grad(
     geometry: Geometry,
     inputs: AttentionInputs,
     lanes: SequenceLanes,
@@ -134,19 +136,21 @@ fn dropped_probabilities(
     let (heads, width) = (geometry.heads, lanes.width());
     let contexts = HeadRows { data: dcontext.rows, strides: geometry.query_strides(inputs.sequences) };
     let value_rows = HeadRows { data: inputs.value, strides: geometry.key_strides() };
-    let dweights = work.dweights.as_flattened_mut();
+    let ddropped_probs = work.ddropped_probs.as_flattened_mut();
     for (q, query) in geometry.queries(lanes).enumerate() {
         let of_heads = query.row * heads..(query.row + 1) * heads;
         for j in 0..sequence.n_attended {
-            let to = &mut dweights[j * width + q * heads..][..heads];
+            let to = &mut ddropped_probs[j * width + q * heads..][..heads];
             dot_per_head(contexts, query.row, value_rows, sequence.keys.row(j), to);
-            dcontext.prob_sums.get(of_heads.clone()).into_iter().for_each(|dsums| axpy(1.0, dsums, to));
+            if let Some(dsums) = dcontext.prob_sums.get(of_heads.clone()) {
+                axpy(1.0, dsums, to);
+            }
         }
     }
 }
 
 /// The gradient of every map through dropout, softmax and fusion: `work.dmaps`. Leaves the probabilities after dropout
-/// in `work.weights`, and adds to the gradient of the fusion's parameters.
+/// in `work.dropped_probs`, and adds to the gradient of the fusion's parameters.
 #[inline(always)]
 fn scores(
     attention: Attention,
@@ -183,15 +187,15 @@ fn softmax_block(
     work: &mut Work,
 ) {
     let SequenceLanes { sequence, blocks, .. } = lanes;
-    let Work { weights, dweights, dfused, .. } = work;
+    let Work { dropped_probs, ddropped_probs, dfused, .. } = work;
     let (scale, dfused) = (geometry.scale(), &mut dfused[..sequence.n_keys]);
     let mut mean = [0.0; LANES];
     dfused.fill([0.0; LANES]);
     for (j, dprob) in dfused[..sequence.n_attended].iter_mut().enumerate() {
         let at = j * blocks + block;
         for lane in 0..LANES {
-            dprob[lane] = dweights[at][lane] * masks.dropped[at][lane];
-            weights[at][lane] = probs[at][lane] * masks.dropped[at][lane];
+            dprob[lane] = ddropped_probs[at][lane] * masks.dropout_mask[at][lane];
+            dropped_probs[at][lane] = probs[at][lane] * masks.dropout_mask[at][lane];
             mean[lane] += probs[at][lane] * dprob[lane];
         }
     }
@@ -256,7 +260,7 @@ fn values(geometry: Geometry, lanes: SequenceLanes, dcontext: ContextGrad, work:
     }
     for head in 0..heads {
         for j in 0..sequence.n_attended {
-            let weights = &work.weights.as_flattened()[j * width + head..];
+            let weights = &work.dropped_probs.as_flattened()[j * width + head..];
             let offset = |q| strides.start(first + q, head);
             // From a query to the next.
             let terms = WeightedRows { weights, stride: heads, rows: dcontext.rows, offset, count };
@@ -303,7 +307,7 @@ fn rows(
     let first = first_row(geometry, lanes);
     let offset = |head| strides.start(first, head);
     let by_head = |weights, rows| WeightedRows { weights, stride: 1, rows, offset, count: geometry.heads };
-    let (weights, dscores) = (work.weights.as_flattened(), work.dmaps[inputs.item_map()].as_flattened());
+    let (weights, dscores) = (work.dropped_probs.as_flattened(), work.dmaps[inputs.item_map()].as_flattened());
     for j in 0..sequence.n_keys {
         let to = &mut into.key[sequence.keys.row(j) * h..][..h];
         by_head(&dscores[j * width..], inputs.query).sum(to);

@@ -12,7 +12,7 @@ struct Work {
     /// The fused scores of a block, then its probabilities, `[keys]`.
     fused: Vec<Lanes>,
     /// Probabilities after dropout, `[keys, blocks]`.
-    weights: Vec<Lanes>,
+    dropped_probs: Vec<Lanes>,
 }
 
 /// The context of every query and head, by the equations of `attention/mod.rs`; keeps the scores for the backward pass.
@@ -23,7 +23,7 @@ pub fn forward(attention: Attention, inputs: AttentionInputs, saved: &mut SavedS
     saved.resize(geometry, inputs);
     let mut rest = saved.all_mut();
     let mut masks = ScoreMasks::new(geometry, dropout);
-    let mut work = Work { fused: vec![[0.0; LANES]; geometry.length], weights: Vec::new() };
+    let mut work = Work { fused: vec![[0.0; LANES]; geometry.length], dropped_probs: Vec::new() };
     first_positions(geometry, inputs, &mut masks, &mut out);
     for (number, &sequence) in inputs.sequences.iter().enumerate() {
         let lanes = geometry.lanes(number, sequence);
@@ -36,7 +36,7 @@ pub fn forward(attention: Attention, inputs: AttentionInputs, saved: &mut SavedS
         side_scores(geometry, inputs, lanes, own.maps);
         item_scores(geometry, inputs, lanes, own.maps);
         probabilities(attention, inputs, lanes, &masks, own, &mut work);
-        weighted_values(geometry, inputs, lanes, &work.weights, &mut out);
+        weighted_values(geometry, inputs, lanes, &work.dropped_probs, &mut out);
     }
 }
 
@@ -104,12 +104,15 @@ fn item_scores(geometry: Geometry, inputs: AttentionInputs, lanes: SequenceLanes
         for j in 0..sequence.n_keys {
             let to = &mut map[j * width + q * heads..][..heads];
             dot_per_head(queries, geometry.query_row(query.row), keys, sequence.keys.row(j), to);
-            inputs.query_bias.get(of_heads.clone()).into_iter().for_each(|bias| axpy(1.0, bias, to));
+            // q · b_K; empty unless queries are absorbed.
+            if let Some(bias) = inputs.query_bias.get(of_heads.clone()) {
+                axpy(1.0, bias, to);
+            }
         }
     }
 }
 
-/// Fuses the maps, scales, masks, takes the softmax, and drops: `saved.probs` and `work.weights`.
+/// Fuses the maps, scales, masks, takes the softmax, and drops: `saved.probs` and `work.dropped_probs`.
 #[inline(always)]
 fn probabilities(
     attention: Attention,
@@ -121,7 +124,7 @@ fn probabilities(
 ) {
     let SequenceLanes { sequence, blocks, .. } = lanes;
     let (scale, n_maps, keys) = (attention.geometry.scale(), inputs.n_maps(), sequence.n_keys);
-    work.weights.resize(lanes.map_len(), [0.0; LANES]);
+    work.dropped_probs.resize(lanes.map_len(), [0.0; LANES]);
     for block in 0..blocks {
         let fused = &mut work.fused[..keys];
         let maps = Maps { all: saved.maps, blocks, block, keys };
@@ -136,9 +139,9 @@ fn probabilities(
         for (j, prob) in fused.iter().enumerate() {
             let at = j * blocks + block;
             saved.probs[at] = *prob;
-            let (weight, dropped) = (&mut work.weights[at], &masks.dropped[at]);
+            let (dropped, mask) = (&mut work.dropped_probs[at], &masks.dropout_mask[at]);
             for lane in 0..LANES {
-                weight[lane] = prob[lane] * dropped[lane];
+                dropped[lane] = prob[lane] * mask[lane];
             }
         }
     }

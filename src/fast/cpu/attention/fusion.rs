@@ -124,7 +124,8 @@ impl<'a> Fusion<'a> {
                 let mean = gate_means(maps, gates, dfused, dmaps);
                 let all = maps.iter().zip(gates).zip(dmaps.chunks_exact_mut(maps.keys));
                 for ((map, weight), dmap) in all {
-                    // The gradient of the energy, through the softmax over the maps.
+                    // `gate_means` left the gradient of the map's gate, Σ score · dfused, in dmap[0]: through the softmax
+                    // over the maps it becomes that of the energy, before dmap becomes the map's gradient.
                     let mut denergy = [0.0; LANES];
                     for lane in 0..LANES {
                         denergy[lane] = weight[lane] * (dmap[0][lane] - mean[lane]);

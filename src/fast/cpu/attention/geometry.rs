@@ -10,7 +10,7 @@ use crate::fast::cpu::ops::simd::LANES;
 pub enum Queries {
     /// Every row but separate first positions.
     All,
-    /// The last true item of each sequence, with absorbed projections (`absorbed.rs`): keys and values are the
+    /// The last item of each sequence, with absorbed projections (`absorbed.rs`): keys and values are the
     /// rows.
     Last,
 }

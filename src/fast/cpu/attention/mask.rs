@@ -1,4 +1,4 @@
-//! The masks of a sequence: of keys behind the query, and dropout's of the probabilities.
+//! The masks of a sequence: of keys at later positions than the query (causal), and dropout's of the probabilities.
 
 use super::geometry::{Geometry, Queries, SequenceLanes};
 use crate::fast::cpu::ops::dropout::RowDropout;
@@ -12,10 +12,11 @@ pub const MASKED: f32 = -10_000.0;
 pub struct ScoreMasks<'a> {
     geometry: Geometry,
     dropout: RowDropout<'a>,
-    /// Added to scores: 0, or [`MASKED`] for a key behind the query.
+    /// Added to scores: 0, or [`MASKED`] for a key at a later position than the query. All 0 for the one query of the last
+    /// layer.
     pub causal: Vec<Lanes>,
     /// Multiplied with probabilities: 0 or the dropout's scale.
-    pub dropped: Vec<Lanes>,
+    pub dropout_mask: Vec<Lanes>,
     /// The factors of one query, `[keys, heads]`.
     row: Vec<f32>,
 }
@@ -24,7 +25,7 @@ impl<'a> ScoreMasks<'a> {
     #[inline(always)]
     pub fn new(geometry: Geometry, dropout: RowDropout<'a>) -> Self {
         let row = vec![0.0; geometry.length * geometry.heads];
-        Self { geometry, dropout, causal: Vec::new(), dropped: Vec::new(), row }
+        Self { geometry, dropout, causal: Vec::new(), dropout_mask: Vec::new(), row }
     }
 
     /// The dropout's factors of a query's only key, `[heads]`.
@@ -41,9 +42,9 @@ impl<'a> ScoreMasks<'a> {
     pub fn draw(&mut self, lanes: SequenceLanes) {
         let (heads, width) = (self.geometry.heads, lanes.width());
         // Sequences of one micro-batch have the same number of keys, unless padding is left out.
-        if self.dropped.len() != lanes.map_len() {
+        if self.dropout_mask.len() != lanes.map_len() {
             self.causal = vec![[0.0; LANES]; lanes.map_len()];
-            self.dropped = vec![[1.0; LANES]; lanes.map_len()];
+            self.dropout_mask = vec![[1.0; LANES]; lanes.map_len()];
             if self.geometry.queries == Queries::All {
                 let keys = self.causal.as_flattened_mut().chunks_exact_mut(width).enumerate();
                 let first = self.geometry.first_query();
@@ -52,7 +53,7 @@ impl<'a> ScoreMasks<'a> {
         }
         for (q, query) in self.geometry.queries(lanes).enumerate() {
             if self.dropout.mask(query.row, &mut self.row) {
-                let keys = self.dropped.as_flattened_mut().chunks_exact_mut(width);
+                let keys = self.dropout_mask.as_flattened_mut().chunks_exact_mut(width);
                 for (key, factors) in keys.zip(self.row.chunks_exact(heads)) {
                     copy(factors, &mut key[q * heads..]);
                 }

@@ -4,14 +4,15 @@
 //! In a head of width d, with queries q, keys k and values v of the items, and the scores s_m of attributes and
 //! positions, which do not depend on the item stream:
 //!
-//! * scores Sᵢⱼ = fuse(s₁, …, qᵢ · kⱼ, s_position)ᵢⱼ / √d + maskᵢⱼ, the mask being 0 or −10000 ([`mask`], [`fusion`]);
+//! * fusedᵢⱼ = fuse(s₁, …, qᵢ · kⱼ, s_position)ᵢⱼ ([`fusion`]), and scores Sᵢⱼ = fusedᵢⱼ / √d + maskᵢⱼ, the mask being 0
+//!   or −10000 ([`mask`]);
 //! * probabilities P = softmax(S), dropped P̃ = P ⊙ D with D 0 or the dropout's scale;
 //! * context cᵢ = Σⱼ P̃ᵢⱼ vⱼ.
 //!
 //! Backward, from dc:
 //!
 //! * dP̃ᵢⱼ = dcᵢ · vⱼ and dvⱼ = Σᵢ P̃ᵢⱼ dcᵢ; dP = dP̃ ⊙ D;
-//! * dSᵢⱼ = Pᵢⱼ (dPᵢⱼ − Σⱼ Pᵢⱼ dPᵢⱼ) / √d, and from it, through the fusion, ds_m of every map;
+//! * dfusedᵢⱼ = Pᵢⱼ (dPᵢⱼ − Σₗ Pᵢₗ dPᵢₗ) / √d, and from it, through the fusion, ds_m of every map;
 //! * dqᵢ = Σⱼ dsᵢⱼ kⱼ and dkⱼ = Σᵢ dsᵢⱼ qᵢ with ds the gradient of the item's map; the others go to their tables or
 //!   projections.
 //!
@@ -20,8 +21,8 @@
 //! applied to.
 //!
 //! # Lanes
-//! Scores are computed for all queries and heads of a sequence side by side: lane i · heads + n is query i in head n,
-//! and a map is `[keys, lanes]`.
+//! Scores are computed for all queries and heads of a sequence side by side, and a map is `[keys, lanes]`: lane
+//! q · heads + n is the q-th query in head n. That query is at position q, or q + 1 where the first position is separate.
 //!
 //! # Which case goes where
 //! | case | in [`forward`](mod@forward) and [`backward`](mod@backward) |

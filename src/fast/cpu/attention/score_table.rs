@@ -5,7 +5,7 @@
 
 use crate::config::Precision;
 use crate::fast::cpu::gemm::{Epilogue, MatRef, gemm};
-use crate::fast::cpu::params::layout::Linear;
+use crate::fast::cpu::params::layout::LinearRange;
 use crate::fast::cpu::params::linear::Weights;
 
 /// The scores between n vectors in one layer. They are float32 under either precision, as the item's are.
@@ -25,7 +25,7 @@ impl ScoreTable {
     ///
     /// # Shapes
     /// vectors `[n, d]`
-    pub fn new(weights: &Weights, linear: &Linear, vectors: &[f32], heads: usize) -> Self {
+    pub fn new(weights: &Weights, linear: &LinearRange, vectors: &[f32], heads: usize) -> Self {
         let (n, d) = (vectors.len() / linear.inputs, linear.inputs);
         let mut table = Self { projections: Vec::new(), scores: vec![0.0; n * n * heads], n, d, heads };
         weights.forward(linear, vectors, &mut table.projections);

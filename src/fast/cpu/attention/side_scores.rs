@@ -12,16 +12,16 @@ pub enum SideScores<'a> {
         /// By query and key, `[n, n, heads]`.
         scores: &'a [f32],
         n: usize,
-        /// The vector of every row, `[rows]`.
-        vector: &'a [u32],
+        /// The index of every row's vector, `[rows]`.
+        vector_index: &'a [u32],
     },
     /// Computed from the projections of the vectors.
     Projected {
         /// Query, then key of every vector, `[n, 2, d]`.
         projections: &'a [f32],
         d: usize,
-        /// The vector of every row, `[rows]`.
-        vector: &'a [u32],
+        /// The index of every row's vector, `[rows]`.
+        vector_index: &'a [u32],
     },
 }
 
@@ -33,9 +33,9 @@ impl SideScores<'_> {
     #[inline(always)]
     pub fn forward(self, query: usize, key: usize, out: &mut [f32]) {
         match self {
-            Self::Table { scores, n, vector } => copy(&scores[cell(vector, n, out.len(), query, key)], out),
-            Self::Projected { projections, d, vector } => {
-                let (query, key) = (projection(vector, d, query, 0), projection(vector, d, key, 1));
+            Self::Table { scores, n, vector_index } => copy(&scores[cell(vector_index, n, out.len(), query, key)], out),
+            Self::Projected { projections, d, vector_index } => {
+                let (query, key) = (projection(vector_index, d, query, 0), projection(vector_index, d, key, 1));
                 dot_heads(&projections[query..][..d], &projections[key..][..d], out);
             }
         }
@@ -48,15 +48,15 @@ impl SideScores<'_> {
     #[inline(always)]
     pub fn backward(self, query: usize, key: usize, dscores: &[f32], into: &mut [f32]) {
         match self {
-            Self::Table { n, vector, .. } => {
-                let to = &mut into[cell(vector, n, dscores.len(), query, key)];
+            Self::Table { n, vector_index, .. } => {
+                let to = &mut into[cell(vector_index, n, dscores.len(), query, key)];
                 for (to, from) in to.iter_mut().zip(dscores) {
                     *to += from;
                 }
             }
-            Self::Projected { projections, d, vector } => {
+            Self::Projected { projections, d, vector_index } => {
                 let width = d / dscores.len();
-                let (query, key) = (projection(vector, d, query, 0), projection(vector, d, key, 1));
+                let (query, key) = (projection(vector_index, d, query, 0), projection(vector_index, d, key, 1));
                 for (head, &dscore) in dscores.iter().enumerate() {
                     let [query, key] = [query, key].map(|start| start + head * width);
                     axpy(dscore, &projections[key..][..width], &mut into[query..][..width]);
@@ -69,13 +69,13 @@ impl SideScores<'_> {
 
 /// The range of the scores of two rows.
 #[inline(always)]
-fn cell(vector: &[u32], n: usize, heads: usize, query: usize, key: usize) -> Range<usize> {
-    let start = (vector[query] as usize * n + vector[key] as usize) * heads;
+fn cell(vector_index: &[u32], n: usize, heads: usize, query: usize, key: usize) -> Range<usize> {
+    let start = (vector_index[query] as usize * n + vector_index[key] as usize) * heads;
     start..start + heads
 }
 
 /// Where the query (0) or the key (1) of a row begins.
 #[inline(always)]
-fn projection(vector: &[u32], d: usize, row: usize, which: usize) -> usize {
-    (2 * vector[row] as usize + which) * d
+fn projection(vector_index: &[u32], d: usize, row: usize, which: usize) -> usize {
+    (2 * vector_index[row] as usize + which) * d
 }

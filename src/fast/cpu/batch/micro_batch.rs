@@ -20,7 +20,7 @@ pub struct MicroBatch {
     pub positions: Vec<u32>,
     /// The number of every row in the whole batch, `[rows]`: its sequence · L + its position.
     pub row_numbers: Vec<u64>,
-    /// The rows of the last true items, `[sequences]`.
+    /// The rows of the last items, `[sequences]`.
     pub last: Vec<u32>,
     /// Their numbers in the whole batch, `[sequences]`.
     pub last_numbers: Vec<u64>,
@@ -32,7 +32,7 @@ pub struct MicroBatch {
 pub struct AttributeRows {
     /// The index of every row's vector, `[rows]`: among all classes where a score table serves the step, else among
     /// `distinct`.
-    pub vector: Vec<u32>,
+    pub vector_index: Vec<u32>,
     /// The distinct vectors of the micro-batch, `[n, dᵢ]`; empty where a score table serves the step.
     pub distinct: Vec<f32>,
 }
@@ -50,17 +50,18 @@ pub struct BatchView<'a> {
     pub share_first: bool,
 }
 
-/// What is computed for padded positions. Where these get no probability, a first position has itself as its only key:
-/// whatever its query, the result is its value. It is separate: its row precedes those of the sequences, and it has no
-/// query.
+/// What is computed for padded positions.
+///
+/// Unless they are [`Padding::Kept`], the mask leaves position 0 one key, itself: its context is its value, whatever its
+/// query. Its row is therefore *separate*: it stands before the rows of all sequences, and it has no query.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Padding {
-    /// Nothing. Under `sum`, and in SASRec and SASRecF, they reach no true position.
+    /// Nothing. Under `sum`, and in SASRec and SASRecF, they reach no other position.
     LeftOut,
     /// Under `concat` and `gate` their scores enter the fusion, and the mask then leaves them no probability. Nothing
-    /// for a sequence of one true item.
+    /// for a sequence of one item.
     Masked,
-    /// As true ones. Under SASRecD's `max` pooling scores are so large that the mask of −10000 does not outweigh them.
+    /// As for items. Under SASRecD's `max` pooling scores are so large that the mask of −10000 does not outweigh them.
     Kept,
 }
 
@@ -160,15 +161,15 @@ impl BatchView<'_> {
 
 impl AttributeRows {
     fn fill(&mut self, attribute: &Attribute, items: &[u32], index: &mut [u32]) {
-        let Self { vector, distinct } = self;
-        vector.clear();
+        let Self { vector_index, distinct } = self;
+        vector_index.clear();
         distinct.clear();
-        vector.extend(items.iter().map(|&item| attribute.class[item as usize]));
+        vector_index.extend(items.iter().map(|&item| attribute.class[item as usize]));
         if attribute.tabulated {
             return;
         }
-        let classes = vector.clone();
-        for row in vector {
+        let classes = vector_index.clone();
+        for row in vector_index {
             let at = &mut index[*row as usize];
             if *at == ABSENT {
                 *at = (distinct.len() / attribute.size) as u32;

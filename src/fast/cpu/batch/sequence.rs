@@ -5,9 +5,9 @@
 pub struct Sequence {
     /// Its rows, which are the keys of attention.
     pub keys: RowSpan,
-    /// How many rows it has: L, or its true items alone.
+    /// How many rows it has: L, or its items alone.
     pub n_keys: usize,
-    /// Its true items, 1 to L.
+    /// How many items it has without padding, 1 to L.
     pub len: usize,
     /// How many of its keys, from the first, have a probability: that of all later ones is exactly 0.
     pub n_attended: usize,

@@ -1,4 +1,6 @@
 //! The feed-forward network: y = LayerNorm(dropout(W₂ f(W₁ x + b₁) + b₂) + x).
+//!
+//! n is the number of rows, in the last layer that of queries.
 
 use super::step::{DropoutSite, LayerContext};
 use crate::fast::cpu::batch::micro_batch::MicroBatch;
@@ -10,25 +12,25 @@ use crate::fast::cpu::params::grads::Grads;
 /// What the forward pass keeps for the backward pass.
 #[derive(Debug, Default)]
 pub struct FeedForwardActivations {
-    /// W₁ x + b₁, `[queries, inner]`.
+    /// W₁ x + b₁, `[n, inner]`.
     hidden: Vec<f32>,
-    /// `[queries, H]`
+    /// `[n, H]`
     norm: Normalized,
 }
 
 /// Memory of a thread.
 #[derive(Debug, Default)]
 pub struct FeedForwardScratch {
-    /// f(W₁ x + b₁) or its gradient, `[queries, inner]`.
+    /// f(W₁ x + b₁) or its gradient, `[n, inner]`.
     activated: Vec<f32>,
-    /// `[queries, H]`
+    /// The gradient of what `dense_2` gave, then x computed anew, `[n, H]`.
     rows: Vec<f32>,
 }
 
 /// Writes the output for the input x.
 ///
 /// # Shapes
-/// x, out `[queries, H]`
+/// x, out `[n, H]`
 pub fn forward(
     layer: LayerContext,
     batch: &MicroBatch,
@@ -52,7 +54,7 @@ pub fn forward(
 /// `attended`.
 ///
 /// # Shapes
-/// grad `[queries, H]`
+/// grad `[n, H]`
 pub fn backward(
     layer: LayerContext,
     batch: &MicroBatch,

@@ -7,7 +7,7 @@ use crate::fast::cpu::batch::micro_batch::MicroBatch;
 use crate::fast::cpu::batch::tokens::Tokens;
 use crate::fast::cpu::gemm::Epilogue;
 use crate::fast::cpu::ops::simd::axpy;
-use crate::fast::cpu::params::layout::{Layout, Linear};
+use crate::fast::cpu::params::layout::{Layout, LinearRange};
 use crate::fast::cpu::params::linear::Weights;
 use crate::fast::cpu::params::look_up::LookUp;
 use crate::model::Model;
@@ -30,7 +30,7 @@ pub struct AttributeInput {
     /// In the order of the projection's inputs: those of kind `token` first.
     columns: Vec<Column>,
     /// The projection of the item's vector and those of the attributes.
-    concat_layer: Linear,
+    concat_layer: LinearRange,
 }
 
 /// An attribute of SASRecF.

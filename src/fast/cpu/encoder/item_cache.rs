@@ -10,7 +10,7 @@ use super::input::Input;
 use super::step::StepContext;
 use crate::fast::cpu::ops::dropout::{RowDropout, Stream};
 use crate::fast::cpu::ops::layer_norm::{Normalized, norm_dropout};
-use crate::fast::cpu::params::layout::Linear;
+use crate::fast::cpu::params::layout::LinearRange;
 
 /// Items that a thread computes at a time.
 pub const BLOCK: usize = 512;
@@ -41,7 +41,7 @@ impl StepContext<'_> {
             input
         });
         let inputs: Vec<Vec<f32>> = inputs.collect();
-        let all = |linear: &Linear| {
+        let all = |linear: &LinearRange| {
             let parts = inputs.par_iter().map(|input| {
                 let mut out = Vec::new();
                 self.weights.forward(linear, input, &mut out);

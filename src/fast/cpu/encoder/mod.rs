@@ -29,7 +29,7 @@ pub struct Activations {
     /// Of the LayerNorm behind the embedding, `[rows, H]`.
     embedding: Normalized,
     layers: Vec<LayerActivations>,
-    /// The output of the last true items, `[sequences, H]`, then its gradient; after the backward pass the gradient of
+    /// The output of the last items, `[sequences, H]`, then its gradient; after the backward pass the gradient of
     /// the items' vectors, `[rows, H]`.
     pub output: Vec<f32>,
 }

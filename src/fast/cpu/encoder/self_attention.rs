@@ -25,16 +25,16 @@ pub struct AttentionActivations {
     query_input: Vec<f32>,
     /// `[queries, H]`
     query: Vec<f32>,
-    /// `[rows, H]`, but of the last layer.
+    /// `[rows, H]`; empty in the last layer, whose keys and values are the rows themselves.
     key: Vec<f32>,
-    /// `[rows, H]`, but of the last layer.
+    /// `[rows, H]`; empty in the last layer, whose keys and values are the rows themselves.
     value: Vec<f32>,
     /// In the last layer: the absorbed queries.
     absorbed_query: AbsorbedRows,
     /// In the last layer: the sums of rows to which the value layer is applied.
     value_sums: AbsorbedRows,
-    /// By attribute: query, then key of every distinct vector of the micro-batch, `[n, 2, dᵢ]`; empty where a score
-    /// table serves the step.
+    /// By side stream, the attributes' and the positions': query, then key of every distinct vector of the micro-batch,
+    /// `[n, 2, dᵢ]`; empty where a score table serves the step, as it always does for the positions.
     projections: Vec<Vec<f32>>,
     scores: SavedScores,
     /// `[rows, H]`, in the last layer `[queries, H]`.
@@ -46,7 +46,7 @@ pub struct AttentionActivations {
 /// Memory of a thread.
 #[derive(Debug, Default)]
 pub struct AttentionScratch {
-    /// `[rows, H]` or fewer.
+    /// The gradient of what `dense` gave, then that of the queries, `[rows, H]` or fewer.
     rows: Vec<f32>,
     /// `[rows, H]` or `[queries, H]`
     dcontext: Vec<f32>,
@@ -54,7 +54,7 @@ pub struct AttentionScratch {
     dkey: Vec<f32>,
     /// `[rows, H]`
     dvalue: Vec<f32>,
-    /// By attribute, as the projections are.
+    /// By side stream, as the projections are.
     dprojections: Vec<Vec<f32>>,
     /// In the last layer.
     dabsorbed_query: AbsorbedRows,
@@ -123,7 +123,7 @@ fn attend(layer: LayerContext, batch: &MicroBatch, saved: &mut AttentionActivati
     attention_forward(attention(layer, batch), inputs, scores, Context { rows: context, prob_sums: &mut [] });
 }
 
-/// The context of the last true items, with absorbed projections.
+/// The context of the last items, with absorbed projections.
 fn attend_last(layer: LayerContext, batch: &MicroBatch, x: &[f32], saved: &mut AttentionActivations) {
     let (step, layout) = (layer.step, layer.layout());
     let (h, heads, n) = (step.h, step.heads, batch.last.len());
@@ -304,11 +304,11 @@ fn absorbed_queries<'b>(
 
 /// The side streams of a layer: attributes, then positions.
 fn side_scores<'b>(layer: LayerContext<'b>, batch: &'b MicroBatch, projections: &'b [Vec<f32>]) -> Vec<SideScores<'b>> {
-    let vectors = batch.attributes.iter().map(|attribute| &attribute.vector).chain([&batch.positions]);
+    let vectors = batch.attributes.iter().map(|attribute| &attribute.vector_index).chain([&batch.positions]);
     let streams = layer.step.score_tables[layer.k].iter().zip(vectors.zip(projections)).enumerate();
-    let streams = streams.map(|(stream, (table, (vector, projections)))| match table {
-        Some(table) => SideScores::Table { scores: &table.scores, n: table.n, vector },
-        None => SideScores::Projected { projections, d: layer.step.attributes[stream].size, vector },
+    let streams = streams.map(|(stream, (table, (vector_index, projections)))| match table {
+        Some(table) => SideScores::Table { scores: &table.scores, n: table.n, vector_index },
+        None => SideScores::Projected { projections, d: layer.step.attributes[stream].size, vector_index },
     });
     streams.collect()
 }

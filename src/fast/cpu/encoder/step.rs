@@ -16,7 +16,7 @@ use crate::fast::cpu::ops::dropout::{Dropout, RowDropout, Stream};
 use crate::fast::cpu::ops::layer_norm::LayerNorm;
 use crate::fast::cpu::params::grads::Grads;
 use crate::fast::cpu::params::item_embedding::ItemEmbedding;
-use crate::fast::cpu::params::layout::{LayerLayout, LayerNormRange, Layout, Linear};
+use crate::fast::cpu::params::layout::{LayerLayout, LayerNormRange, Layout, LinearRange};
 use crate::fast::cpu::params::linear::Weights;
 use crate::fast::cpu::params::look_up::LookUp;
 
@@ -136,8 +136,8 @@ impl<'a> StepContext<'a> {
         self.score_tables.iter().map(|tables| tables.iter().map(size).collect()).collect()
     }
 
-    /// Reduces the gradients of score tables into the flat gradient.
-    pub fn reduce(&self, grads: &mut Grads) {
+    /// The backward pass of the score tables: adds to the flat gradient what follows from theirs.
+    pub fn backward_score_tables(&self, grads: &mut Grads) {
         let backward = |(table, grad): (&Option<ScoreTable>, &Vec<f32>)| Some(table.as_ref()?.backward(grad));
         let layers = self.score_tables.par_iter().zip(&grads.score_tables);
         let dprojections = layers.map(|(tables, grads)| tables.par_iter().zip(grads).map(backward).collect());
@@ -163,7 +163,8 @@ impl<'a> StepContext<'a> {
 fn score_tables(parts: &EncoderParts, weights: &Weights) -> Vec<Vec<Option<ScoreTable>>> {
     let EncoderParts { config, layout, attributes, .. } = parts;
     let position_embedding = &weights.flat[layout.position_embedding.clone()];
-    let table = |linear: &Linear, vectors: &[f32]| ScoreTable::new(weights, linear, vectors, config.n_heads as usize);
+    let table =
+        |linear: &LinearRange, vectors: &[f32]| ScoreTable::new(weights, linear, vectors, config.n_heads as usize);
     let layers = layout.layers.par_iter().map(|layer| {
         let attributes = attributes.iter().zip(&layer.attributes);
         let attributes =
@@ -205,7 +206,7 @@ impl<'a> LayerContext<'a> {
         &self.step.layout.layers[self.k]
     }
 
-    /// The last layer computes the last true item of each sequence alone: nothing else reaches the loss.
+    /// The last layer computes the last item of each sequence alone: nothing else reaches the loss.
     pub fn queries(self) -> Queries {
         if self.k + 1 == self.step.layout.layers.len() { Queries::Last } else { Queries::All }
     }

@@ -1,19 +1,19 @@
 //! The loss of an attribute predictor (equation 12): binary cross-entropy of every token but padding, with logits
-//! W x + b and label 1 for the target's tokens.
+//! x = W h + b. The label y of a token is how often the target has it, so that it can be 2, as in the reference.
 //!
-//! Σ log(1 + eˣ) over all tokens less Σ x over the target's; its gradient is σ(x) − label.
+//! Σ log(1 + eˣ) − Σ y x over all tokens but padding; its gradient is σ(x) − y.
 
 use crate::fast::cpu::batch::tokens::Tokens;
 use crate::fast::cpu::gemm::Epilogue;
 use crate::fast::cpu::ops::simd::{LANES, exp};
 use crate::fast::cpu::params::grads::Grads;
-use crate::fast::cpu::params::layout::Linear;
+use crate::fast::cpu::params::layout::LinearRange;
 use crate::fast::cpu::params::linear::Weights;
 
 /// A predictor with its labels and its part in the loss.
 #[derive(Debug, Clone, Copy)]
 pub struct Predictor<'a> {
-    pub linear: &'a Linear,
+    pub linear: &'a LinearRange,
     /// The tokens of every item.
     pub labels: &'a Tokens,
     /// The loss's factor λ.

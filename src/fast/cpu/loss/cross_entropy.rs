@@ -140,7 +140,7 @@ impl Catalogue {
         let operands: Vec<Vec<BothOperands>> = self.shards.par_iter().map(operands).collect();
         let left = self.tree.branches(team.rank());
         let mut branches = vec![Vec::new(); left.len()];
-        let (mut of_rows, mut of_targets) = (Vec::new(), Vec::new());
+        let (mut log_sum_exps, mut target_scores) = (Vec::new(), Vec::new());
         let batch = sequences.chunks(n_rows * h).zip(targets.chunks(n_rows)).zip(dsequences.chunks_mut(n_rows * h));
         for ((sequences, targets), dsequences) in batch {
             self.shards.par_iter_mut().zip(&operands).for_each(|(shard, operands)| {
@@ -149,9 +149,9 @@ impl Catalogue {
             });
             let statistics = self.statistics(team, targets.len())?;
             let rows = statistics.sum.iter().zip(&statistics.max);
-            of_rows.push(rows.map(|(sum, max)| f64::from(sum.ln()) + f64::from(*max)).sum::<f64>());
+            log_sum_exps.push(rows.map(|(sum, max)| f64::from(sum.ln()) + f64::from(*max)).sum::<f64>());
             let of_shard = |shard: &ItemShard| shard.blocks.iter().map(|block| block.target_scores).sum::<f64>();
-            of_targets.extend(self.shards.iter().map(of_shard));
+            target_scores.extend(self.shards.iter().map(of_shard));
 
             let packed = pack_operand(items.precision, MatRef::new(sequences, h));
             let weight = 1.0 / batch_size as f32;
@@ -175,21 +175,21 @@ impl Catalogue {
             let sum = team.sum_parts(&self.tree, &branches, &wanted)?;
             dsequences[wanted[team.rank()].clone()].copy_from_slice(&sum);
         }
-        Ok(self.loss(team, &of_rows, of_targets)? / batch_size as f64)
+        Ok(self.loss(team, &log_sum_exps, target_scores)? / batch_size as f64)
     }
 
-    /// The sum of the losses: of each part of the batch what its rows give, less the targets' scores shard by shard.
-    fn loss(&self, team: &Team, of_rows: &[f64], of_targets: Vec<f64>) -> Result<f64> {
+    /// The sum of the losses: for each part of the batch the log-sum-exp of its rows, less the targets' scores.
+    /// `target_scores` come by part, then by shard of this rank.
+    fn loss(&self, team: &Team, log_sum_exps: &[f64], target_scores: Vec<f64>) -> Result<f64> {
         let shards = self.shards_by_rank();
-        let parts = of_elements(&shards, of_rows.len());
-        let of_targets = team.gather(of_targets, &parts)?;
+        let parts = of_elements(&shards, log_sum_exps.len());
+        let target_scores = team.gather(target_scores, &parts)?;
         let mut loss = 0.0;
-        for (part, of_rows) in of_rows.iter().enumerate() {
-            loss += of_rows;
-            let of_part = shards
-                .iter()
-                .zip(&parts)
-                .flat_map(|(shards, all)| of_targets[all.clone()].iter().skip(part * shards.len()).take(shards.len()));
+        for (part, log_sum_exps) in log_sum_exps.iter().enumerate() {
+            loss += log_sum_exps;
+            let of_part = shards.iter().zip(&parts).flat_map(|(shards, all)| {
+                target_scores[all.clone()].iter().skip(part * shards.len()).take(shards.len())
+            });
             loss -= of_part.sum::<f64>();
         }
         Ok(loss)

@@ -1,6 +1,6 @@
 //! Kernels on rows of floats: what is neither a product nor attention.
 //!
-//! A kernel is compiled for several instruction sets by `multiversion`, which picks one when the program starts.
+//! A kernel is compiled for several instruction sets by `multiversion`, which picks one at its first call.
 //! Forward and backward pass of an operation are in one file.
 
 pub mod activation;

@@ -14,7 +14,7 @@ use crate::model::{Model, names};
 
 /// The ranges of a linear layer.
 #[derive(Debug, Clone)]
-pub struct Linear {
+pub struct LinearRange {
     /// Its index among all linear layers.
     pub index: usize,
     /// `[outputs, inputs]`
@@ -33,22 +33,24 @@ pub struct LayerNormRange {
     pub bias: Range<usize>,
 }
 
-/// The ranges of an encoder layer. Names are those of RecBole's modules.
+/// The ranges of an encoder layer. `position` is RecBole's `query_p` and `key_p`, `attributes` its `query_layers` and
+/// `key_layers`, `fusion` its `fusion_layer`; `attention_norm` and `norm` are the `LayerNorm` of attention and of the
+/// feed-forward network.
 #[derive(Debug)]
 pub struct LayerLayout {
-    pub query: Linear,
-    pub key: Linear,
-    pub value: Linear,
+    pub query: LinearRange,
+    pub key: LinearRange,
+    pub value: LinearRange,
     /// The query and key layers of the positions as one, `[2 H, H]`; `None` where positions enter the input.
-    pub position: Option<Linear>,
+    pub position: Option<LinearRange>,
     /// The query and key layers of each attribute as one, `[2 dᵢ, dᵢ]`.
-    pub attributes: Vec<Linear>,
+    pub attributes: Vec<LinearRange>,
     /// The parameters of the fusion: none, weight and bias, or two layers' weights and biases.
     pub fusion: Vec<Range<usize>>,
-    pub dense: Linear,
+    pub dense: LinearRange,
     pub attention_norm: LayerNormRange,
-    pub dense_1: Linear,
-    pub dense_2: Linear,
+    pub dense_1: LinearRange,
+    pub dense_2: LinearRange,
     pub norm: LayerNormRange,
 }
 
@@ -62,14 +64,14 @@ pub struct Layout {
     /// SASRecF's attribute embeddings, one table after the other; empty in other models.
     pub feature_embeddings: Range<usize>,
     /// SASRecF's projection of item and attributes.
-    pub concat_layer: Option<Linear>,
+    pub concat_layer: Option<LinearRange>,
     pub layers: Vec<LayerLayout>,
     /// The attribute predictors.
-    pub predictors: Vec<Linear>,
+    pub predictors: Vec<LinearRange>,
     /// The LayerNorm behind the embedding.
     pub norm: LayerNormRange,
     /// All linear layers by their indices.
-    pub linears: Vec<Linear>,
+    pub linears: Vec<LinearRange>,
     /// Every parameter's `state_dict` name with its range.
     names: Vec<(String, Range<usize>)>,
 }
@@ -81,7 +83,7 @@ impl Layout {
         let mut builder = LayoutBuilder::default();
         let position_embedding = builder.range(names::weight(names::POSITION_EMBEDDING), length * h);
         let start = builder.len;
-        let tables = model.named_parameters().into_iter().filter(|(name, _)| names::is_input_table(name));
+        let tables = model.named_parameters().into_iter().filter(|(name, _)| names::is_feature_table(name));
         tables.for_each(|(name, table)| _ = builder.range(name, table.numel()));
         let feature_embeddings = start..builder.len;
         let concat_layer = (config.model == Architecture::SasRecF)
@@ -118,7 +120,7 @@ impl Layout {
 struct LayoutBuilder {
     /// Where the next range begins.
     len: usize,
-    linears: Vec<Linear>,
+    linears: Vec<LinearRange>,
     names: Vec<(String, Range<usize>)>,
 }
 
@@ -130,13 +132,13 @@ impl LayoutBuilder {
         range
     }
 
-    /// Linear layers of the same input as one: their weights one after the other, then their biases.
-    fn linear(&mut self, modules: &[String], inputs: usize, outputs: usize) -> Linear {
+    /// LinearRange layers of the same input as one: their weights one after the other, then their biases.
+    fn linear(&mut self, modules: &[String], inputs: usize, outputs: usize) -> LinearRange {
         let start = self.len;
         modules.iter().for_each(|module| _ = self.range(names::weight(module), inputs * outputs));
         let middle = self.len;
         modules.iter().for_each(|module| _ = self.range(names::bias(module), outputs));
-        let linear = Linear { index: self.linears.len(), weight: start..middle, bias: middle..self.len, inputs };
+        let linear = LinearRange { index: self.linears.len(), weight: start..middle, bias: middle..self.len, inputs };
         self.linears.push(linear.clone());
         linear
     }

@@ -1,8 +1,8 @@
-//! Linear layers: y = x Wᵀ + b, dx = dy W, dW = dyᵀ x, db = Σ dy.
+//! LinearRange layers: y = x Wᵀ + b, dx = dy W, dW = dyᵀ x, db = Σ dy.
 
 use rayon::prelude::*;
 
-use super::layout::{Layout, Linear};
+use super::layout::{Layout, LinearRange};
 use crate::config::Precision;
 use crate::fast::cpu::gemm::{BothOperands, Epilogue, MatRef, gemm, pack_operand};
 use crate::fast::cpu::ops::simd::add_rows;
@@ -32,7 +32,7 @@ impl<'a> Weights<'a> {
     ///
     /// # Shapes
     /// x `[n, inputs]`, y `[n, outputs]`
-    pub fn forward(&self, linear: &Linear, x: &[f32], y: &mut Vec<f32>) {
+    pub fn forward(&self, linear: &LinearRange, x: &[f32], y: &mut Vec<f32>) {
         let bias = &self.flat[linear.bias.clone()];
         y.resize(x.len() / linear.inputs * bias.len(), 0.0);
         let weight = &self.packed[linear.index].transposed;
@@ -43,7 +43,7 @@ impl<'a> Weights<'a> {
     ///
     /// # Shapes
     /// dy `[n, outputs]`, dx `[n, inputs]`
-    pub fn backward_input(&self, linear: &Linear, dy: &[f32], dx: &mut [f32], epilogue: Epilogue) {
+    pub fn backward_input(&self, linear: &LinearRange, dy: &[f32], dx: &mut [f32], epilogue: Epilogue) {
         let weight = &self.packed[linear.index].plain;
         gemm(self.precision, MatRef::new(dy, linear.bias.len()), weight, dx, epilogue);
     }
@@ -52,7 +52,7 @@ impl<'a> Weights<'a> {
     ///
     /// # Shapes
     /// x `[n, inputs]`, dy `[n, outputs]`
-    pub fn backward_params(&self, linear: &Linear, x: &[f32], dy: &[f32], flat_grad: &mut [f32]) {
+    pub fn backward_params(&self, linear: &LinearRange, x: &[f32], dy: &[f32], flat_grad: &mut [f32]) {
         let dy_t = MatRef::new(dy, linear.bias.len()).t();
         let dweight = &mut flat_grad[linear.weight.clone()];
         gemm(self.precision, dy_t, &MatRef::new(x, linear.inputs).into(), dweight, Epilogue::Accumulate);

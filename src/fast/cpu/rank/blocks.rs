@@ -51,8 +51,8 @@ impl Deref for Rows<'_> {
 /// Bytes at which libtorch begins a tensor.
 const ALIGNED: usize = 64;
 
-/// The items of the blocks that begin in a part of all items. Ranks that share items out rank each among its blocks, so
-/// that products are those of one process.
+/// The items of the blocks that begin in a part of all items. Of processes that share items out each ranks among its own
+/// blocks, so that products are those of one process.
 pub fn items_of_blocks(part: &Range<usize>, n_items: usize) -> Range<usize> {
     let edge = |item: usize| item.next_multiple_of(BLOCK).min(n_items);
     edge(part.start)..edge(part.end)

@@ -1,7 +1,8 @@
 //! Ranks of targets among all items: a product, and a count of better items instead of a sort.
 //!
-//! First the score of each target is taken, then the items of a better score are counted. Ranks that share the items out
-//! do both for their own [`blocks`], and tell each other scores and counts in between, which is exact.
+//! First the score of each target is taken, then the items of a better score are counted. Processes that share the items out
+//! do both for their own [`blocks`]; they exchange the targets' scores in between and the counts at the end, whose sums
+//! are exact.
 //!
 //! [`int16`] decides almost all items in integers, where the processor has a kernel for that; [`float32`] computes all
 //! scores. Ranks are those of float32 scores either way, whatever the precision of training: in bfloat16 items would
