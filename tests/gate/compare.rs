@@ -35,21 +35,18 @@ fn the_published_differences_are_what_the_command_computes() {
     let metrics = cells(lines.next().expect("the table"));
     let rows: Vec<Vec<String>> = lines.skip(1).take_while(|line| line.starts_with('|')).map(cells).collect();
     let models = [
+        "dif_sr_fast_float32",
+        "dif_sr_concat_fast_bf16",
+        "dif_sr_sum_fast_bf16",
         "dif_sr_no_predictor_fast_bf16",
         "sasrec_fast_bf16",
         "sasrecf_fast_bf16",
-        "dif_sr_314_tokens_reference_float32",
-        "dif_sr_314_tokens_fast_float32",
-        "dif_sr_concat_314_tokens_fast_bf16",
-        "dif_sr_sum_314_tokens_fast_bf16",
     ];
     assert_eq!(rows.len(), models.len());
-    let complete = beauty("dif_sr_fast_bf16", &[212, 1, 2, 3, 4, 5]);
-    let older = beauty("dif_sr_314_tokens_fast_bf16", &[212, 1, 2, 3, 4, 5]);
+    let ours = beauty("dif_sr_fast_bf16", &[212, 1, 2, 3, 4, 5]);
     for (row, model) in rows.iter().zip(models) {
-        let ours = if model.contains("314_tokens") { &older } else { &complete };
-        let found = compared(ours, &beauty(model, &[212]));
-        assert_eq!((found["users"].as_u64(), found["runs"].as_u64()), (Some(22_363), Some(ours.len() as u64)));
+        let found = compared(&ours, &beauty(model, &[212]));
+        assert_eq!((found["users"].as_u64(), found["runs"].as_u64()), (Some(22_363), Some(6)));
         for (name, cell) in metrics.iter().zip(row).skip(1) {
             let of = found["rows"].as_array().expect("rows").iter().find(|row| row["metric"] == **name);
             let number = |key: &str| of.and_then(|row| row[key].as_f64()).expect("a number");
