@@ -28,7 +28,7 @@ pub struct Environment {
     /// What computes: `cpu`, or `cuda:` and the number of the device. Runs of before there were GPUs did not note it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub device: Option<String>,
-    /// The processor's name.
+    /// The processor's name, and its family and model: one name covers several generations.
     pub cpu: String,
     /// The widest vectors that libtorch uses here; its rounding depends on them.
     pub vectors: String,
@@ -54,6 +54,9 @@ pub struct Environment {
     pub others: Map<String, Value>,
 }
 
+/// What stands for a name that the system does not tell.
+const UNKNOWN: &str = "unknown";
+
 impl Environment {
     pub(super) const FILE: &str = "environment.json";
 
@@ -73,7 +76,7 @@ impl Environment {
                 Device::Cuda(index) => format!("cuda:{index}"),
                 _ => "cpu".to_owned(),
             }),
-            cpu: field(&fs::read_to_string("/proc/cpuinfo").unwrap_or_default(), "model name"),
+            cpu: cpu(&fs::read_to_string("/proc/cpuinfo").unwrap_or_default()),
             vectors: vectors().to_owned(),
             gpus: gpus(),
             threads: tch::get_num_threads(),
@@ -109,16 +112,38 @@ fn vectors() -> &'static str {
     std::env::consts::ARCH
 }
 
+/// From the text of `/proc/cpuinfo`, such as `AMD EPYC (family 25, model 17)`.
+fn cpu(text: &str) -> String {
+    let [name, family, model] = ["model name", "cpu family", "model"].map(|key| field(text, key));
+    name.map_or(UNKNOWN.to_owned(), |name| match (family, model) {
+        (Some(family), Some(model)) => format!("{name} (family {family}, model {model})"),
+        _ => name,
+    })
+}
+
 /// The driver's list of NVIDIA cards, in no need of a tool.
 fn gpus() -> Vec<String> {
     let cards = fs::read_dir("/proc/driver/nvidia/gpus").into_iter().flatten().flatten();
     let read = cards.filter_map(|card| fs::read_to_string(card.path().join("information")).ok());
-    read.map(|text| field(&text, "Model")).collect()
+    read.map(|text| field(&text, "Model").unwrap_or(UNKNOWN.to_owned())).collect()
 }
 
 /// The value of the first `key : value` line.
-fn field(text: &str, key: &str) -> String {
-    let values = text.lines().filter_map(|line| line.split_once(':'));
-    let mut found = values.filter(|(name, _)| name.trim() == key).map(|(_, value)| value.trim().to_owned());
-    found.next().unwrap_or_else(|| "unknown".to_owned())
+fn field(text: &str, key: &str) -> Option<String> {
+    let mut values = text.lines().filter_map(|line| line.split_once(':'));
+    values.find(|(name, _)| name.trim() == key).map(|(_, value)| value.trim().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::cpu;
+
+    #[test]
+    fn generations_of_one_name_are_told_apart() {
+        let text =
+            "vendor_id\t: AuthenticAMD\ncpu family\t: 25\nmodel\t\t: 17\nmodel name\t: AMD EPYC\n\ncpu family\t: 26\n";
+        assert_eq!(cpu(text), "AMD EPYC (family 25, model 17)");
+        assert_eq!(cpu("model name: some ARM\nCPU part: 0xd40\n"), "some ARM");
+        assert_eq!(cpu(""), "unknown");
+    }
 }

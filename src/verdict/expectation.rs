@@ -85,8 +85,10 @@ impl Expectation {
         let text = fs::read_to_string(path).map_err(|e| Error::io(path, "read what is expected", e))?;
         let not_read = |problem: String| Error::new(problem).at(path).hint("see docs/verdict.md for the form");
         let mut file: Map<String, Value> = yaml::from_str(&text).map_err(|e| not_read(e.to_string()))?;
-        for (section, key) in [("figures", "golden"), ("runs", "folder")] {
-            if let Some(Value::String(named)) = file.get_mut(section).and_then(|section| section.get_mut(key)) {
+        for keys in [&["figures", "golden"][..], &["runs", "folder"], &["runs", "time", "folder"]] {
+            let section = file.get_mut(keys[0]);
+            let named = keys[1..].iter().fold(section, |inner, key| inner.and_then(|inner| inner.get_mut(key)));
+            if let Some(Value::String(named)) = named {
                 let beside = path.parent().unwrap_or(Path::new("")).join(&*named);
                 let absolute = fs::canonicalize(&beside).map_err(|e| Error::io(&beside, "find the file", e))?;
                 *named = absolute.display().to_string();

@@ -26,6 +26,8 @@ pub struct Reference {
     error: f64,
     convergence: Option<Convergence>,
     time: Option<Time>,
+    /// The runs whose times are known, where they are others.
+    timed: Option<Vec<Record>>,
 }
 
 /// The section's form.
@@ -69,7 +71,11 @@ impl Reference {
             return Err(wrong(format!("`runs.metrics`: expected different metrics, found {name} twice")));
         }
         time.iter().try_for_each(Time::check).map_err(wrong)?;
-        let records = load_records(&path.parent().unwrap_or(Path::new("")).join(folder), seeds)?;
+        let beside = path.parent().unwrap_or(Path::new(""));
+        let records = load_records(&beside.join(folder), seeds)?;
+        let timed = time.as_ref().and_then(|time| time.folder.as_ref());
+        let timed = timed.map(|folder| load_records(&beside.join(folder), None)).transpose()?;
+        timed.iter().try_for_each(|timed| Record::of_the_targets(&records[0], timed))?;
         convergence.iter().try_for_each(|it| it.check(&records)).map_err(wrong)?;
         let without = |metric: &&MetricAt| records.iter().all(|run| run.test_at(**metric) == 0.0);
         if let Some(metric) = metrics.iter().find(without) {
@@ -77,7 +83,7 @@ impl Reference {
                 "`runs.metrics`: expected a metric that is not 0 in all recorded runs, found {metric}"
             )));
         }
-        Ok(Self { source, records, metrics, margin, error, convergence, time })
+        Ok(Self { source, records, metrics, margin, error, convergence, time, timed })
     }
 
     /// Whether runs of this configuration can be held to the recorded ones.
@@ -110,7 +116,8 @@ impl Reference {
         Record::of_the_targets(&self.records[0], runs)?;
         let mut findings = vec![self.judge_metrics(runs)];
         findings.extend(self.convergence.iter().map(|it| it.judge(&self.records, runs, self.error, &self.source)));
-        findings.extend(self.time.iter().filter_map(|it| it.judge(&self.records, runs, self.error, &self.source)));
+        let timed = self.timed.as_ref().unwrap_or(&self.records);
+        findings.extend(self.time.iter().filter_map(|it| it.judge(timed, runs, self.error, &self.source)));
         Ok(findings)
     }
 

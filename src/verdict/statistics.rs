@@ -150,6 +150,13 @@ pub fn median(values: &[f64]) -> f64 {
     quantile(values, 0.5)
 }
 
+/// Half the interval around a median in which the true one is to be expected, as a share of it: 1.57 times the distance of the
+/// quartiles over √n, the notch of a box plot (McGill, Tukey and Larsen, *Variations of Box Plots*, 1978).
+pub fn notch(values: &[f64]) -> f64 {
+    let quartiles = quantile(values, 0.75) - quantile(values, 0.25);
+    1.57 * quartiles / median(values) / (values.len() as f64).sqrt()
+}
+
 /// The value below which this share of the values lies, between two of them in proportion; NaN of none.
 pub fn quantile(values: &[f64], share: f64) -> f64 {
     let mut sorted = values.to_vec();

@@ -1,9 +1,11 @@
 //! Whether epochs and evaluations take longer than those of the recorded runs, in units of each run's own calibration.
 
+use std::path::PathBuf;
+
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::statistics::{mean, median, of_runs, quantile};
+use super::statistics::{mean, notch, of_runs};
 use super::{Finding, Outcome, Record, Row, percent};
 
 /// What decides about a machine's speed: times of different ones do not compare, calibrated or not.
@@ -12,11 +14,14 @@ const MACHINE: [&str; 5] = ["cpu", "gpus", "threads", "ranks", "device"];
 const PATH: [&str; 2] = ["compute_path", "precision"];
 
 /// The section `runs.time` of an expectation.
-#[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Time {
     /// The share by which times must grow to be a regression.
     regression: f64,
+    /// The folder of the runs whose times are known, from the expectation's folder; without it those whose metrics are. Some
+    /// epochs show what a training takes, so that these may be short.
+    pub folder: Option<PathBuf>,
 }
 
 impl Time {
@@ -32,8 +37,8 @@ impl Time {
     /// Compares the median times. `None` where runs have no calibration, or too few recorded ones are of the
     /// same machine and compute path.
     ///
-    /// It fails only if the whole interval lies above the stated growth, in two runs at least, on machines that kept their
-    /// speed: one slow run is measured once more before it counts, and a noisy machine proves nothing.
+    /// It fails only if the whole interval lies above the stated growth, in two runs at least, whose medians are known better
+    /// than that growth: one slow run is measured once more before it counts, and a noisy machine proves nothing.
     pub fn judge(&self, reference: &[Record], ours: &[Record], error: f64, source: &str) -> Option<Finding> {
         let own = ours.first()?;
         if !ours.iter().all(|run| is_alike(run, own)) {
@@ -65,9 +70,8 @@ impl Time {
         let (grown, size) = (percent(grown), percent(self.regression));
         let sentence = match outcome {
             _ if noisy => format!(
-                "the machine's speed varied by {} within a run, more than the {size} that would count: measure on a \
-                 quiet one",
-                percent(noise)
+                "times are known to {:.1} %, and {size} would count: measure more epochs, or on a quieter machine",
+                100.0 * noise
             ),
             Outcome::Pass => format!("times did not grow by {size} ({grown} at most)"),
             Outcome::Undecided if slow => {
@@ -129,10 +133,8 @@ fn is_alike(a: &Record, b: &Record) -> bool {
         && PATH.iter().all(|key| a.config.get(*key) == b.config.get(*key))
 }
 
-/// By which share a run's machine changed its speed while it lasted: between the quartiles of its calibrations, or of its
-/// epochs.
+/// How well a run's relative time is known, as a share of it: the notches of its median epoch and its median calibration.
 fn noise(run: &Record) -> f64 {
-    let quartiles = |times: &[f64]| (quantile(times, 0.75) - quantile(times, 0.25)) / median(times);
-    let noise = [&run.calibration_seconds, &run.epoch_seconds].map(|times| quartiles(times));
-    noise.into_iter().filter(|share| share.is_finite()).fold(0.0, f64::max)
+    let notches = [&run.calibration_seconds, &run.epoch_seconds].map(|times| notch(times));
+    notches.into_iter().filter(|share| share.is_finite()).fold(0.0, f64::hypot)
 }

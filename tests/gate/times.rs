@@ -85,7 +85,7 @@ fn times_count_in_units_of_the_calibration() {
 fn a_noisy_machine_is_undecided_and_never_failed() {
     let (exit, noisy) = judged(&[20.0, 20.1], |i, run| run.calibration_seconds = vec![0.01, 0.01 + 0.005 * i as f64]);
     assert_eq!(exit, 3, "{noisy:#}");
-    assert!(noisy["sentence"].to_string().contains("measure on a quiet one"), "{noisy:#}");
+    assert!(noisy["sentence"].to_string().contains("times are known to 22.2 %, and +10.0 % would count"), "{noisy:#}");
     let (exit, epochs) = judged(&[20.0, 20.1], |_, run| run.epoch_seconds = vec![10.0, 20.0, 30.0, 40.0]);
     assert_eq!(exit, 3, "{epochs:#}");
     // A short disturbance is none of the machine's speed.
