@@ -48,7 +48,7 @@ pub struct Record {
     /// Of each evaluation.
     #[serde(with = "line")]
     pub evaluation_seconds: Vec<f64>,
-    /// Seconds of the calibrations in the order of the run: the medians of the matrix product and the copy, summed.
+    /// Seconds of the calibrations in the order of the run.
     #[serde(with = "line")]
     pub calibration_seconds: Vec<f64>,
     /// `environment.json` ([`Environment`]), or what another program notes in its place.
@@ -195,9 +195,7 @@ impl Record {
             valid_metric,
             epoch_seconds: trained.into_values().collect(),
             evaluation_seconds: validated.into_values().map(|(_, seconds)| seconds).collect(),
-            calibration_seconds: (Calibration::read(folder)?.iter())
-                .map(|c| median(&c.product_seconds) + median(&c.copy_seconds))
-                .collect(),
+            calibration_seconds: Calibration::read(folder)?.iter().map(Calibration::seconds).collect(),
             environment: environment.as_object().cloned().unwrap_or_default(),
             config: keys,
             targets_sha256: RankRow::targets_sha256(&ranks),

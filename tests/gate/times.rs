@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use dif_sr::verdict::Record;
+use dif_sr::verdict::{Expectation, Record};
 use serde_json::{Value, json};
 
 use crate::common::process::{code, dif_sr, refusal, stderr, stdout};
@@ -113,6 +113,57 @@ fn times_of_another_machine_are_not_judged() {
     assert!(other["notes"].to_string().contains("differs from the recorded runs' in compute_path"), "{other:#}");
 }
 
+/// Recorded runs of another machine, or noisy ones, do for metrics; times have their own.
+#[test]
+fn an_expectation_may_name_other_runs_for_its_times() {
+    let folder = temporary();
+    let write = |at: &str, seed: i64, cpu: &str, seconds: f64| {
+        let mut record = recorded(seed);
+        record.seed = seed + 100;
+        record.environment.insert("cpu".to_owned(), json!(cpu));
+        record.epoch_seconds = vec![seconds; 4];
+        record.evaluation_seconds = vec![1.0 + 0.005 * seed as f64; 4];
+        record.calibration_seconds = vec![0.01; 2];
+        record.write(&folder.path().join(at)).unwrap_or_else(|e| panic!("{e}")).display().to_string()
+    };
+    for seed in 1..=4 {
+        write("records", seed, "another", 10.0 + seed as f64);
+        write("times", seed, "ours", 10.0 + 0.05 * seed as f64);
+    }
+    let text = "runs: {source: s, folder: records, metrics: [recall@20], margin: 0.9, error: 0.05, \
+                time: {regression: 0.2, folder: times}}\n";
+    fs::write(folder.path().join("expect.yaml"), text).expect("written");
+    let runs = |seconds: f64| {
+        let runs = [5, 6].map(|seed| write("runs", seed, "ours", seconds + 0.01 * seed as f64));
+        let output = gate_by(folder.path().join("expect.yaml"), folder.path(), &runs, &["--json"]);
+        fs::remove_dir_all(folder.path().join("runs")).expect("removed");
+        (code(&output), verdict(&output)["sentence"].to_string())
+    };
+    let (exit, same) = runs(10.1);
+    assert!(exit == 0 && same.contains("times did not grow by +20.0 %"), "{same}");
+    let (exit, slow) = runs(14.0);
+    assert!(exit == 1 && slow.contains("times grew by"), "{slow}");
+
+    let path = folder.path().join("expect.yaml");
+    let absolute = Expectation::text_for_elsewhere(&path).unwrap_or_else(|e| panic!("{e}"));
+    assert!(absolute.contains(&folder.path().join("times").display().to_string()), "{absolute}");
+    // Runs on other data, and none.
+    for seed in 1..=4 {
+        let mut other = recorded(seed);
+        other.targets_sha256 = "another".to_owned();
+        other.write(&folder.path().join("elsewhere")).unwrap_or_else(|e| panic!("{e}"));
+    }
+    let run = write("runs", 5, "ours", 10.0);
+    let refused = |times: &str| {
+        fs::write(&path, text.replace("folder: times", times)).expect("written");
+        refusal(&gate_by(&path, folder.path(), &[&run], &[]))
+    };
+    let told = refused("folder: elsewhere");
+    assert!(told.contains("elsewhere/1.json: expected the 943 targets of"), "{told}");
+    let told = refused("folder: nowhere");
+    assert!(told.contains("nowhere: could not read the recorded runs"), "{told}");
+}
+
 #[test]
 fn a_run_that_never_reaches_the_target_does_not_converge() {
     let (exit, never) = judged(&[10.0], |_, run| run.valid = vec![0.1, 0.1, 0.1, 0.1]);
@@ -140,8 +191,7 @@ fn the_recorded_times_tell_a_run_that_is_a_third_slower() {
             record.epoch_seconds.iter_mut().for_each(|seconds| *seconds *= factor);
             record.write(&folder.path().join(at)).unwrap_or_else(|e| panic!("{e}")).display().to_string()
         };
-        // Seed 1 was disturbed: the quartiles of its calibrations lie a third apart.
-        let runs = [2, 3, 4].map(slower);
+        let runs = [1, 2, 3, 4].map(slower);
         let verdict = verdict(&gate_by("configs/expectations/ml-100k_fast.yaml", folder.path(), &runs, &["--json"]));
         let findings = verdict["findings"].as_array().expect("findings").iter();
         findings.filter(|finding| finding["claim"] == "time").map(|time| time["outcome"].clone()).collect::<Vec<_>>()
