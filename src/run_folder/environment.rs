@@ -115,10 +115,13 @@ fn vectors() -> &'static str {
 /// From the text of `/proc/cpuinfo`, such as `AMD EPYC (family 25, model 17)`.
 fn cpu(text: &str) -> String {
     let [name, family, model] = ["model name", "cpu family", "model"].map(|key| field(text, key));
-    name.map_or(UNKNOWN.to_owned(), |name| match (family, model) {
-        (Some(family), Some(model)) => format!("{name} (family {family}, model {model})"),
-        _ => name,
-    })
+    let [implementer, part] = ["CPU implementer", "CPU part"].map(|key| field(text, key));
+    match (name, family.zip(model), implementer.zip(part)) {
+        (Some(name), Some((family, model)), _) => format!("{name} (family {family}, model {model})"),
+        (Some(name), None, _) => name,
+        (None, _, Some((implementer, part))) => format!("ARM (implementer {implementer}, part {part})"),
+        (None, ..) => UNKNOWN.to_owned(),
+    }
 }
 
 /// The driver's list of NVIDIA cards, in no need of a tool.
@@ -143,7 +146,7 @@ mod tests {
         let text =
             "vendor_id\t: AuthenticAMD\ncpu family\t: 25\nmodel\t\t: 17\nmodel name\t: AMD EPYC\n\ncpu family\t: 26\n";
         assert_eq!(cpu(text), "AMD EPYC (family 25, model 17)");
-        assert_eq!(cpu("model name: some ARM\nCPU part: 0xd40\n"), "some ARM");
+        assert_eq!(cpu("CPU implementer\t: 0x41\nCPU part\t: 0xd40\n"), "ARM (implementer 0x41, part 0xd40)");
         assert_eq!(cpu(""), "unknown");
     }
 }

@@ -195,7 +195,7 @@ impl Record {
             valid_metric,
             epoch_seconds: trained.into_values().collect(),
             evaluation_seconds: validated.into_values().map(|(_, seconds)| seconds).collect(),
-            calibration_seconds: Calibration::read(folder)?.iter().map(Calibration::seconds).collect(),
+            calibration_seconds: Calibration::read(folder)?.iter().filter_map(Calibration::seconds).collect(),
             environment: environment.as_object().cloned().unwrap_or_default(),
             config: keys,
             targets_sha256: RankRow::targets_sha256(&ranks),

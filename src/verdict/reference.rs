@@ -74,8 +74,7 @@ impl Reference {
         let beside = path.parent().unwrap_or(Path::new(""));
         let records = load_records(&beside.join(folder), seeds)?;
         let timed = time.as_ref().and_then(|time| time.folder.as_ref());
-        let timed = timed.map(|folder| load_records(&beside.join(folder), None)).transpose()?;
-        timed.iter().try_for_each(|timed| Record::of_the_targets(&records[0], timed))?;
+        let timed = timed.map(|folder| load_timed(&beside.join(folder), &records[0])).transpose()?;
         convergence.iter().try_for_each(|it| it.check(&records)).map_err(wrong)?;
         let without = |metric: &&MetricAt| records.iter().all(|run| run.test_at(**metric) == 0.0);
         if let Some(metric) = metrics.iter().find(without) {
@@ -199,6 +198,23 @@ impl Reference {
         (!names.is_empty())
             .then(|| format!("the configuration differs from the recorded runs' in {}", names.join(", ")))
     }
+}
+
+/// The runs of a folder whose times are known: of the recorded runs' data and configuration, but for their length.
+fn load_timed(folder: &Path, own: &Record) -> Result<Vec<Record>> {
+    let timed = load_records(folder, None)?;
+    Record::of_the_targets(own, &timed)?;
+    let mut differing = Record::differing([own, &timed[0]]);
+    differing.retain(|key| key != "epochs");
+    if !differing.is_empty() {
+        let names = differing.join(", ");
+        return Err(Error::new(format!(
+            "expected times of the recorded runs' configuration but for `epochs`, found another in {names}"
+        ))
+        .at(folder)
+        .hint("record short runs of that configuration"));
+    }
+    Ok(timed)
 }
 
 /// The records of a folder, all or those of some seeds, in the order of their seeds.

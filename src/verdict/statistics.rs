@@ -151,10 +151,15 @@ pub fn median(values: &[f64]) -> f64 {
 }
 
 /// Half the interval around a median in which the true one is to be expected, as a share of it: 1.57 times the distance of the
-/// quartiles over √n, the notch of a box plot (McGill, Tukey and Larsen, *Variations of Box Plots*, 1978).
+/// quartiles over √n, the notch of a box plot (McGill, Tukey and Larsen, *Variations of Box Plots*, 1978). Infinite where one
+/// value, or a median of 0, says nothing of it; 0 of none.
 pub fn notch(values: &[f64]) -> f64 {
+    if values.is_empty() {
+        return 0.0;
+    }
     let quartiles = quantile(values, 0.75) - quantile(values, 0.25);
-    1.57 * quartiles / median(values) / (values.len() as f64).sqrt()
+    let share = 1.57 * quartiles / median(values) / (values.len() as f64).sqrt();
+    if values.len() > 1 && share.is_finite() { share } else { f64::INFINITY }
 }
 
 /// The value below which this share of the values lies, between two of them in proportion; NaN of none.

@@ -37,8 +37,8 @@ impl Time {
     /// Compares the median times. `None` where runs have no calibration, or too few recorded ones are of the
     /// same machine and compute path.
     ///
-    /// It fails only if the whole interval lies above the stated growth, in two runs at least, whose medians are known better
-    /// than that growth: one slow run is measured once more before it counts, and a noisy machine proves nothing.
+    /// It fails only if the whole interval lies above the stated growth, in two of our runs at least, whose medians are known
+    /// more closely than that growth: one slow run is measured once more before it counts, and a noisy machine proves nothing.
     pub fn judge(&self, reference: &[Record], ours: &[Record], error: f64, source: &str) -> Option<Finding> {
         let own = ours.first()?;
         if !ours.iter().all(|run| is_alike(run, own)) {
@@ -70,7 +70,8 @@ impl Time {
         let (grown, size) = (percent(grown), percent(self.regression));
         let sentence = match outcome {
             _ if noisy => format!(
-                "times are known to {:.1} %, and {size} would count: measure more epochs, or on a quieter machine",
+                "times are known only within ±{:.1} %, too wide to judge a growth of {size}: measure more epochs, or on a \
+                 quieter machine",
                 100.0 * noise
             ),
             Outcome::Pass => format!("times did not grow by {size} ({grown} at most)"),
@@ -133,8 +134,8 @@ fn is_alike(a: &Record, b: &Record) -> bool {
         && PATH.iter().all(|key| a.config.get(*key) == b.config.get(*key))
 }
 
-/// How well a run's relative time is known, as a share of it: the notches of its median epoch and its median calibration.
+/// How well a run's relative times are known, as a share of them: the notch of its median calibration, and that of its epochs
+/// or evaluations.
 fn noise(run: &Record) -> f64 {
-    let notches = [&run.calibration_seconds, &run.epoch_seconds].map(|times| notch(times));
-    notches.into_iter().filter(|share| share.is_finite()).fold(0.0, f64::hypot)
+    notch(&run.calibration_seconds).hypot(notch(&run.epoch_seconds).max(notch(&run.evaluation_seconds)))
 }

@@ -85,9 +85,18 @@ fn times_count_in_units_of_the_calibration() {
 fn a_noisy_machine_is_undecided_and_never_failed() {
     let (exit, noisy) = judged(&[20.0, 20.1], |i, run| run.calibration_seconds = vec![0.01, 0.01 + 0.005 * i as f64]);
     assert_eq!(exit, 3, "{noisy:#}");
-    assert!(noisy["sentence"].to_string().contains("times are known to 22.2 %, and +10.0 % would count"), "{noisy:#}");
+    assert!(
+        noisy["sentence"]
+            .to_string()
+            .contains("times are known only within ±22.2 %, too wide to judge a growth of +10.0 %"),
+        "{noisy:#}"
+    );
     let (exit, epochs) = judged(&[20.0, 20.1], |_, run| run.epoch_seconds = vec![10.0, 20.0, 30.0, 40.0]);
     assert_eq!(exit, 3, "{epochs:#}");
+    let (exit, single) = judged(&[20.0, 20.1], |_, run| run.epoch_seconds.truncate(1));
+    assert_eq!(exit, 3, "one epoch does not show how well it is known: {single:#}");
+    let (exit, evaluations) = judged(&[20.0, 20.1], |_, run| run.evaluation_seconds = vec![1.0, 2.0, 3.0, 4.0]);
+    assert_eq!(exit, 3, "{evaluations:#}");
     // A short disturbance is none of the machine's speed.
     let (exit, once) = judged(&[10.1], |_, run| run.calibration_seconds = vec![0.01, 0.01, 0.03, 0.01, 0.01, 0.01]);
     assert_eq!(exit, 0, "{once:#}");
@@ -160,8 +169,17 @@ fn an_expectation_may_name_other_runs_for_its_times() {
     };
     let told = refused("folder: elsewhere");
     assert!(told.contains("elsewhere/1.json: expected the 943 targets of"), "{told}");
+    for seed in 1..=4 {
+        let mut other = recorded(seed);
+        other.config.insert("hidden_size".to_owned(), json!(128));
+        other.write(&folder.path().join("wider")).unwrap_or_else(|e| panic!("{e}"));
+    }
+    let told = refused("folder: wider");
+    let differ =
+        "wider: expected times of the recorded runs' configuration but for `epochs`, found another in hidden_size";
+    assert!(told.contains(differ), "{told}");
     let told = refused("folder: nowhere");
-    assert!(told.contains("nowhere: could not read the recorded runs"), "{told}");
+    assert!(told.contains("nowhere: cannot read the recorded runs"), "{told}");
 }
 
 #[test]
@@ -180,7 +198,7 @@ fn a_run_that_never_reaches_the_target_does_not_converge() {
     assert_eq!(exit, 3, "one run, one epoch later than the recorded ones, can be chance: {later:#}");
 }
 
-/// The shipped baselines of times: recorded runs do not fail each other, and runs that take a third longer do.
+/// The shipped baselines of times: each passes itself, and fails the same runs with epochs a third longer.
 #[test]
 fn recorded_times_tell_runs_that_are_a_third_slower() {
     let folder = temporary();
