@@ -141,10 +141,11 @@ fn an_expectation_may_name_other_runs_for_its_times() {
     }
     let text = "runs: {source: s, folder: records, metrics: [recall@20], margin: 0.9, error: 0.05, \
                 time: {regression: 0.2, folder: times}}\n";
-    fs::write(folder.path().join("expect.yaml"), text).expect("written");
+    let path = folder.path().join("expect.yaml");
+    fs::write(&path, text).expect("written");
     let runs = |seconds: f64| {
         let runs = [5, 6].map(|seed| write("runs", seed, "ours", seconds + 0.01 * seed as f64));
-        let output = gate_by(folder.path().join("expect.yaml"), folder.path(), &runs, &["--json"]);
+        let output = gate_by(&path, folder.path(), &runs, &["--json"]);
         fs::remove_dir_all(folder.path().join("runs")).expect("removed");
         (code(&output), verdict(&output)["sentence"].to_string())
     };
@@ -153,10 +154,9 @@ fn an_expectation_may_name_other_runs_for_its_times() {
     let (exit, slow) = runs(14.0);
     assert!(exit == 1 && slow.contains("times grew by"), "{slow}");
 
-    let path = folder.path().join("expect.yaml");
     let absolute = Expectation::text_for_elsewhere(&path).unwrap_or_else(|e| panic!("{e}"));
     assert!(absolute.contains(&folder.path().join("times").display().to_string()), "{absolute}");
-    // Runs on other data, and none.
+    // Runs on other data, of another configuration, and none.
     for seed in 1..=4 {
         let mut other = recorded(seed);
         other.targets_sha256 = "another".to_owned();
