@@ -118,7 +118,7 @@ pub unsafe fn gemm(a: MatRef, b: &Operand, out: &mut [f32], epilogue: Epilogue) 
                             for row in 0..tile.rows {
                                 let sums = sums.0[row].as_ptr();
                                 let sums = [sums, sums.add(REGISTER)].map(|half| _mm512_load_si512(half.cast()));
-                                tile.store_row::<Bf16>(row, sums);
+                                tile.store::<Bf16, 1>(row, [sums]);
                             }
                         }
                     }

@@ -1,6 +1,6 @@
 //! A tile of the output: the block of at most some rows by [`NR`] columns that a microkernel computes.
 
-use std::arch::x86_64::{__m512i, __mmask16, _mm512_mask_storeu_epi32, _mm512_maskz_loadu_epi32, _mm512_setzero_si512};
+use std::arch::x86_64::{__m512i, __mmask16, _mm512_mask_storeu_epi32, _mm512_maskz_loadu_epi32};
 
 use super::element::Element;
 use super::matrix::Epilogue;
@@ -10,6 +10,9 @@ use super::pack::{NR, REGISTER, lane_mask};
 /// L1 cache while it meets every panel of the left one; with AMX two panels of the left operand while they meet every
 /// panel of the right one.
 pub const KC: usize = 256;
+
+/// The sums of a row.
+pub type Sums = [__m512i; NR / REGISTER];
 
 /// A tile of the output, and what is done with its sums.
 pub struct OutputTile<'a, T> {
@@ -33,25 +36,44 @@ impl<'a, T: Copy> OutputTile<'a, T> {
         Self { out: &mut out[i * n + j..], stride: n, rows, masks, epilogue }
     }
 
-    /// Applies the epilogue to a row of sums, and writes it.
+    /// Applies the epilogue to the sums of ROWS rows from `first` on, and writes those that the tile has.
     ///
     /// # Safety
-    /// The tile has this row; the processor has the instructions.
+    /// The processor has the instructions.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512bf16,avx512vnni")]
-    pub unsafe fn store_row<E: Element<Acc = T>>(&mut self, row: usize, sums: [__m512i; NR / REGISTER]) {
-        for (part, (sum, mask)) in sums.into_iter().zip(self.masks).enumerate() {
-            let at = self.out.as_mut_ptr().wrapping_add(row * self.stride + part * REGISTER).cast();
-            // SAFETY: the mask lets through columns of this row alone, and a register holds 16 numbers.
-            unsafe {
-                let to = match self.epilogue {
-                    Epilogue::Overwrite => _mm512_setzero_si512(),
-                    Epilogue::Accumulate => _mm512_maskz_loadu_epi32(mask, at),
-                    Epilogue::Bias(row) => {
-                        _mm512_maskz_loadu_epi32(mask, row.as_ptr().wrapping_add(part * REGISTER).cast())
-                    }
-                };
-                _mm512_mask_storeu_epi32(at, mask, E::add(to, sum));
+    pub unsafe fn store<E: Element<Acc = T>, const ROWS: usize>(&mut self, first: usize, sums: [Sums; ROWS]) {
+        // SAFETY: a mask lets through what there is; the caller's promise.
+        unsafe {
+            match self.epilogue {
+                Epilogue::Overwrite => self.store_sums(first, sums, |_, _, _, sum| sum),
+                Epilogue::Accumulate => self.store_sums(first, sums, |at, mask, _, sum| {
+                    E::add(_mm512_maskz_loadu_epi32(mask, at), sum)
+                }),
+                Epilogue::Bias(row) => self.store_sums(first, sums, |_, mask, part, sum| {
+                    E::add(_mm512_maskz_loadu_epi32(mask, row.as_ptr().wrapping_add(part * REGISTER).cast()), sum)
+                }),
+            }
+        }
+    }
+
+    /// Short enough to be unrolled, so that the sums stay in their registers.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512bf16,avx512vnni")]
+    unsafe fn store_sums<const ROWS: usize>(
+        &mut self,
+        first: usize,
+        sums: [Sums; ROWS],
+        value: impl Fn(*const i32, __mmask16, usize, __m512i) -> __m512i,
+    ) {
+        for (row, sums) in sums.into_iter().enumerate() {
+            if first + row < self.rows {
+                for (part, (sum, mask)) in sums.into_iter().zip(self.masks).enumerate() {
+                    let at: *mut i32 =
+                        self.out.as_mut_ptr().wrapping_add((first + row) * self.stride + part * REGISTER).cast();
+                    // SAFETY: the mask lets through columns of this row alone, and a register holds 16 numbers.
+                    unsafe { _mm512_mask_storeu_epi32(at, mask, value(at, mask, part, sum)) };
+                }
             }
         }
     }
