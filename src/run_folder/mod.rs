@@ -18,6 +18,7 @@
 mod calibration;
 mod environment;
 mod events;
+mod files;
 mod folder;
 mod losses;
 mod metrics;
@@ -28,8 +29,9 @@ mod result;
 
 pub use calibration::Calibration;
 pub use environment::Environment;
+pub(crate) use files::{try_lock, watch};
 pub use folder::RunFolder;
-pub(crate) use folder::{CONFIG, LOG, Mark, log_line, try_lock, watch};
+pub(crate) use folder::{CONFIG, LOG, Mark, log_line};
 pub use losses::LossRow;
 pub use metrics::{EpochLine, EvaluationLine, MetricsLine};
 pub use origin::Origin;

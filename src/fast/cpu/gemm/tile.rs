@@ -47,9 +47,9 @@ impl<'a, T: Copy> OutputTile<'a, T> {
         unsafe {
             match self.epilogue {
                 Epilogue::Overwrite => self.store_sums(first, sums, |_, _, _, sum| sum),
-                Epilogue::Accumulate => self.store_sums(first, sums, |at, mask, _, sum| {
-                    E::add(_mm512_maskz_loadu_epi32(mask, at), sum)
-                }),
+                Epilogue::Accumulate => {
+                    self.store_sums(first, sums, |at, mask, _, sum| E::add(_mm512_maskz_loadu_epi32(mask, at), sum))
+                }
                 Epilogue::Bias(row) => self.store_sums(first, sums, |_, mask, part, sum| {
                     E::add(_mm512_maskz_loadu_epi32(mask, row.as_ptr().wrapping_add(part * REGISTER).cast()), sum)
                 }),
