@@ -10,7 +10,7 @@ use dif_sr::config::{Fusion, Precision};
 use dif_sr::fast::{DropoutSeed, FastPath};
 use dif_sr::model::{Dropout, FeedForward, FusionLayer};
 use dif_sr::train::Adam;
-use tch::{Device, Kind, Reduction, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use synthetic::Sizes;
 
@@ -26,7 +26,7 @@ fn differentiate(forward: impl Fn() -> Tensor) {
 }
 
 fn components(c: &mut Criterion) {
-    let Sizes { length, hidden, items, .. } = Sizes::BEAUTY;
+    let Sizes { length, hidden, .. } = Sizes::BEAUTY;
     let config = Sizes::BEAUTY.config();
     let mut group = c.benchmark_group("components");
     group.sample_size(10).measurement_time(Duration::from_secs(3));
@@ -46,14 +46,6 @@ fn components(c: &mut Criterion) {
     let feed_forward = FeedForward::new(&config, Kind::Float);
     group.bench_function("feed forward/reference", |b| {
         b.iter(|| differentiate(|| feed_forward.forward(&hidden_states, true)));
-    });
-    let (sequences, table) = (random(&[ROWS, hidden]), random(&[items, hidden]));
-    let targets = Tensor::randint(items, [ROWS], (Kind::Int64, Device::Cpu));
-    group.bench_function("item loss/reference", |b| {
-        b.iter(|| {
-            let scores = sequences.matmul(&table.transpose(0, 1));
-            scores.cross_entropy_loss::<Tensor>(&targets, None, Reduction::Mean, -100, 0.0).backward();
-        });
     });
 
     // The fast path has no layers to call: its parts show as differences between whole passes.

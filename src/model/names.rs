@@ -116,12 +116,6 @@ pub fn is_in_copied_layer(path: &str) -> bool {
     path.strip_prefix(&layers).is_some_and(|rest| !rest.starts_with("0."))
 }
 
-/// Whether a tensor is a table of items, positions or attributes.
-pub fn is_table(name: &str) -> bool {
-    // `FEATURE_EMBED_LAYER` is a prefix of `FEATURE_EMBED_LAYER_LIST`, too.
-    [ITEM_EMBEDDING, POSITION_EMBEDDING, FEATURE_EMBED_LAYER].iter().any(|table| name.starts_with(table))
-}
-
 /// Whether a parameter is one of SASRecF's tables.
 pub fn is_feature_table(name: &str) -> bool {
     is_in(name, FEATURE_EMBED_LAYER)
@@ -165,8 +159,8 @@ mod tests {
         has("golden/concat", &[weight(attention(0, FUSION_LAYER))]);
         let of_input = [weight(CONCAT_LAYER), weight(token_table()), weight(token_seq_table(1))];
         has("fixtures/baselines/sasrecf_four_attributes", &of_input);
-        assert!(of_input.iter().skip(1).all(|name| is_feature_table(name) && is_table(name)));
-        assert!(is_table(&own[1]) && !is_feature_table(&own[1]) && is_of_predictor(&own[0]));
+        assert!(of_input.iter().skip(1).all(|name| is_feature_table(name)));
+        assert!(!is_feature_table(&own[1]) && is_of_predictor(&own[0]));
         assert!(is_in_copied_layer(&attention(10, QUERY)) && !is_in_copied_layer(&attention(0, QUERY)));
     }
 }

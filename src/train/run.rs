@@ -8,11 +8,11 @@ use super::over_ranks::{Accord, ended, share_state};
 use super::record::Recorder;
 use super::saved::fingerprint;
 use super::shares::Shares;
-use super::stepper::rank_rows;
+use super::stepper::{fast, rank_with};
 use super::{Checkpoint, Fitted, Report, Start, Training};
 use crate::config::{ComputePath, Loss, RunConfig};
 use crate::data::split::split;
-use crate::data::{Dataset, NegativeSampler, Rows, Splits, Summary};
+use crate::data::{Dataset, NegativeSampler, OrderedRows, Rows, Splits, Summary};
 use crate::device::device;
 use crate::eval::{MetricValues, Ranking};
 use crate::libtorch::deterministic;
@@ -137,7 +137,9 @@ pub fn evaluate_rows(
     ranks: &Ranks,
     progress: impl FnMut(usize) -> Result<()>,
 ) -> Result<(Ranking, TestResult)> {
-    let ranking = rank_rows(config, model, rows, ranks, progress)?;
+    let rows = OrderedRows::new(rows, model.device());
+    let batch_size = config.eval.eval_batch_size;
+    let ranking = rank_with(fast(config, model, ranks)?.as_mut(), model, ranks, &rows, batch_size, progress)?;
     let exact = MetricValues::of(&config.eval, &ranking);
     let decimals = config.eval.metric_decimal_place;
     let worst_order =

@@ -105,7 +105,7 @@ impl Shares {
     /// Rank 0's: the bytes of all rows, in their order.
     fn collect(&self, name: &str, take: &mut Take) -> Result<()> {
         self.ordered(name, 1, |index, rank, part| {
-            let values = self.bring(index, rank, part, 0)?;
+            let values = self.bring(index, rank, part)?;
             take(&values.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>())
         })
     }
@@ -169,7 +169,7 @@ impl Shares {
             for (rank, part) in shares.parts() {
                 match is_dealt {
                     true => shares.take(index, rank, part, Vec::new())?,
-                    false => _ = shares.bring(index, rank, part, 0)?,
+                    false => _ = shares.bring(index, rank, part)?,
                 }
             }
         }
@@ -183,13 +183,13 @@ impl Shares {
         })
     }
 
-    /// Some floats of rank `from`'s rows, at rank `to`; nothing elsewhere.
-    fn bring(&self, index: usize, from: usize, part: Range<usize>, to: usize) -> Result<Vec<f32>> {
+    /// Some floats of rank `from`'s rows, at rank 0; nothing elsewhere.
+    fn bring(&self, index: usize, from: usize, part: Range<usize>) -> Result<Vec<f32>> {
         let own = match self.ranks.rank() == from {
             true => Vec::<f32>::try_from(self.of(index, &part).detach())?,
             false => Vec::new(),
         };
-        self.send(own, from, to, part.len())
+        self.send(own, from, 0, part.len())
     }
 
     /// Puts some floats that rank 0 has to rank `to`'s rows.

@@ -7,7 +7,7 @@ use super::clip::clip_grad_norm;
 use super::data_parallel::DataParallel;
 use crate::config::{ComputePath, Precision, RunConfig, TrainConfig};
 use crate::cuda::Executor;
-use crate::data::{Batch, OrderedRows, Rows};
+use crate::data::{Batch, OrderedRows};
 use crate::eval::{Ranking, rank};
 use crate::fast::{DropoutSeed, Fast};
 use crate::libtorch::in_bfloat16;
@@ -170,21 +170,6 @@ impl<'a> Stepper<'a> {
     }
 }
 
-/// Ranks the target of every row of a split on the configured path.
-///
-/// # Errors
-/// As [`Stepper::new`] and [`rank`].
-pub(super) fn rank_rows(
-    config: &RunConfig,
-    model: &Model,
-    rows: &Rows,
-    ranks: &Ranks,
-    progress: impl FnMut(usize) -> Result<()>,
-) -> Result<Ranking> {
-    let rows = OrderedRows::new(rows, model.device());
-    rank_with(fast(config, model, ranks)?.as_mut(), model, ranks, &rows, config.eval.eval_batch_size, progress)
-}
-
 /// Ranks on the fast path if there is one.
 pub(super) fn rank_with(
     fast: Option<&mut Fast>,
@@ -218,7 +203,7 @@ fn rows_on_gpu(model: &Model, rows: &OrderedRows) -> usize {
     (NUMBERS / model.n_items().max(attention)).clamp(1, ROWS) as usize
 }
 
-fn fast(config: &RunConfig, model: &Model, ranks: &Ranks) -> Result<Option<Fast>> {
+pub(super) fn fast(config: &RunConfig, model: &Model, ranks: &Ranks) -> Result<Option<Fast>> {
     match config.run.compute_path {
         ComputePath::Reference => Ok(None),
         ComputePath::Fast => Fast::over(model, config.run.precision, ranks.clone()).map(Some),

@@ -9,7 +9,7 @@ use super::weights::{Layer, Weights};
 use crate::config::{Activation, ModelConfig};
 use crate::model::{FusionLayer, Linear};
 
-/// The encoder with what it context in one pass.
+/// The encoder, with what it needs in one pass.
 #[derive(Debug, Clone, Copy)]
 pub struct Encoder<'a> {
     pub config: &'a ModelConfig,
@@ -19,7 +19,7 @@ pub struct Encoder<'a> {
     pub train: bool,
 }
 
-/// A layer with what it context beside its input.
+/// A layer, with what it needs beside its input.
 struct LayerContext<'a> {
     layer: &'a Layer,
     /// Of queries, keys and values one below the other, `[3 · H, H]` and `[3 · H]`.

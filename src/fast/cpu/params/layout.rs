@@ -132,7 +132,7 @@ impl LayoutBuilder {
         range
     }
 
-    /// LinearRange layers of the same input as one: their weights one after the other, then their biases.
+    /// Linear layers of the same input as one: their weights one after the other, then their biases.
     fn linear(&mut self, modules: &[String], inputs: usize, outputs: usize) -> LinearRange {
         let start = self.len;
         modules.iter().for_each(|module| _ = self.range(names::weight(module), inputs * outputs));

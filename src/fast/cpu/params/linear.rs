@@ -1,4 +1,4 @@
-//! LinearRange layers: y = x Wᵀ + b, dx = dy W, dW = dyᵀ x, db = Σ dy.
+//! Linear layers: y = x Wᵀ + b, dx = dy W, dW = dyᵀ x, db = Σ dy.
 
 use rayon::prelude::*;
 
