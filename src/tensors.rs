@@ -18,7 +18,7 @@ use safetensors::{SafeTensorError, SafeTensors};
 use sha2::{Digest, Sha256};
 use tch::{Kind, Tensor};
 
-pub use self::replace::{copy, make_place, refuse_foreign, rename, replace};
+pub use self::replace::{copy, make_place, refuse_foreign, rename, replace, replace_json};
 pub use self::write::{Stored, Take, to_bytes, write, write_stored};
 use crate::{Error, Result};
 

@@ -104,7 +104,7 @@ enum DataCommand {
     /// Work that was interrupted goes on where it was. A data set that is there is never overwritten.
     Fetch(fetch::FetchArgs),
     /// Statistics, splits and hashes, and what decides whether two copies agree.
-    Inspect(InspectArgs),
+    Inspect(ConfigArgs),
 }
 
 #[derive(Debug, Args)]
@@ -145,12 +145,6 @@ struct TrainArgs {
 struct EvaluateArgs {
     /// A run folder or a .safetensors checkpoint.
     run: PathBuf,
-    #[command(flatten)]
-    config_args: ConfigArgs,
-}
-
-#[derive(Debug, Args)]
-struct InspectArgs {
     #[command(flatten)]
     config_args: ConfigArgs,
 }

@@ -14,7 +14,7 @@ use ureq::{Agent, Body, ResponseExt};
 use super::place::Place;
 use super::record::{self, Archive};
 use super::watch::Watch;
-use crate::tensors::{rename, replace};
+use crate::tensors::{rename, replace_json};
 use crate::{Error, Result};
 
 /// Redirects that are followed: one or two are usual, more are a loop.
@@ -261,7 +261,7 @@ impl State {
     }
 
     fn write(&self, path: &Path) -> Result<()> {
-        replace(path, serde_json::to_string_pretty(self).expect("text and numbers are JSON").as_bytes())
+        replace_json(path, self)
     }
 
     fn whole(&self) -> String {

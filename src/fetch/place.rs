@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use super::record::{self, RECORD, Record};
 use super::sources::Source;
-use crate::tensors::{rename, replace};
+use crate::tensors::{rename, replace_json};
 use crate::{Error, Result};
 
 /// The record of the data set that is in its place, its files being as the record says; `None` if nothing is there.
@@ -139,8 +139,7 @@ impl Place {
     /// # Errors
     /// Files cannot be moved.
     pub fn finish(self, folder: &Path, record: &Record) -> Result<()> {
-        let text = serde_json::to_string_pretty(record).expect("a record is JSON");
-        replace(&self.made.join(RECORD), format!("{text}\n").as_bytes())?;
+        replace_json(&self.made.join(RECORD), record)?;
         rename(&self.made, folder).map_err(|e| Error::io(folder, "move the data set into its place", e))?;
         self.remove()
     }

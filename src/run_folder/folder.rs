@@ -13,7 +13,7 @@ use super::files::{AS_LEFT, LOCK, append, append_line, cannot_make, end_with_a_l
 use super::{Calibration, Environment, LossRow, MetricsLine, Origin, RankRow, RunResult};
 use crate::config::RunConfig;
 use crate::model::Losses;
-use crate::tensors::replace;
+use crate::tensors::{replace, replace_json};
 use crate::{Error, Result};
 
 /// A folder with `config.yaml`, `environment.json`, `calibration.jsonl`, `log.txt`, `losses.tsv`, `metrics.jsonl`,
@@ -309,8 +309,7 @@ impl RunFolder {
     /// # Errors
     /// The file cannot be written to: a full disk, say.
     pub fn write_json(&self, name: &str, value: &impl Serialize) -> Result<()> {
-        let text = serde_json::to_string_pretty(value).expect("results are JSON");
-        replace(&self.path.join(name), format!("{text}\n").as_bytes())
+        replace_json(&self.path.join(name), value)
     }
 
     /// Writes `result.json`, the last of the run's own files: where it is, the run is finished.

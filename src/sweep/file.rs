@@ -403,7 +403,9 @@ mod tests {
         let parts = parts.map(|(section, parts)| reader.parts(section, parts).unwrap_or_else(|e| panic!("{e}")));
         assert_eq!(parts.each_ref().map(Vec::len), [2, 2]);
         reader.check_parts(&parts[0], &parts[1]).unwrap_or_else(|e| panic!("{e}"));
-        assert_eq!(reader.points().unwrap_or_else(|e| panic!("{e}")).len(), 2);
+        let points = reader.points().unwrap_or_else(|e| panic!("{e}")).len();
+        let runs = parts[0].len() * parts[1].len() * points * reader.file.seeds.len();
+        assert!(points == 2 && docs.contains(&format!("completions: {runs} ")), "the example has {runs} runs");
     }
 
     #[test]

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::SweepFolder;
 use crate::config::RunConfig;
 use crate::run_folder::{CONFIG, RunResult, try_lock, watch};
-use crate::tensors::replace;
+use crate::tensors::replace_json;
 use crate::{Error, Result};
 
 /// A line of `tasks.jsonl`.
@@ -159,8 +159,7 @@ impl SweepFolder {
     pub fn failed(&self, task: &Task, reason: String) -> Result<()> {
         let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
         let when = jiff::ZonedDateTime::now().strftime("%Y-%m-%dT%H:%M:%S%:z").to_string();
-        let text = serde_json::to_string(&Failure { when, host, reason }).expect("text is JSON");
-        replace(&self.beside(task, "failed.json"), format!("{text}\n").as_bytes())
+        replace_json(&self.beside(task, "failed.json"), &Failure { when, host, reason })
     }
 
     /// Takes a former failure away: another attempt begins.

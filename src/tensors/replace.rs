@@ -4,6 +4,8 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
+use serde::Serialize;
+
 use crate::{Error, Result};
 
 /// Replaces a file's content: written beside it, flushed to the disk, then renamed over it. A link stays one, and what is no
@@ -16,6 +18,15 @@ pub fn replace(path: &Path, content: &[u8]) -> Result<()> {
         return fs::write(path, content).map_err(|e| Error::unwritable(path, e));
     }
     replace_by(path, |file| file.write_all(content).map_err(|e| Error::unwritable(path, e)))
+}
+
+/// The same with a value as indented JSON and a line end.
+///
+/// # Errors
+/// As [`replace`].
+pub fn replace_json(path: &Path, value: &impl Serialize) -> Result<()> {
+    let text = serde_json::to_string_pretty(value).expect("files hold nothing that JSON cannot");
+    replace(path, format!("{text}\n").as_bytes())
 }
 
 /// The same with a content that `write` writes into the new file; it tells its own errors.

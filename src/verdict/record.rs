@@ -12,7 +12,7 @@ use super::statistics::{mean, median};
 use crate::config::RunConfig;
 use crate::eval::{MetricAt, MetricValues};
 use crate::run_folder::{self, Calibration, Environment, MetricsLine, RankRow, RunResult};
-use crate::tensors::replace;
+use crate::tensors::replace_json;
 use crate::{Error, Result, yaml};
 
 /// Keys that say where and how a run is done, not which run it is, beside [`RunConfig::CHANGEABLE`].
@@ -296,8 +296,7 @@ impl Record {
     pub fn write(&self, folder: &Path) -> Result<PathBuf> {
         let path = self.place(folder)?;
         fs::create_dir_all(folder).map_err(|e| Error::io(folder, "make the folder", e))?;
-        let text = serde_json::to_string_pretty(self).expect("a record is JSON");
-        replace(&path, format!("{text}\n").as_bytes())?;
+        replace_json(&path, self)?;
         Ok(path)
     }
 

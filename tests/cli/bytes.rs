@@ -9,15 +9,14 @@ use std::process::Output;
 use serde_json::Value;
 
 use crate::common::TOY;
-use crate::common::process::{code, refusal, stderr, stdout};
+use crate::common::process::{self, code, refusal, stderr, stdout};
 use crate::toy;
 
 /// Runs `dif-sr` with arguments that are bytes, and more that are text.
 fn dif_sr(folder: &Path, arguments: &[&[u8]], more: &[&str]) -> Output {
     let arguments = arguments.iter().map(|bytes| OsStr::from_bytes(bytes).to_owned());
     let arguments: Vec<OsString> = arguments.chain(more.iter().map(OsString::from)).collect();
-    let mut command = assert_cmd::Command::cargo_bin("dif-sr").expect("the binary is built with the tests");
-    command.current_dir(folder).args(arguments).output().expect("the binary runs")
+    process::dif_sr(folder, &arguments)
 }
 
 #[test]

@@ -24,18 +24,3 @@ fn a_report_to_a_device_without_an_end_is_not_read() {
     told.by(&["report", "nowhere", "--out=/dev/full"]);
     assert!(told.text.contains("nowhere: "), "{}", told.text);
 }
-
-#[test]
-fn a_verdict_takes_the_place_of_no_other_file() {
-    let folder = toy();
-    let item = folder.path().join("toy/toy.item");
-    let before = std::fs::read(&item).expect("the toy data");
-    let mut told = Told::in_folder(folder.path());
-    for flag in ["--junit=toy/toy.item", "--markdown=toy/toy.item"] {
-        told.by(&["gate", "run", "--expect=toy.yaml", flag]);
-    }
-    let sentence =
-        "toy/toy.item: expected no file or a former verdict, found another file; choose another place for the verdict";
-    assert_eq!(told.text.matches(sentence).count(), 2, "{}", told.text);
-    assert_eq!(std::fs::read(&item).expect("it is still there"), before);
-}

@@ -1,5 +1,6 @@
 //! The binary as a process.
 
+use std::ffi::OsStr;
 use std::path::Path;
 use std::process::Output;
 
@@ -8,7 +9,7 @@ use serde_json::Value;
 use super::place::sentence;
 
 /// Runs `dif-sr` in `folder`.
-pub fn dif_sr(folder: &Path, arguments: &[&str]) -> Output {
+pub fn dif_sr(folder: &Path, arguments: &[impl AsRef<OsStr>]) -> Output {
     let mut command = assert_cmd::Command::cargo_bin("dif-sr").expect("the binary is built with the tests");
     command.current_dir(folder).args(arguments).output().expect("the binary runs")
 }

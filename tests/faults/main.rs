@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::thread;
 
+use common::process::{code, dif_sr, stderr, stdout};
 use common::{AMAZON_BEAUTY, ML_100K, root};
 use dif_sr::data::Dataset;
 use dif_sr::eval::Ranking;
@@ -319,11 +320,8 @@ fn permuted_afresh() -> Caught {
 
 /// Runs `dif-sr verify --against dump.safetensors CASE` in `folder`.
 fn verify(folder: &Path, more: &[&str]) -> (i32, String, String) {
-    let mut command = assert_cmd::Command::cargo_bin("dif-sr").expect("the binary is built with the tests");
-    command.current_dir(folder).args(["verify", "--against", "dump.safetensors"]).args(more);
-    let output = command.output().expect("the binary runs");
-    let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("UTF-8");
-    (output.status.code().expect("no signal ended it"), text(output.stdout), text(output.stderr))
+    let output = dif_sr(folder, &[&["verify", "--against", "dump.safetensors"], more].concat());
+    (code(&output), stdout(&output), stderr(&output))
 }
 
 fn write_dump(folder: &Path, tensors: BTreeMap<String, Tensor>) {

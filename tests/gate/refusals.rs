@@ -58,7 +58,11 @@ fn a_verdict_finds_its_place_or_is_refused_before_the_work() {
     assert!(markdown.ends_with(&format!("\n**could not be judged: {sentence}**\n")), "{markdown}");
     // A page of one's own that begins in bold is no former verdict.
     fs::write(folder.path().join("mine.md"), "**Mine**\n").expect("written");
-    assert!(refusal(&judged(&["--markdown=mine.md"])).starts_with("mine.md: expected no file or a former verdict"));
+    for flag in ["--markdown=mine.md", "--junit=mine.md"] {
+        let sentence =
+            "mine.md: expected no file or a former verdict, found another file; choose another place for the verdict";
+        assert_eq!(refusal(&judged(&[flag])), sentence);
+    }
     assert_eq!(fs::read_to_string(folder.path().join("mine.md")).expect("mine"), "**Mine**\n");
     let sentence = refusal(&judged(&["--markdown=other/gate.md/gate.md"]));
     assert!(sentence.starts_with("other/gate.md/gate.md: cannot write the file: "), "{sentence}");

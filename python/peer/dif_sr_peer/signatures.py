@@ -243,16 +243,6 @@ def table(folder):
     return tensors, {key: json.dumps(value, ensure_ascii=False) for key, value in metadata.items()}
 
 
-def test_vector():
-    """Numbers that both sides of the format must give."""
-    tensor = torch.arange(12, dtype=torch.float64).reshape(3, 4) / 7 - 0.5
-    return {
-        "tensor": tensor.tolist(),
-        "weights": {str(k): weights(k, 4).tolist() for k in (0, 1)},
-        "signature": signature(tensor),
-    }
-
-
 def read(path):
     with safe_open(path, "pt") as file:
         return {key: file.get_tensor(key) for key in file.keys()}, file.metadata()
@@ -304,11 +294,6 @@ def main():
             save_file(*[{k: v.contiguous() for k, v in computed[0].items()}, path, computed[1]])
             path.chmod(0o644)
             print(f"{path}: {path.stat().st_size / 1e3:.0f} kB", flush=True)
-    projection = arguments.out / "projection.json"
-    if arguments.check:
-        failed |= json.loads(projection.read_text()) != test_vector()
-    else:
-        projection.write_text(json.dumps(test_vector(), indent=1) + "\n")
     sys.exit(failed)
 
 

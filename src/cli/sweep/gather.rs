@@ -6,10 +6,9 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use dif_sr::report::{Run, page, sweep_page, sweep_table};
 use dif_sr::sweep::{GroupSummary, Missing, State, Summary, SweepFolder};
-use dif_sr::tensors::replace;
+use dif_sr::tensors::{replace, replace_json};
 use dif_sr::verdict::Record;
 use dif_sr::{Error, Result};
-use serde::Serialize;
 
 use super::super::{Outcome, output};
 
@@ -29,7 +28,7 @@ pub fn run(args: &GatherArgs, json: bool) -> Result<Outcome> {
     let name = name.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let report = folder.path().join("report.html");
     replace(&report, sweep_page(&name, &summary).as_bytes())?;
-    write_json(&folder.path().join("summary.json"), &summary)?;
+    replace_json(&folder.path().join("summary.json"), &summary)?;
     output::result(json, &summary, || text(&summary, &report))?;
     if !summary.missing.is_empty() {
         return Err(missing(&summary, folder.path()));
@@ -75,7 +74,7 @@ fn write(folder: &SweepFolder, group: &GroupSummary) -> Result<()> {
     group.records.iter().try_for_each(|record| keep(record, &place.join("records")))?;
     let verdict = place.join("verdict.json");
     match &group.verdict {
-        Some(found) => write_json(&verdict, found)?,
+        Some(found) => replace_json(&verdict, found)?,
         None if verdict.exists() => {
             fs::remove_file(&verdict).map_err(|e| Error::io(&verdict, "remove the former verdict", e))?;
         }
@@ -103,9 +102,4 @@ fn keep(record: &Record, folder: &Path) -> Result<()> {
     Err(Error::new(format!("expected the record of {}, found that of another run", record.path.display()))
         .at(path)
         .hint("remove it if the run was made anew, or put the run back"))
-}
-
-fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
-    let text = serde_json::to_string_pretty(value).expect("figures and text are JSON");
-    replace(path, format!("{text}\n").as_bytes())
 }
