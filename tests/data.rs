@@ -144,6 +144,7 @@ fn exact_times_give_other_splits_of_ml_100k_than_float32_times() {
     let splits = split::split(&ML_100K.dataset, &config).unwrap();
     assert_eq!((splits.train.n(), splits.test.n()), (ML_100K.splits.train.n(), ML_100K.splits.test.n()));
     assert_ne!(splits.test.hashes(), ML_100K.splits.test.hashes());
+    assert!(splits.out_of_order == 0 && ML_100K.splits.out_of_order > 0, "what `warning` tells");
     let agreement = &ML_100K.ours["agreement"];
     let ties = |key: &str| agreement[key]["interactions"].as_u64().unwrap();
     assert!(ties("ties") > ties("ties_at_float64"), "{agreement}");

@@ -40,6 +40,8 @@ def check(model, loss, case="gate", **options) -> Report:
     report = examine(model, loss, case, **options)
     if not report.holds:
         raise Departs(report) from None
+    if (show := options.get("show", print)) is not None:
+        show(report.summary)
     return report
 
 

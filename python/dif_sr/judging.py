@@ -14,10 +14,11 @@ COMPLETE = ("scores", "losses", "gradients", "optimizer_steps")
 
 
 class Departs(AssertionError):
-    """An implementation does not hold a case: the message is the judge's report."""
+    """An implementation does not hold a case: the message is the judge's report, its sentence first."""
 
     def __init__(self, report):
-        super().__init__(str(report))
+        table, _, sentence = report.text.rpartition("\n\n")
+        super().__init__(f"{sentence}\n\n{table}")  # what pytest shows of a failure is the first line
         self.report = report
 
 
@@ -102,6 +103,13 @@ class Report:
 
     def __str__(self):
         return self.text
+
+    __repr__ = __str__
+
+    @property
+    def summary(self):
+        """The verdict in one line."""
+        return self.text.rpartition("\n\n")[2].splitlines()[0]
 
     @property
     def holds(self):

@@ -125,7 +125,7 @@ fn behind_option<'a>(found: &str, words: &'a [OsString]) -> Option<(&'a str, &'a
     let is_it = |word: &&str| *word == found || (is_letter && !word.starts_with("--") && word.starts_with(found));
     let words: Vec<&str> = words.iter().filter_map(|word| word.to_str()).collect();
     let at = words.iter().position(is_it)?;
-    let option = *words[..at].iter().rfind(|word| word.starts_with('-'))?;
+    let option = *words[..at].last().filter(|word| word.starts_with('-'))?;
     let command = <super::Cli as clap::CommandFactory>::command();
     let mut named = &command;
     for word in &words {

@@ -9,8 +9,10 @@ use super::{Outcome, output};
 
 pub fn run(args: ConfigArgs, overrides: &[(String, String)], json: bool) -> Result<Outcome> {
     let config = args.load(overrides)?.data;
-    let dataset = Dataset::load(&config)?;
-    let inspection = Inspection::new(&dataset, &split(&dataset, &config)?, &config);
+    let mut dataset = Dataset::load(&config)?;
+    let splits = split(&dataset, &config)?;
+    dataset.warnings.extend(splits.warning(dataset.user.len()));
+    let inspection = Inspection::new(&dataset, &splits, &config);
     output::result(json, &inspection, || inspection.to_string())?;
     Ok(Outcome::Pass)
 }

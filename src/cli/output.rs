@@ -55,9 +55,9 @@ pub fn checkpoint(run: &Path) -> Result<PathBuf> {
         return Ok(path);
     }
     if run.join("config.yaml").is_file() {
-        return Err(Error::new("expected the best model of the run, found that none has been saved in it yet")
+        return Err(Error::new("expected the best model of the run, found no `best.safetensors`")
             .at(run)
-            .hint("wait for its first evaluation, or go on with `dif-sr train --resume`"));
+            .hint("wait for its first evaluation, go on with `dif-sr train --resume`, or put the file back"));
     }
     Err(Error::new("expected a run folder or a checkpoint, found none")
         .at(&path)

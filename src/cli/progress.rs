@@ -116,7 +116,7 @@ impl Progress {
 
     /// So many users of an evaluation are ranked.
     pub fn ranking(&mut self, stage: &str, done: usize, of: usize) {
-        self.at("{prefix} {percent:>3}% [{bar:16}] {pos}/{len} users, {per_sec}, {eta} left", stage, done, of);
+        self.at("{prefix} {percent:>3}% [{bar:16}] {pos}/{len} users, {eta} left", stage, done, of);
     }
 }
 

@@ -160,7 +160,9 @@ fn known(tokens: &[String], what: &str, path: &Path, id: impl Fn(&str) -> Option
         let list = unknown.join(", ");
         return Err(Error::new(format!("expected {what}s that the model was trained with, found {list}"))
             .at(path)
-            .hint(format!("name {what}s by the tokens of the data set's files")));
+            .hint(format!(
+                "name {what}s by their tokens in the data set's files; those that a filter left out are unknown here"
+            )));
     }
     Ok(tokens.iter().filter_map(|token| id(token)).collect())
 }

@@ -72,7 +72,7 @@ impl Watch {
         let left = self.left(done, batches);
         self.tell_speed(done, batches);
         let tally = self.tally_in_words();
-        self.show(done, batches, &format!("{left}epoch {epoch}, batch {batch} of {batches}, loss {last:.4}{tally}"));
+        self.show(done, batches, &format!("loss {last:.4}, {left}epoch {epoch}, batch {batch} of {batches}{tally}"));
     }
 
     /// `; batch losses: 144 of 144 to the bit`, where there are any to compare with.

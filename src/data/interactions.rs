@@ -73,7 +73,7 @@ impl<'a> Interactions<'a> {
         let tables = files.iter().map(|file| {
             atomic::read(file, format, columns).map_err(|error| match file.is_file() {
                 true => error,
-                false => error.hint("check `data_path` and `dataset`, or fetch the data"),
+                false => error.hint("check `data_path` and `dataset`, or get public data by `dif-sr data fetch`"),
             })
         });
         let tables = tables.collect::<Result<Vec<_>>>()?;

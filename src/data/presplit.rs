@@ -26,6 +26,7 @@ impl Parts {
     /// The rows of each file.
     pub(super) fn split(&self, dataset: &Dataset, config: &DataConfig) -> Result<Splits> {
         let length = config.max_item_list_length;
+        let mut out_of_order = 0;
         let [train, valid, test] = match &self.lists {
             Some(lists) => [0, 1, 2].map(|part| {
                 let stated = (0..dataset.user.len()).filter(|&i| self.of(i) == part && !lists.row(i).is_empty());
@@ -33,7 +34,9 @@ impl Parts {
             }),
             None => {
                 let mut rows = SharedRows::new(length);
-                for (user, history) in Histories::new(dataset, config.time_precision).iter() {
+                let histories = Histories::new(dataset, config.time_precision);
+                out_of_order = histories.out_of_order(dataset);
+                for (user, history) in histories.iter() {
                     let items = history.iter().map(|&interaction| dataset.item[interaction].into());
                     rows.user(user, items, |target| self.of(history[target]));
                 }
@@ -48,7 +51,7 @@ impl Parts {
                     .hint("check the file, and the order of the names in `benchmark_filename`"));
             }
         }
-        Ok(Splits { train, valid, test })
+        Ok(Splits { train, valid, test, out_of_order })
     }
 
     /// What a user chose, oldest first: the latest stated history with its target, and before it what others name besides.

@@ -21,6 +21,21 @@ pub struct Splits {
     pub valid: Rows,
     /// To judge by: the last item of each user.
     pub test: Rows,
+    /// Interactions that stand before an older one of their user: [`Histories::out_of_order`].
+    pub out_of_order: usize,
+}
+
+impl Splits {
+    /// What the reader of a result should know of the order of a data set with so many interactions.
+    pub fn warning(&self, interactions: usize) -> Option<String> {
+        let n = self.out_of_order;
+        (n > 0).then(|| {
+            format!(
+                "{n} of {interactions} interactions stand before an older one of their user: times are compared in \
+                 float32, as in RecBole, where Unix seconds have steps of 128; `time_precision: float64` orders them exactly"
+            )
+        })
+    }
 }
 
 /// A time as the configured precision sees it.
@@ -63,6 +78,12 @@ impl Histories {
     /// The interactions of one user. Panics if there is no such user.
     pub fn of(&self, user: i64) -> &[usize] {
         &self.order[self.starts[user as usize]..self.starts[user as usize + 1]]
+    }
+
+    /// How many interactions are followed by an older one of their user, because rounding makes their times equal.
+    pub fn out_of_order(&self, dataset: &Dataset) -> usize {
+        let is_older = |pair: &&[usize]| dataset.time[pair[1]] < dataset.time[pair[0]];
+        self.iter().map(|(_, history)| history.windows(2).filter(is_older).count()).sum()
     }
 
     /// All users with their interactions, in the order of their ids; the padding has none.
@@ -120,7 +141,7 @@ pub fn split(dataset: &Dataset, config: &DataConfig) -> Result<Splits> {
         rows.user(user, history.iter().map(|&interaction| dataset.item[interaction].into()), part);
     }
     let [train, valid, test] = rows.finish();
-    Ok(Splits { train, valid, test })
+    Ok(Splits { train, valid, test, out_of_order: histories.out_of_order(dataset) })
 }
 
 #[cfg(test)]

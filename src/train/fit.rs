@@ -325,7 +325,7 @@ mod tests {
         read_together: usize,
     ) -> (Vec<usize>, Vec<Losses<f64>>, Result<Fitted>) {
         let rows = |n: usize| Rows::new(3, vec![(1, [1, 2], 4); n]);
-        let splits = Splits { train: rows(10), valid: rows(0), test: rows(0) };
+        let splits = Splits { train: rows(10), valid: rows(0), test: rows(0), out_of_order: 0 };
         let mut training = Training::new(config, model, &splits).unwrap_or_else(|e| panic!("{e}"));
         training.read_together = read_together;
         let (mut read, mut losses) = (Vec::new(), Vec::new());

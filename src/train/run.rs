@@ -86,11 +86,12 @@ impl Prepared {
 /// # Errors
 /// Data that cannot be read, or of which nothing can be tested; a user who has chosen every item, with BPR.
 pub fn read_data(config: &RunConfig) -> Result<(Dataset, Splits)> {
-    let dataset = Dataset::load(&config.data)?;
+    let mut dataset = Dataset::load(&config.data)?;
     let splits = split(&dataset, &config.data)?;
+    dataset.warnings.extend(splits.warning(dataset.user.len()));
     if splits.test.n() == 0 {
         return Err(Error::new("expected users with at least three interactions, found none: nothing can be tested")
-            .at(&config.data.data_path)
+            .at(config.data.file("inter"))
             .hint("check the filters with `dif-sr data inspect`"));
     }
     check_negatives(config, &dataset, &splits)?;

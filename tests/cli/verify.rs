@@ -34,6 +34,20 @@ fn verify_passes_a_true_case_and_names_what_a_false_one_breaks() {
     assert!(text.ends_with("FAIL: 1 of 2 cases: false\n"), "{text}");
 }
 
+/// The command and the lines that README shows, without its `…` and with its sentence on one line.
+#[test]
+fn the_example_of_the_readme_is_what_the_program_says() {
+    let readme = fs::read_to_string(root().join("README.md")).expect("README.md");
+    let example = readme.split("```text\n$ cargo run --release -- ").nth(1).and_then(|rest| rest.split("```").next());
+    let (command, told) = example.and_then(|example| example.split_once('\n')).expect("an example");
+    let output = dif_sr(root(), &command.split(' ').collect::<Vec<_>>());
+    assert_eq!(code(&output), 1);
+    let text = stdout(&output);
+    for part in told.lines().flat_map(|line| line.split(": GELU")).filter(|part| !part.trim().starts_with('…')) {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+}
+
 #[test]
 fn verify_needs_no_folder_for_a_case_that_comes_with_the_program() {
     let folder = tempfile::tempdir().expect("a temporary folder");
