@@ -183,10 +183,13 @@ mod tests {
         let dataset = sample::dataset(&[(1, 1, 881_250_949.0), (1, 2, 881_250_940.0), (1, 3, 891_250_949.0)]);
         let items = |time_precision| {
             let config = DataConfig { time_precision, ..sample::config() };
-            split(&dataset, &config).unwrap().test.history(0).to_vec()
+            let splits = split(&dataset, &config).unwrap();
+            (splits.test.history(0).to_vec(), splits.warning(3))
         };
-        assert_eq!(items(TimePrecision::Float32), [1, 2]);
-        assert_eq!(items(TimePrecision::Float64), [2, 1]);
+        let (history, warning) = items(TimePrecision::Float32);
+        assert_eq!(history, [1, 2]);
+        assert!(warning.is_some_and(|warning| warning.starts_with("1 of 3 interactions stand before an older one")));
+        assert_eq!(items(TimePrecision::Float64), (vec![2, 1], None));
     }
 
     /// The reference's way, literally: sort by (user, time), make rows, sort rows by time, group, cut.

@@ -9,10 +9,14 @@ fn a_value_that_begins_with_a_hyphen_is_told_how_to_be_written() {
     let mut told = Told::in_folder(folder.path());
     told.by(&["train", "--out", "-x"]);
     told.by(&["recommend", "run", "--user", "u1", "-k", "-3"]);
+    // This option has its value already.
+    told.by(&["train", "--config_files", "toy.yaml", "--epochs", "3"]);
     let expected = "$ dif-sr train --out -x\n\
                     expected a value after --out, found `-x`, which begins as an option does; write --out=-x if it is the value\n\n\
                     $ dif-sr recommend run --user u1 -k -3\n\
-                    expected a value after -k, found `-3`, which begins as an option does; write -k=-3 if it is the value\n\n";
+                    expected a value after -k, found `-3`, which begins as an option does; write -k=-3 if it is the value\n\n\
+                    $ dif-sr train --config_files toy.yaml --epochs 3\n\
+                    expected a value joined by `=`, found `--epochs` alone; write --epochs=value\n\n";
     assert_eq!(told.text, expected);
 }
 
