@@ -139,6 +139,16 @@ fn ml_100k_has_the_golden_vocabulary() {
 }
 
 #[test]
+fn all_ml_100k_goldens_describe_the_same_data() {
+    for name in ["ml-100k_dropout", "ml-100k_full"] {
+        let other = common::golden(name);
+        for key in ["stats", "class_tokens", "train_sha256", "valid_sha256", "test_sha256"] {
+            assert_eq!(other[key], ML_100K.golden[key], "{name}, `{key}`");
+        }
+    }
+}
+
+#[test]
 fn exact_times_give_other_splits_of_ml_100k_than_float32_times() {
     let config = DataConfig { time_precision: TimePrecision::Float64, ..ML_100K.config.clone() };
     let splits = split::split(&ML_100K.dataset, &config).unwrap();

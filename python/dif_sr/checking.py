@@ -32,7 +32,7 @@ def check(model, loss, case="gate", **options) -> Report:
     * `stages`: golden key -> `Output`, `Input` or `Method`: where a stage appears;
     * `optimizer(parameters)`: instead of Adam with the case's learning rate;
     * `dtype`: torch.float64, or torch.float32; else float64 if the model computes in it;
-    * `show`: where to print what was mapped; None: nowhere.
+    * `show`: where to print what was mapped and, on a pass, the verdict; None: nowhere.
 
     The model is left as it was: its values, types, gradients and rates of dropout.
     """
@@ -40,7 +40,7 @@ def check(model, loss, case="gate", **options) -> Report:
     report = examine(model, loss, case, **options)
     if not report.holds:
         raise Departs(report) from None
-    if (show := options.get("show", print)) is not None:
+    if show := options.get("show", print):
         show(report.summary)
     return report
 

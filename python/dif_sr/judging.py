@@ -21,6 +21,9 @@ class Departs(AssertionError):
         super().__init__(f"{sentence}\n\n{table}")  # what pytest shows of a failure is the first line
         self.report = report
 
+    def __reduce__(self):
+        return type(self), (self.report,)
+
 
 def cases():
     """The names of the bundled cases."""

@@ -125,7 +125,7 @@ fn behind_option<'a>(found: &str, words: &'a [OsString]) -> Option<(&'a str, &'a
     let is_it = |word: &&str| *word == found || (is_letter && !word.starts_with("--") && word.starts_with(found));
     let words: Vec<&str> = words.iter().filter_map(|word| word.to_str()).collect();
     let at = words.iter().position(is_it)?;
-    let option = *words[..at].last().filter(|word| word.starts_with('-'))?;
+    let option = *words[..at].iter().rfind(|word| word.starts_with('-'))?;
     let command = <super::Cli as clap::CommandFactory>::command();
     let mut named = &command;
     for word in &words {
@@ -144,14 +144,6 @@ fn behind_option<'a>(found: &str, words: &'a [OsString]) -> Option<(&'a str, &'a
 /// Prints clap's message; for a configuration key without `=`, where keys are taken, and for a value that begins with `-`, says
 /// how to write it.
 pub fn usage(mut error: clap::Error, words: &[OsString], takes_keys: bool) -> ExitCode {
-    if let Some(ContextValue::String(found)) = error.get(ContextKind::InvalidArg)
-        && let Some((option, value)) = behind_option(found, words)
-    {
-        return output::fail(
-            &Error::new(format!("expected a value after {option}, found `{value}`, which begins as an option does"))
-                .hint(format!("write {option}={value} if it is the value")),
-        );
-    }
     if let Some(ContextValue::String(flag)) = error.get(ContextKind::InvalidArg)
         && let Some(key) = key_names().find(|key| flag.strip_prefix("--") == Some(key))
     {
@@ -163,6 +155,14 @@ pub fn usage(mut error: clap::Error, words: &[OsString], takes_keys: bool) -> Ex
             (problem, "leave it out".to_owned())
         };
         return output::fail(&Error::new(problem).hint(hint));
+    }
+    if let Some(ContextValue::String(found)) = error.get(ContextKind::InvalidArg)
+        && let Some((option, value)) = behind_option(found, words)
+    {
+        return output::fail(
+            &Error::new(format!("expected a value after {option}, found `{value}`, which begins as an option does"))
+                .hint(format!("write {option}={value} if it is the value")),
+        );
     }
     if takes_keys
         && let Some(ContextValue::String(file)) = error.get(ContextKind::InvalidArg)

@@ -32,7 +32,7 @@ impl Splits {
         (n > 0).then(|| {
             format!(
                 "{n} of {interactions} interactions stand before an older one of their user: times are compared in \
-                 float32, as in RecBole, where Unix seconds have steps of 128; `time_precision: float64` orders them exactly"
+                 float32, as in RecBole, where Unix seconds have steps of 64 or 128; `time_precision: float64` orders them exactly"
             )
         })
     }
@@ -80,10 +80,19 @@ impl Histories {
         &self.order[self.starts[user as usize]..self.starts[user as usize + 1]]
     }
 
-    /// How many interactions are followed by an older one of their user, because rounding makes their times equal.
+    /// How many interactions stand before an older one of their user, because rounding makes their times equal.
     pub fn out_of_order(&self, dataset: &Dataset) -> usize {
-        let is_older = |pair: &&[usize]| dataset.time[pair[1]] < dataset.time[pair[0]];
-        self.iter().map(|(_, history)| history.windows(2).filter(is_older).count()).sum()
+        let of_user = |(_, history): (i64, &[usize])| {
+            let mut oldest_behind = f64::INFINITY;
+            let times = history.iter().rev().map(|&interaction| dataset.time[interaction]);
+            let is_out_of_order = |&time: &f64| {
+                let is = time > oldest_behind;
+                oldest_behind = oldest_behind.min(time);
+                is
+            };
+            times.filter(is_out_of_order).count()
+        };
+        self.iter().map(of_user).sum()
     }
 
     /// All users with their interactions, in the order of their ids; the padding has none.

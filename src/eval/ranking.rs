@@ -123,3 +123,14 @@ pub(crate) fn not_finite() -> Error {
     Error::new("the model's scores are not all finite numbers")
         .hint("the parameters hold NaN or infinity: train again with a smaller learning_rate")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_with_a_tie_are_counted_once_each() {
+        let ranking = Ranking { rank: vec![0, 5, 2], ties: vec![0, 3, 1] };
+        assert_eq!(ranking.tied_rows(), 2);
+    }
+}

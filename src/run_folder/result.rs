@@ -26,7 +26,7 @@ pub struct RunResult {
     pub test: TestResult,
     /// Seconds from the first batch to the end of the training, evaluations included, without those of the run that it began from.
     pub train_seconds: f64,
-    /// What was lost of the data on the way, one sentence each ([`Dataset::warnings`](crate::data::Dataset)).
+    /// What was lost of the data or is out of order on the way, one sentence each ([`Dataset::warnings`](crate::data::Dataset)).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
     /// Where it began, if not at the beginning.

@@ -131,3 +131,12 @@ fn no_name_in_an_archive_becomes_a_path() {
     assert_eq!(rows("Amazon_Beauty.inter"), format!("{ESCAPE}\t{ESCAPE}\t5.0\t1"));
     assert_eq!(rows("Amazon_Beauty.item"), format!("{ESCAPE}\t/escape\t\t\t'{ESCAPE}'\t\t"));
 }
+
+#[test]
+fn keys_of_a_configuration_are_refused() {
+    let place = Place::new();
+    let output = place.run(&["data", "fetch", "amazon-beauty", "--epochs=3"]);
+    assert_eq!(code(&output), 2);
+    assert!(stderr(&output).contains("does not read, found `epochs`"), "{}", stderr(&output));
+    assert!(names(place.0.path()).is_empty());
+}

@@ -39,11 +39,12 @@ impl<'a, T: Copy> OutputTile<'a, T> {
     /// Applies the epilogue to the sums of ROWS rows from `first` on, and writes those that the tile has.
     ///
     /// # Safety
-    /// The processor has the instructions.
+    /// A bias has a number for every column; the tile is as [`OutputTile::new`] made it; the processor has the
+    /// instructions.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512bf16,avx512vnni")]
     pub unsafe fn store<E: Element<Acc = T>, const ROWS: usize>(&mut self, first: usize, sums: [Sums; ROWS]) {
-        // SAFETY: a mask lets through what there is; the caller's promise.
+        // SAFETY: a value is read at its own place in the output or in the bias, through the mask; the caller's promise.
         unsafe {
             match self.epilogue {
                 Epilogue::Overwrite => self.store_sums(first, sums, |_, _, _, sum| sum),
@@ -57,7 +58,11 @@ impl<'a, T: Copy> OutputTile<'a, T> {
         }
     }
 
-    /// Short enough to be unrolled, so that the sums stay in their registers.
+    /// Writes what `value` makes of the place, mask and part of each sum. Short enough to be unrolled, so that the sums stay
+    /// in their registers.
+    ///
+    /// # Safety
+    /// As [`OutputTile::store`]; `value` reads through its mask alone.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512bf16,avx512vnni")]
     unsafe fn store_sums<const ROWS: usize>(
