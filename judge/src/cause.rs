@@ -8,7 +8,7 @@ use serde::Serialize;
 use crate::context::Context;
 use crate::rules::Rules;
 use crate::table::{Observed, Table, allowed};
-use crate::{Case, Stage, Tensor};
+use crate::{Case, Config, Stage, Tensor};
 
 /// What is known of the reason for a departure.
 #[derive(Debug, Clone, Serialize)]
@@ -273,14 +273,16 @@ pub(crate) fn unknown(
     agrees_at: Option<Stage>,
     between: Vec<Stage>,
 ) -> Cause {
-    let mut look_at: Vec<&str> = between.iter().flat_map(|&stage| operations(stage, "")).collect();
-    look_at.extend(operations(context.stage, &context.first.name));
+    let config = &context.case.config;
+    let mut look_at: Vec<&str> = between.iter().flat_map(|&stage| operations(stage, "", config)).collect();
+    look_at.extend(operations(context.stage, &context.first.name, config));
     look_at.dedup();
     Cause::Unknown { tried, known: context.known(), agrees_at, look_at, not_dumped_before: between }
 }
 
-/// What a stage computes from those before it; `key` is the tensor that departs, if it is of this stage.
-fn operations(stage: Stage, key: &str) -> Option<&'static str> {
+/// What a stage of a case of this configuration computes from those before it; `key` is the tensor that departs, if it is of
+/// this stage.
+fn operations(stage: Stage, key: &str, config: &Config) -> Option<&'static str> {
     use crate::Part::{AttentionOutput, FusedScores, Output, Probabilities, StreamScores};
     Some(match stage {
         Stage::Inputs => "which batch the implementation ran on: `in.*` of the case are its inputs",
@@ -313,12 +315,19 @@ fn operations(stage: Stage, key: &str) -> Option<&'static str> {
         Stage::Scores => {
             "the product with the item embedding: all items, the padding item included, no bias, no scale, no mask"
         }
+        Stage::Losses if config.loss_type == "BPR" => {
+            "the loss, which is BPR alone: the mean of −ln(σ(score of the positive − score of the negative) + 1e-10), no \
+             attribute loss"
+        }
         Stage::Losses if key == "out.loss.item" => {
             "the item loss: softmax over all items, item 0 included, mean of rows"
         }
         Stage::Losses if key.starts_with("out.loss.attribute.") => {
             "the attribute loss: binary cross-entropy from logits, labels that count tokens of the target item, the mean \
              over rows and tokens without token 0"
+        }
+        Stage::Losses if !config.predicts_attributes() => {
+            "the total loss, which is the item loss alone: the case predicts no attributes"
         }
         Stage::Losses => "the total loss: the item loss, and each attribute's times its weight in `lamdas`",
         Stage::Gradients => "what is detached, and which loss the gradients are of",

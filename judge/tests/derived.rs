@@ -26,6 +26,22 @@ fn known(case: &Case, tensors: &[(&str, Tensor)]) -> Vec<String> {
     }
 }
 
+/// What a case does not have is not where to look for the fault.
+#[test]
+fn the_advice_on_a_loss_is_that_of_the_cases_own() {
+    for (name, advice) in [
+        ("gate", "each attribute's times its weight in `lamdas`"),
+        ("no_predictor", "the item loss alone: the case predicts no attributes"),
+        ("bpr", "which is BPR alone"),
+    ] {
+        let case = case(name);
+        let total = Tensor::new(&[], &[0.12345]).unwrap_or_else(|e| panic!("{e}"));
+        let dump = Dump::from_iter([("out.loss.total".to_owned(), total)]);
+        let report = Judge::of(&case).judge(&dump).unwrap_or_else(|e| panic!("{e}")).to_string();
+        assert!(report.contains(advice), "{name}: {report}");
+    }
+}
+
 fn with(tensor: &Tensor, of: impl Fn(usize, f64) -> f64) -> Tensor {
     let values: Vec<f64> = tensor.values().iter().enumerate().map(|(i, &value)| of(i, value)).collect();
     Tensor::new(tensor.shape(), &values).unwrap_or_else(|e| panic!("{e}"))

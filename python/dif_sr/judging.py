@@ -95,7 +95,13 @@ class Case:
 
 
 def case_of(case):
-    return case if isinstance(case, Case) else Case(case)
+    if isinstance(case, Case):
+        return case
+    if not isinstance(case, (str, Path)):
+        raise Error(
+            f"case: expected a name, a folder or a Case, found a {type(case).__name__}: the order is model, loss, case"
+        )
+    return Case(case)
 
 
 class Report:

@@ -66,7 +66,13 @@ impl RunConfig {
                     "`load_col`: expected `{missing}` among the columns of `{file}`, found {}",
                     python::shown(&value(loaded))
                 );
-                return refuse(raw, &["load_col"], problem, "add the column, or leave `load_col` out to load all");
+                let hint = "add the column, or leave `load_col` out to load all";
+                return match keys::nearest(missing, loaded.iter().map(String::as_str)) {
+                    Some(near) => {
+                        refuse(raw, &["load_col"], problem, format!("if you mean `{near}`, write it so; else {hint}"))
+                    }
+                    None => refuse(raw, &["load_col"], problem, hint),
+                };
             }
         }
         let users = &data.load_user;

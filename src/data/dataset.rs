@@ -97,7 +97,7 @@ impl Dataset {
             times.map(|time| if time.is_nan() { 0.0 } else { time }).collect()
         } else {
             let times: Vec<f64> = times.collect();
-            warnings.extend(warnings::unknown_times(&times));
+            warnings.extend(warnings::unknown_times(&times, &core.rows, &inter));
             fill_times(times).map_err(|error| error.at(inter.path()).column(&config.time_field))?
         };
         let attributes = attributes(config, item_file.as_ref(), &item_rows, &items)?;
@@ -146,7 +146,7 @@ fn attributes(
         let file = file.ok_or_else(|| {
             Error::new(format!("expected this file, which `selected_features` needs for `{name}`, found none"))
                 .at(&path)
-                .hint("fetch the file, name it in `load_col`, or remove the feature")
+                .hint("put the file there, name its columns in `load_col` where that is set, or remove the feature")
         })?;
         match *name == config.item_id_field {
             true => Ok(Attribute::of_items(name, items)),

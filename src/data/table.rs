@@ -196,7 +196,10 @@ fn number(field: &str) -> Result<f64> {
     match field.trim_matches([' ', '\t']).parse::<f64>() {
         Ok(value) if !value.is_nan() => Ok(value),
         _ => Err(Error::new(format!("expected a number, found `{}`", excerpt(field)))
-            .hint("correct the value (a date as Unix seconds), or leave the field empty if it is unknown")),
+            .hint(
+                "correct the value (a date as Unix seconds), leave the field empty if it is unknown, or give the column the \
+                 type `token` if it holds words",
+            )),
     }
 }
 

@@ -68,11 +68,14 @@ fn differing_by_blanks(what: &str, tokens: &Vocabulary) -> Option<String> {
     ))
 }
 
-/// Interactions with unknown times.
-pub(super) fn unknown_times(times: &[f64]) -> Option<String> {
-    let unknown = times.iter().filter(|time| time.is_nan()).count();
-    let all = times.len();
-    (unknown > 0).then(|| format!("{unknown} of {all} interactions have no time and get the mean of the others'"))
+/// Interactions with unknown times. `rows` are those of the files.
+pub(super) fn unknown_times(times: &[f64], rows: &[usize], inter: &Interactions) -> Option<String> {
+    let mut unknown = (0..times.len()).filter(|&i| times[i].is_nan());
+    let (path, line) = inter.place(rows[unknown.next()?]);
+    let (n, all, path) = (1 + unknown.count(), times.len(), path.display());
+    Some(format!(
+        "{n} of {all} interactions have no time and get the mean of the others', the first in {path}, line {line}"
+    ))
 }
 
 /// Users of the interactions that the `.user` file does not list.

@@ -64,14 +64,14 @@ fn interactions_without_user_or_time_are_told() {
     let text = std::fs::read_to_string(folder.path().join("own/own.inter")).unwrap().replace("NaN", "");
     std::fs::write(folder.path().join("own/own.inter"), text).unwrap();
     let dataset = Dataset::load(&config).unwrap();
+    let [unnamed, untimed] = &dataset.warnings[..] else { panic!("{:?}", dataset.warnings) };
     assert_eq!(
-        dataset.warnings,
-        [
-            "1 of 4 interactions have no user or no item and are left out (`NA`, `null`, `None` and the like count as \
-             missing, as in pandas)",
-            "1 of 3 interactions have no time and get the mean of the others'"
-        ]
+        unnamed,
+        "1 of 4 interactions have no user or no item and are left out (`NA`, `null`, `None` and the like count as missing, \
+         as in pandas)"
     );
+    assert!(untimed.starts_with("1 of 3 interactions have no time and get the mean of the others', the first in "));
+    assert!(untimed.ends_with("own.inter, line 3"), "{untimed}");
 }
 
 #[test]
