@@ -28,6 +28,11 @@
 //!                                                          └─► derive (what the numbers say of themselves)
 //! ```
 
+/// Compiles what README.md shows.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
+
 mod bundled;
 mod case;
 mod cause;

@@ -28,6 +28,8 @@ def refused(run, *arguments, **keywords):
 def test_a_case_that_is_none_is_answered_with_the_nearest(rec):
     assert "expected a bundled case, found `gaet`; `gate`?" in refused(check, *rec, case="gaet")
     assert "gate" in refused(parametrize, fused_port, cases=["gate", "gat"])
+    model, loss = rec
+    assert refused(check, model, Case("gate"), loss).endswith("found a function: the order is model, loss, case")
     assert "config.yaml" in refused(Case, "/")
 
 

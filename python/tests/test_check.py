@@ -1,6 +1,7 @@
 """What `check` does with a model: finds its parameters, holds it, and leaves it as it was."""
 
 import copy
+import pickle
 
 import pytest
 import torch
@@ -44,6 +45,7 @@ def test_a_departure_says_stage_element_and_values():
     with pytest.raises(AssertionError) as departs:
         check(model, loss, show=None)
     text = str(departs.value)
+    assert text.startswith("departs first at ") and str(pickle.loads(pickle.dumps(departs.value))) == text
     assert "departs first at layer 0: output (`out.layer.0.output` at [" in text and "expected" in text and "found" in text
 
 
@@ -210,4 +212,4 @@ def test_what_was_mapped_is_printed(capsys):
     check(*rec("gate"))
     printed = capsys.readouterr().out
     assert "item_embedding.*" in printed and "wte.*" in printed and "stages found by their values" in printed
-    assert fused.__name__ not in printed
+    assert printed.endswith("\npass: every tensor of the dump is within tolerance\n") and fused.__name__ not in printed

@@ -66,13 +66,10 @@ impl RunConfig {
                     "`load_col`: expected `{missing}` among the columns of `{file}`, found {}",
                     python::shown(&value(loaded))
                 );
-                let hint = "add the column, or leave `load_col` out to load all";
-                return match keys::nearest(missing, loaded.iter().map(String::as_str)) {
-                    Some(near) => {
-                        refuse(raw, &["load_col"], problem, format!("if you mean `{near}`, write it so; else {hint}"))
-                    }
-                    None => refuse(raw, &["load_col"], problem, hint),
-                };
+                let near = keys::nearest(missing, loaded.iter().map(String::as_str));
+                let near = near.map(|near| format!("if you mean `{near}`, write it where the key names it; else ")).unwrap_or_default();
+                let hint = format!("{near}add the column, or leave `load_col` out to load all");
+                return refuse(raw, &["load_col"], problem, hint);
             }
         }
         let users = &data.load_user;

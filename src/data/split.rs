@@ -25,9 +25,20 @@ pub struct Splits {
     pub out_of_order: usize,
 }
 
+/// Reads a data set and cuts it; its warnings say what the order lost, too.
+///
+/// # Errors
+/// As [`Dataset::load`] and [`split`].
+pub fn load(config: &DataConfig) -> Result<(Dataset, Splits)> {
+    let mut dataset = Dataset::load(config)?;
+    let splits = split(&dataset, config)?;
+    dataset.warnings.extend(splits.warning(dataset.user.len()));
+    Ok((dataset, splits))
+}
+
 impl Splits {
     /// What the reader of a result should know of the order of a data set with so many interactions.
-    pub fn warning(&self, interactions: usize) -> Option<String> {
+    fn warning(&self, interactions: usize) -> Option<String> {
         let n = self.out_of_order;
         (n > 0).then(|| {
             format!(

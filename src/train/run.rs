@@ -11,8 +11,7 @@ use super::shares::Shares;
 use super::stepper::{fast, rank_with};
 use super::{Checkpoint, Fitted, Report, Start, Training};
 use crate::config::{ComputePath, Loss, RunConfig};
-use crate::data::split::split;
-use crate::data::{Dataset, NegativeSampler, OrderedRows, Rows, Splits, Summary};
+use crate::data::{Dataset, NegativeSampler, OrderedRows, Rows, Splits, Summary, split};
 use crate::device::device;
 use crate::eval::{MetricValues, Ranking};
 use crate::libtorch::deterministic;
@@ -86,9 +85,7 @@ impl Prepared {
 /// # Errors
 /// Data that cannot be read, or of which nothing can be tested; a user who has chosen every item, with BPR.
 pub fn read_data(config: &RunConfig) -> Result<(Dataset, Splits)> {
-    let mut dataset = Dataset::load(&config.data)?;
-    let splits = split(&dataset, &config.data)?;
-    dataset.warnings.extend(splits.warning(dataset.user.len()));
+    let (dataset, splits) = split::load(&config.data)?;
     if splits.test.n() == 0 {
         return Err(Error::new("expected users with at least three interactions, found none: nothing can be tested")
             .at(config.data.file("inter"))

@@ -315,6 +315,7 @@ fn every_bad_override_gets_its_message() {
         &[("load_col", "{'inter': '*', 'net': '*'}")],
         &[("load_col", "{'inter': ['user_id', 'item_id'], 'item': '*'}")],
         &[("load_col", "{'inter': '*', 'item': ['item_id', 'brand']}")],
+        &[("load_col", "{'inter': '*', 'item': ['item_id', 'category']}")],
         &[("load_col", "{'inter': '*', 'item': '*', 'user': ['age']}")],
         &[("unload_col", "{'inter': ['timestamp']}")],
         &[("unload_col", "{'item': ['brand', 'categories']}")],
