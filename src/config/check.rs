@@ -67,7 +67,7 @@ impl RunConfig {
                     python::shown(&value(loaded))
                 );
                 let near = keys::nearest(missing, loaded.iter().map(String::as_str));
-                let near = near.map(|near| format!("if you mean `{near}`, write it where the key names it; else ")).unwrap_or_default();
+                let near = near.map_or_else(String::new, |near| format!("if you mean `{near}`, write that; else "));
                 let hint = format!("{near}add the column, or leave `load_col` out to load all");
                 return refuse(raw, &["load_col"], problem, hint);
             }
