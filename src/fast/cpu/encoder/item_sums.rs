@@ -22,15 +22,14 @@ impl ItemSums {
         let mut rows: Vec<(u32, &[f32])> = rows.filter(|(item, _)| *item != 0).collect();
         // It keeps the order of equal items.
         rows.sort_by_key(|(item, _)| *item);
-        let mut sums = Self { items: Vec::new(), grads: Vec::new() };
-        for (item, grad) in rows {
-            if sums.items.last() == Some(&item) {
-                let last = sums.grads.len() - h;
-                axpy(1.0, grad, &mut sums.grads[last..]);
-            } else {
-                sums.items.push(item);
-                sums.grads.extend_from_slice(grad);
-            }
+        let by_item = || rows.chunk_by(|(a, _), (b, _)| a == b);
+        let n = by_item().count();
+        let mut sums = Self { items: Vec::with_capacity(n), grads: Vec::with_capacity(n * h) };
+        for rows in by_item() {
+            let start = sums.grads.len();
+            sums.items.push(rows[0].0);
+            sums.grads.extend_from_slice(rows[0].1);
+            rows[1..].iter().for_each(|(_, grad)| axpy(1.0, grad, &mut sums.grads[start..]));
         }
         sums
     }

@@ -16,6 +16,7 @@ use std::mem::take;
 use self::feed_forward::{FeedForwardActivations, FeedForwardScratch};
 use self::self_attention::{AttentionActivations, AttentionScratch};
 use self::step::StepContext;
+use super::attention::geometry::Queries;
 use super::batch::micro_batch::MicroBatch;
 use super::ops::layer_norm::{Normalized, norm_dropout, norm_dropout_backward};
 use super::params::grads::Grads;
@@ -43,13 +44,30 @@ struct LayerActivations {
     feed_forward: FeedForwardActivations,
 }
 
-/// Memory of a thread.
+/// Memory of a thread: of the last layer, which has fewer queries than rows, and of the others. Shared by both it would be
+/// cleared again in every micro-batch, where it grows.
 #[derive(Debug, Default)]
 pub struct Scratch {
+    last: LayerScratch,
+    others: LayerScratch,
+}
+
+/// What a layer needs in passing.
+#[derive(Debug, Default)]
+struct LayerScratch {
     attention: AttentionScratch,
     feed_forward: FeedForwardScratch,
     /// The output of self-attention, `[rows, H]` or `[queries, H]`.
     attended: Vec<f32>,
+}
+
+impl Scratch {
+    fn of(&mut self, queries: Queries) -> &mut LayerScratch {
+        match queries {
+            Queries::All => &mut self.others,
+            Queries::Last => &mut self.last,
+        }
+    }
 }
 
 impl Activations {
@@ -66,7 +84,7 @@ impl Activations {
         for k in 0..self.layers.len() {
             let (layer, mut out) = (step.layer(k), take(self.output_of(k)));
             let LayerActivations { input, attention, feed_forward } = &mut self.layers[k];
-            let Scratch { attended, feed_forward: inner, .. } = &mut *scratch;
+            let LayerScratch { attended, feed_forward: inner, .. } = scratch.of(layer.queries());
             self_attention::forward(layer, &self.batch, input, attention, attended);
             feed_forward::forward(layer, &self.batch, attended, feed_forward, inner, &mut out);
             *self.output_of(k) = out;
@@ -85,9 +103,10 @@ impl Activations {
     pub fn backward(&mut self, step: &StepContext, scratch: &mut Scratch, into: &mut Grads) {
         let mut grad = take(&mut self.output);
         for (k, LayerActivations { input, attention, feed_forward }) in self.layers.iter().enumerate().rev() {
-            let (layer, batch, inner) = (step.layer(k), &self.batch, &mut scratch.feed_forward);
+            let (layer, batch) = (step.layer(k), &self.batch);
+            let LayerScratch { attention: outer, feed_forward: inner, .. } = scratch.of(layer.queries());
             feed_forward::backward(layer, batch, &attention.norm, feed_forward, inner, &mut grad, into);
-            self_attention::backward(layer, batch, input, attention, &mut scratch.attention, &mut grad, into);
+            self_attention::backward(layer, batch, input, attention, outer, &mut grad, into);
         }
         let (norm, dropout) = (step.layer_norm(&step.layout.norm), step.embedding_dropout(&self.batch));
         norm_dropout_backward(norm, dropout, &self.embedding, &mut grad, into.layer_norm(&step.layout.norm));

@@ -5,7 +5,7 @@
 //! 16, to a square of sums. The microkernel keeps four squares of sums, 32 × 32 numbers of the output.
 
 use std::arch::asm;
-use std::arch::x86_64::{_mm512_load_si512, _mm512_setzero_si512, _mm512_store_si512};
+use std::arch::x86_64::{__m512i, _mm512_load_si512, _mm512_store_si512};
 
 use super::element::{Bf16, Element};
 use super::matrix::{Epilogue, MatRef};
@@ -55,21 +55,20 @@ unsafe fn pack_lhs(left: &mut Packed, matrix: MatRef) {
         // Along the memory, as in `Packed::pack`.
         let (panel, block) = if source.k_contiguous { (i / blocks, i % blocks) } else { (i % panels, i / panels) };
         let (first, word) = (panel * REGISTER, block * REGISTER);
-        // SAFETY: the caller's promise.
-        let square = unsafe {
-            if source.k_contiguous {
-                source.row_words::<Bf16>(first, REGISTER, word)
-            } else {
-                let mut square = [_mm512_setzero_si512(); REGISTER];
-                for (j, words) in square.iter_mut().enumerate() {
-                    *words = source.column_word::<Bf16>(first, REGISTER, word + j);
-                }
-                transpose(square)
+        let put = |square: [__m512i; REGISTER]| {
+            for (j, words) in square.into_iter().enumerate() {
+                // SAFETY: a line of this panel.
+                unsafe { _mm512_store_si512(to.add((panel * left.words + word + j) * REGISTER).cast(), words) };
             }
         };
-        for (j, words) in square.into_iter().enumerate() {
-            // SAFETY: a line of this panel.
-            unsafe { _mm512_store_si512(to.add((panel * left.words + word + j) * REGISTER).cast(), words) };
+        // SAFETY: the caller's promise.
+        unsafe {
+            match (source.has::<Bf16, REGISTER>(first, word + REGISTER), source.k_contiguous) {
+                (true, true) => put(source.row_words::<Bf16, REGISTER, true>(first, word)),
+                (false, true) => put(source.row_words::<Bf16, REGISTER, false>(first, word)),
+                (true, false) => put(transpose(source.column_words::<Bf16, REGISTER, true>(first, word))),
+                (false, false) => put(transpose(source.column_words::<Bf16, REGISTER, false>(first, word))),
+            }
         }
     }
 }

@@ -20,7 +20,7 @@ impl MatRef<'_> {
 }
 
 /// A view for libtorch, `[n, columns]`, of a slice that it may write to and must not outlive.
-pub fn tensor_mut(out: &mut [f32], columns: usize) -> Tensor {
+fn tensor_mut(out: &mut [f32], columns: usize) -> Tensor {
     let (rows, columns) = ((out.len() / columns) as i64, columns as i64);
     // SAFETY: the slice holds rows · columns elements, and callers drop the tensor while they borrow it.
     unsafe { Tensor::from_blob(out.as_mut_ptr().cast(), &[rows, columns], &[columns, 1], Kind::Float, Device::Cpu) }

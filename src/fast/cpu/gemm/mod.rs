@@ -34,7 +34,6 @@ mod tile;
 use element::{Bf16, F32, I16};
 #[cfg(target_arch = "x86_64")]
 use features::{AMX, AVX2, AVX512};
-pub use libtorch::tensor_mut;
 pub use matrix::{Epilogue, MatRef};
 #[cfg(target_arch = "x86_64")]
 use operand::pack_rhs;

@@ -6,9 +6,9 @@
 //! element while they are packed, and lanes and steps that do not exist are zeros.
 
 use std::arch::x86_64::{
-    __m512, __m512i, __mmask16, _mm512_loadu_epi16, _mm512_mask_storeu_epi32, _mm512_maskz_loadu_ps,
-    _mm512_permutexvar_epi16, _mm512_setzero_ps, _mm512_setzero_si512, _mm512_shuffle_i32x4, _mm512_unpackhi_epi32,
-    _mm512_unpackhi_epi64, _mm512_unpacklo_epi32, _mm512_unpacklo_epi64,
+    __m512i, __mmask16, _mm512_loadu_epi16, _mm512_mask_storeu_epi32, _mm512_maskz_loadu_ps, _mm512_permutexvar_epi16,
+    _mm512_setzero_ps, _mm512_setzero_si512, _mm512_shuffle_i32x4, _mm512_unpackhi_epi32, _mm512_unpackhi_epi64,
+    _mm512_unpacklo_epi32, _mm512_unpacklo_epi64,
 };
 use std::cell::RefCell;
 
@@ -76,22 +76,27 @@ impl Packed {
         let panels = count.div_ceil(PANEL);
         let to = self.reserve(&source, panels * PANEL, k.div_ceil(E::K_PER_WORD).next_multiple_of(K_ALIGN));
         let of_lane = self.words;
-        // The registers of a panel's word: from which lane on, and how many lanes.
-        let registers = || (0..PANEL).step_by(REGISTER).map(|from| (from, REGISTER.min(PANEL - from)));
-        let put = |panel: usize, word: usize, (from, width): (usize, usize), words: __m512i| {
+        let put = |panel: usize, word: usize, from: usize, words: __m512i| {
+            let to = to.wrapping_add((panel * of_lane + word) * PANEL + from);
             // SAFETY: the mask lets through lanes of this panel and word alone.
-            unsafe {
-                _mm512_mask_storeu_epi32(to.add((panel * of_lane + word) * PANEL + from), lane_mask(width), words);
-            }
+            unsafe { _mm512_mask_storeu_epi32(to, lane_mask(PANEL), words) };
         };
+        // From which lane of a panel each of its registers is.
+        let registers = || (0..PANEL).step_by(REGISTER);
         if k_contiguous {
             for panel in 0..panels {
-                for register in registers() {
+                for from in registers() {
                     for word in (0..of_lane).step_by(REGISTER) {
+                        let first = panel * PANEL + from;
                         // SAFETY: the caller's promise.
-                        let square = unsafe { source.row_words::<E>(panel * PANEL + register.0, register.1, word) };
-                        for (i, column) in transpose(square).into_iter().enumerate().take(of_lane - word) {
-                            put(panel, word + i, register, column);
+                        let square = unsafe {
+                            match source.has::<E, PANEL>(first, word + REGISTER) {
+                                true => transpose(source.row_words::<E, PANEL, true>(first, word)),
+                                false => transpose(source.row_words::<E, PANEL, false>(first, word)),
+                            }
+                        };
+                        for (i, &column) in square.iter().enumerate().take(of_lane - word) {
+                            put(panel, word + i, from, column);
                         }
                     }
                 }
@@ -100,10 +105,16 @@ impl Packed {
             // Along the memory: rows whose length is a power of two fall into a few sets of the cache.
             for word in 0..of_lane {
                 for panel in 0..panels {
-                    for register in registers() {
+                    for from in registers() {
+                        let first = panel * PANEL + from;
                         // SAFETY: the caller's promise.
-                        let words = unsafe { source.column_word::<E>(panel * PANEL + register.0, register.1, word) };
-                        put(panel, word, register, words);
+                        let words = unsafe {
+                            match source.has::<E, PANEL>(first, word + 1) {
+                                true => source.column_word::<E, PANEL, true>(first, word),
+                                false => source.column_word::<E, PANEL, false>(first, word),
+                            }
+                        };
+                        put(panel, word, from, words);
                     }
                 }
             }
@@ -132,67 +143,114 @@ pub struct Source<'a> {
 }
 
 impl Source<'_> {
-    /// 16 words of each of `width` lanes, a register a lane, of a source that is contiguous along k; zeros where there
-    /// is nothing.
+    /// Whether there is a whole register of lanes, of which a panel has PANEL, from `first` on, with all words before
+    /// `end`.
+    #[inline]
+    pub fn has<E: Element, const PANEL: usize>(&self, first: usize, end: usize) -> bool {
+        first + PANEL.min(REGISTER) <= self.count && E::K_PER_WORD * end <= self.k
+    }
+
+    /// 16 words of each of a register's lanes, of which a panel has PANEL, from `first` on; of a source that is contiguous
+    /// along k. If not ALL are there, zeros are where there is nothing.
     ///
     /// # Safety
-    /// The processor has the instructions.
+    /// The source has ALL; the processor has the instructions.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512bf16,avx512vnni")]
-    pub unsafe fn row_words<E: Element>(&self, first: usize, width: usize, word: usize) -> [__m512i; REGISTER] {
+    pub unsafe fn row_words<E: Element, const PANEL: usize, const ALL: bool>(
+        &self,
+        first: usize,
+        word: usize,
+    ) -> [__m512i; REGISTER] {
         let &Self { matrix: MatRef { data, stride, .. }, count, k, .. } = self;
-        let step = E::K_PER_WORD * word;
+        let (lanes, step) = (PANEL.min(REGISTER), E::K_PER_WORD * word);
         let rest = k.saturating_sub(step);
+        let (lanes, masks) = match ALL {
+            true => (lanes, [__mmask16::MAX; 2]),
+            false => {
+                let masks = [rest, rest.saturating_sub(REGISTER)].map(lane_mask);
+                (lanes.min(count.saturating_sub(first)), masks)
+            }
+        };
         let mut square = [_mm512_setzero_si512(); REGISTER];
-        for (i, words) in square.iter_mut().take(width.min(count.saturating_sub(first))).enumerate() {
+        for (i, words) in square.iter_mut().enumerate().take(lanes) {
             let line = data.as_ptr().wrapping_add((first + i) * stride + step);
             // SAFETY: the masks let through what the line has; the caller's promise.
-            unsafe {
-                let low = _mm512_maskz_loadu_ps(lane_mask(rest), line);
-                *words = E::to_words(low, second_k::<E>(lane_mask(rest.saturating_sub(REGISTER)), line, REGISTER));
-            }
+            *words = unsafe { words_of::<E>(line, REGISTER, masks) };
         }
         square
     }
 
-    /// A word of each of `width` lanes, of a source that is contiguous along the lanes; zeros where there is nothing.
+    /// 16 words of each of a register's lanes, word by word, as [`Source::column_word`] gives one.
     ///
     /// # Safety
-    /// The processor has the instructions.
+    /// As there.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512bf16,avx512vnni")]
-    pub unsafe fn column_word<E: Element>(&self, first: usize, width: usize, word: usize) -> __m512i {
+    pub unsafe fn column_words<E: Element, const PANEL: usize, const ALL: bool>(
+        &self,
+        first: usize,
+        word: usize,
+    ) -> [__m512i; REGISTER] {
+        let mut square = [_mm512_setzero_si512(); REGISTER];
+        for (i, words) in square.iter_mut().enumerate() {
+            // SAFETY: the caller's promise.
+            *words = unsafe { self.column_word::<E, PANEL, ALL>(first, word + i) };
+        }
+        square
+    }
+
+    /// A word of each of a register's lanes, of which a panel has PANEL, from `first` on; of a source that is contiguous
+    /// along the lanes. If not ALL are there, zeros are where there is nothing.
+    ///
+    /// # Safety
+    /// The source has ALL; the processor has the instructions.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512bf16,avx512vnni")]
+    pub unsafe fn column_word<E: Element, const PANEL: usize, const ALL: bool>(
+        &self,
+        first: usize,
+        word: usize,
+    ) -> __m512i {
         let &Self { matrix: MatRef { data, stride, .. }, count, k, .. } = self;
         let step = E::K_PER_WORD * word;
-        let mask = lane_mask(width) & lane_mask(count.saturating_sub(first));
-        let there = |step: usize| if step < k { mask } else { 0 };
         let line = data.as_ptr().wrapping_add(step * stride + first);
+        let masks = match ALL {
+            true => [lane_mask(PANEL); 2],
+            false => {
+                let mask = lane_mask(PANEL) & lane_mask(count.saturating_sub(first));
+                [step, step + 1].map(|step| if step < k { mask } else { 0 })
+            }
+        };
         // SAFETY: the masks let through what the lines have; the caller's promise.
-        unsafe {
-            let low = _mm512_maskz_loadu_ps(there(step), line);
-            let rounded = E::to_words(low, second_k::<E>(there(step + 1), line, stride));
-            if E::K_PER_WORD == 2 { interleave(rounded) } else { rounded }
-        }
+        let words = unsafe { words_of::<E>(line, stride, masks) };
+        if E::K_PER_WORD == 2 { interleave(words) } else { words }
+    }
+}
+
+/// The words of 16 floats, and where a word has two steps of 16 more that lie `by` floats behind them; zeros where the
+/// masks say so.
+///
+/// # Safety
+/// The masks let through floats of one slice; the processor has the instructions.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16,avx512vnni")]
+unsafe fn words_of<E: Element>(line: *const f32, by: usize, masks: [__mmask16; 2]) -> __m512i {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let low = _mm512_maskz_loadu_ps(masks[0], line);
+        let high = match E::K_PER_WORD {
+            2 => _mm512_maskz_loadu_ps(masks[1], line.wrapping_add(by)),
+            _ => _mm512_setzero_ps(),
+        };
+        E::to_words(low, high)
     }
 }
 
 /// The mask of the first `count` words of a register.
+#[inline]
 pub fn lane_mask(count: usize) -> __mmask16 {
     if count < REGISTER { (1 << count) - 1 } else { __mmask16::MAX }
-}
-
-/// The floats of the second step of words that have two: `by` floats behind those of the first.
-///
-/// # Safety
-/// The mask lets through floats of one slice.
-#[inline]
-#[target_feature(enable = "avx512f")]
-unsafe fn second_k<E: Element>(mask: __mmask16, first: *const f32, by: usize) -> __m512 {
-    match E::K_PER_WORD {
-        // SAFETY: the caller's promise.
-        2 => unsafe { _mm512_maskz_loadu_ps(mask, first.wrapping_add(by)) },
-        _ => _mm512_setzero_ps(),
-    }
 }
 
 /// From 16 numbers of 16 bits and 16 more to pairs: one of the first with one of the second.

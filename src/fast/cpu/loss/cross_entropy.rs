@@ -19,7 +19,7 @@ use crate::ranks::team::of_elements;
 use crate::ranks::{Team, Tree};
 
 /// Items of a block: its scores of some rows stay in a core's cache.
-const BLOCK: usize = 1024;
+const BLOCK: usize = 512;
 /// The most rows whose scores of all items exist at a time.
 const ROWS: usize = 256;
 /// About the most scores that exist at a time, 256 MiB.

@@ -3,6 +3,8 @@
 //! Every sum runs in [`LANES`] partial sums, because the compiler may not reorder a single one. What a `multiversion`
 //! kernel calls must be inlined to share its instruction set, hence `inline(always)`.
 
+use std::hint::black_box;
+
 /// Floats that a kernel computes side by side: a register of AVX-512, two of AVX2.
 pub const LANES: usize = 16;
 pub type Lanes = [f32; LANES];
@@ -36,12 +38,24 @@ pub fn dot_heads(a: &[f32], b: &[f32], out: &mut [f32]) {
     }
 }
 
-/// Copies a few floats, for which a call of `memcpy` would take longer.
+/// Copies a few floats by fours to the start of `to`: a call of `memcpy` would take longer.
 #[inline(always)]
 pub fn copy(from: &[f32], to: &mut [f32]) {
-    for (from, to) in from.iter().zip(to) {
-        *to = *from;
+    let to = &mut to[..from.len()];
+    let ((from, last_from), (to, last_to)) = (from.as_chunks::<4>(), to.as_chunks_mut::<4>());
+    to.iter_mut().zip(from).for_each(|(to, from)| *to = *from);
+    last_to.iter_mut().zip(last_from).for_each(|(to, from)| *to = *from);
+}
+
+/// y += x of as many floats as x has, by fours.
+#[inline(always)]
+pub fn add(x: &[f32], y: &mut [f32]) {
+    let y = &mut y[..x.len()];
+    let ((x, last_x), (y, last_y)) = (x.as_chunks::<4>(), y.as_chunks_mut::<4>());
+    for (y, x) in y.iter_mut().zip(x) {
+        *y = [0, 1, 2, 3].map(|i| y[i] + x[i]);
     }
+    last_y.iter_mut().zip(last_x).for_each(|(y, x)| *y += x);
 }
 
 /// Σ xᵢ.
@@ -59,7 +73,10 @@ pub fn sum(x: &[f32]) -> f32 {
 
 /// The sum of the lanes.
 #[inline(always)]
-pub fn lane_sum(mut sums: Lanes) -> f32 {
+pub fn lane_sum(sums: Lanes) -> f32 {
+    // Through memory: the compiler would otherwise keep the partial sums in pairs, as the last of these halves adds them,
+    // and not in one register.
+    let mut sums = black_box(sums);
     let mut half = LANES / 2;
     while half > 0 {
         for i in 0..half {
@@ -199,6 +216,18 @@ mod tests {
             assert_eq!(dot(&x, &x), x.iter().map(|x| x * x).sum::<f32>(), "{n}");
             assert_eq!(sum(&x), x.iter().sum::<f32>(), "{n}");
             assert_eq!(max(&x), x.iter().copied().fold(f32::NEG_INFINITY, f32::max), "{n}");
+        }
+    }
+
+    #[test]
+    fn a_few_floats_are_copied_and_added_to_the_start() {
+        for n in 0..11 {
+            let x: Vec<f32> = (0..n).map(|i| i as f32 + 1.0).collect();
+            let mut y = [0.5; 13];
+            copy(&x, &mut y);
+            add(&x, &mut y);
+            let expected = (0..13).map(|i| if i < n { 2.0 * x[i] } else { 0.5 });
+            assert_eq!(y.to_vec(), expected.collect::<Vec<_>>(), "{n}");
         }
     }
 
