@@ -44,8 +44,8 @@ struct LayerActivations {
     feed_forward: FeedForwardActivations,
 }
 
-/// Memory of a thread: of the last layer, which has fewer queries than rows, and of the others. Shared by both it would be
-/// cleared again in every micro-batch, where it grows.
+/// Memory of a thread. The last layer has its own: in memory shared by all layers its fewer queries would shrink the
+/// vectors, and the next layer would fill them with zeros again.
 #[derive(Debug, Default)]
 pub struct Scratch {
     last: LayerScratch,

@@ -61,7 +61,7 @@ unsafe fn pack_lhs(left: &mut Packed, matrix: MatRef) {
                 unsafe { _mm512_store_si512(to.add((panel * left.words + word + j) * REGISTER).cast(), words) };
             }
         };
-        // SAFETY: the caller's promise.
+        // SAFETY: `has` says that all is there; the caller's promise.
         unsafe {
             match (source.has::<Bf16, REGISTER>(first, word + REGISTER), source.k_contiguous) {
                 (true, true) => put(source.row_words::<Bf16, REGISTER, true>(first, word)),

@@ -72,6 +72,9 @@ impl Packed {
         [count, k]: [usize; 2],
         k_contiguous: bool,
     ) {
+        const {
+            assert!(PANEL <= REGISTER || PANEL.is_multiple_of(REGISTER), "a panel is part of a register, or whole ones")
+        };
         let source = Source { matrix, count, k, k_contiguous };
         let panels = count.div_ceil(PANEL);
         let to = self.reserve(&source, panels * PANEL, k.div_ceil(E::K_PER_WORD).next_multiple_of(K_ALIGN));
@@ -88,7 +91,7 @@ impl Packed {
                 for from in registers() {
                     for word in (0..of_lane).step_by(REGISTER) {
                         let first = panel * PANEL + from;
-                        // SAFETY: the caller's promise.
+                        // SAFETY: `has` says that all is there; the caller's promise.
                         let square = unsafe {
                             match source.has::<E, PANEL>(first, word + REGISTER) {
                                 true => transpose(source.row_words::<E, PANEL, true>(first, word)),
@@ -107,7 +110,7 @@ impl Packed {
                 for panel in 0..panels {
                     for from in registers() {
                         let first = panel * PANEL + from;
-                        // SAFETY: the caller's promise.
+                        // SAFETY: `has` says that all is there; the caller's promise.
                         let words = unsafe {
                             match source.has::<E, PANEL>(first, word + 1) {
                                 true => source.column_word::<E, PANEL, true>(first, word),
@@ -143,15 +146,15 @@ pub struct Source<'a> {
 }
 
 impl Source<'_> {
-    /// Whether there is a whole register of lanes, of which a panel has PANEL, from `first` on, with all words before
-    /// `end`.
+    /// Whether all lanes of a register are there from lane `first` on (16, or PANEL if that is less), each with all words
+    /// before `end`.
     #[inline]
     pub fn has<E: Element, const PANEL: usize>(&self, first: usize, end: usize) -> bool {
         first + PANEL.min(REGISTER) <= self.count && E::K_PER_WORD * end <= self.k
     }
 
-    /// 16 words of each of a register's lanes, of which a panel has PANEL, from `first` on; of a source that is contiguous
-    /// along k. If not ALL are there, zeros are where there is nothing.
+    /// 16 words of each of a register's lanes from `first` on, of a source that is contiguous along k. If not ALL are there,
+    /// zeros are where there is nothing.
     ///
     /// # Safety
     /// The source has ALL; the processor has the instructions.
@@ -200,8 +203,8 @@ impl Source<'_> {
         square
     }
 
-    /// A word of each of a register's lanes, of which a panel has PANEL, from `first` on; of a source that is contiguous
-    /// along the lanes. If not ALL are there, zeros are where there is nothing.
+    /// A word of each of a register's lanes from `first` on, of a source that is contiguous along the lanes. If not ALL are
+    /// there, zeros are where there is nothing.
     ///
     /// # Safety
     /// The source has ALL; the processor has the instructions.

@@ -74,8 +74,8 @@ pub fn sum(x: &[f32]) -> f32 {
 /// The sum of the lanes.
 #[inline(always)]
 pub fn lane_sum(sums: Lanes) -> f32 {
-    // Through memory: the compiler would otherwise keep the partial sums in pairs, as the last of these halves adds them,
-    // and not in one register.
+    // Through memory: otherwise the compiler lays the partial sums out in pairs, for the last addition, and not in one
+    // register.
     let mut sums = black_box(sums);
     let mut half = LANES / 2;
     while half > 0 {
