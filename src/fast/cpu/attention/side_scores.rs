@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use crate::fast::cpu::ops::simd::{add, axpy, copy, dot_heads};
+use crate::fast::cpu::ops::simd::{axpy, copy, dot_heads};
 
 /// The scores of one stream: of an attribute, or of the positions.
 #[derive(Debug, Clone, Copy)]
@@ -49,7 +49,10 @@ impl SideScores<'_> {
     pub fn backward(self, query: usize, key: usize, dscores: &[f32], into: &mut [f32]) {
         match self {
             Self::Table { n, vector_index, .. } => {
-                add(dscores, &mut into[cell(vector_index, n, dscores.len(), query, key)]);
+                let to = &mut into[cell(vector_index, n, dscores.len(), query, key)];
+                for (to, from) in to.iter_mut().zip(dscores) {
+                    *to += from;
+                }
             }
             Self::Projected { projections, d, vector_index } => {
                 let width = d / dscores.len();

@@ -1,4 +1,4 @@
-//! Products by libtorch, where the processor has no kernel of this module, and libtorch's views of slices.
+//! Products by libtorch, where the processor has no kernel of this module.
 
 use tch::{Device, Kind, Tensor};
 
@@ -8,7 +8,7 @@ use crate::config::Precision;
 
 impl MatRef<'_> {
     /// A view for libtorch that must not outlive the slice.
-    pub fn tensor(self) -> Tensor {
+    fn tensor(self) -> Tensor {
         let [rows, columns, stride] = [self.rows(), self.columns, self.stride].map(|size| size as i64);
         // SAFETY: the slice reaches to the last column of the last row, and callers drop the tensor while it is
         // borrowed.

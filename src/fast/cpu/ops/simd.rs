@@ -38,24 +38,12 @@ pub fn dot_heads(a: &[f32], b: &[f32], out: &mut [f32]) {
     }
 }
 
-/// Copies a few floats by fours to the start of `to`: a call of `memcpy` would take longer.
+/// Copies a few floats, for which a call of `memcpy` would take longer.
 #[inline(always)]
 pub fn copy(from: &[f32], to: &mut [f32]) {
-    let to = &mut to[..from.len()];
-    let ((from, last_from), (to, last_to)) = (from.as_chunks::<4>(), to.as_chunks_mut::<4>());
-    to.iter_mut().zip(from).for_each(|(to, from)| *to = *from);
-    last_to.iter_mut().zip(last_from).for_each(|(to, from)| *to = *from);
-}
-
-/// y += x of as many floats as x has, by fours.
-#[inline(always)]
-pub fn add(x: &[f32], y: &mut [f32]) {
-    let y = &mut y[..x.len()];
-    let ((x, last_x), (y, last_y)) = (x.as_chunks::<4>(), y.as_chunks_mut::<4>());
-    for (y, x) in y.iter_mut().zip(x) {
-        *y = [0, 1, 2, 3].map(|i| y[i] + x[i]);
+    for (from, to) in from.iter().zip(to) {
+        *to = *from;
     }
-    last_y.iter_mut().zip(last_x).for_each(|(y, x)| *y += x);
 }
 
 /// Σ xᵢ.
@@ -216,18 +204,6 @@ mod tests {
             assert_eq!(dot(&x, &x), x.iter().map(|x| x * x).sum::<f32>(), "{n}");
             assert_eq!(sum(&x), x.iter().sum::<f32>(), "{n}");
             assert_eq!(max(&x), x.iter().copied().fold(f32::NEG_INFINITY, f32::max), "{n}");
-        }
-    }
-
-    #[test]
-    fn a_few_floats_are_copied_and_added_to_the_start() {
-        for n in 0..11 {
-            let x: Vec<f32> = (0..n).map(|i| i as f32 + 1.0).collect();
-            let mut y = [0.5; 13];
-            copy(&x, &mut y);
-            add(&x, &mut y);
-            let expected = (0..13).map(|i| if i < n { 2.0 * x[i] } else { 0.5 });
-            assert_eq!(y.to_vec(), expected.collect::<Vec<_>>(), "{n}");
         }
     }
 
