@@ -1,7 +1,7 @@
 //! Attention of one micro-batch with an attribute and positions, by the fast path's kernel and by libtorch's
 //! operations.
 
-use dif_sr::config::Fusion as FusionType;
+use dif_sr::config::{Fusion as FusionType, Precision};
 use dif_sr::fast::kernels::*;
 use dif_sr::model::FusionLayer;
 use tch::{Device, Kind, Tensor};
@@ -31,19 +31,15 @@ pub struct AttentionCase {
     classes: Tensor,
     /// `[n, n, heads]` of the attribute and of the positions.
     tables: [Tensor; 2],
-    /// The same as rows of the micro-batch: queries behind the first positions alone.
-    query_rows: Vec<f32>,
-    key_rows: Vec<f32>,
-    value_rows: Vec<f32>,
+    /// The same as rows of the micro-batch, query, key and value of a row side by side.
+    rows: OperandRows,
     dcontext_rows: Vec<f32>,
     class_rows: Vec<u32>,
     table_rows: [Vec<f32>; 2],
     dtables: [Vec<f32>; 2],
     saved: SavedScores,
-    pub context: Vec<f32>,
-    pub dquery: Vec<f32>,
-    pub dkey: Vec<f32>,
-    pub dvalue: Vec<f32>,
+    context: OperandRows,
+    drows: OperandRows,
 }
 
 impl AttentionCase {
@@ -68,20 +64,19 @@ impl AttentionCase {
         let tables = [table(CLASSES), table(LENGTH)];
         let of_rows = |tensor: &Tensor| rows_of(&batch, &floats(tensor), H);
         let class_rows = rows_of(&batch, &Vec::<i64>::try_from(classes.flatten(0, -1)).expect("int64"), 1);
+        let parts = [&query, &key, &value].map(of_rows);
+        let rows: Vec<f32> =
+            (0..n_rows).flat_map(|row| parts.iter().flat_map(move |part| &part[row * H..][..H])).copied().collect();
         Self {
-            query_rows: of_rows(&query)[batch.n_first * H..].to_vec(),
-            key_rows: of_rows(&key),
-            value_rows: of_rows(&value),
+            rows: operand(&rows),
             dcontext_rows: of_rows(&dcontext),
             class_rows: class_rows.into_iter().map(|class| class as u32).collect(),
             table_rows: [0, 1].map(|i| floats(&tables[i])),
             dtables: [0, 1].map(|i| vec![0.0; tables[i].numel()]),
             dfusion: vec![[0.0; LANES]; fusion.iter().map(Vec::len).sum()],
             saved: SavedScores::default(),
-            context: vec![0.0; n_rows * H],
-            dquery: vec![0.0; (n_rows - batch.n_first) * H],
-            dkey: vec![0.0; n_rows * H],
-            dvalue: vec![0.0; n_rows * H],
+            context: operand(&vec![0.0; n_rows * H]),
+            drows: operand(&vec![0.0; n_rows * 3 * H]),
             batch,
             layer,
             fusion,
@@ -105,13 +100,12 @@ impl AttentionCase {
         let side_scores = side_scores(&self.batch, &self.class_rows, &self.table_rows);
         let inputs = AttentionInputs {
             sequences: &self.batch.sequences,
-            query: &self.query_rows,
+            rows: &self.rows,
+            query: &[],
             query_bias: &[],
-            key: &self.key_rows,
-            value: &self.value_rows,
             side_scores: &side_scores,
         };
-        attention_forward(attention, inputs, &mut self.saved, Context { rows: &mut self.context, prob_sums: &mut [] });
+        attention_forward(attention, inputs, &mut self.saved, Context::All(&mut self.context));
     }
 
     pub fn backward(&mut self) {
@@ -120,19 +114,15 @@ impl AttentionCase {
         let side_scores = side_scores(&self.batch, &self.class_rows, &self.table_rows);
         let inputs = AttentionInputs {
             sequences: &self.batch.sequences,
-            query: &self.query_rows,
+            rows: &self.rows,
+            query: &[],
             query_bias: &[],
-            key: &self.key_rows,
-            value: &self.value_rows,
             side_scores: &side_scores,
         };
         let dcontext = ContextGrad { rows: &self.dcontext_rows, prob_sums: &[] };
         let [of_attribute, of_positions] = &mut self.dtables;
         let grads = AttentionGrads {
-            query: &mut self.dquery,
-            query_bias: &mut [],
-            key: &mut self.dkey,
-            value: &mut self.dvalue,
+            rows: RowGrads::All(&mut self.drows),
             side_scores: &mut [&mut of_attribute[..], &mut of_positions[..]],
             fusion: &mut self.dfusion,
         };
@@ -159,31 +149,39 @@ impl AttentionCase {
         probs.matmul(&value).transpose(1, 2).reshape([SEQUENCES as i64, LENGTH as i64, H as i64])
     }
 
-    /// The context, and the gradients of queries behind the first positions, keys and values.
-    pub fn reference(&self) -> (Tensor, [Tensor; 3]) {
+    /// The context, and the gradients of queries, keys and values side by side.
+    pub fn reference(&self) -> (Tensor, Tensor) {
         let context = self.reference_forward();
         let inputs = [&self.query, &self.key, &self.value];
         let gradients = Tensor::run_backward(&[&context * self.dcontext.detach()], &inputs, false, false);
-        let [query, key, value] = gradients.try_into().expect("a gradient for each input");
-        (context, [query.narrow(1, 1, LENGTH as i64 - 1).contiguous(), key, value])
+        // The first position's query chooses among one key.
+        (context, Tensor::cat(&gradients, -1))
     }
 
-    /// Rows as `[B, L, H]`.
-    pub fn dense(&self, rows: &[f32]) -> Vec<f32> {
-        self.dense_from(rows, 0)
+    /// The context, `[B, L, H]`.
+    pub fn context(&self) -> Vec<f32> {
+        self.dense(&self.context, H)
     }
 
-    /// Rows of queries as `[B, L − 1, H]`.
-    pub fn dense_queries(&self, rows: &[f32]) -> Vec<f32> {
-        self.dense_from(rows, self.batch.n_first)
+    /// The gradients of queries, keys and values, `[B, L, 3 H]`.
+    pub fn gradients(&self) -> Vec<f32> {
+        self.dense(&self.drows, 3 * H)
     }
 
-    fn dense_from(&self, rows: &[f32], n_left_out: usize) -> Vec<f32> {
-        let first = usize::from(n_left_out > 0);
-        let row = |sequence: &Sequence, i: usize| (sequence.keys.row(i) - n_left_out) * H;
-        let all = self.batch.sequences.iter().flat_map(|sequence| (first..LENGTH).map(move |i| row(sequence, i)));
-        all.flat_map(|start| &rows[start..][..H]).copied().collect()
+    /// Rows as `[B, L, width]`.
+    fn dense(&self, rows: &OperandRows, width: usize) -> Vec<f32> {
+        let mut dense = vec![0.0; SEQUENCES * LENGTH * width];
+        let positions = self.batch.sequences.iter().flat_map(|sequence| (0..LENGTH).map(|i| sequence.keys.row(i)));
+        positions.zip(dense.chunks_exact_mut(width)).for_each(|(row, out)| rows.load(row * width, out));
+        dense
     }
+}
+
+fn operand(values: &[f32]) -> OperandRows {
+    let mut rows = OperandRows::default();
+    rows.resize(Precision::Float32, values.len());
+    rows.store(0, values);
+    rows
 }
 
 fn attention<'a>(batch: &'a MicroBatch, fusion: Fusion<'a>) -> Attention<'a> {

@@ -8,7 +8,7 @@ use rayon::prelude::*;
 use tch::Tensor;
 
 use super::batch::micro_batch::{BatchView, Padding};
-use super::encoder::step::{EncoderParts, ItemCache, StepContext};
+use super::encoder::step::{EncoderParts, StepContext};
 use super::loss::cross_entropy::SCORES;
 use super::params::look_up::LookUp;
 use super::params::tensors::integers;
@@ -121,9 +121,8 @@ impl FastPath {
             let (items, h) = (parameters.items, parameters.items.h);
             let mut step = StepContext::new(encoder, parameters, None);
             if step.wants_item_cache(view.items.len()) {
-                let whole = |rows| LookUp { rows: Cow::Owned(rows), width: h, ids: None };
-                let [query, key, value] = step.item_cache_rows(&[items.rows]).map(whole);
-                step.item_cache = Some(ItemCache { query, key, value });
+                let rows = Cow::Owned(step.item_cache_rows(&[items.rows]));
+                step.item_cache = Some(LookUp { rows, width: 3 * h, ids: None });
             }
             let ranked = || RankedItems::new(blocks(items, &[]), h, Extent::of(items.rows, h));
             (step, is_ranked.then(ranked))

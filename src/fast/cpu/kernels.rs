@@ -4,11 +4,13 @@ pub use super::attention::backward::backward as attention_backward;
 pub use super::attention::forward::forward as attention_forward;
 pub use super::attention::fusion::Fusion;
 pub use super::attention::geometry::{Geometry, Queries};
-pub use super::attention::inputs::{Attention, AttentionGrads, AttentionInputs, Context, ContextGrad, SavedScores};
+pub use super::attention::inputs::{
+    Attention, AttentionGrads, AttentionInputs, Context, ContextGrad, RowGrads, SavedScores,
+};
 pub use super::attention::side_scores::SideScores;
 pub use super::batch::micro_batch::{BatchView, ClassIndex, MicroBatch, Padding};
 pub use super::batch::sequence::Sequence;
-pub use super::gemm::{Epilogue, MatRef, gemm, pack_operand};
+pub use super::gemm::{Epilogue, MatRef, OperandRows, gemm, pack_operand};
 pub use super::loss::cross_entropy::{Catalogue, Targets};
 pub use super::ops::dropout::{RowDropout, Stream};
 pub use super::ops::layer_norm::{LayerNorm, LayerNormGrads, Normalized, add_norm, add_norm_backward};

@@ -15,7 +15,7 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::batch::micro_batch::BatchView;
-use super::encoder::step::{ItemCache, StepContext};
+use super::encoder::step::StepContext;
 use super::params::look_up::SharedTable;
 use super::path::{FastPath, gather};
 use super::rank::blocks::{blocks, items_of_blocks};
@@ -44,7 +44,7 @@ struct SharedRounds<'a> {
     /// The vectors that each rank has.
     vectors: SharedTable<'a>,
     /// Query, key and value of the items that this rank ranks among, where there is an item cache.
-    cache: Option<[Vec<f32>; 3]>,
+    cache: Option<Vec<f32>>,
 }
 
 impl FastPath {
@@ -150,11 +150,8 @@ impl SharedRounds<'_> {
         let wanted = |owners| wanted(team, owners, *view, sequences, None);
         step.look_up = vectors.fetch(team, wanted(vectors.owners))?;
         if let Some(rows) = cache {
-            let fetch = |rows: &Vec<f32>| {
-                SharedTable { owners: ranked, rows, width: vectors.width }.fetch(team, wanted(ranked))
-            };
-            let [query, key, value] = rows;
-            step.item_cache = Some(ItemCache { query: fetch(query)?, key: fetch(key)?, value: fetch(value)? });
+            let table = SharedTable { owners: ranked, rows, width: 3 * vectors.width };
+            step.item_cache = Some(table.fetch(team, wanted(ranked))?);
         }
         let (step, own) = (&*step, sequences[team.rank()].clone());
         let starts: Vec<usize> = own.clone().step_by(*size).collect();

@@ -1,14 +1,23 @@
 //! The backward pass: the gradient of probabilities, softmax, fusion, then of side streams, queries, keys and values.
 
+use std::mem::take;
+
 use super::forward::dot_per_head;
 use super::fusion::Maps;
-use super::geometry::{Geometry, Queries, SequenceLanes};
-use super::inputs::{Attention, AttentionGrads, AttentionInputs, ContextGrad, HeadRows, SavedScores, SequenceScores};
+use super::geometry::{Geometry, Query, SequenceLanes};
+use super::inputs::{
+    Attention, AttentionGrads, AttentionInputs, ContextGrad, HeadRows, RowGrads, SavedScores, SequenceScores,
+};
 use super::mask::ScoreMasks;
 use crate::fast::cpu::ops::simd::{LANES, Lanes, WeightedRows, axpy, scale_into};
+use crate::fast::cpu::ops::zero;
 
 /// Memory of a thread.
 struct Work {
+    /// Query, key and value of a sequence's rows, `[keys, 3 H]`, in the last layer the rows, `[keys, H]`.
+    rows: Vec<f32>,
+    /// Their gradient, `[keys, 3 H]`; empty in the last layer.
+    drows: Vec<f32>,
     /// Probabilities after dropout, `[keys, blocks]`.
     dropped_probs: Vec<Lanes>,
     /// Their gradient, `[keys, blocks]`.
@@ -26,6 +35,8 @@ struct Work {
 impl Work {
     fn new(geometry: Geometry, n_maps: usize) -> Self {
         Self {
+            rows: Vec::new(),
+            drows: Vec::new(),
             dropped_probs: Vec::new(),
             ddropped_probs: Vec::new(),
             dfused: vec![[0.0; LANES]; geometry.length],
@@ -55,43 +66,71 @@ pub fn backward(
     let mut rest = saved.all();
     let mut masks = ScoreMasks::new(geometry, dropout);
     let mut work = Work::new(geometry, inputs.n_maps());
-    first_positions(geometry, dcontext, &mut masks, &mut into);
     for (number, &sequence) in inputs.sequences.iter().enumerate() {
         let lanes = geometry.lanes(number, sequence);
-        if sequence.n_keys == 1 {
-            single_key(geometry, inputs, lanes, dcontext, &mut masks, &mut into);
-            continue;
+        inputs.load(geometry, sequence, &mut work.rows);
+        if sequence.n_keys > 1 {
+            let own = rest.next(lanes, inputs.n_maps(), |rest, n| rest.split_off(..n));
+            work.resize(lanes);
+            masks.draw(lanes);
+            dropped_probs_grad(geometry, inputs, lanes, dcontext, &mut work);
+            scores(attention, inputs, lanes, &masks, own, &mut work, into.fusion);
+            side_scores(geometry, inputs, lanes, &work, into.side_scores);
         }
-        let own = rest.next(lanes, inputs.n_maps(), |rest, n| rest.split_off(..n));
-        work.resize(lanes);
-        masks.draw(lanes);
-        dropped_probs_grad(geometry, inputs, lanes, dcontext, &mut work);
-        scores(attention, inputs, lanes, &masks, own, &mut work, &mut into);
-        side_scores(geometry, inputs, lanes, &work, &mut into);
-        queries(geometry, inputs, lanes, &work, &mut into);
-        match geometry.queries {
-            Queries::All => {
-                values(geometry, lanes, dcontext, &mut work, &mut into);
-                keys(geometry, inputs, lanes, &work, &mut into);
+        match &mut into.rows {
+            RowGrads::All(into) => {
+                let mut drows = take(&mut work.drows);
+                zero(&mut drows, work.rows.len());
+                first_position(geometry, lanes, dcontext, &mut masks, &mut drows);
+                if sequence.n_keys > 1 {
+                    queries(geometry, inputs, lanes, &work, &mut drows, &mut []);
+                    keys(geometry, inputs, lanes, &work, &mut drows);
+                    values(geometry, lanes, dcontext, &mut work, &mut drows);
+                } else {
+                    single_key(geometry, inputs, lanes, dcontext, &mut masks, &mut drows);
+                }
+                let (first, others) = drows.split_at(geometry.row_width());
+                into.store(sequence.keys.first * first.len(), first);
+                into.store(sequence.keys.second * first.len(), others);
+                work.drows = drows;
             }
-            Queries::Last => rows(geometry, inputs, lanes, dcontext, &mut work, &mut into),
+            RowGrads::Last { query, query_bias, rows: drows } => {
+                if sequence.n_keys > 1 {
+                    queries(geometry, inputs, lanes, &work, query, query_bias);
+                    rows(geometry, inputs, lanes, dcontext, &mut work, drows);
+                } else {
+                    let drow = &mut drows[sequence.keys.first * geometry.h..][..geometry.h];
+                    drow.fill(0.0);
+                    single_key(geometry, inputs, lanes, dcontext, &mut masks, drow);
+                    let strides = geometry.query_strides(inputs.sequences);
+                    (0..geometry.heads).for_each(|head| query[strides.range(number, head)].fill(0.0));
+                    query_bias[number * geometry.heads..][..geometry.heads].fill(0.0);
+                }
+            }
         }
     }
 }
 
-/// Separate first positions: their context is their value.
+/// A separate first position: its context is its value.
 #[inline(always)]
-fn first_positions(geometry: Geometry, dcontext: ContextGrad, masks: &mut ScoreMasks, into: &mut AttentionGrads) {
-    let strides = geometry.key_strides();
-    for row in geometry.first_positions() {
-        for (head, &weight) in masks.single_key(row).iter().enumerate() {
-            let range = strides.range(row, head);
-            scale_into(weight, &dcontext.rows[range.clone()], &mut into.value[range]);
-        }
+fn first_position(
+    geometry: Geometry,
+    lanes: SequenceLanes,
+    dcontext: ContextGrad,
+    masks: &mut ScoreMasks,
+    drows: &mut [f32],
+) {
+    if geometry.first_query() == 0 {
+        return;
+    }
+    let (row, strides) = (lanes.sequence.keys.first, geometry.value_strides());
+    for (head, &weight) in masks.single_key(row).iter().enumerate() {
+        let dcontext = &dcontext.rows[row * geometry.h + head * strides.width..][..strides.width];
+        scale_into(weight, dcontext, &mut drows[strides.range(0, head)]);
     }
 }
 
-/// A sequence of a single key, whose probability does not depend on its score.
+/// A sequence of a single key, whose probability does not depend on its score: adds to the gradient of its row.
 #[inline(always)]
 fn single_key(
     geometry: Geometry,
@@ -99,26 +138,12 @@ fn single_key(
     lanes: SequenceLanes,
     dcontext: ContextGrad,
     masks: &mut ScoreMasks,
-    into: &mut AttentionGrads,
+    drow: &mut [f32],
 ) {
-    let (query_strides, key_strides) = (geometry.query_strides(inputs.sequences), geometry.key_strides());
-    let (h, heads, sequence) = (geometry.h, geometry.heads, lanes.sequence);
-    let value = sequence.keys.first;
-    into.key[sequence.keys.first * h..][..h].fill(0.0);
+    let (contexts, values) = (geometry.context_strides(inputs.sequences), geometry.value_strides());
     for query in geometry.queries(lanes) {
-        let dvalue = match geometry.queries {
-            Queries::All => &mut *into.value,
-            Queries::Last => &mut *into.key,
-        };
-        dvalue[value * h..][..h].fill(0.0);
         for (head, &weight) in masks.single_key(query.row).iter().enumerate() {
-            let dcontext = &dcontext.rows[query_strides.range(query.row, head)];
-            axpy(weight, dcontext, &mut dvalue[key_strides.range(value, head)]);
-            into.query[query_strides.range(geometry.query_row(query.row), head)].fill(0.0);
-        }
-        let of_heads = query.row * heads..(query.row + 1) * heads;
-        if let Some(bias) = into.query_bias.get_mut(of_heads) {
-            bias.fill(0.0);
+            axpy(weight, &dcontext.rows[contexts.range(query.row, head)], &mut drow[values.range(0, head)]);
         }
     }
 }
@@ -134,14 +159,14 @@ fn dropped_probs_grad(
 ) {
     let SequenceLanes { sequence, .. } = lanes;
     let (heads, width) = (geometry.heads, lanes.width());
-    let contexts = HeadRows { data: dcontext.rows, strides: geometry.query_strides(inputs.sequences) };
-    let value_rows = HeadRows { data: inputs.value, strides: geometry.key_strides() };
+    let contexts = HeadRows { data: dcontext.rows, strides: geometry.context_strides(inputs.sequences) };
+    let values = HeadRows { data: &work.rows, strides: geometry.value_strides() };
     let ddropped_probs = work.ddropped_probs.as_flattened_mut();
     for (q, query) in geometry.queries(lanes).enumerate() {
         let of_heads = query.row * heads..(query.row + 1) * heads;
         for j in 0..sequence.n_attended {
             let to = &mut ddropped_probs[j * width + q * heads..][..heads];
-            dot_per_head(contexts, query.row, value_rows, sequence.keys.row(j), to);
+            dot_per_head(contexts, query.row, values, j, to);
             if let Some(dsums) = dcontext.prob_sums.get(of_heads.clone()) {
                 axpy(1.0, dsums, to);
             }
@@ -159,7 +184,7 @@ fn scores(
     masks: &ScoreMasks,
     saved: SequenceScores<&[Lanes]>,
     work: &mut Work,
-    into: &mut AttentionGrads,
+    dfusion: &mut [Lanes],
 ) {
     let SequenceLanes { sequence, blocks, .. } = lanes;
     let (n_maps, keys) = (inputs.n_maps(), sequence.n_keys);
@@ -167,7 +192,7 @@ fn scores(
         softmax_block(attention.geometry, lanes, block, masks, saved.probs, work);
         let (dfused, dblock) = (&work.dfused[..keys], &mut work.dblock[..n_maps * keys]);
         let maps = Maps { all: saved.maps, blocks, block, keys };
-        attention.fusion.backward(maps, &saved.gates[block * n_maps..][..n_maps], dfused, dblock, into.fusion);
+        attention.fusion.backward(maps, &saved.gates[block * n_maps..][..n_maps], dfused, dblock, dfusion);
         for (dmap, dblock) in work.dmaps.iter_mut().zip(dblock.chunks_exact(keys)) {
             for (to, score) in dmap[block..].iter_mut().step_by(blocks).zip(dblock) {
                 *to = *score;
@@ -214,13 +239,13 @@ fn side_scores(
     inputs: AttentionInputs,
     lanes: SequenceLanes,
     work: &Work,
-    into: &mut AttentionGrads,
+    into: &mut [&mut [f32]],
 ) {
     let SequenceLanes { sequence, .. } = lanes;
     let (heads, width) = (geometry.heads, lanes.width());
     for (q, query) in geometry.queries(lanes).enumerate() {
         for j in 0..sequence.n_keys {
-            for (side, (scores, into)) in inputs.side_scores.iter().zip(&mut *into.side_scores).enumerate() {
+            for (side, (scores, into)) in inputs.side_scores.iter().zip(&mut *into).enumerate() {
                 let dmap = work.dmaps[inputs.side_map(side)].as_flattened();
                 let dscores = &dmap[j * width + q * heads..][..heads];
                 scores.backward(sequence.keys.row(query.position), sequence.keys.row(j), dscores, into);
@@ -231,18 +256,24 @@ fn side_scores(
 
 /// dqueryᵢ = Σⱼ dsᵢⱼ keyⱼ.
 #[inline(always)]
-fn queries(geometry: Geometry, inputs: AttentionInputs, lanes: SequenceLanes, work: &Work, into: &mut AttentionGrads) {
-    let SequenceLanes { sequence, .. } = lanes;
+fn queries(
+    geometry: Geometry,
+    inputs: AttentionInputs,
+    lanes: SequenceLanes,
+    work: &Work,
+    dquery: &mut [f32],
+    dbias: &mut [f32],
+) {
     let (query_strides, key_strides) = (geometry.query_strides(inputs.sequences), geometry.key_strides());
-    let (heads, stride, count) = (geometry.heads, lanes.width(), sequence.n_keys);
+    let (heads, stride, count) = (geometry.heads, lanes.width(), lanes.sequence.n_keys);
     let dscores = work.dmaps[inputs.item_map()].as_flattened();
     for head in 0..heads {
         for (q, query) in geometry.queries(lanes).enumerate() {
             let weights = &dscores[q * heads + head..];
-            let offset = |j| key_strides.start(sequence.keys.row(j), head);
-            WeightedRows { weights, stride, rows: inputs.key, offset, count }
-                .sum(&mut into.query[query_strides.range(geometry.query_row(query.row), head)]);
-            if let Some(bias) = into.query_bias.get_mut(query.row * heads + head) {
+            let offset = |j| key_strides.start(j, head);
+            WeightedRows { weights, stride, rows: &work.rows, offset, count }
+                .sum(&mut dquery[query_strides.range(query.local, head)]);
+            if let Some(bias) = dbias.get_mut(query.row * heads + head) {
                 *bias = weights.iter().step_by(stride).take(count).sum();
             }
         }
@@ -251,20 +282,16 @@ fn queries(geometry: Geometry, inputs: AttentionInputs, lanes: SequenceLanes, wo
 
 /// dvalueⱼ = Σᵢ pᵢⱼ dcontextᵢ; added where the value is that of a separate first position.
 #[inline(always)]
-fn values(geometry: Geometry, lanes: SequenceLanes, dcontext: ContextGrad, work: &mut Work, into: &mut AttentionGrads) {
-    let SequenceLanes { sequence, .. } = lanes;
-    let (heads, width, strides) = (geometry.heads, lanes.width(), geometry.key_strides());
-    let (first, count) = (first_row(geometry, lanes), n_queries(geometry, lanes));
-    for j in sequence.n_attended..sequence.n_keys {
-        into.value[sequence.keys.row(j) * geometry.h..][..geometry.h].fill(0.0);
-    }
+fn values(geometry: Geometry, lanes: SequenceLanes, dcontext: ContextGrad, work: &mut Work, drows: &mut [f32]) {
+    let (heads, width, strides) = (geometry.heads, lanes.width(), geometry.value_strides());
+    let (h, first, count) = (geometry.h, first_query(geometry, lanes), geometry.queries(lanes).count());
     for head in 0..heads {
-        for j in 0..sequence.n_attended {
+        for j in 0..lanes.sequence.n_attended {
             let weights = &work.dropped_probs.as_flattened()[j * width + head..];
-            let offset = |q| strides.start(first + q, head);
+            let offset = |q| (first.row + q) * h + head * strides.width;
             // From a query to the next.
             let terms = WeightedRows { weights, stride: heads, rows: dcontext.rows, offset, count };
-            let to = &mut into.value[strides.range(sequence.keys.row(j), head)];
+            let to = &mut drows[strides.range(j, head)];
             if j < geometry.first_query() {
                 terms.sum(&mut work.row[..to.len()]);
                 axpy(1.0, &work.row[..to.len()], to);
@@ -277,17 +304,17 @@ fn values(geometry: Geometry, lanes: SequenceLanes, dcontext: ContextGrad, work:
 
 /// dkeyⱼ = Σᵢ dsᵢⱼ queryᵢ.
 #[inline(always)]
-fn keys(geometry: Geometry, inputs: AttentionInputs, lanes: SequenceLanes, work: &Work, into: &mut AttentionGrads) {
-    let SequenceLanes { sequence, .. } = lanes;
-    let (heads, width, strides) = (geometry.heads, lanes.width(), geometry.key_strides());
-    let (first, count) = (geometry.query_row(first_row(geometry, lanes)), n_queries(geometry, lanes));
+fn keys(geometry: Geometry, inputs: AttentionInputs, lanes: SequenceLanes, work: &Work, drows: &mut [f32]) {
+    let (query_strides, key_strides) = (geometry.query_strides(inputs.sequences), geometry.key_strides());
+    let (heads, width) = (geometry.heads, lanes.width());
+    let (first, count) = (first_query(geometry, lanes), geometry.queries(lanes).count());
     let dscores = work.dmaps[inputs.item_map()].as_flattened();
     for head in 0..heads {
-        for j in 0..sequence.n_keys {
+        for j in 0..lanes.sequence.n_keys {
             let weights = &dscores[j * width + head..];
-            let offset = |q| strides.start(first + q, head);
-            WeightedRows { weights, stride: heads, rows: inputs.query, offset, count }
-                .sum(&mut into.key[strides.range(sequence.keys.row(j), head)]);
+            let offset = |q| query_strides.start(first.local + q, head);
+            WeightedRows { weights, stride: heads, rows: &work.rows, offset, count }
+                .sum(&mut drows[key_strides.range(j, head)]);
         }
     }
 }
@@ -300,16 +327,15 @@ fn rows(
     lanes: SequenceLanes,
     dcontext: ContextGrad,
     work: &mut Work,
-    into: &mut AttentionGrads,
+    drows: &mut [f32],
 ) {
-    let SequenceLanes { sequence, .. } = lanes;
+    let SequenceLanes { sequence, number, .. } = lanes;
     let (h, width, strides) = (geometry.h, lanes.width(), geometry.query_strides(inputs.sequences));
-    let first = first_row(geometry, lanes);
-    let offset = |head| strides.start(first, head);
+    let offset = |head| strides.start(number, head);
     let by_head = |weights, rows| WeightedRows { weights, stride: 1, rows, offset, count: geometry.heads };
     let (weights, dscores) = (work.dropped_probs.as_flattened(), work.dmaps[inputs.item_map()].as_flattened());
     for j in 0..sequence.n_keys {
-        let to = &mut into.key[sequence.keys.row(j) * h..][..h];
+        let to = &mut drows[sequence.keys.row(j) * h..][..h];
         by_head(&dscores[j * width..], inputs.query).sum(to);
         if j < sequence.n_attended {
             by_head(&weights[j * width..], dcontext.rows).sum(&mut work.row);
@@ -318,13 +344,8 @@ fn rows(
     }
 }
 
-/// The row of a sequence's first query among the contexts.
+/// The first query of a sequence of several keys.
 #[inline(always)]
-fn first_row(geometry: Geometry, lanes: SequenceLanes) -> usize {
-    geometry.queries(lanes).next().map_or(0, |query| query.row)
-}
-
-#[inline(always)]
-fn n_queries(geometry: Geometry, lanes: SequenceLanes) -> usize {
-    geometry.queries(lanes).count()
+fn first_query(geometry: Geometry, lanes: SequenceLanes) -> Query {
+    geometry.queries(lanes).next().expect("a sequence of several keys has a query")
 }

@@ -4,11 +4,16 @@ use super::fusion::Maps;
 use super::geometry::{Geometry, SequenceLanes};
 use super::inputs::{Attention, AttentionInputs, Context, HeadRows, SavedScores, SequenceScores};
 use super::mask::{MASKED, ScoreMasks};
+use crate::fast::cpu::gemm::OperandRows;
 use crate::fast::cpu::ops::simd::{LANES, Lanes, WeightedRows, axpy, dot, dot_heads, scale_into};
 use crate::fast::cpu::ops::softmax::softmax;
 
 /// Memory of a thread.
 struct Work {
+    /// Query, key and value of a sequence's rows, `[keys, 3 H]`, in the last layer the rows, `[keys, H]`.
+    rows: Vec<f32>,
+    /// The contexts of a sequence, `[keys, H]`.
+    context: Vec<f32>,
     /// The fused scores of a block, then its probabilities, `[keys]`.
     fused: Vec<Lanes>,
     /// Probabilities after dropout, `[keys, blocks]`.
@@ -23,32 +28,57 @@ pub fn forward(attention: Attention, inputs: AttentionInputs, saved: &mut SavedS
     saved.resize(geometry, inputs);
     let mut rest = saved.all_mut();
     let mut masks = ScoreMasks::new(geometry, dropout);
-    let mut work = Work { fused: vec![[0.0; LANES]; geometry.length], dropped_probs: Vec::new() };
-    first_positions(geometry, inputs, &mut masks, &mut out);
+    let fused = vec![[0.0; LANES]; geometry.length];
+    let mut work = Work { rows: Vec::new(), context: Vec::new(), fused, dropped_probs: Vec::new() };
+    if let Context::All(out) = &mut out {
+        first_positions(geometry, inputs, &mut masks, &mut work, out);
+    }
     for (number, &sequence) in inputs.sequences.iter().enumerate() {
         let lanes = geometry.lanes(number, sequence);
-        if sequence.n_keys == 1 {
-            single_key(geometry, inputs, lanes, &mut masks, &mut out);
-            continue;
+        let Some(first) = geometry.queries(lanes).next() else { continue };
+        inputs.load(geometry, sequence, &mut work.rows);
+        if sequence.n_keys > 1 {
+            let own = rest.next(lanes, inputs.n_maps(), |rest, n| rest.split_off_mut(..n));
+            masks.draw(lanes);
+            side_scores(geometry, inputs, lanes, own.maps);
+            item_scores(geometry, inputs, lanes, &work.rows, own.maps);
+            probabilities(attention, inputs, lanes, &masks, own, &mut work);
         }
-        let own = rest.next(lanes, inputs.n_maps(), |rest, n| rest.split_off_mut(..n));
-        masks.draw(lanes);
-        side_scores(geometry, inputs, lanes, own.maps);
-        item_scores(geometry, inputs, lanes, own.maps);
-        probabilities(attention, inputs, lanes, &masks, own, &mut work);
-        weighted_values(geometry, inputs, lanes, &work.dropped_probs, &mut out);
+        let Work { rows, context, dropped_probs, .. } = &mut work;
+        let (to, prob_sums) = match &mut out {
+            Context::All(_) => {
+                context.resize(sequence.n_keys * geometry.h, 0.0);
+                (&mut context[..], &mut [][..])
+            }
+            Context::Last { rows, prob_sums } => (&mut **rows, &mut **prob_sums),
+        };
+        match sequence.n_keys {
+            1 => single_key(geometry, inputs, lanes, rows, &mut masks, to, prob_sums),
+            _ => weighted_values(geometry, inputs, lanes, rows, dropped_probs, to, prob_sums),
+        }
+        if let Context::All(out) = &mut out {
+            out.store(first.row * geometry.h, &context[first.local * geometry.h..]);
+        }
     }
 }
 
 /// Separate first positions: their only key is themselves, so that their context is their value.
 #[inline(always)]
-fn first_positions(geometry: Geometry, inputs: AttentionInputs, masks: &mut ScoreMasks, out: &mut Context) {
-    let strides = geometry.key_strides();
+fn first_positions(
+    geometry: Geometry,
+    inputs: AttentionInputs,
+    masks: &mut ScoreMasks,
+    work: &mut Work,
+    out: &mut OperandRows,
+) {
+    let (h, strides) = (geometry.h, geometry.value_strides());
+    let Work { rows: value, context, .. } = work;
+    [&mut *value, &mut *context].into_iter().for_each(|row| row.resize(h, 0.0));
     for row in geometry.first_positions() {
-        for (head, &weight) in masks.single_key(row).iter().enumerate() {
-            let range = strides.range(row, head);
-            scale_into(weight, &inputs.value[range.clone()], &mut out.rows[range]);
-        }
+        inputs.rows.load(strides.start(row, 0), value);
+        let heads = context.chunks_exact_mut(strides.width).zip(value.chunks_exact(strides.width));
+        heads.zip(masks.single_key(row)).for_each(|((context, value), &weight)| scale_into(weight, value, context));
+        out.store(row * h, context);
     }
 }
 
@@ -58,16 +88,17 @@ fn single_key(
     geometry: Geometry,
     inputs: AttentionInputs,
     lanes: SequenceLanes,
+    rows: &[f32],
     masks: &mut ScoreMasks,
-    out: &mut Context,
+    out: &mut [f32],
+    prob_sums: &mut [f32],
 ) {
-    let (queries, keys) = (geometry.query_strides(inputs.sequences), geometry.key_strides());
-    let value = lanes.sequence.keys.first;
+    let (contexts, values) = (geometry.context_strides(inputs.sequences), geometry.value_strides());
     for query in geometry.queries(lanes) {
         for (head, &weight) in masks.single_key(query.row).iter().enumerate() {
-            let to = &mut out.rows[queries.range(query.row, head)];
-            scale_into(weight, &inputs.value[keys.range(value, head)], to);
-            if let Some(sum) = out.prob_sums.get_mut(query.row * geometry.heads + head) {
+            let to = &mut out[contexts.range(query.local, head)];
+            scale_into(weight, &rows[values.range(0, head)], to);
+            if let Some(sum) = prob_sums.get_mut(query.row * geometry.heads + head) {
                 *sum = weight;
             }
         }
@@ -93,17 +124,17 @@ fn side_scores(geometry: Geometry, inputs: AttentionInputs, lanes: SequenceLanes
 
 /// The item's map: query · key.
 #[inline(always)]
-fn item_scores(geometry: Geometry, inputs: AttentionInputs, lanes: SequenceLanes, maps: &mut [Lanes]) {
+fn item_scores(geometry: Geometry, inputs: AttentionInputs, lanes: SequenceLanes, rows: &[f32], maps: &mut [Lanes]) {
     let SequenceLanes { sequence, .. } = lanes;
     let (heads, width) = (geometry.heads, lanes.width());
-    let queries = HeadRows { data: inputs.query, strides: geometry.query_strides(inputs.sequences) };
-    let keys = HeadRows { data: inputs.key, strides: geometry.key_strides() };
+    let queries = HeadRows::queries(geometry, inputs, rows);
+    let keys = HeadRows { data: rows, strides: geometry.key_strides() };
     let map = &mut maps.as_flattened_mut()[inputs.item_map() * lanes.map_len() * LANES..];
     for (q, query) in geometry.queries(lanes).enumerate() {
         let of_heads = query.row * heads..(query.row + 1) * heads;
         for j in 0..sequence.n_keys {
             let to = &mut map[j * width + q * heads..][..heads];
-            dot_per_head(queries, geometry.query_row(query.row), keys, sequence.keys.row(j), to);
+            dot_per_head(queries, query.local, keys, j, to);
             // q · b_K; empty unless queries are absorbed.
             if let Some(bias) = inputs.query_bias.get(of_heads.clone()) {
                 axpy(1.0, bias, to);
@@ -153,19 +184,21 @@ fn weighted_values(
     geometry: Geometry,
     inputs: AttentionInputs,
     lanes: SequenceLanes,
+    rows: &[f32],
     weights: &[Lanes],
-    out: &mut Context,
+    out: &mut [f32],
+    prob_sums: &mut [f32],
 ) {
     let SequenceLanes { sequence, .. } = lanes;
-    let (queries, keys) = (geometry.query_strides(inputs.sequences), geometry.key_strides());
+    let (contexts, values) = (geometry.context_strides(inputs.sequences), geometry.value_strides());
     let stride = lanes.width();
     for (q, query) in geometry.queries(lanes).enumerate() {
         for head in 0..geometry.heads {
             let weights = &weights.as_flattened()[q * geometry.heads + head..];
-            let offset = |j| keys.start(sequence.keys.row(j), head);
-            WeightedRows { weights, stride, rows: inputs.value, offset, count: sequence.n_attended }
-                .sum(&mut out.rows[queries.range(query.row, head)]);
-            if let Some(sum) = out.prob_sums.get_mut(query.row * geometry.heads + head) {
+            let offset = |j| values.start(j, head);
+            WeightedRows { weights, stride, rows, offset, count: sequence.n_attended }
+                .sum(&mut out[contexts.range(query.local, head)]);
+            if let Some(sum) = prob_sums.get_mut(query.row * geometry.heads + head) {
                 *sum = weights.iter().step_by(stride).take(sequence.n_attended).sum();
             }
         }

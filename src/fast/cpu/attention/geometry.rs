@@ -29,11 +29,14 @@ pub struct Geometry {
     pub n_first: usize,
 }
 
-/// A query: the row of its context, and its position in the sequence.
+/// A query of a sequence.
 #[derive(Debug, Clone, Copy)]
 pub struct Query {
+    /// The row of its context in the micro-batch.
     pub row: usize,
     pub position: usize,
+    /// Its index among the queries at hand: the sequence's, or in the last layer the micro-batch's.
+    pub local: usize,
 }
 
 /// A sequence with its queries in lanes: lane q · heads + n is its q-th query in head n. A score map of it is
@@ -64,6 +67,8 @@ impl SequenceLanes {
 /// Where a row of a head lies.
 #[derive(Debug, Clone, Copy)]
 pub struct HeadStrides {
+    /// Where the first row begins.
+    pub offset: usize,
     /// From a row to the next.
     pub row: usize,
     /// From a head to the next.
@@ -75,7 +80,7 @@ pub struct HeadStrides {
 impl HeadStrides {
     #[inline(always)]
     pub fn start(self, row: usize, head: usize) -> usize {
-        row * self.row + head * self.head
+        self.offset + row * self.row + head * self.head
     }
 
     #[inline(always)]
@@ -111,22 +116,16 @@ impl Geometry {
             Queries::All => (sequence.keys.row(self.first_query()).., self.first_query()..sequence.n_keys),
             Queries::Last => (number.., sequence.len - 1..sequence.len),
         };
-        rows.zip(positions).map(|(row, position)| Query { row, position })
+        rows.zip(positions).map(move |(row, position)| {
+            let local = if self.queries == Queries::All { position } else { row };
+            Query { row, position, local }
+        })
     }
 
     /// The first position that has a query.
     #[inline(always)]
     pub fn first_query(self) -> usize {
         usize::from(self.n_first > 0)
-    }
-
-    /// The row among the queries of a row among the contexts.
-    #[inline(always)]
-    pub fn query_row(self, row: usize) -> usize {
-        match self.queries {
-            Queries::All => row - self.n_first,
-            Queries::Last => row,
-        }
     }
 
     /// The rows of separate first positions, among the contexts.
@@ -138,22 +137,53 @@ impl Geometry {
         }
     }
 
-    /// The strides of queries and contexts.
+    /// The width of a row that holds key and value: query, key and value, or the row that is both.
     #[inline(always)]
-    pub fn query_strides(self, sequences: &[Sequence]) -> HeadStrides {
+    pub fn row_width(self) -> usize {
         match self.queries {
-            Queries::All => self.key_strides(),
-            Queries::Last => HeadStrides { row: self.h, head: sequences.len() * self.h, width: self.h },
+            Queries::All => 3 * self.h,
+            Queries::Last => self.h,
         }
     }
 
-    /// The strides of keys and values.
+    /// The strides of queries: of a sequence's rows, or of the micro-batch's absorbed queries.
+    #[inline(always)]
+    pub fn query_strides(self, sequences: &[Sequence]) -> HeadStrides {
+        match self.queries {
+            Queries::All => self.part_strides(0),
+            Queries::Last => self.context_strides(sequences),
+        }
+    }
+
+    /// The strides of keys in a sequence's rows.
     #[inline(always)]
     pub fn key_strides(self) -> HeadStrides {
-        let (head, width) = match self.queries {
-            Queries::All => (self.h / self.heads, self.h / self.heads),
-            Queries::Last => (0, self.h),
-        };
-        HeadStrides { row: self.h, head, width }
+        self.part_strides(1)
+    }
+
+    /// The strides of values in a sequence's rows.
+    #[inline(always)]
+    pub fn value_strides(self) -> HeadStrides {
+        self.part_strides(2)
+    }
+
+    /// The strides of contexts: `[rows, H]`, or `[heads, queries, H]` of absorbed queries.
+    #[inline(always)]
+    pub fn context_strides(self, sequences: &[Sequence]) -> HeadStrides {
+        let (h, d) = (self.h, self.h / self.heads);
+        match self.queries {
+            Queries::All => HeadStrides { offset: 0, row: h, head: d, width: d },
+            Queries::Last => HeadStrides { offset: 0, row: h, head: sequences.len() * h, width: h },
+        }
+    }
+
+    /// Those of query (0), key (1) or value (2).
+    #[inline(always)]
+    fn part_strides(self, part: usize) -> HeadStrides {
+        let (h, d, row) = (self.h, self.h / self.heads, self.row_width());
+        match self.queries {
+            Queries::All => HeadStrides { offset: part * h, row, head: d, width: d },
+            Queries::Last => HeadStrides { offset: 0, row, head: 0, width: h },
+        }
     }
 }

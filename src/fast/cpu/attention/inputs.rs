@@ -1,9 +1,10 @@
 //! What attention reads, writes, and keeps for its backward pass.
 
 use super::fusion::Fusion;
-use super::geometry::{Geometry, HeadStrides, SequenceLanes};
+use super::geometry::{Geometry, HeadStrides, Queries, SequenceLanes};
 use super::side_scores::SideScores;
 use crate::fast::cpu::batch::sequence::Sequence;
+use crate::fast::cpu::gemm::OperandRows;
 use crate::fast::cpu::ops::dropout::RowDropout;
 use crate::fast::cpu::ops::simd::{LANES, Lanes};
 
@@ -20,49 +21,63 @@ pub struct Attention<'a> {
 #[derive(Debug, Clone, Copy)]
 pub struct AttentionInputs<'a> {
     pub sequences: &'a [Sequence],
-    /// `[queries, H]`; absorbed `[heads, queries, H]`.
+    /// Query, key and value of every row, `[rows, 3 H]`; where queries are absorbed the row itself, `[rows, H]`.
+    pub rows: &'a OperandRows,
+    /// Where queries are absorbed `[heads, queries, H]`, else empty.
     pub query: &'a [f32],
     /// Added to the item's scores of a query, `[queries, heads]`: q · b_K where queries are absorbed, else empty.
     pub query_bias: &'a [f32],
-    /// `[rows, H]`
-    pub key: &'a [f32],
-    /// `[rows, H]`
-    pub value: &'a [f32],
     /// Those of the attributes, then those of the positions; none where these enter the input.
     pub side_scores: &'a [SideScores<'a>],
 }
 
-/// The output.
+/// The output, Σⱼ pⱼ valueⱼ.
 #[derive(Debug)]
-pub struct Context<'a> {
-    /// Σⱼ pⱼ valueⱼ, laid out as the queries, with a row for each separate first position.
-    pub rows: &'a mut [f32],
-    /// Σⱼ pⱼ, `[queries, heads]` where queries are absorbed, else empty.
-    pub prob_sums: &'a mut [f32],
+pub enum Context<'a> {
+    /// Of every row, `[rows, H]`.
+    All(&'a mut OperandRows),
+    /// Of absorbed queries.
+    Last {
+        /// `[heads, queries, H]`
+        rows: &'a mut [f32],
+        /// Σⱼ pⱼ, `[queries, heads]`.
+        prob_sums: &'a mut [f32],
+    },
 }
 
 /// The gradient of the output.
 #[derive(Debug, Clone, Copy)]
 pub struct ContextGrad<'a> {
+    /// `[rows, H]`, of absorbed queries `[heads, queries, H]`.
     pub rows: &'a [f32],
+    /// `[queries, heads]` where queries are absorbed, else empty.
     pub prob_sums: &'a [f32],
 }
 
 /// The gradients of the inputs, which are written, and of scores and fusion, which are added to.
 #[derive(Debug)]
 pub struct AttentionGrads<'a> {
-    /// As the queries are.
-    pub query: &'a mut [f32],
-    /// `[queries, heads]` or empty.
-    pub query_bias: &'a mut [f32],
-    /// `[rows, H]`; where queries are absorbed that of the rows, as keys and as values.
-    pub key: &'a mut [f32],
-    /// `[rows, H]`; empty where queries are absorbed.
-    pub value: &'a mut [f32],
+    pub rows: RowGrads<'a>,
     /// Of every table or of its projections.
     pub side_scores: &'a mut [&'a mut [f32]],
     /// Of the fusion's parameters, one after the other.
     pub fusion: &'a mut [Lanes],
+}
+
+/// The gradients of queries, keys and values.
+#[derive(Debug)]
+pub enum RowGrads<'a> {
+    /// Of every row, `[rows, 3 H]`.
+    All(&'a mut OperandRows),
+    /// Of absorbed queries, and of the rows as keys and as values.
+    Last {
+        /// `[heads, queries, H]`
+        query: &'a mut [f32],
+        /// `[queries, heads]`
+        query_bias: &'a mut [f32],
+        /// `[rows, H]`
+        rows: &'a mut [f32],
+    },
 }
 
 /// The scores that the forward pass keeps, of one sequence after the other. Sequences of a single key have none.
@@ -95,6 +110,21 @@ impl AttentionInputs<'_> {
     #[inline(always)]
     pub fn item_map(self) -> usize {
         self.side_scores.len().saturating_sub(1)
+    }
+
+    /// Loads the rows of a sequence, by position.
+    ///
+    /// # Shapes
+    /// out `[keys, 3 H]`, where queries are absorbed `[keys, H]`
+    #[inline(always)]
+    pub fn load(self, geometry: Geometry, sequence: Sequence, out: &mut Vec<f32>) {
+        let width = geometry.row_width();
+        out.resize(sequence.n_keys * width, 0.0);
+        let (first, others) = out.split_at_mut(width);
+        self.rows.load(sequence.keys.first * width, first);
+        if !others.is_empty() {
+            self.rows.load(sequence.keys.second * width, others);
+        }
     }
 
     /// The map of a side stream.
@@ -143,4 +173,14 @@ impl<S> SequenceScores<S> {
 pub struct HeadRows<'a> {
     pub data: &'a [f32],
     pub strides: HeadStrides,
+}
+
+impl<'a> HeadRows<'a> {
+    /// The queries: those of a sequence's rows, or absorbed ones.
+    #[inline(always)]
+    pub fn queries(geometry: Geometry, inputs: AttentionInputs<'a>, rows: &'a [f32]) -> Self {
+        let strides = geometry.query_strides(inputs.sequences);
+        let data = if geometry.queries == Queries::All { rows } else { inputs.query };
+        Self { data, strides }
+    }
 }

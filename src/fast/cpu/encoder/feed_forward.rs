@@ -4,7 +4,7 @@
 
 use super::step::{DropoutSite, LayerContext};
 use crate::fast::cpu::batch::micro_batch::MicroBatch;
-use crate::fast::cpu::gemm::Epilogue;
+use crate::fast::cpu::gemm::{Epilogue, OperandRows};
 use crate::fast::cpu::ops::activation;
 use crate::fast::cpu::ops::layer_norm::{Normalized, add_norm, add_norm_backward, affine};
 use crate::fast::cpu::params::grads::Grads;
@@ -13,7 +13,7 @@ use crate::fast::cpu::params::grads::Grads;
 #[derive(Debug, Default)]
 pub struct FeedForwardActivations {
     /// W₁ x + b₁, `[n, inner]`.
-    hidden: Vec<f32>,
+    inner: OperandRows,
     /// `[n, H]`
     norm: Normalized,
 }
@@ -21,33 +21,46 @@ pub struct FeedForwardActivations {
 /// Memory of a thread.
 #[derive(Debug, Default)]
 pub struct FeedForwardScratch {
-    /// f(W₁ x + b₁) or its gradient, `[n, inner]`.
-    activated: Vec<f32>,
+    /// f(W₁ x + b₁), `[n, inner]`.
+    activated: OperandRows,
+    /// The gradient of W₁ x + b₁, `[n, inner]`.
+    dinner: OperandRows,
     /// The gradient of what `dense_2` gave, then x computed anew, `[n, H]`.
-    rows: Vec<f32>,
+    rows: OperandRows,
+    /// A block of W₁ x + b₁.
+    block: Vec<f32>,
 }
 
-/// Writes the output for the input x.
+/// Replaces the input x by the output. `x` has it as an operand too.
 ///
 /// # Shapes
-/// x, out `[n, H]`
+/// x, hidden `[n, H]`
 pub fn forward(
     layer: LayerContext,
     batch: &MicroBatch,
-    x: &[f32],
+    x: &OperandRows,
     saved: &mut FeedForwardActivations,
     scratch: &mut FeedForwardScratch,
-    out: &mut Vec<f32>,
+    hidden: &mut [f32],
 ) {
     let (step, layout) = (layer.step, layer.layout());
+    let (h, width, precision) = (step.h, layout.dense_1.bias.len(), step.weights.precision);
+    let n = hidden.len() / h;
+    let FeedForwardActivations { inner, norm } = saved;
     let activated = &mut scratch.activated;
-    step.weights.forward(&layout.dense_1, x, &mut saved.hidden);
-    activated.resize(saved.hidden.len(), 0.0);
-    activation::forward(step.activation, &saved.hidden, activated);
-    step.weights.forward(&layout.dense_2, activated, &mut saved.norm.rows);
-    out.resize(x.len(), 0.0);
+    [&mut *inner, &mut *activated].into_iter().for_each(|rows| rows.resize(precision, n * width));
+    norm.resize(precision, n, h);
+    step.weights.forward_by_rows(&layout.dense_1, x, |first, block| {
+        inner.store(first * width, block);
+        activation::forward(step.activation, block);
+        activated.store(first * width, block);
+    });
     let dropout = layer.dropout(batch, DropoutSite::FeedForwardOutput);
-    add_norm(step.layer_norm(&layout.norm), x, dropout, &mut saved.norm, out);
+    let parameters = step.layer_norm(&layout.norm);
+    step.weights.forward_by_rows(&layout.dense_2, &*activated, |first, block| {
+        let hidden = &mut hidden[first * h..][..block.len()];
+        add_norm(parameters, dropout, first, block, norm, hidden);
+    });
 }
 
 /// Turns the gradient of the output, in place, into that of x. x is not kept: it is the attention's LayerNorm of
@@ -65,18 +78,23 @@ pub fn backward(
     into: &mut Grads,
 ) {
     let (step, layout) = (layer.step, layer.layout());
-    let FeedForwardScratch { activated, rows } = scratch;
-    rows.resize(grad.len(), 0.0);
+    let (width, precision) = (layout.dense_1.bias.len(), step.weights.precision);
+    let FeedForwardScratch { activated, dinner, rows, block: x } = scratch;
+    [&mut *activated, &mut *dinner].into_iter().for_each(|rows| rows.resize(precision, saved.inner.size()));
+    rows.resize(precision, grad.len());
     let dropout = layer.dropout(batch, DropoutSite::FeedForwardOutput);
     // From here on `grad` is the residual's.
     let norm = step.layer_norm(&layout.norm);
     add_norm_backward(norm, dropout, &saved.norm, grad, rows, into.layer_norm(&layout.norm));
-    activated.resize(saved.hidden.len(), 0.0);
-    activation::forward(step.activation, &saved.hidden, activated);
-    step.weights.backward_params(&layout.dense_2, activated, rows, &mut into.flat);
-    step.weights.backward_input(&layout.dense_2, rows, activated, Epilogue::Overwrite);
-    activation::backward(step.activation, &saved.hidden, activated);
+    step.weights.backward_input_by_rows(&layout.dense_2, &*rows, |first, block| {
+        x.resize(block.len(), 0.0);
+        saved.inner.load(first * width, x);
+        activation::backward(step.activation, x, block);
+        activated.store(first * width, x);
+        dinner.store(first * width, block);
+    });
+    step.weights.backward_params(&layout.dense_2, &*activated, &*rows, &mut into.flat);
     affine(step.layer_norm(&layout.attention_norm), &attended.rows, rows);
-    step.weights.backward_params(&layout.dense_1, rows, activated, &mut into.flat);
-    step.weights.backward_input(&layout.dense_1, activated, grad, Epilogue::Accumulate);
+    step.weights.backward_params(&layout.dense_1, &*rows, &*dinner, &mut into.flat);
+    step.weights.backward_input(&layout.dense_1, &*dinner, grad, Epilogue::Accumulate);
 }

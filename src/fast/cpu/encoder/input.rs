@@ -92,7 +92,7 @@ impl Input {
                     own.copy_from_slice(items.row(item as usize));
                     attributes.look_up(weights.flat, item as usize, h, vectors);
                 }
-                weights.forward(&attributes.concat_layer, concatenated, out);
+                weights.forward(&attributes.concat_layer, &*concatenated, out);
             }
         }
         if !matches!(self, Self::Item) {
@@ -124,8 +124,8 @@ impl Input {
         }
         if let Self::Attributes(attributes) = self {
             let linear = &attributes.concat_layer;
-            weights.backward_params(linear, concatenated, grad, flat_grad);
-            weights.backward_input(linear, grad, concatenated, Epilogue::Overwrite);
+            weights.backward_params(linear, &*concatenated, &*grad, flat_grad);
+            weights.backward_input(linear, &*grad, concatenated, Epilogue::Overwrite);
             let rows = concatenated.chunks_exact(linear.inputs).zip(grad.chunks_exact_mut(h));
             for (&item, (dconcatenated, grad)) in batch.items.iter().zip(rows) {
                 let (own, dvectors) = dconcatenated.split_at(h);

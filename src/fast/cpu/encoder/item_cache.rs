@@ -10,7 +10,7 @@ use super::input::Input;
 use super::step::StepContext;
 use crate::fast::cpu::ops::dropout::{RowDropout, Stream};
 use crate::fast::cpu::ops::layer_norm::{Normalized, norm_dropout};
-use crate::fast::cpu::params::layout::LinearRange;
+use crate::fast::cpu::params::layout::QkvRange;
 
 /// Items that a thread computes at a time.
 pub const BLOCK: usize = 512;
@@ -30,25 +30,18 @@ impl StepContext<'_> {
     /// The cache's rows of some items. All parts but the last have a number of rows that [`BLOCK`] divides.
     ///
     /// # Shapes
-    /// parts `[items, H]` → `[items, H]` each
-    pub fn item_cache_rows(&self, parts: &[&[f32]]) -> [Vec<f32>; 3] {
-        let (h, norm, layer) = (self.h, self.layer_norm(&self.layout.norm), &self.layout.layers[0]);
-        let inputs = parts.par_iter().flat_map(|part| part.par_chunks(BLOCK * h)).map(|rows| {
-            let mut saved = Normalized { rows: rows.to_vec(), rstd: Vec::new() };
-            let mut input = vec![0.0; rows.len()];
+    /// parts `[items, H]` → `[items, 3 H]`
+    pub fn item_cache_rows(&self, parts: &[&[f32]]) -> Vec<f32> {
+        let (h, norm) = (self.h, self.layer_norm(&self.layout.norm));
+        let QkvRange::Joint(linear) = &self.layout.layers[0].qkv else { unreachable!("not the last layer") };
+        let rows = parts.par_iter().flat_map(|part| part.par_chunks(BLOCK * h)).map(|rows| {
+            let (mut input, mut saved, mut out) = (rows.to_vec(), Normalized::default(), Vec::new());
+            saved.resize(self.weights.precision, rows.len() / h, h);
             let dropout = RowDropout { dropout: None, stream: Stream::new(0), row_numbers: &[] };
-            norm_dropout(norm, dropout, &mut saved, &mut input);
-            input
+            norm_dropout(norm, dropout, &mut input, &mut saved);
+            self.weights.forward(linear, &input, &mut out);
+            out
         });
-        let inputs: Vec<Vec<f32>> = inputs.collect();
-        let all = |linear: &LinearRange| {
-            let parts = inputs.par_iter().map(|input| {
-                let mut out = Vec::new();
-                self.weights.forward(linear, input, &mut out);
-                out
-            });
-            parts.collect::<Vec<_>>().concat()
-        };
-        [all(&layer.query), all(&layer.key), all(&layer.value)]
+        rows.collect::<Vec<_>>().concat()
     }
 }

@@ -18,6 +18,7 @@ use self::self_attention::{AttentionActivations, AttentionScratch};
 use self::step::StepContext;
 use super::attention::geometry::Queries;
 use super::batch::micro_batch::MicroBatch;
+use super::gemm::OperandRows;
 use super::ops::layer_norm::{Normalized, norm_dropout, norm_dropout_backward};
 use super::params::grads::Grads;
 
@@ -39,7 +40,7 @@ pub struct Activations {
 #[derive(Debug, Default)]
 struct LayerActivations {
     /// `[rows, H]`
-    input: Vec<f32>,
+    input: OperandRows,
     attention: AttentionActivations,
     feed_forward: FeedForwardActivations,
 }
@@ -48,6 +49,8 @@ struct LayerActivations {
 /// vectors, and the next layer would fill them with zeros again.
 #[derive(Debug, Default)]
 pub struct Scratch {
+    /// The input of the next layer, `[rows, H]`.
+    hidden: Vec<f32>,
     last: LayerScratch,
     others: LayerScratch,
 }
@@ -58,7 +61,7 @@ struct LayerScratch {
     attention: AttentionScratch,
     feed_forward: FeedForwardScratch,
     /// The output of self-attention, `[rows, H]` or `[queries, H]`.
-    attended: Vec<f32>,
+    attended: OperandRows,
 }
 
 impl Scratch {
@@ -73,30 +76,30 @@ impl Scratch {
 impl Activations {
     /// Takes the rows through all layers; leaves the output.
     pub fn forward(&mut self, step: &StepContext, scratch: &mut Scratch) {
-        self.layers.resize_with(step.layout.layers.len(), LayerActivations::default);
-        let mut hidden = take(&mut self.layers[0].input);
-        let (positions, rows) = (&step.layout.position_embedding, &mut self.embedding.rows);
-        step.input.forward(&step.weights, &step.look_up, positions, &self.batch, &mut self.concatenated, rows);
-        hidden.resize(self.batch.n_rows() * step.h, 0.0);
-        let (norm, dropout) = (step.layer_norm(&step.layout.norm), step.embedding_dropout(&self.batch));
-        norm_dropout(norm, dropout, &mut self.embedding, &mut hidden);
-        self.layers[0].input = hidden;
-        for k in 0..self.layers.len() {
-            let (layer, mut out) = (step.layer(k), take(self.output_of(k)));
-            let LayerActivations { input, attention, feed_forward } = &mut self.layers[k];
+        let Self { batch, concatenated, embedding, layers, output } = self;
+        let (h, precision) = (step.h, step.weights.precision);
+        layers.resize_with(step.layout.layers.len(), LayerActivations::default);
+        let (positions, mut hidden) = (&step.layout.position_embedding, take(&mut scratch.hidden));
+        step.input.forward(&step.weights, &step.look_up, positions, batch, concatenated, &mut hidden);
+        embedding.resize(precision, batch.n_rows(), h);
+        norm_dropout(step.layer_norm(&step.layout.norm), step.embedding_dropout(batch), &mut hidden, embedding);
+        for (k, LayerActivations { input, attention, feed_forward }) in layers.iter_mut().enumerate() {
+            let layer = step.layer(k);
+            input.resize(precision, hidden.len());
+            input.store(0, &hidden);
+            let hidden = match layer.queries() {
+                Queries::All => &mut hidden,
+                Queries::Last => {
+                    output.clear();
+                    batch.last.iter().for_each(|&row| output.extend_from_slice(&hidden[row as usize * h..][..h]));
+                    &mut *output
+                }
+            };
             let LayerScratch { attended, feed_forward: inner, .. } = scratch.of(layer.queries());
-            self_attention::forward(layer, &self.batch, input, attention, attended);
-            feed_forward::forward(layer, &self.batch, attended, feed_forward, inner, &mut out);
-            *self.output_of(k) = out;
+            self_attention::forward(layer, batch, input, attention, hidden, attended);
+            feed_forward::forward(layer, batch, attended, feed_forward, inner, hidden);
         }
-    }
-
-    /// Where the output of layer k goes: to the next layer, or out.
-    fn output_of(&mut self, k: usize) -> &mut Vec<f32> {
-        match self.layers.get_mut(k + 1) {
-            Some(next) => &mut next.input,
-            None => &mut self.output,
-        }
+        scratch.hidden = hidden;
     }
 
     /// Turns the gradient of the output into that of the items' vectors.

@@ -62,16 +62,8 @@ pub struct StepContext<'a> {
     pub fusions: Vec<Fusion<'a>>,
     /// By layer and side stream, the attributes' and the positions': `None` where each micro-batch computes its scores.
     pub score_tables: Vec<Vec<Option<ScoreTable>>>,
-    /// In an evaluation, where it is wanted.
-    pub item_cache: Option<ItemCache>,
-}
-
-/// The item cache: query, key and value of every item in the first layer, `[H]` each.
-#[derive(Debug)]
-pub struct ItemCache {
-    pub query: LookUp<'static>,
-    pub key: LookUp<'static>,
-    pub value: LookUp<'static>,
+    /// Query, key and value of every item in the first layer, `[items, 3 H]`; in an evaluation, where it is wanted.
+    pub item_cache: Option<LookUp<'static>>,
 }
 
 /// The dropout of a step.

@@ -7,10 +7,13 @@
 use std::arch::asm;
 use std::arch::x86_64::{__m512i, _mm512_load_si512, _mm512_store_si512};
 
-use super::element::{Bf16, Element};
+use half::bf16;
+
+use super::element::{Bf16, Element, Number};
 use super::matrix::{Epilogue, MatRef};
 use super::operand::{Operand, packed_rhs};
 use super::pack::{NR, PACK_BUFFERS, Packed, REGISTER, Source, transpose};
+use super::rows::Numbers;
 use super::tile::{KC, OutputTile};
 
 /// Rows of a tile of the output: two squares.
@@ -46,8 +49,25 @@ static TILE_CONFIG: TileConfig = TileConfig {
 /// The processor has the instructions, as [`AMX`](super::features::AMX) says.
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16,avx512vnni")]
 unsafe fn pack_lhs(left: &mut Packed, matrix: MatRef) {
-    let [m, k] = matrix.shape();
-    let source = Source { matrix, count: m, k, k_contiguous: !matrix.transposed };
+    let ([count, k], MatRef { data, stride, transposed, .. }) = (matrix.shape(), matrix);
+    // SAFETY: the caller's promise.
+    unsafe {
+        match data {
+            Numbers::Float32(data) => {
+                pack_source(left, Source { data, stride, count, k, k_contiguous: !transposed });
+            }
+            Numbers::Bf16(data) => pack_source(left, Source { data, stride, count, k, k_contiguous: !transposed }),
+        }
+    }
+}
+
+/// As [`pack_lhs`].
+///
+/// # Safety
+/// As there.
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16,avx512vnni")]
+unsafe fn pack_source<T: Number>(left: &mut Packed, source: Source<T>) {
+    let (m, k) = (source.count, source.k);
     let panels = 2 * m.div_ceil(TILE_ROWS);
     let to = left.reserve(&source, panels * REGISTER, k.div_ceil(Bf16::K_PER_WORD).next_multiple_of(REGISTER));
     let blocks = left.words / REGISTER;
@@ -73,6 +93,20 @@ unsafe fn pack_lhs(left: &mut Packed, matrix: MatRef) {
     }
 }
 
+/// The rows of a left operand that the unit loads as they lie, in whole tiles: of one in bfloat16.
+///
+fn rows_in_place(matrix: MatRef) -> (usize, *const bf16) {
+    match (matrix.shape(), matrix) {
+        ([m, k], MatRef { data: Numbers::Bf16(data), stride, transposed: false, .. })
+            if k.is_multiple_of(Bf16::K_PER_WORD * REGISTER) =>
+        {
+            assert!(data.len() >= (m - 1) * stride + k);
+            (m - m % TILE_ROWS, data.as_ptr())
+        }
+        _ => (0, std::ptr::null()),
+    }
+}
+
 /// As [`super::gemm`]. The last bits of an output depend on whether it lies in a whole tile: there its sum starts from the
 /// bias or the output, in a part of one these are added at the end.
 ///
@@ -83,20 +117,31 @@ pub unsafe fn gemm(a: MatRef, b: &Operand, out: &mut [f32], epilogue: Epilogue) 
     let ([m, k], [height, n]) = (a.shape(), b.shape());
     assert!(height == k && k > 0 && out.len() == m * n && !matches!(epilogue, Epilogue::Bias(row) if row.len() != n));
     PACK_BUFFERS.with_borrow_mut(|[left, right]| {
+        let (in_place, rows) = rows_in_place(a);
         // SAFETY: the caller's promise.
         let right = unsafe {
-            pack_lhs(left, a);
+            if in_place < m {
+                pack_lhs(left, if in_place > 0 { a.row_range(in_place..m) } else { a });
+            }
             packed_rhs::<Bf16, REGISTER>(right, b)
         };
-        assert_eq!(left.words, right.words, "an operand that was packed for another element");
+        let words_of_lane = k.div_ceil(Bf16::K_PER_WORD).next_multiple_of(REGISTER);
+        assert_eq!(words_of_lane, right.words, "an operand that was packed for another element");
         let mut sums = TileSums([[0.0; NR]; TILE_ROWS]);
         // SAFETY: the processor has the unit, and 64 bytes say what its registers are.
         unsafe { asm!("ldtilecfg [{}]", in(reg) &TILE_CONFIG, options(nostack, preserves_flags)) };
-        for start in (0..left.words).step_by(KC) {
-            let words = KC.min(left.words - start);
+        for start in (0..words_of_lane).step_by(KC) {
+            let words = KC.min(words_of_lane - start);
             let epilogue = if start > 0 { Epilogue::Accumulate } else { epilogue };
             for i in (0..m).step_by(TILE_ROWS) {
-                let panels = [0, 1].map(|panel| left.panel::<REGISTER>(i / REGISTER + panel, start));
+                let left = if i < in_place {
+                    let at = |row: usize| rows.wrapping_add(row * a.stride + start * Bf16::K_PER_WORD).cast();
+                    LeftTile { panels: [i, i + REGISTER].map(at), line: 2 * a.stride, square: 4 * REGISTER }
+                } else {
+                    let panel = (i - in_place) / REGISTER;
+                    let panels = [0, 1].map(|other| left.panel::<REGISTER>(panel + other, start));
+                    LeftTile { panels, line: 4 * REGISTER, square: 4 * REGISTER * REGISTER }
+                };
                 for j in (0..n).step_by(NR) {
                     let right = right.panel::<NR>(j / NR, start);
                     let mut tile = OutputTile::new(out, n, [i, j], TILE_ROWS, epilogue);
@@ -110,10 +155,10 @@ pub unsafe fn gemm(a: MatRef, b: &Operand, out: &mut [f32], epilogue: Epilogue) 
                                 Epilogue::Accumulate => (to.cast_const(), stride),
                                 Epilogue::Bias(row) => (row[j..].as_ptr(), 0),
                             };
-                            multiply_tiles(words / REGISTER, panels, right, from, (to, stride));
+                            multiply_tiles(words / REGISTER, left, right, from, (to, stride));
                         } else {
                             let to = (sums.0.as_mut_ptr().cast(), 4 * NR);
-                            multiply_tiles(words / REGISTER, panels, right, (ZEROS.0[0].as_ptr(), 0), to);
+                            multiply_tiles(words / REGISTER, left, right, (ZEROS.0[0].as_ptr(), 0), to);
                             for row in 0..tile.rows {
                                 let sums = sums.0[row].as_ptr();
                                 let sums = [sums, sums.add(REGISTER)].map(|half| _mm512_load_si512(half.cast()));
@@ -129,6 +174,16 @@ pub unsafe fn gemm(a: MatRef, b: &Operand, out: &mut [f32], epilogue: Epilogue) 
     });
 }
 
+/// Two panels of 16 rows of the left operand.
+#[derive(Clone, Copy)]
+struct LeftTile {
+    panels: [*const i32; 2],
+    /// Bytes from a row to the next.
+    line: usize,
+    /// Bytes from a square to the next along k.
+    square: usize,
+}
+
 /// Adds the products of `squares` squares along k, at least one, to the tile at `start`, and stores it at `to`. Strides
 /// are in bytes; with stride 0 every row starts from the same one.
 ///
@@ -138,13 +193,12 @@ pub unsafe fn gemm(a: MatRef, b: &Operand, out: &mut [f32], epilogue: Epilogue) 
 #[inline]
 unsafe fn multiply_tiles(
     squares: usize,
-    [a, b]: [*const i32; 2],
+    LeftTile { panels: [a, b], line, square }: LeftTile,
     right: *const i32,
     (start, start_stride): (*const f32, usize),
     (to, to_stride): (*mut f32, usize),
 ) {
-    // SAFETY: the caller's promise; a square of the left operand is 1 KiB of lines of 64 bytes, the two of the right
-    // one lie side by side in lines of 128.
+    // SAFETY: the caller's promise; the two squares of the right operand lie side by side in lines of 128 bytes.
     unsafe {
         asm!(
             "tileloadd tmm0, [{start} + {start_stride}*1]",
@@ -162,8 +216,8 @@ unsafe fn multiply_tiles(
             "tdpbf16ps tmm1, tmm4, tmm7",
             "tdpbf16ps tmm2, tmm5, tmm6",
             "tdpbf16ps tmm3, tmm5, tmm7",
-            "add {a}, 1024",
-            "add {b}, 1024",
+            "add {a}, {square}",
+            "add {b}, {square}",
             "add {right}, 2048",
             "dec {squares}",
             "jnz 2b",
@@ -181,7 +235,8 @@ unsafe fn multiply_tiles(
             start_stride = in(reg) start_stride,
             to = inout(reg) to => _,
             to_stride = in(reg) to_stride,
-            line = in(reg) 64_usize,
+            line = in(reg) line,
+            square = in(reg) square,
             lines = in(reg) 128_usize,
             out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
             out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,

@@ -102,7 +102,9 @@ pub mod tests {
     use super::super::features::{AVX512, can_run};
     use super::super::operand::pack_rhs;
     use super::super::pack::Packed;
+    use super::super::rows::OperandRows;
     use super::*;
+    use crate::config::Precision;
 
     fn supported() -> bool {
         can_run("DIF_SR_AVX512", &AVX512)
@@ -116,17 +118,26 @@ pub mod tests {
         product: impl Fn(MatRef, &Operand, &mut [T], Epilogue<T>),
     ) {
         let small = |n: usize, by: usize| (0..n).map(move |i| (i * by % 23) as i32 - 11);
-        let at = |matrix: MatRef, i: usize, j: usize| match matrix.transposed {
-            true => matrix.data[j * matrix.columns + i],
-            false => matrix.data[i * matrix.columns + j],
-        };
-        for (m, n, k) in [(1, 1, 1), (14, 32, 2), (3, 33, 5), (15, 47, 31), (29, 7, 33), (57, 70, 300), (5, 100, 513)] {
-            let choices = [false, true].into_iter().flat_map(|a| [false, true].map(|b| (a, b)));
-            for ((a_transposed, b_transposed), is_packed) in
-                choices.flat_map(|ab| [false, true].map(|is_packed| (ab, is_packed)))
+        let both = [false, true];
+        let shapes = [(1, 1, 1), (14, 32, 2), (3, 33, 5), (15, 47, 31), (29, 7, 33), (57, 70, 300), (5, 100, 513)];
+        for (m, n, k) in shapes.into_iter().chain([(32, 32, 32), (70, 33, 64), (40, 64, 544)]) {
+            let choices = both.into_iter().flat_map(|a| both.map(|b| (a, b)));
+            for (((a_transposed, b_transposed), is_packed), precision) in choices
+                .flat_map(|ab| both.map(|is_packed| (ab, is_packed)))
+                .flat_map(|choice| [Precision::Float32, Precision::Bf16].map(|precision| (choice, precision)))
             {
                 let floats = |n, by| small(n, by).map(|x| x as f32).collect::<Vec<_>>();
-                let (x, y) = (floats(m * k, 7), floats(k * n, 5));
+                let (floats_a, floats_b) = (floats(m * k, 7), floats(k * n, 5));
+                let [x, y] = [&floats_a, &floats_b].map(|floats| {
+                    let mut rows = OperandRows::default();
+                    rows.resize(precision, floats.len());
+                    rows.store(0, floats);
+                    rows
+                });
+                let at = |floats: &[f32], matrix: MatRef, i: usize, j: usize| match matrix.transposed {
+                    true => floats[j * matrix.columns + i],
+                    false => floats[i * matrix.columns + j],
+                };
                 let a = if a_transposed { MatRef::new(&x, m).t() } else { MatRef::new(&x, k) };
                 let b = if b_transposed { MatRef::new(&y, k).t() } else { MatRef::new(&y, n) };
                 let operand = if is_packed { Operand::Packed(packed(b)) } else { b.into() };
@@ -137,7 +148,8 @@ pub mod tests {
                     product(a, &operand, &mut out, epilogue);
                     for (at_out, &found) in out.iter().enumerate() {
                         let (i, j) = (at_out / n, at_out % n);
-                        let sum = (0..k).map(|step| at(a, i, step) * at(b, step, j)).sum::<f32>() as i32;
+                        let terms = (0..k).map(|step| at(&floats_a, a, i, step) * at(&floats_b, b, step, j));
+                        let sum = terms.sum::<f32>() as i32;
                         let expected = match epilogue {
                             Epilogue::Overwrite => sum,
                             Epilogue::Accumulate => sum + at_out as i32,
@@ -146,7 +158,7 @@ pub mod tests {
                         assert_eq!(
                             found,
                             number(expected),
-                            "{m}×{k}×{n} {a_transposed} {b_transposed} {is_packed} {epilogue:?} at {i}, {j}"
+                            "{m}×{k}×{n} {a_transposed} {b_transposed} {is_packed} {precision:?} {epilogue:?} at {i}, {j}"
                         );
                     }
                 }
@@ -196,11 +208,11 @@ pub mod tests {
         }
         // 257 and 259 lie between the bfloat16 numbers 256, 258 and 260: a tie goes to the even one.
         let (mut floats, mut wholes) = ([0.0; 2], [0; 4]);
-        let one = Operand::from(MatRef::new(&[1.0], 1));
+        let one = Operand::from(MatRef::new(&[1.0][..], 1));
         // SAFETY: the instructions are there.
         unsafe {
-            gemm::<Bf16>(MatRef::new(&[257.0, 259.0], 1), &one, &mut floats, Epilogue::Overwrite);
-            gemm::<I16>(MatRef::new(&[0.5, 1.5, -32_767.2, 40_000.0], 1), &one, &mut wholes, Epilogue::Overwrite);
+            gemm::<Bf16>(MatRef::new(&[257.0, 259.0][..], 1), &one, &mut floats, Epilogue::Overwrite);
+            gemm::<I16>(MatRef::new(&[0.5, 1.5, -32_767.2, 40_000.0][..], 1), &one, &mut wholes, Epilogue::Overwrite);
         }
         assert_eq!((floats, wholes), ([256.0, 260.0], [0, 2, -32_767, 32_767]));
     }

@@ -4,17 +4,20 @@ use tch::{Device, Kind, Tensor};
 
 use super::matrix::{Epilogue, MatRef};
 use super::operand::Operand;
+use super::rows::Numbers;
 use crate::config::Precision;
 
 impl MatRef<'_> {
     /// A view for libtorch that must not outlive the slice.
     fn tensor(self) -> Tensor {
         let [rows, columns, stride] = [self.rows(), self.columns, self.stride].map(|size| size as i64);
+        let (data, kind) = match self.data {
+            Numbers::Float32(data) => (data.as_ptr().cast(), Kind::Float),
+            Numbers::Bf16(data) => (data.as_ptr().cast(), Kind::BFloat16),
+        };
         // SAFETY: the slice reaches to the last column of the last row, and callers drop the tensor while it is
         // borrowed.
-        let tensor = unsafe {
-            Tensor::from_blob(self.data.as_ptr().cast(), &[rows, columns], &[stride, 1], Kind::Float, Device::Cpu)
-        };
+        let tensor = unsafe { Tensor::from_blob(data, &[rows, columns], &[stride, 1], kind, Device::Cpu) };
         if self.transposed { tensor.tr() } else { tensor }
     }
 }

@@ -1,9 +1,13 @@
 //! A matrix in a slice, and what a product does with the output it finds.
 
-/// A row-major matrix in a slice of floats, or its transpose.
+use std::ops::Range;
+
+use super::rows::Numbers;
+
+/// A row-major matrix in a slice, or its transpose.
 #[derive(Debug, Clone, Copy)]
 pub struct MatRef<'a> {
-    pub data: &'a [f32],
+    pub data: Numbers<'a>,
     /// Columns in memory, before the transposition.
     pub columns: usize,
     /// From a row in memory to the next.
@@ -13,7 +17,8 @@ pub struct MatRef<'a> {
 
 impl<'a> MatRef<'a> {
     /// All of `data`, in rows of `columns`.
-    pub fn new(data: &'a [f32], columns: usize) -> Self {
+    pub fn new(data: impl Into<Numbers<'a>>, columns: usize) -> Self {
+        let data = data.into();
         assert_eq!(data.len() % columns, 0);
         Self { data, columns, stride: columns, transposed: false }
     }
@@ -21,7 +26,14 @@ impl<'a> MatRef<'a> {
     /// The columns from `start` on, of a matrix that is not transposed.
     pub fn column_range(self, start: usize, columns: usize) -> Self {
         assert!(!self.transposed && start + columns <= self.columns);
-        Self { data: &self.data[start..], columns, ..self }
+        Self { data: self.data.slice(start..self.data.len()), columns, ..self }
+    }
+
+    /// Some rows of a matrix that is not transposed.
+    pub fn row_range(self, rows: Range<usize>) -> Self {
+        assert!(!self.transposed);
+        let end = self.data.len().min(rows.end * self.stride);
+        Self { data: self.data.slice((rows.start * self.stride).min(end)..end), ..self }
     }
 
     /// The transpose, as a view.

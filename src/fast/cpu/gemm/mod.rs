@@ -12,6 +12,8 @@
 //! The kernels are a microkernel over packed panels ([`pack`]). A right operand that many products share is packed
 //! once ([`pack_operand`]).
 
+use std::cell::RefCell;
+
 #[cfg(target_arch = "x86_64")]
 mod amx;
 #[cfg(target_arch = "x86_64")]
@@ -27,6 +29,7 @@ mod matrix;
 mod operand;
 #[cfg(target_arch = "x86_64")]
 mod pack;
+mod rows;
 #[cfg(target_arch = "x86_64")]
 mod tile;
 
@@ -38,6 +41,7 @@ pub use matrix::{Epilogue, MatRef};
 #[cfg(target_arch = "x86_64")]
 use operand::pack_rhs;
 pub use operand::{BothOperands, Operand};
+pub use rows::{Numbers, OperandRows};
 
 use crate::config::Precision;
 
@@ -140,6 +144,43 @@ pub fn gemm(precision: Precision, a: MatRef, b: &Operand, out: &mut [f32], epilo
             }
         },
     }
+}
+
+/// The product and its epilogue, a block of rows at a time: `each` takes the number of the block's first row, and the block
+/// while it is in the cache. There is nothing to accumulate to.
+///
+/// # Shapes
+/// a `[m, k]` not transposed, b `[k, n]`, a block `[rows, n]`
+pub fn gemm_by_rows(
+    precision: Precision,
+    a: MatRef,
+    b: &Operand,
+    epilogue: Epilogue,
+    mut each: impl FnMut(usize, &mut [f32]),
+) {
+    thread_local! {
+        static BLOCK: RefCell<Vec<f32>> = RefCell::default();
+    }
+    let ([m, _], [_, n]) = (a.shape(), b.shape());
+    // Whole tiles.
+    let size = match backend(precision) {
+        Backend::Libtorch => m.max(1),
+        #[cfg(target_arch = "x86_64")]
+        Backend::Avx2 => 60,
+        #[cfg(target_arch = "x86_64")]
+        Backend::Avx512 => 56,
+        #[cfg(target_arch = "x86_64")]
+        Backend::Amx => 32,
+    };
+    BLOCK.with_borrow_mut(|block| {
+        block.resize(block.len().max(size.min(m) * n), 0.0);
+        for start in (0..m).step_by(size) {
+            let end = (start + size).min(m);
+            let block = &mut block[..(end - start) * n];
+            gemm(precision, a.row_range(start..end), b, block, epilogue);
+            each(start, block);
+        }
+    });
 }
 
 /// `out` = a · b in integers, a rounded to int16 as b is; no sum may leave 32 bits.

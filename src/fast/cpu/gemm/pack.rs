@@ -6,14 +6,14 @@
 //! element while they are packed, and lanes and steps that do not exist are zeros.
 
 use std::arch::x86_64::{
-    __m512i, __mmask16, _mm512_loadu_epi16, _mm512_mask_storeu_epi32, _mm512_maskz_loadu_ps, _mm512_permutexvar_epi16,
-    _mm512_setzero_ps, _mm512_setzero_si512, _mm512_shuffle_i32x4, _mm512_unpackhi_epi32, _mm512_unpackhi_epi64,
-    _mm512_unpacklo_epi32, _mm512_unpacklo_epi64,
+    __m512i, __mmask16, _mm512_loadu_epi16, _mm512_mask_storeu_epi32, _mm512_permutexvar_epi16, _mm512_setzero_si512,
+    _mm512_shuffle_i32x4, _mm512_unpackhi_epi32, _mm512_unpackhi_epi64, _mm512_unpacklo_epi32, _mm512_unpacklo_epi64,
 };
 use std::cell::RefCell;
 
-use super::element::Element;
+use super::element::{Element, Number};
 use super::matrix::MatRef;
+use super::rows::Numbers;
 
 /// Rows and columns of a microkernel's tile of the output: 14 × 32 sums take 28 of the 32 registers.
 pub const MR: usize = 14;
@@ -72,10 +72,33 @@ impl Packed {
         [count, k]: [usize; 2],
         k_contiguous: bool,
     ) {
+        let MatRef { data, stride, .. } = matrix;
+        // SAFETY: the caller's promise.
+        unsafe {
+            match data {
+                Numbers::Float32(data) => {
+                    self.pack_source::<_, E, PANEL, K_ALIGN>(Source { data, stride, count, k, k_contiguous });
+                }
+                Numbers::Bf16(data) => {
+                    self.pack_source::<_, E, PANEL, K_ALIGN>(Source { data, stride, count, k, k_contiguous });
+                }
+            }
+        }
+    }
+
+    /// As [`Packed::pack`].
+    ///
+    /// # Safety
+    /// As there.
+    #[target_feature(enable = "avx512f,avx512bw,avx512bf16,avx512vnni")]
+    unsafe fn pack_source<T: Number, E: Element, const PANEL: usize, const K_ALIGN: usize>(
+        &mut self,
+        source: Source<T>,
+    ) {
         const {
             assert!(PANEL <= REGISTER || PANEL.is_multiple_of(REGISTER), "a panel is part of a register, or whole ones")
         };
-        let source = Source { matrix, count, k, k_contiguous };
+        let Source { count, k, k_contiguous, .. } = source;
         let panels = count.div_ceil(PANEL);
         let to = self.reserve(&source, panels * PANEL, k.div_ceil(E::K_PER_WORD).next_multiple_of(K_ALIGN));
         let of_lane = self.words;
@@ -125,8 +148,8 @@ impl Packed {
     }
 
     /// Makes room for `lanes` lanes of `words` words.
-    pub fn reserve(&mut self, source: &Source, lanes: usize, words: usize) -> *mut i32 {
-        let &Source { matrix: MatRef { data, stride, .. }, count, k, k_contiguous } = source;
+    pub fn reserve<T>(&mut self, source: &Source<T>, lanes: usize, words: usize) -> *mut i32 {
+        let &Source { data, stride, count, k, k_contiguous } = source;
         let [lines, width] = if k_contiguous { [count, k] } else { [k, count] };
         assert!(lines == 0 || data.len() >= (lines - 1) * stride + width);
         (self.count, self.k, self.words) = (count, k, words);
@@ -136,8 +159,10 @@ impl Packed {
 }
 
 /// The source of a packing. Its data reach to the last step of the last lane.
-pub struct Source<'a> {
-    pub matrix: MatRef<'a>,
+pub struct Source<'a, T> {
+    pub data: &'a [T],
+    /// From a line in memory to the next.
+    pub stride: usize,
     /// How many lanes there are.
     pub count: usize,
     pub k: usize,
@@ -145,7 +170,7 @@ pub struct Source<'a> {
     pub k_contiguous: bool,
 }
 
-impl Source<'_> {
+impl<T: Number> Source<'_, T> {
     /// Whether all lanes of a register are there from lane `first` on (16, or PANEL if that is less), each with all words
     /// before `end`.
     #[inline]
@@ -165,7 +190,7 @@ impl Source<'_> {
         first: usize,
         word: usize,
     ) -> [__m512i; REGISTER] {
-        let &Self { matrix: MatRef { data, stride, .. }, count, k, .. } = self;
+        let &Self { data, stride, count, k, .. } = self;
         let (lanes, step) = (PANEL.min(REGISTER), E::K_PER_WORD * word);
         let rest = k.saturating_sub(step);
         let (lanes, masks) = match ALL {
@@ -179,7 +204,7 @@ impl Source<'_> {
         for (i, words) in square.iter_mut().enumerate().take(lanes) {
             let line = data.as_ptr().wrapping_add((first + i) * stride + step);
             // SAFETY: the masks let through what the line has; the caller's promise.
-            *words = unsafe { words_of::<E>(line, REGISTER, masks) };
+            *words = unsafe { T::words::<E>(line, REGISTER, masks) };
         }
         square
     }
@@ -215,7 +240,7 @@ impl Source<'_> {
         first: usize,
         word: usize,
     ) -> __m512i {
-        let &Self { matrix: MatRef { data, stride, .. }, count, k, .. } = self;
+        let &Self { data, stride, count, k, .. } = self;
         let step = E::K_PER_WORD * word;
         let line = data.as_ptr().wrapping_add(step * stride + first);
         let masks = match ALL {
@@ -226,27 +251,8 @@ impl Source<'_> {
             }
         };
         // SAFETY: the masks let through what the lines have; the caller's promise.
-        let words = unsafe { words_of::<E>(line, stride, masks) };
+        let words = unsafe { T::words::<E>(line, stride, masks) };
         if E::K_PER_WORD == 2 { interleave(words) } else { words }
-    }
-}
-
-/// The words of 16 floats, and where a word has two steps of 16 more that lie `by` floats behind them; zeros where the
-/// masks say so.
-///
-/// # Safety
-/// The masks let through floats of one slice; the processor has the instructions.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512bf16,avx512vnni")]
-unsafe fn words_of<E: Element>(line: *const f32, by: usize, masks: [__mmask16; 2]) -> __m512i {
-    // SAFETY: the caller's promise.
-    unsafe {
-        let low = _mm512_maskz_loadu_ps(masks[0], line);
-        let high = match E::K_PER_WORD {
-            2 => _mm512_maskz_loadu_ps(masks[1], line.wrapping_add(by)),
-            _ => _mm512_setzero_ps(),
-        };
-        E::to_words(low, high)
     }
 }
 

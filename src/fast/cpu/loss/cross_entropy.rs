@@ -4,15 +4,17 @@
 //! With scores s = x Eᵀ of a sequence x, the loss is log Σⱼ eˢʲ − s_target. Items are divided among the threads of all
 //! ranks ([`Catalogue`]) and into blocks, each of which keeps exp(s − m_b) with its own maximum m_b, and the sum of these.
 //! From the blocks of a thread follow its maximum m = max m_b and sum Σ_b sum_b · exp(m_b − m), from those of all threads
-//! likewise the row's, and from these the gradient of a block's scores, (softmax − \[target\]) / B, in place.
+//! likewise the row's. With f = exp(m_b − m) / (sum · B) of a row, the gradient of its scores in a block is
+//! f · exp(s − m_b), less 1 / B at the target. The exponentials stay as they are: f goes to the sequences of one product,
+//! and to the sums of the other, and the targets are taken off both on their own.
 
 use std::ops::Range;
 
 use rayon::prelude::*;
 
 use crate::Result;
-use crate::fast::cpu::gemm::{BothOperands, Epilogue, MatRef, Operand, gemm, pack_operand};
-use crate::fast::cpu::ops::simd::{axpy, exp, max, sum};
+use crate::fast::cpu::gemm::{BothOperands, Epilogue, MatRef, Operand, OperandRows, gemm, gemm_by_rows, pack_operand};
+use crate::fast::cpu::ops::simd::{axpy, exp, max, scale_into, sum};
 use crate::fast::cpu::ops::zero;
 use crate::fast::cpu::params::item_embedding::ItemEmbedding;
 use crate::ranks::team::of_elements;
@@ -31,8 +33,8 @@ const PACKED_LIMIT: usize = 1 << 24;
 #[derive(Debug, Default)]
 struct ItemBlock {
     items: Range<usize>,
-    /// Scores, then exp(score − row_max), then their gradient, `[rows, items]`.
-    scores: Vec<f32>,
+    /// exp(score − row_max), `[rows, items]`.
+    exps: OperandRows,
     /// The largest score of every row in the block, `[rows]`.
     row_max: Vec<f32>,
     /// Σ exp(score − row_max) of every row, `[rows]`.
@@ -42,11 +44,13 @@ struct ItemBlock {
 }
 
 /// The items that a thread computes.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct ItemShard {
     blocks: Vec<ItemBlock>,
     /// Its part of the gradient of some rows, `[rows, H]`.
     drows: Vec<f32>,
+    /// The sequences of some rows, each with its factor, `[rows, H]`.
+    scaled: OperandRows,
 }
 
 /// Of every row over all items: the maximum, and Σ exp(score − maximum).
@@ -59,7 +63,7 @@ struct RowStatistics {
 #[derive(Clone, Copy)]
 struct RowGradients<'a> {
     /// `[rows, H]`
-    sequences: &'a Operand<'a>,
+    sequences: &'a [f32],
     /// `[rows]`
     targets: &'a [i64],
     statistics: &'a RowStatistics,
@@ -97,7 +101,7 @@ impl Catalogue {
         let shards = own.clone().step_by(size).map(|start| {
             let end = (start + size).min(own.end);
             let block = |from: usize| ItemBlock { items: from..(from + BLOCK).min(end), ..ItemBlock::default() };
-            ItemShard { blocks: (start..end).step_by(BLOCK).map(block).collect(), drows: Vec::new() }
+            ItemShard { blocks: (start..end).step_by(BLOCK).map(block).collect(), ..ItemShard::default() }
         });
         Self { shards: shards.collect(), size, tree: Tree::new(team.ranges(n_items.div_ceil(size), 1)), items }
     }
@@ -142,10 +146,13 @@ impl Catalogue {
         let mut branches = vec![Vec::new(); left.len()];
         let (mut log_sum_exps, mut target_scores) = (Vec::new(), Vec::new());
         let batch = sequences.chunks(n_rows * h).zip(targets.chunks(n_rows)).zip(dsequences.chunks_mut(n_rows * h));
+        let mut rows = OperandRows::default();
         for ((sequences, targets), dsequences) in batch {
+            rows.resize(items.precision, sequences.len());
+            rows.store(0, sequences);
             self.shards.par_iter_mut().zip(&operands).for_each(|(shard, operands)| {
                 let blocks = shard.blocks.iter_mut().zip(operands);
-                blocks.for_each(|(block, operands)| block.score(items, &operands.transposed, sequences, targets));
+                blocks.for_each(|(block, operands)| block.score(items, &operands.transposed, &rows, targets));
             });
             let statistics = self.statistics(team, targets.len())?;
             let rows = statistics.sum.iter().zip(&statistics.max);
@@ -153,9 +160,8 @@ impl Catalogue {
             let of_shard = |shard: &ItemShard| shard.blocks.iter().map(|block| block.target_scores).sum::<f64>();
             target_scores.extend(self.shards.iter().map(of_shard));
 
-            let packed = pack_operand(items.precision, MatRef::new(sequences, h));
             let weight = 1.0 / batch_size as f32;
-            let gradients = RowGradients { sequences: &packed, targets, statistics: &statistics, weight };
+            let gradients = RowGradients { sequences, targets, statistics: &statistics, weight };
             let parts = ditem_embedding.par_chunks_mut(self.size * h);
             self.shards.par_iter_mut().zip(&operands).zip(parts).for_each(|((shard, operands), ditem_embedding)| {
                 zero(&mut shard.drows, sequences.len());
@@ -253,45 +259,63 @@ impl ItemShard {
         rows: RowGradients,
         ditem_embedding: &mut [f32],
     ) {
+        let RowGradients { sequences, targets, weight, .. } = rows;
         let (ItemEmbedding { h, precision, .. }, start) = (items, self.blocks[0].items.start);
-        for (block, operands) in self.blocks.iter_mut().zip(operands) {
-            block.backward(rows);
-            let items = block.items.start - start..block.items.end - start;
-            let dscores = MatRef::new(&block.scores, block.items.len());
-            let ditems = &mut ditem_embedding[items.start * h..items.end * h];
-            gemm(precision, dscores.t(), rows.sequences, ditems, Epilogue::Accumulate);
-            gemm(precision, dscores, &operands.plain, &mut self.drows, Epilogue::Accumulate);
+        let Self { blocks, drows, scaled } = self;
+        scaled.resize(precision, sequences.len());
+        for (block, operands) in blocks.iter().zip(operands) {
+            let factors = block.factors(rows);
+            scale_rows(&factors, sequences, scaled);
+            let own = block.items.start - start..block.items.end - start;
+            let ditems = &mut ditem_embedding[own.start * h..own.end * h];
+            let exps = MatRef::new(&block.exps, block.items.len());
+            gemm(precision, exps.t(), &MatRef::new(&*scaled, h).into(), ditems, Epilogue::Accumulate);
+            gemm_by_rows(precision, exps, &operands.plain, Epilogue::Overwrite, |first, sums| {
+                add_scaled_rows(&factors[first..first + sums.len() / h], sums, &mut drows[first * h..]);
+            });
+            for (i, target) in block.targets(targets) {
+                let item = block.items.start + target;
+                axpy(-weight, items.of(item..item + 1), &mut drows[i * h..][..h]);
+                axpy(-weight, &sequences[i * h..][..h], &mut ditems[target * h..][..h]);
+            }
         }
     }
 }
 
 impl ItemBlock {
-    /// Leaves exp(score − row_max) in the place of the scores.
-    fn score(&mut self, items: ItemEmbedding, items_t: &Operand, sequences: &[f32], targets: &[i64]) {
-        self.scores.resize(targets.len() * self.items.len(), 0.0);
-        let sequences = MatRef::new(sequences, items.h);
-        gemm(items.precision, sequences, items_t, &mut self.scores, Epilogue::Overwrite);
-        self.target_scores = self.target_indices(targets).map(|at| f64::from(self.scores[at])).sum();
-        self.row_max.resize(targets.len(), 0.0);
-        self.row_sum.resize(targets.len(), 0.0);
-        exp_minus_max(&mut self.scores, &mut self.row_max, &mut self.row_sum);
+    /// Leaves exp(score − row_max).
+    fn score(&mut self, embedding: ItemEmbedding, items_t: &Operand, sequences: &OperandRows, targets: &[i64]) {
+        let ItemEmbedding { h, precision, .. } = embedding;
+        let mut of_targets = self.targets(targets).peekable();
+        let n = self.items.len();
+        let Self { exps, row_max, row_sum, target_scores, .. } = self;
+        exps.resize(precision, targets.len() * n);
+        [&mut *row_max, &mut *row_sum].into_iter().for_each(|values| values.resize(targets.len(), 0.0));
+        *target_scores = 0.0;
+        gemm_by_rows(precision, MatRef::new(sequences, h), items_t, Epilogue::Overwrite, |first, scores| {
+            let end = first + scores.len() / n;
+            while let Some((row, target)) = of_targets.next_if(|&(row, _)| row < end) {
+                *target_scores += f64::from(scores[(row - first) * n + target]);
+            }
+            exp_minus_max(scores, &mut row_max[first..end], &mut row_sum[first..end]);
+            exps.store(first * n, scores);
+        });
     }
 
-    /// From exponentials to the gradient of the scores: (softmax − 1 at the target) · weight.
-    fn backward(&mut self, rows: RowGradients) {
-        let RowGradients { targets, statistics: RowStatistics { max, sum }, weight, .. } = rows;
-        let factor = |i: usize| exp(self.row_max[i] - max[i]) / sum[i] * weight;
-        let factors: Vec<f32> = (0..targets.len()).map(factor).collect();
-        scale_rows(&mut self.scores, &factors);
-        let targets: Vec<usize> = self.target_indices(targets).collect();
-        targets.into_iter().for_each(|at| self.scores[at] -= weight);
+    /// exp(row_max − max) / sum · weight of every row.
+    fn factors(&self, rows: RowGradients) -> Vec<f32> {
+        let RowGradients { statistics: RowStatistics { max, sum }, weight, .. } = rows;
+        (0..max.len()).map(|i| exp(self.row_max[i] - max[i]) / sum[i] * weight).collect()
     }
 
-    /// Where the targets stand among the scores.
-    fn target_indices(&self, targets: &[i64]) -> impl Iterator<Item = usize> {
-        let (items, n, start) = (self.items.clone(), self.items.len(), self.items.start);
+    /// The rows whose targets are here, each with its target's index in the block.
+    fn targets<'t>(&self, targets: &'t [i64]) -> impl Iterator<Item = (usize, usize)> + use<'t> {
+        let items = self.items.clone();
         let targets = targets.iter().map(|&target| target as usize).enumerate();
-        targets.filter(move |(_, target)| items.contains(target)).map(move |(row, target)| row * n + target - start)
+        targets.filter(move |(_, target)| items.contains(target)).map({
+            let start = self.items.start;
+            move |(row, target)| (row, target - start)
+        })
     }
 }
 
@@ -309,13 +333,26 @@ fn exp_minus_max(scores: &mut [f32], row_max: &mut [f32], row_sum: &mut [f32]) {
     }
 }
 
-/// Multiplies every row by its factor.
+/// `out` = every row times its factor.
 ///
 /// # Shapes
-/// scores `[n, items]`, factors `[n]`
+/// factors `[n]`, rows, out `[n, H]`
 #[multiversion::multiversion(targets("x86_64+avx512f", "x86_64+avx2+fma", "aarch64+neon"))]
-fn scale_rows(scores: &mut [f32], factors: &[f32]) {
-    for (row, &factor) in scores.chunks_exact_mut(scores.len() / factors.len()).zip(factors) {
-        row.iter_mut().for_each(|x| *x *= factor);
+fn scale_rows(factors: &[f32], rows: &[f32], out: &mut OperandRows) {
+    let mut scaled = vec![0.0; rows.len() / factors.len()];
+    for (i, (&factor, row)) in factors.iter().zip(rows.chunks_exact(scaled.len())).enumerate() {
+        scale_into(factor, row, &mut scaled);
+        out.store(i * row.len(), &scaled);
     }
+}
+
+/// Adds every row, times its factor, to `out`.
+///
+/// # Shapes
+/// factors `[n]`, rows, out `[n, H]`
+#[multiversion::multiversion(targets("x86_64+avx512f", "x86_64+avx2+fma", "aarch64+neon"))]
+fn add_scaled_rows(factors: &[f32], rows: &[f32], out: &mut [f32]) {
+    let h = rows.len() / factors.len();
+    let rows = rows.chunks_exact(h).zip(out.chunks_exact_mut(h)).zip(factors);
+    rows.for_each(|((row, out), &factor)| axpy(factor, row, out));
 }

@@ -5,35 +5,36 @@ use std::f32::consts::FRAC_1_SQRT_2;
 use super::simd::exp;
 use crate::config::Activation;
 
-/// `out` = f(x).
+/// Replaces x by f(x).
 ///
 /// # Shapes
-/// x, out `[n]`
-pub fn forward(activation: Activation, x: &[f32], out: &mut [f32]) {
-    let map = |out: &mut [f32], f: fn(f32) -> f32| out.iter_mut().zip(x).for_each(|(out, &x)| *out = f(x));
+/// x `[n]`
+pub fn forward(activation: Activation, x: &mut [f32]) {
+    let map = |x: &mut [f32], f: fn(f32) -> f32| x.iter_mut().for_each(|x| *x = f(*x));
     match activation {
-        Activation::Gelu => gelu(x, out),
+        Activation::Gelu => gelu(x),
         // Not `max`, which would hide a NaN.
-        Activation::Relu => map(out, |x| if x < 0.0 { 0.0 } else { x }),
-        Activation::Swish => map(out, |x| x * sigmoid(x)),
-        Activation::Tanh => map(out, f32::tanh),
-        Activation::Sigmoid => map(out, sigmoid),
+        Activation::Relu => map(x, |x| if x < 0.0 { 0.0 } else { x }),
+        Activation::Swish => map(x, |x| x * sigmoid(x)),
+        Activation::Tanh => map(x, f32::tanh),
+        Activation::Sigmoid => map(x, sigmoid),
     }
 }
 
-/// Turns the gradient of f(x), in place, into that of x.
+/// Replaces x by f(x), and the gradient of f(x) by that of x.
 ///
 /// # Shapes
 /// x, grad `[n]`
-pub fn backward(activation: Activation, x: &[f32], grad: &mut [f32]) {
-    let scale = |grad: &mut [f32], f: fn(f32) -> f32| grad.iter_mut().zip(x).for_each(|(grad, &x)| *grad *= f(x));
-    match activation {
-        Activation::Gelu => gelu_backward(x, grad),
-        Activation::Relu => scale(grad, |x| if x > 0.0 { 1.0 } else { 0.0 }),
-        Activation::Swish => scale(grad, |x| sigmoid(x) * (1.0 + x * (1.0 - sigmoid(x)))),
-        Activation::Tanh => scale(grad, |x| 1.0 - x.tanh() * x.tanh()),
-        Activation::Sigmoid => scale(grad, |x| sigmoid(x) * (1.0 - sigmoid(x))),
-    }
+pub fn backward(activation: Activation, x: &mut [f32], grad: &mut [f32]) {
+    let derivative: fn(f32) -> f32 = match activation {
+        Activation::Gelu => return gelu_backward(x, grad),
+        Activation::Relu => |x| if x > 0.0 { 1.0 } else { 0.0 },
+        Activation::Swish => |x| sigmoid(x) * (1.0 + x * (1.0 - sigmoid(x))),
+        Activation::Tanh => |x| 1.0 - x.tanh() * x.tanh(),
+        Activation::Sigmoid => |x| sigmoid(x) * (1.0 - sigmoid(x)),
+    };
+    grad.iter_mut().zip(&*x).for_each(|(grad, &x)| *grad *= derivative(x));
+    forward(activation, x);
 }
 
 fn sigmoid(x: f32) -> f32 {
@@ -42,19 +43,20 @@ fn sigmoid(x: f32) -> f32 {
 
 /// GELU(x) = x Φ(x), with the distribution function Φ of the normal distribution.
 #[multiversion::multiversion(targets("x86_64+avx512f", "x86_64+avx2+fma", "aarch64+neon"))]
-fn gelu(x: &[f32], out: &mut [f32]) {
-    for (out, &x) in out.iter_mut().zip(x) {
-        *out = x * normal(x).0;
+fn gelu(x: &mut [f32]) {
+    for x in x {
+        *x *= normal(*x).0;
     }
 }
 
 /// GELU′(x) = Φ(x) + x φ(x), with the density φ.
 #[multiversion::multiversion(targets("x86_64+avx512f", "x86_64+avx2+fma", "aarch64+neon"))]
-fn gelu_backward(x: &[f32], grad: &mut [f32]) {
+fn gelu_backward(x: &mut [f32], grad: &mut [f32]) {
     const PEAK: f32 = 0.398_942_3; // 1 / √2π, the density at 0
-    for (grad, &x) in grad.iter_mut().zip(x) {
-        let (probability, bell) = normal(x);
-        *grad *= probability + x * bell * PEAK;
+    for (x, grad) in x.iter_mut().zip(grad) {
+        let (probability, bell) = normal(*x);
+        *grad *= probability + *x * bell * PEAK;
+        *x *= probability;
     }
 }
 
@@ -86,9 +88,10 @@ mod tests {
         let exact = Tensor::from_slice(&x).to_kind(Kind::Double).set_requires_grad(true);
         let value = exact.gelu("none");
         let gradient = &Tensor::run_backward(&[value.sum(None::<Kind>)], &[&exact], false, false)[0];
-        let (mut out, mut grad) = (vec![0.0; x.len()], vec![1.0; x.len()]);
-        forward(Activation::Gelu, &x, &mut out);
-        backward(Activation::Gelu, &x, &mut grad);
+        let (mut out, mut again, mut grad) = (x.clone(), x.clone(), vec![1.0; x.len()]);
+        forward(Activation::Gelu, &mut out);
+        backward(Activation::Gelu, &mut again, &mut grad);
+        assert_eq!(out, again);
         // GELU grows with x, its gradient does not.
         for (found, expected, size) in
             [(&out, &value, exact.abs().clamp_min(1.0)), (&grad, gradient, exact.ones_like())]
@@ -97,9 +100,8 @@ mod tests {
             let worst = (distance / size).max().double_value(&[]);
             assert!(worst < 3e-7, "{worst:e}");
         }
-        let (mut out, mut grad) = ([0.0], [1.0]);
-        forward(Activation::Gelu, &[f32::NAN], &mut out);
-        backward(Activation::Gelu, &[f32::NAN], &mut grad);
+        let (mut out, mut grad) = ([f32::NAN], [1.0]);
+        backward(Activation::Gelu, &mut out, &mut grad);
         assert!(out[0].is_nan() && grad[0].is_nan(), "a broken model must be seen");
     }
 }

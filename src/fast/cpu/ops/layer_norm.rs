@@ -10,6 +10,8 @@
 
 use super::dropout::RowDropout;
 use super::simd::{axpy, dot, sum};
+use crate::config::Precision;
+use crate::fast::cpu::gemm::OperandRows;
 
 /// The parameters of a LayerNorm.
 #[derive(Debug, Clone, Copy)]
@@ -33,32 +35,47 @@ pub struct LayerNormGrads<'a> {
 /// What the forward pass keeps for the backward pass.
 #[derive(Debug, Default)]
 pub struct Normalized {
-    /// x̂ `[n, H]`; before the forward pass its input x.
-    pub rows: Vec<f32>,
+    /// x̂ `[n, H]`.
+    pub rows: OperandRows,
     /// `[n]`
     pub rstd: Vec<f32>,
 }
 
-/// `out` = LayerNorm(dropout(x) + residual), where `saved.rows` holds x.
+impl Normalized {
+    /// Makes room for n rows.
+    pub fn resize(&mut self, precision: Precision, n: usize, h: usize) {
+        self.rows.resize(precision, n * h);
+        self.rstd.resize(n, 0.0);
+    }
+}
+
+/// Replaces `hidden` by LayerNorm(dropout(x) + hidden), in a block of rows that begins with row `first` of all. Overwrites
+/// x.
 ///
 /// # Shapes
-/// saved.rows, residual, out `[n, H]`
+/// x, hidden `[rows, H]`; saved, of all rows, `[n, H]`
 #[multiversion::multiversion(targets("x86_64+avx512f", "x86_64+avx2+fma", "aarch64+neon"))]
-pub fn add_norm(norm: LayerNorm, residual: &[f32], dropout: RowDropout, saved: &mut Normalized, out: &mut [f32]) {
+pub fn add_norm(
+    norm: LayerNorm,
+    dropout: RowDropout,
+    first: usize,
+    x: &mut [f32],
+    saved: &mut Normalized,
+    hidden: &mut [f32],
+) {
     let h = norm.weight.len();
-    let Normalized { rows, rstd } = saved;
-    rstd.resize(rows.len() / h, 0.0);
     let mut mask = vec![0.0; h];
-    let rows = rows.chunks_exact_mut(h).zip(residual.chunks_exact(h)).zip(out.chunks_exact_mut(h));
-    for (row, ((x, residual), out)) in rows.enumerate() {
+    let Normalized { rows, rstd } = saved;
+    for (row, (x, hidden)) in (first..).zip(x.chunks_exact_mut(h).zip(hidden.chunks_exact_mut(h))) {
         if dropout.mask(row, &mut mask) {
-            for ((x, m), r) in x.iter_mut().zip(&mask).zip(residual) {
+            for ((x, m), r) in x.iter_mut().zip(&mask).zip(&*hidden) {
                 *x = *x * m + r;
             }
         } else {
-            axpy(1.0, residual, x);
+            axpy(1.0, hidden, x);
         }
-        rstd[row] = normalize(norm, x, out);
+        rstd[row] = normalize(norm, x, hidden);
+        rows.store(row * h, x);
     }
 }
 
@@ -73,38 +90,37 @@ pub fn add_norm_backward(
     dropout: RowDropout,
     saved: &Normalized,
     grad: &mut [f32],
-    dx: &mut [f32],
+    dx: &mut OperandRows,
     mut into: LayerNormGrads,
 ) {
     let h = norm.weight.len();
-    let mut mask = vec![0.0; h];
-    let rows = saved.rows.chunks_exact(h).zip(grad.chunks_exact_mut(h)).zip(dx.chunks_exact_mut(h));
-    for (row, ((normalized, grad), dx)) in rows.enumerate() {
-        normalize_backward(norm, normalized, saved.rstd[row], grad, &mut into);
+    let [mut mask, mut normalized] = [(); 2].map(|()| vec![0.0; h]);
+    for (row, grad) in grad.chunks_exact_mut(h).enumerate() {
+        saved.rows.load(row * h, &mut normalized);
+        normalize_backward(norm, &normalized, saved.rstd[row], grad, &mut into);
         if dropout.mask(row, &mut mask) {
-            for ((dx, g), m) in dx.iter_mut().zip(&*grad).zip(&mask) {
-                *dx = g * m;
-            }
+            mask.iter_mut().zip(&*grad).for_each(|(m, g)| *m *= g);
+            dx.store(row * h, &mask);
         } else {
-            dx.copy_from_slice(grad);
+            dx.store(row * h, grad);
         }
     }
 }
 
-/// `out` = dropout(LayerNorm(x)), where `saved.rows` holds x.
+/// Replaces x by dropout(LayerNorm(x)).
 ///
 /// # Shapes
-/// saved.rows, out `[n, H]`
+/// x, saved.rows `[n, H]`
 #[multiversion::multiversion(targets("x86_64+avx512f", "x86_64+avx2+fma", "aarch64+neon"))]
-pub fn norm_dropout(norm: LayerNorm, dropout: RowDropout, saved: &mut Normalized, out: &mut [f32]) {
+pub fn norm_dropout(norm: LayerNorm, dropout: RowDropout, x: &mut [f32], saved: &mut Normalized) {
     let h = norm.weight.len();
-    let Normalized { rows, rstd } = saved;
-    rstd.resize(rows.len() / h, 0.0);
-    let mut mask = vec![0.0; h];
-    for (row, (x, out)) in rows.chunks_exact_mut(h).zip(out.chunks_exact_mut(h)).enumerate() {
-        rstd[row] = normalize(norm, x, out);
+    let [mut mask, mut normalized] = [(); 2].map(|()| vec![0.0; h]);
+    for (row, x) in x.chunks_exact_mut(h).enumerate() {
+        normalized.copy_from_slice(x);
+        saved.rstd[row] = normalize(norm, &mut normalized, x);
+        saved.rows.store(row * h, &normalized);
         if dropout.mask(row, &mut mask) {
-            out.iter_mut().zip(&mask).for_each(|(out, m)| *out *= m);
+            x.iter_mut().zip(&mask).for_each(|(x, m)| *x *= m);
         }
     }
 }
@@ -122,12 +138,13 @@ pub fn norm_dropout_backward(
     mut into: LayerNormGrads,
 ) {
     let h = norm.weight.len();
-    let mut mask = vec![0.0; h];
-    for (row, (normalized, grad)) in saved.rows.chunks_exact(h).zip(grad.chunks_exact_mut(h)).enumerate() {
+    let [mut mask, mut normalized] = [(); 2].map(|()| vec![0.0; h]);
+    for (row, grad) in grad.chunks_exact_mut(h).enumerate() {
         if dropout.mask(row, &mut mask) {
             grad.iter_mut().zip(&mask).for_each(|(grad, m)| *grad *= m);
         }
-        normalize_backward(norm, normalized, saved.rstd[row], grad, &mut into);
+        saved.rows.load(row * h, &mut normalized);
+        normalize_backward(norm, &normalized, saved.rstd[row], grad, &mut into);
     }
 }
 
@@ -136,12 +153,15 @@ pub fn norm_dropout_backward(
 /// # Shapes
 /// normalized, out `[n, H]`
 #[multiversion::multiversion(targets("x86_64+avx512f", "x86_64+avx2+fma", "aarch64+neon"))]
-pub fn affine(norm: LayerNorm, normalized: &[f32], out: &mut [f32]) {
+pub fn affine(norm: LayerNorm, normalized: &OperandRows, out: &mut OperandRows) {
     let h = norm.weight.len();
-    for (x, out) in normalized.chunks_exact(h).zip(out.chunks_exact_mut(h)) {
-        for (((out, x), w), b) in out.iter_mut().zip(x).zip(norm.weight).zip(norm.bias) {
-            *out = x * w + b;
+    let mut row = vec![0.0; h];
+    for start in (0..normalized.size()).step_by(h) {
+        normalized.load(start, &mut row);
+        for ((x, w), b) in row.iter_mut().zip(norm.weight).zip(norm.bias) {
+            *x = *x * w + b;
         }
+        out.store(start, &row);
     }
 }
 

@@ -173,9 +173,9 @@ pub fn exp(x: f32) -> f32 {
 /// # Shapes
 /// rows `[n, out.len()]`
 #[multiversion::multiversion(targets("x86_64+avx512f", "x86_64+avx2+fma", "aarch64+neon"))]
-pub fn add_rows(rows: &[f32], out: &mut [f32]) {
+pub fn add_rows<T: Copy + Into<f32>>(rows: &[T], out: &mut [f32]) {
     for row in rows.chunks_exact(out.len()) {
-        axpy(1.0, row, out);
+        out.iter_mut().zip(row).for_each(|(out, &x)| *out += x.into());
     }
 }
 

@@ -1,7 +1,7 @@
 //! Where each parameter lies in the one slice of all parameters but the item embedding.
 //!
 //! Weights that enter one product lie side by side: the query layer of an attribute or of the positions with its key
-//! layer. The gradient has the same layout, so that one product computes both, and threads' gradients are added in one
+//! layer, and the query, key and value layers of the item. The gradient has the same layout, so that one product computes both, and threads' gradients are added in one
 //! loop.
 
 use std::ops::Range;
@@ -33,14 +33,21 @@ pub struct LayerNormRange {
     pub bias: Range<usize>,
 }
 
+/// The ranges of the layers of the item's queries, keys and values.
+#[derive(Debug)]
+pub enum QkvRange {
+    /// As one, `[3 H, H]`.
+    Joint(LinearRange),
+    /// Of the last layer, which absorbs its key and value layers.
+    Last { query: LinearRange, key: LinearRange, value: LinearRange },
+}
+
 /// The ranges of an encoder layer. `position` is RecBole's `query_p` and `key_p`, `attributes` its `query_layers` and
 /// `key_layers`, `fusion` its `fusion_layer`; `attention_norm` and `norm` are the `LayerNorm` of attention and of the
 /// feed-forward network.
 #[derive(Debug)]
 pub struct LayerLayout {
-    pub query: LinearRange,
-    pub key: LinearRange,
-    pub value: LinearRange,
+    pub qkv: QkvRange,
     /// The query and key layers of the positions as one, `[2 H, H]`; `None` where positions enter the input.
     pub position: Option<LinearRange>,
     /// The query and key layers of each attribute as one, `[2 dᵢ, dᵢ]`.
@@ -160,11 +167,18 @@ impl LayoutBuilder {
             let lists = [names::QUERY_LAYERS, names::KEY_LAYERS];
             self.linear(&lists.map(|list| attention(&names::nth(list, i))), size as usize, size as usize)
         });
+        let attributes = attributes.collect();
+        let modules = [names::QUERY, names::KEY, names::VALUE].map(attention);
+        let qkv = match k + 1 == config.n_layers as usize {
+            false => QkvRange::Joint(self.linear(&modules, h, h)),
+            true => {
+                let [query, key, value] = modules.map(|module| self.linear(&[module], h, h));
+                QkvRange::Last { query, key, value }
+            }
+        };
         LayerLayout {
-            attributes: attributes.collect(),
-            query: self.linear(&[attention(names::QUERY)], h, h),
-            key: self.linear(&[attention(names::KEY)], h, h),
-            value: self.linear(&[attention(names::VALUE)], h, h),
+            attributes,
+            qkv,
             position: dif.then(|| self.linear(&[names::QUERY_P, names::KEY_P].map(attention), h, h)),
             fusion,
             dense: self.linear(&[attention(names::DENSE)], h, h),

@@ -4,7 +4,7 @@ use rayon::prelude::*;
 
 use super::layout::{Layout, LinearRange};
 use crate::config::Precision;
-use crate::fast::cpu::gemm::{BothOperands, Epilogue, MatRef, gemm, pack_operand};
+use crate::fast::cpu::gemm::{BothOperands, Epilogue, MatRef, Numbers, gemm, gemm_by_rows, pack_operand};
 use crate::fast::cpu::ops::simd::add_rows;
 
 /// The weights of a step.
@@ -32,30 +32,66 @@ impl<'a> Weights<'a> {
     ///
     /// # Shapes
     /// x `[n, inputs]`, y `[n, outputs]`
-    pub fn forward(&self, linear: &LinearRange, x: &[f32], y: &mut Vec<f32>) {
-        let bias = &self.flat[linear.bias.clone()];
-        y.resize(x.len() / linear.inputs * bias.len(), 0.0);
-        let weight = &self.packed[linear.index].transposed;
-        gemm(self.precision, MatRef::new(x, linear.inputs), weight, y, Epilogue::Bias(bias));
+    pub fn forward<'x>(&self, linear: &LinearRange, x: impl Into<Numbers<'x>>, y: &mut Vec<f32>) {
+        let (x, bias) = (MatRef::new(x, linear.inputs), &self.flat[linear.bias.clone()]);
+        y.resize(x.rows() * bias.len(), 0.0);
+        gemm(self.precision, x, &self.packed[linear.index].transposed, y, Epilogue::Bias(bias));
+    }
+
+    /// As [`Weights::forward`], a block of rows at a time: `each` takes the number of the first and the block.
+    pub fn forward_by_rows<'x>(
+        &self,
+        linear: &LinearRange,
+        x: impl Into<Numbers<'x>>,
+        each: impl FnMut(usize, &mut [f32]),
+    ) {
+        let (x, bias) = (MatRef::new(x, linear.inputs), &self.flat[linear.bias.clone()]);
+        gemm_by_rows(self.precision, x, &self.packed[linear.index].transposed, Epilogue::Bias(bias), each);
     }
 
     /// dx = dy W, or dx += dy W.
     ///
     /// # Shapes
     /// dy `[n, outputs]`, dx `[n, inputs]`
-    pub fn backward_input(&self, linear: &LinearRange, dy: &[f32], dx: &mut [f32], epilogue: Epilogue) {
-        let weight = &self.packed[linear.index].plain;
-        gemm(self.precision, MatRef::new(dy, linear.bias.len()), weight, dx, epilogue);
+    pub fn backward_input<'x>(
+        &self,
+        linear: &LinearRange,
+        dy: impl Into<Numbers<'x>>,
+        dx: &mut [f32],
+        epilogue: Epilogue,
+    ) {
+        gemm(self.precision, MatRef::new(dy, linear.bias.len()), &self.packed[linear.index].plain, dx, epilogue);
+    }
+
+    /// dx = dy W, as [`Weights::forward_by_rows`].
+    pub fn backward_input_by_rows<'x>(
+        &self,
+        linear: &LinearRange,
+        dy: impl Into<Numbers<'x>>,
+        each: impl FnMut(usize, &mut [f32]),
+    ) {
+        let (dy, weight) = (MatRef::new(dy, linear.bias.len()), &self.packed[linear.index].plain);
+        gemm_by_rows(self.precision, dy, weight, Epilogue::Overwrite, each);
     }
 
     /// dW += dyᵀ x and db += Σ dy, in the layout's ranges of `flat_grad`.
     ///
     /// # Shapes
     /// x `[n, inputs]`, dy `[n, outputs]`
-    pub fn backward_params(&self, linear: &LinearRange, x: &[f32], dy: &[f32], flat_grad: &mut [f32]) {
+    pub fn backward_params<'x, 'y>(
+        &self,
+        linear: &LinearRange,
+        x: impl Into<Numbers<'x>>,
+        dy: impl Into<Numbers<'y>>,
+        flat_grad: &mut [f32],
+    ) {
+        let (x, dy) = (MatRef::new(x, linear.inputs), dy.into());
         let dy_t = MatRef::new(dy, linear.bias.len()).t();
-        let dweight = &mut flat_grad[linear.weight.clone()];
-        gemm(self.precision, dy_t, &MatRef::new(x, linear.inputs).into(), dweight, Epilogue::Accumulate);
-        add_rows(dy, &mut flat_grad[linear.bias.clone()]);
+        gemm(self.precision, dy_t, &x.into(), &mut flat_grad[linear.weight.clone()], Epilogue::Accumulate);
+        let dbias = &mut flat_grad[linear.bias.clone()];
+        match dy {
+            Numbers::Float32(dy) => add_rows(dy, dbias),
+            Numbers::Bf16(dy) => add_rows(dy, dbias),
+        }
     }
 }

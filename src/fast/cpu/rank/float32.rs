@@ -78,7 +78,7 @@ fn product(block: &Block, h: usize, sequences: &[f32], start: usize, out: &mut V
     if out.len() < start + len {
         out.resize(start + len, 0.0);
     }
-    let (rows, out) = (MatRef::new(&block.rows, h), &mut out[start..][..len]);
+    let (rows, out) = (MatRef::new(&block.rows[..], h), &mut out[start..][..len]);
     gemm(Precision::Float32, MatRef::new(sequences, h), &rows.t().into(), out, Epilogue::Overwrite);
 }
 
