@@ -23,8 +23,6 @@ const TILE_ROWS: usize = 2 * REGISTER;
 #[repr(C, align(64))]
 struct TileSums([[f32; NR]; TILE_ROWS]);
 
-static ZEROS: TileSums = TileSums([[0.0; NR]; TILE_ROWS]);
-
 /// The operand of `ldtilecfg`: palette 1, eight registers of 16 lines of 64 bytes.
 #[repr(C, align(64))]
 struct TileConfig {
@@ -93,8 +91,7 @@ unsafe fn pack_source<T: Number>(left: &mut Packed, source: Source<T>) {
     }
 }
 
-/// The rows of a left operand that the unit loads as they lie, in whole tiles: of one in bfloat16.
-///
+/// How many rows of a left operand the unit loads as they lie, in whole tiles, and where: of one in bfloat16.
 fn rows_in_place(matrix: MatRef) -> (usize, *const bf16) {
     match (matrix.shape(), matrix) {
         ([m, k], MatRef { data: Numbers::Bf16(data), stride, transposed: false, .. })
@@ -151,14 +148,14 @@ pub unsafe fn gemm(a: MatRef, b: &Operand, out: &mut [f32], epilogue: Epilogue) 
                         if tile.rows == TILE_ROWS && j + NR <= n {
                             let (to, stride) = (tile.out.as_mut_ptr(), 4 * n);
                             let from = match epilogue {
-                                Epilogue::Overwrite => (ZEROS.0[0].as_ptr(), 0),
+                                Epilogue::Overwrite => (std::ptr::null(), 0),
                                 Epilogue::Accumulate => (to.cast_const(), stride),
                                 Epilogue::Bias(row) => (row[j..].as_ptr(), 0),
                             };
                             multiply_tiles(words / REGISTER, left, right, from, (to, stride));
                         } else {
                             let to = (sums.0.as_mut_ptr().cast(), 4 * NR);
-                            multiply_tiles(words / REGISTER, left, right, (ZEROS.0[0].as_ptr(), 0), to);
+                            multiply_tiles(words / REGISTER, left, right, (std::ptr::null(), 0), to);
                             for row in 0..tile.rows {
                                 let sums = sums.0[row].as_ptr();
                                 let sums = [sums, sums.add(REGISTER)].map(|half| _mm512_load_si512(half.cast()));
@@ -184,11 +181,11 @@ struct LeftTile {
     square: usize,
 }
 
-/// Adds the products of `squares` squares along k, at least one, to the tile at `start`, and stores it at `to`. Strides
-/// are in bytes; with stride 0 every row starts from the same one.
+/// Adds the products of `squares` squares along k, at least one, to the tile at `start`, or to zeros if that is null, and
+/// stores it at `to`. Strides are in bytes; with stride 0 every row starts from the same one.
 ///
 /// # Safety
-/// The panels hold that many squares from here on, `start` is readable and `to` writable for all rows, and the registers
+/// The panels hold that many squares from here on, `start` is null or readable and `to` writable for all rows, and the registers
 /// are configured as [`TILE_CONFIG`] says.
 #[inline]
 unsafe fn multiply_tiles(
@@ -201,6 +198,12 @@ unsafe fn multiply_tiles(
     // SAFETY: the caller's promise; the two squares of the right operand lie side by side in lines of 128 bytes.
     unsafe {
         asm!(
+            "tilezero tmm0",
+            "tilezero tmm1",
+            "tilezero tmm2",
+            "tilezero tmm3",
+            "test {start}, {start}",
+            "jz 2f",
             "tileloadd tmm0, [{start} + {start_stride}*1]",
             "tileloadd tmm1, [{start} + {start_stride}*1 + 64]",
             "lea {start}, [{start} + {start_stride}*8]",
