@@ -32,14 +32,14 @@ pub struct AttentionCase {
     /// `[n, n, heads]` of the attribute and of the positions.
     tables: [Tensor; 2],
     /// The same as rows of the micro-batch, query, key and value of a row side by side.
-    rows: OperandRows,
+    rows: OperandBuffer,
     dcontext_rows: Vec<f32>,
     class_rows: Vec<u32>,
     table_rows: [Vec<f32>; 2],
     dtables: [Vec<f32>; 2],
     saved: SavedScores,
-    context: OperandRows,
-    drows: OperandRows,
+    context: OperandBuffer,
+    drows: OperandBuffer,
 }
 
 impl AttentionCase {
@@ -169,7 +169,7 @@ impl AttentionCase {
     }
 
     /// Rows as `[B, L, width]`.
-    fn dense(&self, rows: &OperandRows, width: usize) -> Vec<f32> {
+    fn dense(&self, rows: &OperandBuffer, width: usize) -> Vec<f32> {
         let mut dense = vec![0.0; SEQUENCES * LENGTH * width];
         let positions = self.batch.sequences.iter().flat_map(|sequence| (0..LENGTH).map(|i| sequence.keys.row(i)));
         positions.zip(dense.chunks_exact_mut(width)).for_each(|(row, out)| rows.load(row * width, out));
@@ -177,8 +177,8 @@ impl AttentionCase {
     }
 }
 
-fn operand(values: &[f32]) -> OperandRows {
-    let mut rows = OperandRows::default();
+fn operand(values: &[f32]) -> OperandBuffer {
+    let mut rows = OperandBuffer::default();
     rows.resize(Precision::Float32, values.len());
     rows.store(0, values);
     rows

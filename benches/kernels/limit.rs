@@ -53,7 +53,8 @@ const TILES: usize = 1 << 9;
 /// Instructions of each of the four squares of a tile: k = 256.
 const SQUARES: usize = 8;
 
-/// The operand of `ldtilecfg`, for eight squares of 16 lines; four squares to load, and four to store.
+/// The operand of `ldtilecfg`, for eight squares of 16 lines; four squares to load, and four to store. Those to load hold
+/// numbers that differ: on zeros the unit is a third faster.
 #[repr(C, align(64))]
 struct Squares {
     config: [u8; 64],
@@ -68,7 +69,12 @@ impl Squares {
             config[16 + 2 * register] = 64;
             config[48 + register] = 16;
         }
-        Self { config, lines: [[0; 64]; 128] }
+        let mut lines = [[0; 64]; 128];
+        for (i, number) in (0_u16..).zip(lines[..64].as_flattened_mut().chunks_exact_mut(2)) {
+            // A sign, and a fraction between 1 and 2, in bfloat16.
+            number.copy_from_slice(&(0x3f80 | (i.wrapping_mul(40_503) & 0x807f)).to_le_bytes());
+        }
+        Self { config, lines }
     }
 }
 

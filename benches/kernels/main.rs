@@ -72,7 +72,7 @@ fn gemm_by_shape(c: &mut Criterion) {
         {
             let case = format!("{m}x{k}x{n} {}", format!("{precision:?}").to_lowercase());
             let mut out = vec![0.0; m * n];
-            let (mut left, right) = (OperandRows::default(), pack_operand(precision, MatRef::new(&y, n)));
+            let (mut left, right) = (OperandBuffer::default(), pack_operand(precision, MatRef::new(&y, n)));
             left.resize(precision, x.len());
             left.store(0, &x);
             let mut product = || gemm(precision, MatRef::new(&left, k), &right, &mut out, Epilogue::Overwrite);
@@ -129,7 +129,7 @@ fn layer_norm(c: &mut Criterion) {
     group.bench_function("add and norm/libtorch", |bench| bench.iter(|| tch::no_grad(forward)));
 
     let gradients = Tensor::run_backward(&[forward() * &dy], &[&x, &weight, &bias], false, false);
-    let (dout, mut dx, mut grad) = (floats(&dy), OperandRows::default(), Vec::new());
+    let (dout, mut dx, mut grad) = (floats(&dy), OperandBuffer::default(), Vec::new());
     dx.resize(Precision::Float32, ROWS * H);
     let [mut dweight, mut dbias] = [(); 2].map(|()| vec![0.0; H]);
     let mut backward = |dweight: &mut [f32], dbias: &mut [f32]| {

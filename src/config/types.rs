@@ -68,8 +68,9 @@ pub enum ComputePath {
 pub enum Precision {
     /// float32 throughout.
     Float32,
-    /// bfloat16 factors of products (where libtorch multiplies, products too); weights, sums, softmax, losses and optimizer stay in
-    /// float32.
+    /// bfloat16 factors of products; on the fast path of the CPU also query, key and value in attention, and the
+    /// LayerNorms' x̂ (where libtorch multiplies, products too). Parameters, sums, residuals, attention scores, losses and
+    /// optimizer stay in float32.
     Bf16,
 }
 

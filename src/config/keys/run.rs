@@ -35,7 +35,7 @@ pub(super) static KEYS: &[Key] = &[
     key!(General "compute_path": run.compute_path = word, "`reference` or `fast`",
         "the authors' operations in their order, or the same function in less time (docs/performance.md)").own(),
     key!(General "precision": run.precision = word, "`float32` or `bf16`",
-        "in what matrices are multiplied: on the CPU by the fast path's kernels, everything else being float32; on the reference path and on a GPU by libtorch's autocasting, in training alone").own(),
+        "in what matrices are multiplied: on the CPU by the fast path's kernels, with query, key, value and the LayerNorms' x̂ kept in it too, everything else being float32; on the reference path and on a GPU by libtorch's autocasting, in training alone").own(),
     key!(General "threads": run.threads = optional(|v| whole(v, 1, 1024)),
         "a whole number from 1 to 1024, or `None`", "threads of libtorch; `None` leaves the choice to libtorch").own(),
     key!(Unprinted "shard_items": run.shard_items = flag, "`True` or `False`",

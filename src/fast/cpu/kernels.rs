@@ -10,7 +10,7 @@ pub use super::attention::inputs::{
 pub use super::attention::side_scores::SideScores;
 pub use super::batch::micro_batch::{BatchView, ClassIndex, MicroBatch, Padding};
 pub use super::batch::sequence::Sequence;
-pub use super::gemm::{Epilogue, MatRef, OperandRows, gemm, pack_operand};
+pub use super::gemm::{Epilogue, MatRef, OperandBuffer, gemm, pack_operand};
 pub use super::loss::cross_entropy::{Catalogue, Targets};
 pub use super::ops::dropout::{RowDropout, Stream};
 pub use super::ops::layer_norm::{LayerNorm, LayerNormGrads, Normalized, add_norm, add_norm_backward};

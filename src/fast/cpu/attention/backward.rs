@@ -1,7 +1,5 @@
 //! The backward pass: the gradient of probabilities, softmax, fusion, then of side streams, queries, keys and values.
 
-use std::mem::take;
-
 use super::forward::dot_per_head;
 use super::fusion::Maps;
 use super::geometry::{Geometry, Query, SequenceLanes};
@@ -16,8 +14,6 @@ use crate::fast::cpu::ops::zero;
 struct Work {
     /// Query, key and value of a sequence's rows, `[keys, 3 H]`, in the last layer the rows, `[keys, H]`.
     rows: Vec<f32>,
-    /// Their gradient, `[keys, 3 H]`; empty in the last layer.
-    drows: Vec<f32>,
     /// Probabilities after dropout, `[keys, blocks]`.
     dropped_probs: Vec<Lanes>,
     /// Their gradient, `[keys, blocks]`.
@@ -36,7 +32,6 @@ impl Work {
     fn new(geometry: Geometry, n_maps: usize) -> Self {
         Self {
             rows: Vec::new(),
-            drows: Vec::new(),
             dropped_probs: Vec::new(),
             ddropped_probs: Vec::new(),
             dfused: vec![[0.0; LANES]; geometry.length],
@@ -66,6 +61,8 @@ pub fn backward(
     let mut rest = saved.all();
     let mut masks = ScoreMasks::new(geometry, dropout);
     let mut work = Work::new(geometry, inputs.n_maps());
+    // The gradient of a sequence's rows, `[keys, 3 H]`.
+    let mut drows = Vec::new();
     for (number, &sequence) in inputs.sequences.iter().enumerate() {
         let lanes = geometry.lanes(number, sequence);
         inputs.load(geometry, sequence, &mut work.rows);
@@ -79,7 +76,6 @@ pub fn backward(
         }
         match &mut into.rows {
             RowGrads::All(into) => {
-                let mut drows = take(&mut work.drows);
                 zero(&mut drows, work.rows.len());
                 first_position(geometry, lanes, dcontext, &mut masks, &mut drows);
                 if sequence.n_keys > 1 {
@@ -92,7 +88,6 @@ pub fn backward(
                 let (first, others) = drows.split_at(geometry.row_width());
                 into.store(sequence.keys.first * first.len(), first);
                 into.store(sequence.keys.second * first.len(), others);
-                work.drows = drows;
             }
             RowGrads::Last { query, query_bias, rows: drows } => {
                 if sequence.n_keys > 1 {

@@ -4,7 +4,7 @@ use super::fusion::Maps;
 use super::geometry::{Geometry, SequenceLanes};
 use super::inputs::{Attention, AttentionInputs, Context, HeadRows, SavedScores, SequenceScores};
 use super::mask::{MASKED, ScoreMasks};
-use crate::fast::cpu::gemm::OperandRows;
+use crate::fast::cpu::gemm::OperandBuffer;
 use crate::fast::cpu::ops::simd::{LANES, Lanes, WeightedRows, axpy, dot, dot_heads, scale_into};
 use crate::fast::cpu::ops::softmax::softmax;
 
@@ -69,12 +69,12 @@ fn first_positions(
     inputs: AttentionInputs,
     masks: &mut ScoreMasks,
     work: &mut Work,
-    out: &mut OperandRows,
+    out: &mut OperandBuffer,
 ) {
     let (h, strides) = (geometry.h, geometry.value_strides());
     let Work { rows: value, context, .. } = work;
     [&mut *value, &mut *context].into_iter().for_each(|row| row.resize(h, 0.0));
-    for row in geometry.first_positions() {
+    for row in 0..geometry.n_first {
         inputs.rows.load(strides.start(row, 0), value);
         let heads = context.chunks_exact_mut(strides.width).zip(value.chunks_exact(strides.width));
         heads.zip(masks.single_key(row)).for_each(|((context, value), &weight)| scale_into(weight, value, context));

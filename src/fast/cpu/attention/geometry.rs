@@ -24,8 +24,8 @@ pub struct Geometry {
     /// L.
     pub length: usize,
     pub queries: Queries,
-    /// How many rows, before all others, are separate first positions: their only key is themselves, and they have no
-    /// query.
+    /// How many rows, before all others, are separate first positions: their only key is themselves, and their query
+    /// is not used.
     pub n_first: usize,
 }
 
@@ -126,15 +126,6 @@ impl Geometry {
     #[inline(always)]
     pub fn first_query(self) -> usize {
         usize::from(self.n_first > 0)
-    }
-
-    /// The rows of separate first positions, among the contexts.
-    #[inline(always)]
-    pub fn first_positions(self) -> Range<usize> {
-        match self.queries {
-            Queries::All => 0..self.n_first,
-            Queries::Last => 0..0,
-        }
     }
 
     /// The width of a row that holds key and value: query, key and value, or the row that is both.

@@ -4,7 +4,7 @@ use super::fusion::Fusion;
 use super::geometry::{Geometry, HeadStrides, Queries, SequenceLanes};
 use super::side_scores::SideScores;
 use crate::fast::cpu::batch::sequence::Sequence;
-use crate::fast::cpu::gemm::OperandRows;
+use crate::fast::cpu::gemm::OperandBuffer;
 use crate::fast::cpu::ops::dropout::RowDropout;
 use crate::fast::cpu::ops::simd::{LANES, Lanes};
 
@@ -22,7 +22,7 @@ pub struct Attention<'a> {
 pub struct AttentionInputs<'a> {
     pub sequences: &'a [Sequence],
     /// Query, key and value of every row, `[rows, 3 H]`; where queries are absorbed the row itself, `[rows, H]`.
-    pub rows: &'a OperandRows,
+    pub rows: &'a OperandBuffer,
     /// Where queries are absorbed `[heads, queries, H]`, else empty.
     pub query: &'a [f32],
     /// Added to the item's scores of a query, `[queries, heads]`: q · b_K where queries are absorbed, else empty.
@@ -35,7 +35,7 @@ pub struct AttentionInputs<'a> {
 #[derive(Debug)]
 pub enum Context<'a> {
     /// Of every row, `[rows, H]`.
-    All(&'a mut OperandRows),
+    All(&'a mut OperandBuffer),
     /// Of absorbed queries.
     Last {
         /// `[heads, queries, H]`
@@ -68,7 +68,7 @@ pub struct AttentionGrads<'a> {
 #[derive(Debug)]
 pub enum RowGrads<'a> {
     /// Of every row, `[rows, 3 H]`.
-    All(&'a mut OperandRows),
+    All(&'a mut OperandBuffer),
     /// Of absorbed queries, and of the rows as keys and as values.
     Last {
         /// `[heads, queries, H]`
@@ -122,9 +122,7 @@ impl AttentionInputs<'_> {
         out.resize(sequence.n_keys * width, 0.0);
         let (first, others) = out.split_at_mut(width);
         self.rows.load(sequence.keys.first * width, first);
-        if !others.is_empty() {
-            self.rows.load(sequence.keys.second * width, others);
-        }
+        self.rows.load(sequence.keys.second * width, others);
     }
 
     /// The map of a side stream.

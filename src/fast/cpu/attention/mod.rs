@@ -27,7 +27,7 @@
 //! # Which case goes where
 //! | case | in [`forward`](mod@forward) and [`backward`](mod@backward) |
 //! | --- | --- |
-//! | a separate first position, whose only key is itself | `first_positions`: the context is the value |
+//! | a separate first position, whose only key is itself | `first_positions`, back in `first_position`: the context is the value |
 //! | a sequence of one key, which has the whole probability | `single_key`: no scores |
 //! | every row a query ([`Queries::All`](geometry::Queries)) | `item_scores` to `weighted_values`, back to `keys` |
 //! | one absorbed query ([`Queries::Last`](geometry::Queries)) | the same, with `rows` for `values` and `keys` |

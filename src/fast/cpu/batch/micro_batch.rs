@@ -53,7 +53,8 @@ pub struct BatchView<'a> {
 /// What is computed for padded positions.
 ///
 /// Unless they are [`Padding::Kept`], the mask leaves position 0 one key, itself: its context is its value, whatever its
-/// query. Its row is therefore *separate*: it stands before the rows of all sequences, and it has no query.
+/// query. Its row is therefore *separate*: it stands before the rows of all sequences, and its query is
+/// not used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Padding {
     /// Nothing. Under `sum`, and in SASRec and SASRecF, they reach no other position.

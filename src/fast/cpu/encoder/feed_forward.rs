@@ -4,7 +4,7 @@
 
 use super::step::{DropoutSite, LayerContext};
 use crate::fast::cpu::batch::micro_batch::MicroBatch;
-use crate::fast::cpu::gemm::{Epilogue, OperandRows};
+use crate::fast::cpu::gemm::{Epilogue, OperandBuffer};
 use crate::fast::cpu::ops::activation;
 use crate::fast::cpu::ops::layer_norm::{Normalized, add_norm, add_norm_backward, affine};
 use crate::fast::cpu::params::grads::Grads;
@@ -13,7 +13,7 @@ use crate::fast::cpu::params::grads::Grads;
 #[derive(Debug, Default)]
 pub struct FeedForwardActivations {
     /// W₁ x + b₁, `[n, inner]`.
-    inner: OperandRows,
+    inner: OperandBuffer,
     /// `[n, H]`
     norm: Normalized,
 }
@@ -22,23 +22,23 @@ pub struct FeedForwardActivations {
 #[derive(Debug, Default)]
 pub struct FeedForwardScratch {
     /// f(W₁ x + b₁), `[n, inner]`.
-    activated: OperandRows,
+    activated: OperandBuffer,
     /// The gradient of W₁ x + b₁, `[n, inner]`.
-    dinner: OperandRows,
+    dinner: OperandBuffer,
     /// The gradient of what `dense_2` gave, then x computed anew, `[n, H]`.
-    rows: OperandRows,
+    rows: OperandBuffer,
     /// A block of W₁ x + b₁.
     block: Vec<f32>,
 }
 
-/// Replaces the input x by the output. `x` has it as an operand too.
+/// Replaces `hidden`, the input, by the output. x is the input as an operand.
 ///
 /// # Shapes
 /// x, hidden `[n, H]`
 pub fn forward(
     layer: LayerContext,
     batch: &MicroBatch,
-    x: &OperandRows,
+    x: &OperandBuffer,
     saved: &mut FeedForwardActivations,
     scratch: &mut FeedForwardScratch,
     hidden: &mut [f32],

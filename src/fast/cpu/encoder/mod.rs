@@ -18,7 +18,7 @@ use self::self_attention::{AttentionActivations, AttentionScratch};
 use self::step::StepContext;
 use super::attention::geometry::Queries;
 use super::batch::micro_batch::MicroBatch;
-use super::gemm::OperandRows;
+use super::gemm::OperandBuffer;
 use super::ops::layer_norm::{Normalized, norm_dropout, norm_dropout_backward};
 use super::params::grads::Grads;
 
@@ -40,7 +40,7 @@ pub struct Activations {
 #[derive(Debug, Default)]
 struct LayerActivations {
     /// `[rows, H]`
-    input: OperandRows,
+    input: OperandBuffer,
     attention: AttentionActivations,
     feed_forward: FeedForwardActivations,
 }
@@ -61,7 +61,7 @@ struct LayerScratch {
     attention: AttentionScratch,
     feed_forward: FeedForwardScratch,
     /// The output of self-attention, `[rows, H]` or `[queries, H]`.
-    attended: OperandRows,
+    attended: OperandBuffer,
 }
 
 impl Scratch {

@@ -11,7 +11,7 @@ use crate::fast::cpu::attention::inputs::{
 };
 use crate::fast::cpu::attention::side_scores::SideScores;
 use crate::fast::cpu::batch::micro_batch::MicroBatch;
-use crate::fast::cpu::gemm::{Epilogue, OperandRows};
+use crate::fast::cpu::gemm::{Epilogue, OperandBuffer};
 use crate::fast::cpu::ops::layer_norm::{Normalized, add_norm, add_norm_backward};
 use crate::fast::cpu::ops::simd::axpy;
 use crate::fast::cpu::ops::zero;
@@ -22,7 +22,7 @@ use crate::fast::cpu::params::layout::{LinearRange, QkvRange};
 #[derive(Debug, Default)]
 pub struct AttentionActivations {
     /// Query, key and value, `[rows, 3 H]`; empty in the last layer, whose keys and values are the rows themselves.
-    qkv: OperandRows,
+    qkv: OperandBuffer,
     /// In the last layer.
     last: LastQueries,
     /// By side stream, the attributes' and the positions': query, then key of every distinct vector of the micro-batch,
@@ -30,7 +30,7 @@ pub struct AttentionActivations {
     projections: Vec<Vec<f32>>,
     scores: SavedScores,
     /// `[rows, H]`, in the last layer `[queries, H]`.
-    context: OperandRows,
+    context: OperandBuffer,
     /// Of the LayerNorm, `[rows or queries, H]`.
     pub norm: Normalized,
 }
@@ -39,7 +39,7 @@ pub struct AttentionActivations {
 #[derive(Debug, Default)]
 struct LastQueries {
     /// The rows of the input that have a query, `[queries, H]`.
-    input: OperandRows,
+    input: OperandBuffer,
     /// `[queries, H]`
     query: Vec<f32>,
     /// The absorbed queries.
@@ -54,11 +54,11 @@ struct LastQueries {
 #[derive(Debug, Default)]
 pub struct AttentionScratch {
     /// The gradient of what `dense` gave, `[rows, H]` or `[queries, H]`.
-    rows: OperandRows,
+    rows: OperandBuffer,
     /// `[rows, H]` or `[queries, H]`
     dcontext: Vec<f32>,
     /// `[rows, 3 H]`; empty in the last layer.
-    dqkv: OperandRows,
+    dqkv: OperandBuffer,
     /// By side stream, as the projections are.
     dprojections: Vec<Vec<f32>>,
     /// In the last layer: the gradient of the queries, `[queries, H]`.
@@ -70,18 +70,18 @@ pub struct AttentionScratch {
     dvalue_sums: AbsorbedRows,
 }
 
-/// Replaces the input x by the output, of every row of the micro-batch, in the last layer of every query; leaves it in
-/// `out` too, as an operand.
+/// Replaces `hidden`, the input of the rows that have an output, by that output: all rows, in the last layer those of the
+/// queries. x is the input of all rows as an operand, and `out` gets the output as one.
 ///
 /// # Shapes
 /// x, of every row, `[rows, H]`; hidden, out `[rows, H]` or `[queries, H]`
 pub fn forward(
     layer: LayerContext,
     batch: &MicroBatch,
-    x: &OperandRows,
+    x: &OperandBuffer,
     saved: &mut AttentionActivations,
     hidden: &mut [f32],
-    out: &mut OperandRows,
+    out: &mut OperandBuffer,
 ) {
     let (step, layout) = (layer.step, layer.layout());
     let (h, precision) = (step.h, step.weights.precision);
@@ -108,7 +108,7 @@ pub fn forward(
 }
 
 /// Query, key and value of every row; in the first layer from the item cache, where there is one.
-fn project(layer: LayerContext, batch: &MicroBatch, linear: &LinearRange, x: &OperandRows, qkv: &mut OperandRows) {
+fn project(layer: LayerContext, batch: &MicroBatch, linear: &LinearRange, x: &OperandBuffer, qkv: &mut OperandBuffer) {
     let (step, width) = (layer.step, linear.bias.len());
     qkv.resize(step.weights.precision, batch.n_rows() * width);
     match &step.item_cache {
@@ -133,7 +133,7 @@ fn attend_last(
     layer: LayerContext,
     batch: &MicroBatch,
     [of_query, of_key, of_value]: [&LinearRange; 3],
-    x: &OperandRows,
+    x: &OperandBuffer,
     saved: &mut AttentionActivations,
     query_input: &[f32],
 ) {
@@ -162,7 +162,7 @@ fn attend_last(
 pub fn backward(
     layer: LayerContext,
     batch: &MicroBatch,
-    x: &OperandRows,
+    x: &OperandBuffer,
     saved: &AttentionActivations,
     scratch: &mut AttentionScratch,
     grad: &mut Vec<f32>,
@@ -228,7 +228,7 @@ fn attend_last_backward(
     layer: LayerContext,
     batch: &MicroBatch,
     [of_key, of_value]: [&LinearRange; 2],
-    x: &OperandRows,
+    x: &OperandBuffer,
     saved: &AttentionActivations,
     scratch: &mut AttentionScratch,
     into: &mut Grads,
@@ -262,7 +262,7 @@ fn attention<'b>(layer: LayerContext<'b>, batch: &'b MicroBatch) -> Attention<'b
 
 fn all_queries<'b>(
     batch: &'b MicroBatch,
-    rows: &'b OperandRows,
+    rows: &'b OperandBuffer,
     side_scores: &'b [SideScores<'b>],
 ) -> AttentionInputs<'b> {
     AttentionInputs { sequences: &batch.sequences, rows, query: &[], query_bias: &[], side_scores }
@@ -271,7 +271,7 @@ fn all_queries<'b>(
 fn absorbed_queries<'b>(
     batch: &'b MicroBatch,
     queries: &'b AbsorbedRows,
-    rows: &'b OperandRows,
+    rows: &'b OperandBuffer,
     side_scores: &'b [SideScores<'b>],
 ) -> AttentionInputs<'b> {
     let AbsorbedRows { rows: query, bias: query_bias } = queries;

@@ -17,7 +17,7 @@ use super::rows::Numbers;
 use super::tile::{KC, OutputTile};
 
 /// Rows of a tile of the output: two squares.
-const TILE_ROWS: usize = 2 * REGISTER;
+pub const TILE_ROWS: usize = 2 * REGISTER;
 
 /// The sums of a tile, `[rows, columns]`.
 #[repr(C, align(64))]
@@ -91,11 +91,12 @@ unsafe fn pack_source<T: Number>(left: &mut Packed, source: Source<T>) {
     }
 }
 
-/// How many rows of a left operand the unit loads as they lie, in whole tiles, and where: of one in bfloat16.
+/// How many rows of a left operand the unit can load where they lie, and where they begin: the whole tiles of one in
+/// bfloat16 whose rows are whole squares.
 fn rows_in_place(matrix: MatRef) -> (usize, *const bf16) {
     match (matrix.shape(), matrix) {
         ([m, k], MatRef { data: Numbers::Bf16(data), stride, transposed: false, .. })
-            if k.is_multiple_of(Bf16::K_PER_WORD * REGISTER) =>
+            if m > 0 && k.is_multiple_of(Bf16::K_PER_WORD * REGISTER) =>
         {
             assert!(data.len() >= (m - 1) * stride + k);
             (m - m % TILE_ROWS, data.as_ptr())
@@ -114,7 +115,7 @@ pub unsafe fn gemm(a: MatRef, b: &Operand, out: &mut [f32], epilogue: Epilogue) 
     let ([m, k], [height, n]) = (a.shape(), b.shape());
     assert!(height == k && k > 0 && out.len() == m * n && !matches!(epilogue, Epilogue::Bias(row) if row.len() != n));
     PACK_BUFFERS.with_borrow_mut(|[left, right]| {
-        let (in_place, rows) = rows_in_place(a);
+        let (in_place, data) = rows_in_place(a);
         // SAFETY: the caller's promise.
         let right = unsafe {
             if in_place < m {
@@ -132,7 +133,7 @@ pub unsafe fn gemm(a: MatRef, b: &Operand, out: &mut [f32], epilogue: Epilogue) 
             let epilogue = if start > 0 { Epilogue::Accumulate } else { epilogue };
             for i in (0..m).step_by(TILE_ROWS) {
                 let left = if i < in_place {
-                    let at = |row: usize| rows.wrapping_add(row * a.stride + start * Bf16::K_PER_WORD).cast();
+                    let at = |row: usize| data.wrapping_add(row * a.stride + start * Bf16::K_PER_WORD).cast();
                     LeftTile { panels: [i, i + REGISTER].map(at), line: 2 * a.stride, square: 4 * REGISTER }
                 } else {
                     let panel = (i - in_place) / REGISTER;
@@ -185,8 +186,8 @@ struct LeftTile {
 /// stores it at `to`. Strides are in bytes; with stride 0 every row starts from the same one.
 ///
 /// # Safety
-/// The panels hold that many squares from here on, `start` is null or readable and `to` writable for all rows, and the registers
-/// are configured as [`TILE_CONFIG`] says.
+/// The panels hold that many squares from here on, `start` is null or readable and `to` writable for all rows, and the
+/// registers are configured as [`TILE_CONFIG`] says.
 #[inline]
 unsafe fn multiply_tiles(
     squares: usize,
@@ -253,7 +254,9 @@ mod tests {
     use super::super::avx512::{self, tests::products_are_exact};
     use super::super::features::{AMX, can_run};
     use super::super::operand::pack_rhs;
+    use super::super::rows::OperandBuffer;
     use super::*;
+    use crate::config::Precision;
     use crate::splitmix;
 
     fn supported() -> bool {
@@ -269,6 +272,34 @@ mod tests {
                 |b| unsafe { pack_rhs::<Bf16, REGISTER>(b) },
                 |a, b, out, epilogue| unsafe { gemm(a, b, out, epilogue) },
             );
+        }
+    }
+
+    #[test]
+    fn rows_in_place_may_be_some_columns_of_a_matrix() {
+        if !supported() {
+            return;
+        }
+        let (m, n) = (70, 40);
+        for (k, wide) in [(32, 40), (64, 73)] {
+            let small: Vec<f32> = (0..m * wide).map(|i| (i % 19) as f32 - 9.0).collect();
+            let copied: Vec<f32> = small.chunks_exact(wide).flat_map(|row| &row[7..7 + k]).copied().collect();
+            let [whole, part] = [&small, &copied].map(|values| {
+                let mut buffer = OperandBuffer::default();
+                buffer.resize(Precision::Bf16, values.len());
+                buffer.store(0, values);
+                buffer
+            });
+            let b = Operand::from(MatRef::new(&small[..k * n], n));
+            let of = |a: MatRef| {
+                let mut out = vec![0.0; m * n];
+                // SAFETY: the instructions are there.
+                unsafe { gemm(a, &b, &mut out, Epilogue::Overwrite) };
+                out
+            };
+            let expected = of(MatRef::new(&copied, k));
+            assert_eq!(of(MatRef::new(&part, k)), expected, "{k}");
+            assert_eq!(of(MatRef::new(&whole, wide).column_range(7, k)), expected, "{k} of {wide}");
         }
     }
 

@@ -1,4 +1,4 @@
-//! Products in AVX2, of float32 and of float32 rounded to bfloat16: for processors without AVX-512.
+//! Products in AVX2, of float32 and of bfloat16 multiplied as float32: for processors without AVX-512.
 //!
 //! The loops of [`super::avx512`] around a smaller microkernel: 6 × 16 sums take 12 of the 16 registers. In float32 a
 //! left operand whose neighbours in memory are steps along k is read where it lies. Libtorch packs both operands in
@@ -24,7 +24,7 @@ const NR: usize = 16;
 const REGISTER: usize = 8;
 /// Rows of the left operand that meet every panel of the right one before the next rows do: [`KC`] steps of them, 192
 /// KiB, stay in the L2 cache.
-const MC: usize = 32 * MR;
+pub const MC: usize = 32 * MR;
 
 /// A row of a tile's sums.
 type Row = [__m256; NR / REGISTER];

@@ -102,7 +102,7 @@ pub mod tests {
     use super::super::features::{AVX512, can_run};
     use super::super::operand::pack_rhs;
     use super::super::pack::Packed;
-    use super::super::rows::OperandRows;
+    use super::super::rows::OperandBuffer;
     use super::*;
     use crate::config::Precision;
 
@@ -129,7 +129,7 @@ pub mod tests {
                 let floats = |n, by| small(n, by).map(|x| x as f32).collect::<Vec<_>>();
                 let (floats_a, floats_b) = (floats(m * k, 7), floats(k * n, 5));
                 let [x, y] = [&floats_a, &floats_b].map(|floats| {
-                    let mut rows = OperandRows::default();
+                    let mut rows = OperandBuffer::default();
                     rows.resize(precision, floats.len());
                     rows.store(0, floats);
                     rows

@@ -53,3 +53,25 @@ pub fn gemm(precision: Precision, a: MatRef, b: &Operand, out: &mut [f32], epilo
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::rows::OperandBuffer;
+    use super::*;
+
+    #[test]
+    fn operands_may_be_bfloat16() {
+        let (x, y): (Vec<f32>, Vec<f32>) =
+            ((0..15).map(|i| i as f32 - 7.0).collect(), (0..10).map(|i| i as f32).collect());
+        let mut buffer = OperandBuffer::default();
+        buffer.resize(Precision::Bf16, x.len());
+        buffer.store(0, &x);
+        let product = |a: MatRef| {
+            let mut out = vec![1.0; 6];
+            gemm(Precision::Bf16, a, &MatRef::new(&y, 2).into(), &mut out, Epilogue::Accumulate);
+            out
+        };
+        assert_eq!(product(MatRef::new(&buffer, 5)), product(MatRef::new(&x, 5)));
+        assert_eq!(product(MatRef::new(&x, 5))[..2], [1.0 - 80.0, 1.0 - 105.0]);
+    }
+}

@@ -41,7 +41,7 @@ pub use matrix::{Epilogue, MatRef};
 #[cfg(target_arch = "x86_64")]
 use operand::pack_rhs;
 pub use operand::{BothOperands, Operand};
-pub use rows::{Numbers, OperandRows};
+pub use rows::{Numbers, OperandBuffer};
 
 use crate::config::Precision;
 
@@ -146,16 +146,16 @@ pub fn gemm(precision: Precision, a: MatRef, b: &Operand, out: &mut [f32], epilo
     }
 }
 
-/// The product and its epilogue, a block of rows at a time: `each` takes the number of the block's first row, and the block
-/// while it is in the cache. There is nothing to accumulate to.
+/// a · b, and the bias added to every row if there is one, a block of rows at a time: `each` takes the number of the
+/// block's first row, and the block while it is in the cache.
 ///
 /// # Shapes
-/// a `[m, k]` not transposed, b `[k, n]`, a block `[rows, n]`
+/// a `[m, k]` not transposed, b `[k, n]`, bias `[n]`, a block `[rows, n]`
 pub fn gemm_by_rows(
     precision: Precision,
     a: MatRef,
     b: &Operand,
-    epilogue: Epilogue,
+    bias: Option<&[f32]>,
     mut each: impl FnMut(usize, &mut [f32]),
 ) {
     thread_local! {
@@ -166,18 +166,26 @@ pub fn gemm_by_rows(
     let size = match backend(precision) {
         Backend::Libtorch => m.max(1),
         #[cfg(target_arch = "x86_64")]
-        Backend::Avx2 => 60,
+        Backend::Avx2 => avx2::MC,
         #[cfg(target_arch = "x86_64")]
-        Backend::Avx512 => 56,
+        Backend::Avx512 => 4 * pack::MR,
         #[cfg(target_arch = "x86_64")]
-        Backend::Amx => 32,
+        Backend::Amx => amx::TILE_ROWS,
+    };
+    let packed;
+    let b = match b {
+        &Operand::Plain(matrix) if size < m => {
+            packed = pack_operand(precision, matrix);
+            &packed
+        }
+        _ => b,
     };
     BLOCK.with_borrow_mut(|block| {
         block.resize(block.len().max(size.min(m) * n), 0.0);
         for start in (0..m).step_by(size) {
             let end = (start + size).min(m);
             let block = &mut block[..(end - start) * n];
-            gemm(precision, a.row_range(start..end), b, block, epilogue);
+            gemm(precision, a.row_range(start..end), b, block, bias.map_or(Epilogue::Overwrite, Epilogue::Bias));
             each(start, block);
         }
     });
@@ -210,5 +218,36 @@ pub fn can_run_i16() -> bool {
     {
         println!("left out: this processor lacks the instructions");
         false
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_product_by_rows_is_the_product_and_every_row_comes_once() {
+        let small = |n: usize, by: usize| (0..n).map(|i| (i * by % 23) as f32 - 11.0).collect::<Vec<f32>>();
+        for (m, k, n) in [(0, 5, 3), (1, 5, 3), (33, 64, 40), (250, 70, 17)] {
+            let (x, y, bias) = (small(m * k, 7), small(k * n, 5), small(n, 3));
+            for (precision, stored, is_packed) in [
+                (Precision::Float32, Precision::Float32, false),
+                (Precision::Bf16, Precision::Bf16, false),
+                (Precision::Bf16, Precision::Float32, true),
+            ] {
+                let mut a = OperandBuffer::default();
+                a.resize(stored, m * k);
+                a.store(0, &x);
+                let (a, b) = (MatRef::new(&a, k), MatRef::new(&y, n));
+                let b = if is_packed { pack_operand(precision, b) } else { b.into() };
+                let (mut all, mut found) = (vec![0.0; m * n], Vec::new());
+                gemm(precision, a, &b, &mut all, Epilogue::Bias(&bias));
+                gemm_by_rows(precision, a, &b, Some(&bias), |first, block| {
+                    assert_eq!(first * n, found.len());
+                    found.extend_from_slice(block);
+                });
+                assert_eq!(found, all, "{m}×{k}×{n} {precision:?}");
+            }
+        }
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! A packed operand is a row of panels. A panel has [`MR`] lanes of the left operand (rows of a) or [`NR`] lanes of the
 //! right one (columns of b), and holds, for every word along k, the words of its lanes side by side: `[panels, words of
-//! k, lanes of a panel]`, a word being one or two steps along k ([`Element::K_PER_WORD`]). Floats are converted to the
+//! k, lanes of a panel]`, a word being one or two steps along k ([`Element::K_PER_WORD`]). Numbers are converted to the
 //! element while they are packed, and lanes and steps that do not exist are zeros.
 
 use std::arch::x86_64::{

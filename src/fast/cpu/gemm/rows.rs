@@ -1,17 +1,9 @@
 //! Numbers as products take them: float32, or already rounded to bfloat16.
 
-#[cfg(target_arch = "x86_64")]
-use std::arch::x86_64::{_mm512_loadu_ps, _mm512_storeu_si512};
 use std::ops::Range;
 
 use half::bf16;
 
-#[cfg(target_arch = "x86_64")]
-use super::element::{Bf16, Element};
-#[cfg(target_arch = "x86_64")]
-use super::features::AVX512;
-#[cfg(target_arch = "x86_64")]
-use super::pack::REGISTER;
 use crate::config::Precision;
 
 /// Numbers in a slice.
@@ -24,18 +16,18 @@ pub enum Numbers<'a> {
 /// What goes from a kernel to a product. Under [`Precision::Bf16`] it is stored in bfloat16, to which the product would
 /// round it: half the bytes, and nothing to convert.
 #[derive(Debug)]
-pub enum OperandRows {
+pub enum OperandBuffer {
     Float32(Vec<f32>),
     Bf16(Vec<bf16>),
 }
 
-impl Default for OperandRows {
+impl Default for OperandBuffer {
     fn default() -> Self {
         Self::Float32(Vec::new())
     }
 }
 
-impl OperandRows {
+impl OperandBuffer {
     /// Makes room for so many numbers.
     pub fn resize(&mut self, precision: Precision, len: usize) {
         match (precision, &mut *self) {
@@ -57,15 +49,7 @@ impl OperandRows {
     pub fn store(&mut self, start: usize, values: &[f32]) {
         match self {
             Self::Float32(to) => to[start..][..values.len()].copy_from_slice(values),
-            Self::Bf16(to) => {
-                let to = &mut to[start..][..values.len()];
-                #[cfg(target_arch = "x86_64")]
-                if *AVX512 {
-                    // SAFETY: the condition is the promise.
-                    return unsafe { round_avx512(values, to) };
-                }
-                round(values, to);
-            }
+            Self::Bf16(to) => round(values, &mut to[start..][..values.len()]),
         }
     }
 
@@ -107,32 +91,13 @@ impl<'a> From<&'a Vec<f32>> for Numbers<'a> {
     }
 }
 
-impl<'a> From<&'a OperandRows> for Numbers<'a> {
-    fn from(rows: &'a OperandRows) -> Self {
+impl<'a> From<&'a OperandBuffer> for Numbers<'a> {
+    fn from(rows: &'a OperandBuffer) -> Self {
         match rows {
-            OperandRows::Float32(values) => Self::Float32(values),
-            OperandRows::Bf16(values) => Self::Bf16(values),
+            OperandBuffer::Float32(values) => Self::Float32(values),
+            OperandBuffer::Bf16(values) => Self::Bf16(values),
         }
     }
-}
-
-/// As [`round`], which takes a dozen instructions for what is one here.
-///
-/// # Safety
-/// The processor has the instructions, as [`AVX512`] says.
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f,avx512bw,avx512bf16,avx512vnni")]
-unsafe fn round_avx512(from: &[f32], to: &mut [bf16]) {
-    let (whole, rest) = from.as_chunks::<{ 2 * REGISTER }>();
-    let (whole_to, rest_to) = to.as_chunks_mut::<{ 2 * REGISTER }>();
-    for (from, to) in whole.iter().zip(whole_to) {
-        // SAFETY: two registers of floats, and one of as many numbers of half the size.
-        unsafe {
-            let [low, high] = [0, REGISTER].map(|at| _mm512_loadu_ps(from[at..].as_ptr()));
-            _mm512_storeu_si512(to.as_mut_ptr().cast(), Bf16::to_words(low, high));
-        }
-    }
-    round(rest, rest_to);
 }
 
 #[multiversion::multiversion(targets("x86_64+avx512f", "x86_64+avx2+fma", "aarch64+neon"))]
@@ -153,9 +118,8 @@ mod tests {
     fn what_is_stored_is_rounded_to_the_nearest_even_bfloat16_and_loaded_again() {
         // 257 and 259 lie between the bfloat16 numbers 256, 258 and 260.
         let cases = [(257.0, 256.0), (259.0, 260.0), (-257.5, -258.0), (f32::MAX, f32::INFINITY), (0.5, 0.5)];
-        // As many as one instruction takes, and a rest.
         let values: Vec<f32> = cases.iter().cycle().take(77).map(|(x, _)| *x).collect();
-        let mut rows = OperandRows::default();
+        let mut rows = OperandBuffer::default();
         rows.resize(Precision::Bf16, 80);
         rows.store(3, &values);
         let mut loaded = vec![f32::NAN; 77];

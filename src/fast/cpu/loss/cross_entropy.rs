@@ -5,15 +5,17 @@
 //! ranks ([`Catalogue`]) and into blocks, each of which keeps exp(s − m_b) with its own maximum m_b, and the sum of these.
 //! From the blocks of a thread follow its maximum m = max m_b and sum Σ_b sum_b · exp(m_b − m), from those of all threads
 //! likewise the row's. With f = exp(m_b − m) / (sum · B) of a row, the gradient of its scores in a block is
-//! f · exp(s − m_b), less 1 / B at the target. The exponentials stay as they are: f goes to the sequences of one product,
-//! and to the sums of the other, and the targets are taken off both on their own.
+//! f · exp(s − m_b), less 1 / B at the target, where 1 / (f B) is taken off the exponential. f goes to the sequences of
+//! one product with the exponentials, and to the sums of the other.
 
 use std::ops::Range;
 
 use rayon::prelude::*;
 
 use crate::Result;
-use crate::fast::cpu::gemm::{BothOperands, Epilogue, MatRef, Operand, OperandRows, gemm, gemm_by_rows, pack_operand};
+use crate::fast::cpu::gemm::{
+    BothOperands, Epilogue, MatRef, Operand, OperandBuffer, gemm, gemm_by_rows, pack_operand,
+};
 use crate::fast::cpu::ops::simd::{axpy, exp, max, scale_into, sum};
 use crate::fast::cpu::ops::zero;
 use crate::fast::cpu::params::item_embedding::ItemEmbedding;
@@ -29,18 +31,23 @@ pub const SCORES: usize = 1 << 26;
 /// The largest item embedding of which packed copies are kept during a step: in float32 twice 64 MiB.
 const PACKED_LIMIT: usize = 1 << 24;
 
-/// A block of items, and the scores of some rows for it.
+/// Factors below this part of 1 / B: nothing is left of the softmax in the block.
+const VANISHED: f32 = 1e-20;
+
+/// A block of items, and the exponentials of some rows' scores for it.
 #[derive(Debug, Default)]
 struct ItemBlock {
     items: Range<usize>,
     /// exp(score − row_max), `[rows, items]`.
-    exps: OperandRows,
+    exps: OperandBuffer,
     /// The largest score of every row in the block, `[rows]`.
     row_max: Vec<f32>,
     /// Σ exp(score − row_max) of every row, `[rows]`.
     row_sum: Vec<f32>,
     /// The sum of the scores of the targets in the block.
     target_scores: f64,
+    /// Of every target in the block, by row: its exponential.
+    target_exps: Vec<f32>,
 }
 
 /// The items that a thread computes.
@@ -50,7 +57,7 @@ struct ItemShard {
     /// Its part of the gradient of some rows, `[rows, H]`.
     drows: Vec<f32>,
     /// The sequences of some rows, each with its factor, `[rows, H]`.
-    scaled: OperandRows,
+    scaled: OperandBuffer,
 }
 
 /// Of every row over all items: the maximum, and Σ exp(score − maximum).
@@ -146,13 +153,13 @@ impl Catalogue {
         let mut branches = vec![Vec::new(); left.len()];
         let (mut log_sum_exps, mut target_scores) = (Vec::new(), Vec::new());
         let batch = sequences.chunks(n_rows * h).zip(targets.chunks(n_rows)).zip(dsequences.chunks_mut(n_rows * h));
-        let mut rows = OperandRows::default();
+        let mut rounded = OperandBuffer::default();
         for ((sequences, targets), dsequences) in batch {
-            rows.resize(items.precision, sequences.len());
-            rows.store(0, sequences);
+            rounded.resize(items.precision, sequences.len());
+            rounded.store(0, sequences);
             self.shards.par_iter_mut().zip(&operands).for_each(|(shard, operands)| {
                 let blocks = shard.blocks.iter_mut().zip(operands);
-                blocks.for_each(|(block, operands)| block.score(items, &operands.transposed, &rows, targets));
+                blocks.for_each(|(block, operands)| block.score(items, &operands.transposed, &rounded, targets));
             });
             let statistics = self.statistics(team, targets.len())?;
             let rows = statistics.sum.iter().zip(&statistics.max);
@@ -263,41 +270,47 @@ impl ItemShard {
         let (ItemEmbedding { h, precision, .. }, start) = (items, self.blocks[0].items.start);
         let Self { blocks, drows, scaled } = self;
         scaled.resize(precision, sequences.len());
-        for (block, operands) in blocks.iter().zip(operands) {
+        for (block, operands) in blocks.iter_mut().zip(operands) {
             let factors = block.factors(rows);
             scale_rows(&factors, sequences, scaled);
             let own = block.items.start - start..block.items.end - start;
             let ditems = &mut ditem_embedding[own.start * h..own.end * h];
+            for ((i, target), exp) in block.targets(targets).zip(&block.target_exps) {
+                if factors[i] > VANISHED * weight {
+                    block.exps.store(i * block.items.len() + target, &[exp - weight / factors[i]]);
+                } else {
+                    let item = block.items.start + target;
+                    axpy(-weight, items.of(item..item + 1), &mut drows[i * h..][..h]);
+                    axpy(-weight, &sequences[i * h..][..h], &mut ditems[target * h..][..h]);
+                }
+            }
             let exps = MatRef::new(&block.exps, block.items.len());
             gemm(precision, exps.t(), &MatRef::new(&*scaled, h).into(), ditems, Epilogue::Accumulate);
-            gemm_by_rows(precision, exps, &operands.plain, Epilogue::Overwrite, |first, sums| {
+            gemm_by_rows(precision, exps, &operands.plain, None, |first, sums| {
                 add_scaled_rows(&factors[first..first + sums.len() / h], sums, &mut drows[first * h..]);
             });
-            for (i, target) in block.targets(targets) {
-                let item = block.items.start + target;
-                axpy(-weight, items.of(item..item + 1), &mut drows[i * h..][..h]);
-                axpy(-weight, &sequences[i * h..][..h], &mut ditems[target * h..][..h]);
-            }
         }
     }
 }
 
 impl ItemBlock {
     /// Leaves exp(score − row_max).
-    fn score(&mut self, embedding: ItemEmbedding, items_t: &Operand, sequences: &OperandRows, targets: &[i64]) {
+    fn score(&mut self, embedding: ItemEmbedding, items_t: &Operand, sequences: &OperandBuffer, targets: &[i64]) {
         let ItemEmbedding { h, precision, .. } = embedding;
-        let mut of_targets = self.targets(targets).peekable();
+        let of_targets: Vec<(usize, usize)> = self.targets(targets).collect();
         let n = self.items.len();
-        let Self { exps, row_max, row_sum, target_scores, .. } = self;
+        let Self { exps, row_max, row_sum, target_scores, target_exps, .. } = self;
+        target_exps.clear();
         exps.resize(precision, targets.len() * n);
         [&mut *row_max, &mut *row_sum].into_iter().for_each(|values| values.resize(targets.len(), 0.0));
         *target_scores = 0.0;
-        gemm_by_rows(precision, MatRef::new(sequences, h), items_t, Epilogue::Overwrite, |first, scores| {
+        gemm_by_rows(precision, MatRef::new(sequences, h), items_t, None, |first, scores| {
             let end = first + scores.len() / n;
-            while let Some((row, target)) = of_targets.next_if(|&(row, _)| row < end) {
-                *target_scores += f64::from(scores[(row - first) * n + target]);
-            }
+            let own = of_targets.iter().filter(|(row, _)| (first..end).contains(row));
+            let own = own.map(|(row, target)| (row - first) * n + target);
+            *target_scores += own.clone().map(|at| f64::from(scores[at])).sum::<f64>();
             exp_minus_max(scores, &mut row_max[first..end], &mut row_sum[first..end]);
+            target_exps.extend(own.map(|at| scores[at]));
             exps.store(first * n, scores);
         });
     }
@@ -338,7 +351,7 @@ fn exp_minus_max(scores: &mut [f32], row_max: &mut [f32], row_sum: &mut [f32]) {
 /// # Shapes
 /// factors `[n]`, rows, out `[n, H]`
 #[multiversion::multiversion(targets("x86_64+avx512f", "x86_64+avx2+fma", "aarch64+neon"))]
-fn scale_rows(factors: &[f32], rows: &[f32], out: &mut OperandRows) {
+fn scale_rows(factors: &[f32], rows: &[f32], out: &mut OperandBuffer) {
     let mut scaled = vec![0.0; rows.len() / factors.len()];
     for (i, (&factor, row)) in factors.iter().zip(rows.chunks_exact(scaled.len())).enumerate() {
         scale_into(factor, row, &mut scaled);

@@ -11,7 +11,7 @@
 use super::dropout::RowDropout;
 use super::simd::{axpy, dot, sum};
 use crate::config::Precision;
-use crate::fast::cpu::gemm::OperandRows;
+use crate::fast::cpu::gemm::OperandBuffer;
 
 /// The parameters of a LayerNorm.
 #[derive(Debug, Clone, Copy)]
@@ -36,7 +36,7 @@ pub struct LayerNormGrads<'a> {
 #[derive(Debug, Default)]
 pub struct Normalized {
     /// x̂ `[n, H]`.
-    pub rows: OperandRows,
+    pub rows: OperandBuffer,
     /// `[n]`
     pub rstd: Vec<f32>,
 }
@@ -90,7 +90,7 @@ pub fn add_norm_backward(
     dropout: RowDropout,
     saved: &Normalized,
     grad: &mut [f32],
-    dx: &mut OperandRows,
+    dx: &mut OperandBuffer,
     mut into: LayerNormGrads,
 ) {
     let h = norm.weight.len();
@@ -153,7 +153,7 @@ pub fn norm_dropout_backward(
 /// # Shapes
 /// normalized, out `[n, H]`
 #[multiversion::multiversion(targets("x86_64+avx512f", "x86_64+avx2+fma", "aarch64+neon"))]
-pub fn affine(norm: LayerNorm, normalized: &OperandRows, out: &mut OperandRows) {
+pub fn affine(norm: LayerNorm, normalized: &OperandBuffer, out: &mut OperandBuffer) {
     let h = norm.weight.len();
     let mut row = vec![0.0; h];
     for start in (0..normalized.size()).step_by(h) {

@@ -1,8 +1,8 @@
 //! Where each parameter lies in the one slice of all parameters but the item embedding.
 //!
 //! Weights that enter one product lie side by side: the query layer of an attribute or of the positions with its key
-//! layer, and the query, key and value layers of the item. The gradient has the same layout, so that one product computes both, and threads' gradients are added in one
-//! loop.
+//! layer, the query layer of the item with its key and value layers. The gradient has the same layout, so that one
+//! product computes them all, and threads' gradients are added in one loop.
 
 use std::ops::Range;
 

@@ -46,7 +46,7 @@ impl<'a> Weights<'a> {
         each: impl FnMut(usize, &mut [f32]),
     ) {
         let (x, bias) = (MatRef::new(x, linear.inputs), &self.flat[linear.bias.clone()]);
-        gemm_by_rows(self.precision, x, &self.packed[linear.index].transposed, Epilogue::Bias(bias), each);
+        gemm_by_rows(self.precision, x, &self.packed[linear.index].transposed, Some(bias), each);
     }
 
     /// dx = dy W, or dx += dy W.
@@ -71,7 +71,7 @@ impl<'a> Weights<'a> {
         each: impl FnMut(usize, &mut [f32]),
     ) {
         let (dy, weight) = (MatRef::new(dy, linear.bias.len()), &self.packed[linear.index].plain);
-        gemm_by_rows(self.precision, dy, weight, Epilogue::Overwrite, each);
+        gemm_by_rows(self.precision, dy, weight, None, each);
     }
 
     /// dW += dyᵀ x and db += Σ dy, in the layout's ranges of `flat_grad`.
