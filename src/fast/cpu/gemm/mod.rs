@@ -162,13 +162,14 @@ pub fn gemm_by_rows(
         static BLOCK: RefCell<Vec<f32>> = RefCell::default();
     }
     let ([m, _], [_, n]) = (a.shape(), b.shape());
-    // Whole tiles.
+    // Whole tiles. AVX-512 lets a panel of b in the L1 cache meet all rows of a block, so that it has more of them: all 256
+    // of the item loss.
     let size = match backend(precision) {
         Backend::Libtorch => m.max(1),
         #[cfg(target_arch = "x86_64")]
         Backend::Avx2 => avx2::MC,
         #[cfg(target_arch = "x86_64")]
-        Backend::Avx512 => 4 * pack::MR,
+        Backend::Avx512 => 19 * pack::MR,
         #[cfg(target_arch = "x86_64")]
         Backend::Amx => amx::TILE_ROWS,
     };

@@ -309,9 +309,8 @@ impl ItemBlock {
             let own = of_targets.iter().filter(|(row, _)| (first..end).contains(row));
             let own = own.map(|(row, target)| (row - first) * n + target);
             *target_scores += own.clone().map(|at| f64::from(scores[at])).sum::<f64>();
-            exp_minus_max(scores, &mut row_max[first..end], &mut row_sum[first..end]);
+            exp_minus_max(scores, &mut row_max[first..end], &mut row_sum[first..end], exps, first * n);
             target_exps.extend(own.map(|at| scores[at]));
-            exps.store(first * n, scores);
         });
     }
 
@@ -332,17 +331,20 @@ impl ItemBlock {
     }
 }
 
-/// Replaces every row by exp(x − its maximum), and writes the maximum and the sum.
+/// Replaces every row by exp(x − its maximum), stores that in `exps` from index `start` on, and writes the maximum and the
+/// sum.
 ///
 /// # Shapes
 /// scores `[n, items]`, row_max, row_sum `[n]`
 #[multiversion::multiversion(targets("x86_64+avx512f", "x86_64+avx2+fma", "aarch64+neon"))]
-fn exp_minus_max(scores: &mut [f32], row_max: &mut [f32], row_sum: &mut [f32]) {
+fn exp_minus_max(scores: &mut [f32], row_max: &mut [f32], row_sum: &mut [f32], exps: &mut OperandBuffer, start: usize) {
     let n = scores.len() / row_max.len();
-    for ((row, row_max), row_sum) in scores.chunks_exact_mut(n).zip(row_max).zip(row_sum) {
+    let rows = scores.chunks_exact_mut(n).zip(row_max).zip(row_sum);
+    for (((row, row_max), row_sum), at) in rows.zip((start..).step_by(n)) {
         *row_max = max(row);
         row.iter_mut().for_each(|x| *x = exp(*x - *row_max));
         *row_sum = sum(row);
+        exps.store(at, row);
     }
 }
 
