@@ -54,7 +54,7 @@ const TILES: usize = 1 << 9;
 const SQUARES: usize = 8;
 
 /// The operand of `ldtilecfg`, for eight squares of 16 lines; four squares to load, and four to store. Those to load hold
-/// numbers that differ: on zeros the unit is a third faster.
+/// numbers that differ: on zeros the unit is faster.
 #[repr(C, align(64))]
 struct Squares {
     config: [u8; 64],
