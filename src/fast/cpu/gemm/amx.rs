@@ -9,10 +9,10 @@ use std::arch::x86_64::{__m512i, _mm512_load_si512, _mm512_store_si512};
 
 use half::bf16;
 
-use super::element::{Bf16, Element, Number};
+use super::element::{Bf16, Element, Number, REGISTER};
 use super::matrix::{Epilogue, MatRef};
 use super::operand::{Operand, packed_rhs};
-use super::pack::{NR, PACK_BUFFERS, Packed, REGISTER, Source, transpose};
+use super::pack::{NR, PACK_BUFFERS, Packed, Source, transpose};
 use super::rows::Numbers;
 use super::tile::{KC, OutputTile};
 

@@ -9,10 +9,10 @@ use std::arch::x86_64::{
     _MM_HINT_ET0, _MM_HINT_T0, _mm_prefetch, _mm512_load_si512, _mm512_set1_epi32, _mm512_setzero_si512,
 };
 
-use super::element::Element;
+use super::element::{Element, REGISTER};
 use super::matrix::{Epilogue, MatRef};
 use super::operand::{Operand, packed_rhs};
-use super::pack::{MR, NR, PACK_BUFFERS, REGISTER};
+use super::pack::{MR, NR, PACK_BUFFERS};
 use super::tile::{KC, OutputTile};
 
 /// As [`super::gemm`].

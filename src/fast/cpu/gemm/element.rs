@@ -20,7 +20,8 @@ use std::mem::transmute;
 
 use half::bf16;
 
-use super::pack::REGISTER;
+/// 32-bit words of a register.
+pub const REGISTER: usize = 16;
 
 /// An element type. Registers are passed as integers, whatever they hold.
 ///

@@ -91,7 +91,7 @@ pub fn pack_operand(precision: Precision, matrix: MatRef) -> Operand {
         Backend::Avx2 => Operand::Packed(avx2::pack_rhs(precision, matrix)),
         // SAFETY: `backend` names what the processor has the instructions of.
         #[cfg(target_arch = "x86_64")]
-        Backend::Amx => Operand::Packed(unsafe { pack_rhs::<Bf16, { pack::REGISTER }>(matrix) }),
+        Backend::Amx => Operand::Packed(unsafe { pack_rhs::<Bf16, { element::REGISTER }>(matrix) }),
         // SAFETY: as above.
         #[cfg(target_arch = "x86_64")]
         Backend::Avx512 => Operand::Packed(unsafe {

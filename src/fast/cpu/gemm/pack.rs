@@ -11,15 +11,13 @@ use std::arch::x86_64::{
 };
 use std::cell::RefCell;
 
-use super::element::{Element, Number};
+use super::element::{Element, Number, REGISTER};
 use super::matrix::MatRef;
 use super::rows::Numbers;
 
 /// Rows and columns of a microkernel's tile of the output: 14 × 32 sums take 28 of the 32 registers.
 pub const MR: usize = 14;
 pub const NR: usize = 32;
-/// 32-bit words of a register.
-pub const REGISTER: usize = 16;
 
 /// A register in memory.
 #[derive(Debug, Clone, Copy)]

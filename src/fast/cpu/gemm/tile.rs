@@ -2,9 +2,9 @@
 
 use std::arch::x86_64::{__m512i, __mmask16, _mm512_mask_storeu_epi32, _mm512_maskz_loadu_epi32};
 
-use super::element::Element;
+use super::element::{Element, REGISTER};
 use super::matrix::Epilogue;
-use super::pack::{NR, REGISTER, lane_mask};
+use super::pack::{NR, lane_mask};
 
 /// Words along k that are summed before the epilogue: the panel of the right operand, 32 KiB of them, stays in the
 /// L1 cache while it meets every panel of the left one; with AMX two panels of the left operand while they meet every
