@@ -115,6 +115,7 @@ impl FastPath {
         pool.install(|| {
             let pairs = negatives.as_ref().map(|negatives| [&targets[..], negatives]);
             let mut step = StepContext::new(encoder, parameters, stream);
+            step.saved = Some(encoder.precision);
             if *is_shared {
                 let wanted = wanted(team, catalogue.owners(), view, &division.sequences, pairs);
                 let table = SharedTable { owners: catalogue.owners(), rows: step.items.rows, width: h };

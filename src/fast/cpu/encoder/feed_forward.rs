@@ -4,7 +4,7 @@
 
 use super::step::{DropoutSite, LayerContext};
 use crate::fast::cpu::batch::micro_batch::MicroBatch;
-use crate::fast::cpu::gemm::{Epilogue, OperandBuffer};
+use crate::fast::cpu::gemm::{Epilogue, Numbers, OperandBuffer};
 use crate::fast::cpu::ops::activation;
 use crate::fast::cpu::ops::layer_norm::{Normalized, add_norm, add_norm_backward, affine};
 use crate::fast::cpu::params::grads::Grads;
@@ -31,7 +31,7 @@ pub struct FeedForwardScratch {
     block: Vec<f32>,
 }
 
-/// Replaces `hidden`, the input, by the output. x is the input as an operand.
+/// Replaces `hidden`, the input, by the output. x is the input as an operand, where it is not stored `hidden` itself.
 ///
 /// # Shapes
 /// x, hidden `[n, H]`
@@ -44,12 +44,14 @@ pub fn forward(
     hidden: &mut [f32],
 ) {
     let (step, layout) = (layer.step, layer.layout());
-    let (h, width, precision) = (step.h, layout.dense_1.bias.len(), step.weights.precision);
+    let (h, width) = (step.h, layout.dense_1.bias.len());
     let n = hidden.len() / h;
     let FeedForwardActivations { inner, norm } = saved;
     let activated = &mut scratch.activated;
-    [&mut *inner, &mut *activated].into_iter().for_each(|rows| rows.resize(precision, n * width));
-    norm.resize(precision, n, h);
+    inner.resize(step.saved, n * width);
+    activated.resize(step.weights.precision, n * width);
+    norm.resize(step.saved, n, h);
+    let x = if matches!(x, OperandBuffer::Unread) { Numbers::from(&*hidden) } else { x.into() };
     step.weights.forward_by_rows(&layout.dense_1, x, |first, block| {
         inner.store(first * width, block);
         activation::forward(step.activation, block);

@@ -36,7 +36,7 @@ impl StepContext<'_> {
         let QkvRange::Joint(linear) = &self.layout.layers[0].qkv else { unreachable!("not the last layer") };
         let rows = parts.par_iter().flat_map(|part| part.par_chunks(BLOCK * h)).map(|rows| {
             let (mut input, mut saved, mut out) = (rows.to_vec(), Normalized::default(), Vec::new());
-            saved.resize(self.weights.precision, rows.len() / h, h);
+            saved.resize(None, rows.len() / h, h);
             let dropout = RowDropout { dropout: None, stream: Stream::new(0), row_numbers: &[] };
             norm_dropout(norm, dropout, &mut input, &mut saved);
             self.weights.forward(linear, &input, &mut out);

@@ -81,11 +81,13 @@ impl Activations {
         layers.resize_with(step.layout.layers.len(), LayerActivations::default);
         let (positions, mut hidden) = (&step.layout.position_embedding, take(&mut scratch.hidden));
         step.input.forward(&step.weights, &step.look_up, positions, batch, concatenated, &mut hidden);
-        embedding.resize(precision, batch.n_rows(), h);
+        embedding.resize(step.saved, batch.n_rows(), h);
         norm_dropout(step.layer_norm(&step.layout.norm), step.embedding_dropout(batch), &mut hidden, embedding);
         for (k, LayerActivations { input, attention, feed_forward }) in layers.iter_mut().enumerate() {
             let layer = step.layer(k);
-            input.resize(precision, hidden.len());
+            // Nobody reads the first layer's input where its query, key and value are in the cache.
+            let is_cached = k == 0 && step.item_cache.is_some();
+            input.resize((!is_cached).then_some(precision), hidden.len());
             input.store(0, &hidden);
             let hidden = match layer.queries() {
                 Queries::All => &mut hidden,

@@ -3,6 +3,7 @@
 use std::mem::swap;
 
 use super::step::{DropoutSite, LayerContext};
+use crate::config::Precision;
 use crate::fast::cpu::attention::absorbed::AbsorbedRows;
 use crate::fast::cpu::attention::backward::backward as attention_backward;
 use crate::fast::cpu::attention::forward::forward as attention_forward;
@@ -71,7 +72,7 @@ pub struct AttentionScratch {
 }
 
 /// Replaces `hidden`, the input of the rows that have an output, by that output: all rows, in the last layer those of the
-/// queries. x is the input of all rows as an operand, and `out` gets the output as one.
+/// queries. x is the input of all rows as an operand, and `out` gets the output as one, unless `hidden` is one already.
 ///
 /// # Shapes
 /// x, of every row, `[rows, H]`; hidden, out `[rows, H]` or `[queries, H]`
@@ -90,7 +91,8 @@ pub fn forward(
     for ((linear, attribute), projections) in linears.zip(&mut saved.projections) {
         step.weights.forward(linear, &attribute.distinct, projections);
     }
-    [&mut saved.context, &mut *out].into_iter().for_each(|rows| rows.resize(precision, hidden.len()));
+    saved.context.resize(precision, hidden.len());
+    out.resize((precision == Precision::Bf16).then_some(precision), hidden.len());
     match &layout.qkv {
         QkvRange::Joint(linear) => {
             project(layer, batch, linear, x, &mut saved.qkv);
@@ -99,7 +101,7 @@ pub fn forward(
         QkvRange::Last { query, key, value } => attend_last(layer, batch, [query, key, value], x, saved, hidden),
     }
     let (dropout, norm) = (layer.dropout(batch, DropoutSite::AttentionOutput), step.layer_norm(&layout.attention_norm));
-    saved.norm.resize(precision, hidden.len() / h, h);
+    saved.norm.resize(step.saved, hidden.len() / h, h);
     step.weights.forward_by_rows(&layout.dense, &saved.context, |first, block| {
         let hidden = &mut hidden[first * h..][..block.len()];
         add_norm(norm, dropout, first, block, &mut saved.norm, hidden);
@@ -116,7 +118,7 @@ fn project(layer: LayerContext, batch: &MicroBatch, linear: &LinearRange, x: &Op
             let items = batch.items.iter().enumerate();
             items.for_each(|(row, &item)| qkv.store(row * width, cache.row(item as usize)));
         }
-        _ => step.weights.forward_by_rows(linear, x, |first, block| qkv.store(first * width, block)),
+        _ => step.weights.forward_to(linear, x, qkv),
     }
 }
 

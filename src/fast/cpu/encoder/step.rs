@@ -47,6 +47,8 @@ pub struct StepContext<'a> {
     pub input: &'a Input,
     pub attributes: &'a [Attribute],
     pub weights: Weights<'a>,
+    /// How the forward pass stores what the backward pass alone reads; `None` where none follows.
+    pub saved: Option<Precision>,
     pub items: ItemEmbedding<'a>,
     /// The vectors of the items in the sequences; ranks that share the items out bring them before they are looked up.
     pub look_up: LookUp<'a>,
@@ -92,6 +94,7 @@ impl<'a> StepContext<'a> {
             input,
             attributes,
             weights,
+            saved: None,
             items,
             look_up: LookUp { rows: Cow::Borrowed(items.rows), width: h, ids: None },
             h,

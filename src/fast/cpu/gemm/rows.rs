@@ -19,6 +19,8 @@ pub enum Numbers<'a> {
 pub enum OperandBuffer {
     Float32(Vec<f32>),
     Bf16(Vec<bf16>),
+    /// Of what nobody will read: nothing is stored.
+    Unread,
 }
 
 impl Default for OperandBuffer {
@@ -28,13 +30,14 @@ impl Default for OperandBuffer {
 }
 
 impl OperandBuffer {
-    /// Makes room for so many numbers.
-    pub fn resize(&mut self, precision: Precision, len: usize) {
-        match (precision, &mut *self) {
-            (Precision::Float32, Self::Float32(values)) => values.resize(len, 0.0),
-            (Precision::Bf16, Self::Bf16(values)) => values.resize(len, bf16::ZERO),
-            (Precision::Float32, _) => *self = Self::Float32(vec![0.0; len]),
-            (Precision::Bf16, _) => *self = Self::Bf16(vec![bf16::ZERO; len]),
+    /// Makes room for so many numbers; with `None` for none.
+    pub fn resize(&mut self, stored: impl Into<Option<Precision>>, len: usize) {
+        match (stored.into(), &mut *self) {
+            (Some(Precision::Float32), Self::Float32(values)) => values.resize(len, 0.0),
+            (Some(Precision::Bf16), Self::Bf16(values)) => values.resize(len, bf16::ZERO),
+            (Some(Precision::Float32), _) => *self = Self::Float32(vec![0.0; len]),
+            (Some(Precision::Bf16), _) => *self = Self::Bf16(vec![bf16::ZERO; len]),
+            (None, _) => *self = Self::Unread,
         }
     }
 
@@ -42,6 +45,7 @@ impl OperandBuffer {
         match self {
             Self::Float32(values) => values.len(),
             Self::Bf16(values) => values.len(),
+            Self::Unread => 0,
         }
     }
 
@@ -50,14 +54,19 @@ impl OperandBuffer {
         match self {
             Self::Float32(to) => to[start..][..values.len()].copy_from_slice(values),
             Self::Bf16(to) => round(values, &mut to[start..][..values.len()]),
+            Self::Unread => {}
         }
     }
 
     /// Loads the numbers from index `start` on.
+    ///
+    /// # Panics
+    /// Nothing was stored.
     pub fn load(&self, start: usize, out: &mut [f32]) {
         match self {
             Self::Float32(from) => out.copy_from_slice(&from[start..][..out.len()]),
             Self::Bf16(from) => widen(&from[start..][..out.len()], out),
+            Self::Unread => unreachable!("nothing was stored"),
         }
     }
 }
@@ -96,6 +105,7 @@ impl<'a> From<&'a OperandBuffer> for Numbers<'a> {
         match rows {
             OperandBuffer::Float32(values) => Self::Float32(values),
             OperandBuffer::Bf16(values) => Self::Bf16(values),
+            OperandBuffer::Unread => Self::Float32(&[]),
         }
     }
 }
@@ -132,5 +142,8 @@ mod tests {
         rows.store(0, &values);
         rows.load(0, &mut loaded);
         assert_eq!(loaded, values);
+        rows.resize(None, 77);
+        rows.store(0, &values);
+        assert_eq!(rows.size(), 0, "of what nobody reads nothing is stored");
     }
 }

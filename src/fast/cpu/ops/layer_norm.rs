@@ -43,8 +43,8 @@ pub struct Normalized {
 
 impl Normalized {
     /// Makes room for n rows.
-    pub fn resize(&mut self, precision: Precision, n: usize, h: usize) {
-        self.rows.resize(precision, n * h);
+    pub fn resize(&mut self, saved: Option<Precision>, n: usize, h: usize) {
+        self.rows.resize(saved, n * h);
         self.rstd.resize(n, 0.0);
     }
 }

@@ -4,7 +4,9 @@ use rayon::prelude::*;
 
 use super::layout::{Layout, LinearRange};
 use crate::config::Precision;
-use crate::fast::cpu::gemm::{BothOperands, Epilogue, MatRef, Numbers, gemm, gemm_by_rows, pack_operand};
+use crate::fast::cpu::gemm::{
+    BothOperands, Epilogue, MatRef, Numbers, OperandBuffer, gemm, gemm_by_rows, pack_operand,
+};
 use crate::fast::cpu::ops::simd::add_rows;
 
 /// The weights of a step.
@@ -36,6 +38,15 @@ impl<'a> Weights<'a> {
         let (x, bias) = (MatRef::new(x, linear.inputs), &self.flat[linear.bias.clone()]);
         y.resize(x.rows() * bias.len(), 0.0);
         gemm(self.precision, x, &self.packed[linear.index].transposed, y, Epilogue::Bias(bias));
+    }
+
+    /// As [`Weights::forward`], to an operand that has room.
+    pub fn forward_to<'x>(&self, linear: &LinearRange, x: impl Into<Numbers<'x>>, y: &mut OperandBuffer) {
+        let width = linear.bias.len();
+        match y {
+            OperandBuffer::Float32(y) => self.forward(linear, x, y),
+            _ => self.forward_by_rows(linear, x, |first, block| y.store(first * width, block)),
+        }
     }
 
     /// As [`Weights::forward`], a block of rows at a time: `each` takes the number of the first and the block.
