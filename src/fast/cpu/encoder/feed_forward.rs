@@ -31,7 +31,7 @@ pub struct FeedForwardScratch {
     block: Vec<f32>,
 }
 
-/// Replaces `hidden`, the input, by the output. x is the input as an operand, where it is not stored `hidden` itself.
+/// Replaces `hidden`, the input, by the output. x is the input as an operand; where none is stored, `hidden` is it.
 ///
 /// # Shapes
 /// x, hidden `[n, H]`
