@@ -43,7 +43,7 @@ pub struct Normalized {
 
 impl Normalized {
     /// Makes room for n rows.
-    pub fn resize(&mut self, saved: Option<Precision>, n: usize, h: usize) {
+    pub fn resize(&mut self, saved: impl Into<Option<Precision>>, n: usize, h: usize) {
         self.rows.resize(saved, n * h);
         self.rstd.resize(n, 0.0);
     }
