@@ -60,7 +60,7 @@ pub struct Scratch {
 struct LayerScratch {
     attention: AttentionScratch,
     feed_forward: FeedForwardScratch,
-    /// The output of self-attention in bfloat16, `[rows, H]` or `[queries, H]`.
+    /// The output of self-attention in bfloat16, `[rows, H]` or `[queries, H]`; nothing in float32.
     attended: OperandBuffer,
 }
 

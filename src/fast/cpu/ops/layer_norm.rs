@@ -42,7 +42,7 @@ pub struct Normalized {
 }
 
 impl Normalized {
-    /// Makes room for n rows.
+    /// Makes room for n rows; with `None` for their rstd alone.
     pub fn resize(&mut self, saved: impl Into<Option<Precision>>, n: usize, h: usize) {
         self.rows.resize(saved, n * h);
         self.rstd.resize(n, 0.0);
